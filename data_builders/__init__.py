@@ -1,0 +1,103 @@
+"""Corpora: one corpus, one file, found by its name; no table to edit.
+
+``load("fewrel", data_dir)`` finds ``fewrel.py`` in this folder, builds its corpus once into the Arrow cache of
+``datasets`` and returns the typed dataset. To add a corpus, add a file with one class deriving from
+``_common.CorpusBuilder``, and two invented records in ``SAMPLE_FILES`` and ``SAMPLE_ROWS`` for the shared tests.
+"""
+
+from __future__ import annotations
+
+import inspect
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+import datasets
+
+from ._common import DEPENDENCY_FEATURES, RELATION_FEATURES, CorpusBuilder
+from ._counts import read_counts
+
+__all__ = [
+    "DEPENDENCY_FEATURES",
+    "RELATION_FEATURES",
+    "CorpusBuilder",
+    "available",
+    "counts",
+    "get_builder",
+    "load",
+]
+
+AnyDataset = datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
+
+
+def available() -> list[str]:
+    """Names the corpora that can be loaded: the files of this folder."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.name.startswith("_"))
+
+
+def get_builder(name: str) -> type[CorpusBuilder]:
+    """Returns the builder class of a corpus.
+
+    Raises:
+        ValueError: there is no corpus of this name; the sentence lists those there are.
+    """
+    names = available()
+    if name not in names:
+        guess = "".join(f"did you mean {close!r}? " for close in get_close_matches(str(name), names, n=1))
+        raise ValueError(f"there is no corpus {name!r}; {guess}known are: {', '.join(names)}")
+    module = import_module(f"{__name__}.{name}")
+    classes = [member for _, member in inspect.getmembers(module, inspect.isclass)]
+    return next(cls for cls in classes if issubclass(cls, CorpusBuilder) and cls.__module__ == module.__name__)
+
+
+def load(
+    name: str,
+    data_dir: str | Path,
+    split: str | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+    streaming: bool = False,
+    on_bad_record: str = "error",
+) -> AnyDataset:
+    """Builds a corpus from its files and returns it, one split or all of them.
+
+    Args:
+        name: one of :func:`available`.
+        data_dir: the folder that holds the corpus files.
+        split: "train", "validation" or "test", or a slice of one; None gives all as a dictionary.
+        cache_dir: where the Arrow files go; by default where ``datasets`` keeps its own.
+        num_proc: processes that share the files among them.
+        streaming: read the files while iterating instead of building them first.
+        on_bad_record: "error" stops at a malformed record, "skip" counts it and goes on; see :func:`counts`.
+
+    Raises:
+        ValueError: unknown corpus or split, a folder without corpus files, a malformed record (the sentence names
+            file, record number, field and reason), or no row left.
+    """
+    builder = get_builder(name)(data_dir, cache_dir=cache_dir, on_bad_record=on_bad_record)
+    if streaming:
+        if num_proc is not None:
+            raise ValueError(f"num_proc={num_proc} has no meaning with streaming=True; leave one of them out")
+        return builder.as_streaming_dataset(split)
+    builder.download_and_prepare(num_proc=num_proc)
+    return builder.as_dataset(split)
+
+
+def counts(built: datasets.Dataset | datasets.DatasetDict | CorpusBuilder) -> dict[str, dict[str, int]]:
+    """Returns what became of a corpus' records, by split: rows, bad records, and rows dropped by each rule.
+
+    Args:
+        built: what :func:`load` returned, all splits or one, or the builder itself after its build.
+
+    Raises:
+        ValueError: it is no corpus built by :func:`load`; a streamed one has no counts before its end, where it
+            logs them.
+    """
+    if isinstance(built, CorpusBuilder):
+        return built.counts()
+    dataset = next(iter(built.values()), None) if isinstance(built, datasets.DatasetDict) else built
+    files = dataset.cache_files if isinstance(dataset, datasets.Dataset) else []
+    if not files:
+        raise ValueError(f"counts are known for a corpus that load() built on disk, not for {type(built).__name__}")
+    return read_counts(Path(files[0]["filename"]).parent)

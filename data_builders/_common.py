@@ -1,0 +1,220 @@
+"""The frame of every corpus builder: the two record types, splits, bad records, counts and the cache key.
+
+A builder is one file with one class deriving from :class:`CorpusBuilder`. It says its ``record_type``, its
+``file_patterns``, how a file is read (``read``) and which typed rows a record gives (``rows``); all else is here.
+
+Record types:
+    relation: one sentence with two marked mentions. ``head`` is the subject and ``tail`` the object, both character
+        offsets in ``text``, end exclusive; for a tokenised corpus ``text`` is the tokens joined by spaces.
+        ``head_id`` and ``tail_id`` are Wikidata ids, or "".
+    dependency: one sentence with the head of each token, 1-based, 0 = root; ``deprels`` are "_" where unknown.
+
+Splits are explained in ``_splits``: by the file names, or by a hash of the sentence where no name tells one.
+
+Cache: the key holds the folder, the files (names, sizes, times of change), ``on_bad_record`` and the code itself, so
+a changed corpus or a changed builder is built anew. An interrupted build is never taken for a complete one, because
+``datasets`` gives a build its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, ClassVar
+
+import datasets
+
+from ._counts import Dropped, Tally, merge_partials, read_counts, report, write_partial
+from ._files import NumberedRecords, corpus_files, fingerprint
+from ._records import BadRecord
+from ._splits import TRAIN, VALIDATION, files_by_split, only_with_split
+
+Row = dict[str, Any]
+RowMaker = Callable[[Any], Iterable[Row | Dropped]]
+
+SPAN = {"start": datasets.Value("int32"), "end": datasets.Value("int32")}
+RELATION_FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "text": datasets.Value("string"),
+        "head": SPAN,
+        "tail": SPAN,
+        "relation": datasets.Value("string"),
+        "head_id": datasets.Value("string"),
+        "tail_id": datasets.Value("string"),
+    }
+)
+DEPENDENCY_FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "tokens": datasets.List(datasets.Value("string")),
+        "heads": datasets.List(datasets.Value("int32")),
+        "deprels": datasets.List(datasets.Value("string")),
+    }
+)
+FEATURES = {"relation": RELATION_FEATURES, "dependency": DEPENDENCY_FEATURES}
+ON_BAD_RECORD = ("error", "skip")
+
+
+@dataclass
+class CorpusConfig(datasets.BuilderConfig):
+    """What a build depends on besides its folder; each field is part of the cache key."""
+
+    on_bad_record: str = "error"
+    files_fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_bad_record not in ON_BAD_RECORD:
+            raise ValueError(f"on_bad_record is {self.on_bad_record!r} but must be one of {', '.join(ON_BAD_RECORD)}")
+
+
+class CorpusBuilder(datasets.GeneratorBasedBuilder):
+    """Builds typed datasets from the files of one corpus in one local folder.
+
+    Args:
+        data_dir: the folder that holds the corpus files (its subfolders are not searched).
+        cache_dir: where the Arrow files go; by default where ``datasets`` keeps its own.
+        on_bad_record: "error" stops at a malformed record, "skip" counts it and goes on.
+
+    Raises:
+        ValueError: the folder is missing or holds no corpus file, or ``on_bad_record`` is unknown.
+    """
+
+    BUILDER_CONFIG_CLASS = CorpusConfig
+    record_type: ClassVar[str]
+    file_patterns: ClassVar[tuple[str, ...]]
+    homepage: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
+
+    def __init__(
+        self, data_dir: str | Path, cache_dir: str | Path | None = None, on_bad_record: str = "error"
+    ) -> None:
+        self.files = corpus_files(data_dir, self.file_patterns)
+        super().__init__(
+            cache_dir=None if cache_dir is None else str(cache_dir),
+            data_dir=os.path.abspath(data_dir),
+            hash=self._code_hash(),
+            on_bad_record=on_bad_record,
+            files_fingerprint=fingerprint(self.files),
+        )
+
+    def read(self, path: Path) -> NumberedRecords:
+        """Yields the numbered raw records of one file, with a ``BadRecord`` in the place of an unreadable one."""
+        raise TypeError(f"{type(self).__name__} must define how a file is read")
+
+    def rows(self, record: Any) -> Iterable[Row | Dropped]:
+        """Returns the typed rows of one raw record, and a ``Dropped`` for each one left out by rule.
+
+        An "id" may be left to this class, which then gives the file name and the record number.
+
+        Raises:
+            BadRecord: the record is malformed.
+        """
+        raise TypeError(f"{type(self).__name__} must define the rows of a record")
+
+    def row_maker(self, **resources: Any) -> RowMaker:
+        """Returns what makes rows of a record; a builder that needs more than the record overrides this."""
+        return self.rows
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Returns what became of the records of the finished build, by split."""
+        return read_counts(self._output_dir)
+
+    def _info(self) -> datasets.DatasetInfo:
+        description = (sys.modules[type(self).__module__].__doc__ or "").strip()
+        return datasets.DatasetInfo(
+            description=description,
+            features=FEATURES[self.record_type].copy(),
+            homepage=self.homepage,
+            license=self.licence,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        groups = files_by_split(self.files)
+        if set(groups) == {None}:
+            return [self._split(dl_manager, part, groups[None], part=part) for part in (TRAIN, VALIDATION)]
+        return [self._split(dl_manager, split, files) for split, files in only_with_split(groups).items()]
+
+    def _split(
+        self, dl_manager: Any, split: str, files: list[Path], part: str | None = None, **resources: Any
+    ) -> datasets.SplitGenerator:
+        # Lists are what datasets shares out among processes, so the files are the only list.
+        options = {"split": split, "part": part, "counts_dir": None if dl_manager.is_streaming else self._output_dir}
+        return datasets.SplitGenerator(
+            name=split, gen_kwargs={"files": [str(f) for f in files], **options, **resources}
+        )
+
+    def _generate_examples(
+        self, files: list[str], split: str, part: str | None, counts_dir: str | None, **resources: Any
+    ) -> Iterator[tuple[str, Row]]:
+        tally = Tally(self.config.on_bad_record, part)
+        make_rows = self.row_maker(**resources)
+        for file in files:
+            yield from self._file_rows(Path(file), make_rows, tally)
+        if counts_dir is None:
+            report(self.name, {split: tally.counts})
+        else:
+            write_partial(counts_dir, split, tally.counts)
+
+    def _file_rows(self, path: Path, make_rows: RowMaker, tally: Tally) -> Iterator[tuple[str, Row]]:
+        number = None
+        for number, record in self.read(path):
+            try:
+                rows = self._record_rows(record, make_rows)
+            except BadRecord as problem:
+                tally.bad(path, number, problem)
+                continue
+            tally.counts["records"] += 1
+            for index, row in enumerate(rows):
+                if tally.keeps(row):
+                    name = f"{path.name}:{number}" if len(rows) == 1 else f"{path.name}:{number}:{index + 1}"
+                    row.setdefault("id", name)
+                    yield row["id"], row
+        if number is None:
+            tally.bad(path, 1, BadRecord("the file is empty or holds no record at all"))
+
+    @staticmethod
+    def _record_rows(record: Any, make_rows: RowMaker) -> list[Row | Dropped]:
+        """All rows of a record or none: a record that turns out bad in its middle gives no row."""
+        if isinstance(record, BadRecord):
+            raise record
+        return list(make_rows(record))
+
+    def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, bool, Any]]:
+        """Lets our own sentence through where datasets wraps it; between processes its cause would be lost."""
+        try:
+            yield from super()._prepare_split_single(*args, **kwargs)
+        except datasets.exceptions.DatasetGenerationError as error:
+            if isinstance(error.__cause__, BadRecord):
+                raise error.__cause__ from None
+            raise
+
+    def _download_and_prepare(self, dl_manager: Any, verification_mode: Any, **kwargs: Any) -> None:
+        """Builds in the temporary folder that datasets renames at the end, and leaves the counts there."""
+        _empty(Path(self._output_dir))
+        super()._download_and_prepare(dl_manager, verification_mode, **kwargs)
+        counts = merge_partials(self._output_dir)
+        report(self.name, counts)
+        if not any(split.get("rows") for split in counts.values()):
+            raise ValueError(
+                f"no row is left of {self.config.data_dir} as a {self.name} corpus: {counts}; check data_dir"
+            )
+
+    @classmethod
+    def _code_hash(cls) -> str:
+        """A hash of the builder's file and of the shared ones, which make the rows too."""
+        shared = sorted(Path(__file__).parent.glob("_*.py"))
+        sources = [path.read_bytes() for path in [*shared, Path(sys.modules[cls.__module__].__file__ or "")]]
+        return blake2b(b"".join(sources), digest_size=8).hexdigest()
+
+
+def _empty(folder: Path) -> None:
+    """Removes what a killed build left in its temporary folder, which datasets would take into the finished one."""
+    for path in folder.iterdir():
+        rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,105 @@
+"""Dependency trees of any treebank in CoNLL-U.
+
+Source: Universal Dependencies, https://universaldependencies.org, or any files in its format.
+Licence: the treebank's own; UD_English-EWT, for one, is CC BY-SA 4.0.
+Layout: ``*.conllu``, one word a line in ten columns separated by tabs, an empty line after each sentence, comments
+    after "#". Multiword tokens (``1-2``) and empty nodes (``1.1``) are skipped: the tree is over words.
+Splits: by file name, one or many files each, e.g. ``en_ewt-ud-train.conllu``; without split words, by hash.
+Bad records: a line without ten columns, word numbers that do not count from 1, a head that is no number or out of
+    range, no root or several, a cycle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+from ._common import CorpusBuilder, Row
+from ._files import NumberedRecords, text_lines
+from ._records import BadRecord, dependency_row, shown
+
+ID, FORM, HEAD, DEPREL = 0, 1, 6, 7
+NOT_A_WORD = re.compile(r"\d+[-.]\d+")
+SENTENCE_ID = re.compile(r"#\s*sent_id\s*=\s*(\S.*)")
+
+SAMPLE_FILES = {
+    "train.conllu": (
+        "# sent_id = lantern-1\n"
+        "# text = Mira's gone.\n"
+        "1-2\tMira's\t_\t_\t_\t_\t_\t_\t_\t_\n"
+        "1\tMira\tMira\tPROPN\tNNP\tNumber=Sing\t3\tnsubj\t_\t_\n"
+        "2\t's\tbe\tAUX\tVBZ\t_\t3\taux\t_\t_\n"
+        "3\tgone\tgo\tVERB\tVBN\t_\t0\troot\t_\tSpaceAfter=No\n"
+        "4\t.\t.\tPUNCT\t.\t_\t3\tpunct\t_\t_\n"
+        "\n"
+        "# text = Tarnstad sleeps\n"
+        "1\tTarnstad\tTarnstad\tPROPN\tNNP\t_\t2\tnsubj\t_\t_\n"
+        "2\tsleeps\tsleep\tVERB\tVBZ\t_\t0\troot\t_\t_\n"
+        "2.1\tsoundly\tsoundly\tADV\tRB\t_\t_\t_\t2:advmod\t_\n"
+        "\n"
+    )
+}
+SAMPLE_ROWS = [
+    {
+        "id": "lantern-1",
+        "tokens": ["Mira", "'s", "gone", "."],
+        "heads": [3, 3, 0, 3],
+        "deprels": ["nsubj", "aux", "root", "punct"],
+    },
+    {
+        "id": "train.conllu:2",
+        "tokens": ["Tarnstad", "sleeps"],
+        "heads": [2, 0],
+        "deprels": ["nsubj", "root"],
+    },
+]
+
+
+class Conllu(CorpusBuilder):
+    """Reads CoNLL-U files: one row for each sentence."""
+
+    record_type = "dependency"
+    file_patterns = ("*.conllu",)
+    homepage = "https://universaldependencies.org/format.html"
+    licence = "the treebank's own"
+
+    def read(self, path: Path) -> NumberedRecords:
+        """Yields the lines of each sentence, numbered by sentence."""
+        number, block = 0, []
+        for _, line in chain(text_lines(path), [(0, "")]):
+            if isinstance(line, BadRecord) or line.strip():
+                block.append(line)
+                continue
+            if any(isinstance(line, BadRecord) or not line.startswith("#") for line in block):
+                number += 1
+                yield number, block
+            block = []
+
+    def rows(self, record: list[str | BadRecord]) -> Iterable[Row]:
+        """Returns the one row of a sentence."""
+        words, name = [], None
+        for line in record:
+            if isinstance(line, BadRecord):
+                raise line
+            if found := SENTENCE_ID.match(line):
+                name = found.group(1).strip()
+            elif not line.startswith("#"):
+                words.extend(_word(line, len(words) + 1))
+        row = dependency_row(*(list(column) for column in zip(*words)))
+        return [row if name is None else {"id": name, **row}]
+
+
+def _word(line: str, number: int) -> list[tuple[str, int, str]]:
+    """Form, head and relation of the word on a line; nothing for a multiword token or an empty node."""
+    columns = line.split("\t")
+    if len(columns) != 10:
+        raise BadRecord(f"a line must have 10 columns separated by tabs but has {len(columns)}: {shown(line)}")
+    if NOT_A_WORD.fullmatch(columns[ID]):
+        return []
+    if columns[ID] != str(number):
+        raise BadRecord(f"field 'ID' is {columns[ID]!r} but the next word has number {number}")
+    if not re.fullmatch(r"[0-9]+", columns[HEAD]):
+        raise BadRecord(f"field 'HEAD' of word {number} is {columns[HEAD]!r} but must be a number")
+    return [(columns[FORM], int(columns[HEAD]), columns[DEPREL] or "_")]

@@ -1,0 +1,95 @@
+"""FewRel 1.0: 100 Wikidata relations with 700 Wikipedia sentences each, checked by hand.
+
+Source: Han et al., EMNLP 2018; https://github.com/thunlp/FewRel
+Licence: MIT.
+Layout: JSON objects, one or more files (``train_wiki.json``, ``val_wiki.json``): relation id -> list of
+    ``{"tokens": [str], "h": [name, Wikidata id, [[token index, ...], ...]], "t": [the same]}``. The mention is the
+    first index list that is contiguous; the name is lower-cased and not trusted, the tokens are.
+Splits: by file name. The published ones share no relation, for few-shot learning; to classify relations, give the
+    files names without split words: then a tenth of the sentences is "validation", by hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ._common import CorpusBuilder, Row
+from ._files import NumberedRecords, json_members
+from ._records import BadRecord, relation_row, required, shown, strings, typed, wikidata_id
+
+SAMPLE_FILES = {
+    "train_wiki.json": (
+        '{"P937": [{"tokens": ["Mira", "Voss", "works", "in", "Tarnstad", "."],'
+        ' "h": ["mira voss", "Q901", [[0, 1]]], "t": ["tarnstad", "Q902", [[4]]]}],'
+        ' "P112": [{"tokens": ["Halden", "Works", "was", "founded", "by", "Mira", "Voss", "."],'
+        ' "h": ["halden works", "Q903", [[0, 1]]], "t": ["mira voss", "Q901", [[5, 7], [5, 6]]]}]}'
+    )
+}
+SAMPLE_ROWS = [
+    {
+        "id": "train_wiki.json:1",
+        "text": "Mira Voss works in Tarnstad .",
+        "head": {"start": 0, "end": 9},
+        "tail": {"start": 19, "end": 27},
+        "relation": "P937",
+        "head_id": "Q901",
+        "tail_id": "Q902",
+    },
+    {
+        "id": "train_wiki.json:2",
+        "text": "Halden Works was founded by Mira Voss .",
+        "head": {"start": 0, "end": 12},
+        "tail": {"start": 28, "end": 37},
+        "relation": "P112",
+        "head_id": "Q903",
+        "tail_id": "Q901",
+    },
+]
+
+
+class FewRel(CorpusBuilder):
+    """Reads FewRel files: one row for each sentence."""
+
+    record_type = "relation"
+    file_patterns = ("*.json",)
+    homepage = "https://github.com/thunlp/FewRel"
+    licence = "MIT"
+
+    def read(self, path: Path) -> NumberedRecords:
+        """Yields (relation, sentence record), numbered through the whole file."""
+        number = 0
+        for _, member in json_members(path):
+            relation, records = ("", [member]) if isinstance(member, BadRecord) else member
+            if not isinstance(records, list):
+                records = [BadRecord(f"field '{relation}' must be a list of records but is {shown(records)}")]
+            for number, record in enumerate(records, number + 1):
+                yield number, record if isinstance(record, BadRecord) else (relation, record)
+
+    def rows(self, record: tuple[str, Any]) -> Iterable[Row]:
+        """Returns the one row of a sentence."""
+        relation, sentence = record
+        if not relation.strip():
+            raise BadRecord("the relation, the key of the list of records, is blank")
+        tokens = strings(sentence, "tokens")
+        (head, head_id), (tail, tail_id) = (_mention(sentence, name, len(tokens)) for name in "ht")
+        return [relation_row(tokens, head, tail, relation, head_id, tail_id)]
+
+
+def _mention(record: dict[str, Any], name: str, length: int) -> tuple[tuple[int, int], str]:
+    """The token span (end exclusive) and the Wikidata id of a mention."""
+    mention = required(record, name, list)
+    if len(mention) != 3:
+        raise BadRecord(f"field '{name}' must be [name, id, index lists] but is {shown(mention)}")
+    for indices in typed(mention[2], f"{name}[2]", list):
+        if _contiguous(indices) and 0 <= indices[0] and indices[-1] < length:
+            return (indices[0], indices[-1] + 1), wikidata_id(typed(mention[1], f"{name}[1]", str))
+    raise BadRecord(
+        f"field '{name}[2]' must hold a contiguous list of token indices in 0..{length - 1} but is {shown(mention[2])}"
+    )
+
+
+def _contiguous(indices: Any) -> bool:
+    whole = isinstance(indices, list) and bool(indices) and all(type(index) is int for index in indices)
+    return whole and indices == list(range(indices[0], indices[0] + len(indices)))
