@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 import datasets
 
 from ._counts import Dropped, Tally, merge_partials, read_counts, report, write_partial
-from ._files import NumberedRecords, corpus_files, fingerprint
+from ._files import NumberedRecords, corpus_files, fingerprint, or_empty
 from ._records import BadRecord
 from ._splits import TRAIN, VALIDATION, files_by_split, only_with_split
 
@@ -163,8 +163,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             write_partial(counts_dir, split, tally.counts)
 
     def _file_rows(self, path: Path, make_rows: RowMaker, tally: Tally) -> Iterator[tuple[str, Row]]:
-        number = None
-        for number, record in self.read(path):
+        for number, record in or_empty(self.read(path)):
             try:
                 rows = self._record_rows(record, make_rows)
             except BadRecord as problem:
@@ -176,8 +175,6 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                     name = f"{path.name}:{number}" if len(rows) == 1 else f"{path.name}:{number}:{index + 1}"
                     row.setdefault("id", name)
                     yield row["id"], row
-        if number is None:
-            tally.bad(path, 1, BadRecord("the file is empty or holds no record at all"))
 
     @staticmethod
     def _record_rows(record: Any, make_rows: RowMaker) -> list[Row | Dropped]:

@@ -109,5 +109,5 @@ def report(corpus: str, counts: Mapping[str, Mapping[str, int]]) -> None:
     splits = [
         f"{split}: " + ", ".join(f"{name} {number}" for name, number in counts[split].items()) for split in counts
     ]
-    lost = any(name not in ("files", "records", "rows") for split in counts.values() for name in split)
+    lost = any(name.startswith(("bad_", "dropped_")) for split in counts.values() for name in split)
     logger.log(logging.WARNING if lost else logging.INFO, "corpus %s: %s", corpus, "; ".join(splits))

@@ -55,6 +55,13 @@ def fingerprint(files: list[Path]) -> str:
     return blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
+def or_empty(records: NumberedRecords) -> NumberedRecords:
+    """Yields the records of a file, and a ``BadRecord`` if there is none."""
+    first = next(records, (1, BadRecord("the file is empty or holds no record at all")))
+    yield first
+    yield from records
+
+
 def text_lines(path: Path) -> NumberedRecords:
     """Yields the lines of a UTF-8 file without their line ends, numbered from 1."""
     with path.open("rb") as handle:

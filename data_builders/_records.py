@@ -52,7 +52,7 @@ def required(record: Any, name: str, kind: type) -> Any:
 
 
 def optional(record: Mapping[str, Any], name: str, default: Any) -> Any:
-    """Returns the field ``name`` if it is there and not null (then it must be of the default's kind), or the default."""
+    """Returns the field ``name``, which must be of the default's kind, or the default if it is missing or null."""
     return default if record.get(name) is None else typed(record[name], name, type(default))
 
 

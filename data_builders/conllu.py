@@ -87,7 +87,7 @@ class Conllu(CorpusBuilder):
                 name = found.group(1).strip()
             elif not line.startswith("#"):
                 words.extend(_word(line, len(words) + 1))
-        row = dependency_row(*(list(column) for column in zip(*words)))
+        row = dependency_row(*(list(column) for column in zip(*words, strict=True)))
         return [row if name is None else {"id": name, **row}]
 
 

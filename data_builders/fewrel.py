@@ -64,7 +64,8 @@ class FewRel(CorpusBuilder):
             relation, records = ("", [member]) if isinstance(member, BadRecord) else member
             if not isinstance(records, list):
                 records = [BadRecord(f"field '{relation}' must be a list of records but is {shown(records)}")]
-            for number, record in enumerate(records, number + 1):
+            for record in records:
+                number += 1
                 yield number, record if isinstance(record, BadRecord) else (relation, record)
 
     def rows(self, record: tuple[str, Any]) -> Iterable[Row]:

@@ -1,0 +1,69 @@
+"""TACRED: 41 relations between people, organisations and values in news and web text, and no_relation.
+
+Source: Zhang et al., EMNLP 2017; https://nlp.stanford.edu/projects/tacred (also TACREV, Re-TACRED, and other corpora
+    written with the same keys).
+Licence: LDC2018T24, LDC User Agreement for Non-Members.
+Layout: ``*.json``, one JSON array each: ``{"id", "docid", "relation", "token": [str], "subj_start", "subj_end",
+    "obj_start", "obj_end", "subj_type", "obj_type", "stanford_pos", ...}``; spans count tokens, end inclusive. Only
+    ``relation``, ``token`` and the spans are needed.
+Splits: ``train.json``, ``dev.json``, ``test.json``; without split words, by hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ._common import CorpusBuilder, Row
+from ._files import NumberedRecords, json_array
+from ._records import named, optional, subject_object_row
+
+SAMPLE_FILES = {
+    "train.json": (
+        '[{"id": "a1", "docid": "d1", "relation": "per:employee_of",'
+        ' "token": ["Mira", "Voss", "joined", "Halden"], "subj_start": 0, "subj_end": 1, "obj_start": 3, "obj_end": 3,'
+        ' "subj_type": "PERSON", "obj_type": "ORGANIZATION", "stanford_pos": ["NNP", "NNP", "VBD", "NNP"]},'
+        ' {"relation": "no_relation", "token": ["In", "Tarnstad", ",", "Ole", "Brandt", "rested", "."],'
+        ' "subj_start": 3, "subj_end": 4, "obj_start": 1, "obj_end": 1}]'
+    )
+}
+SAMPLE_ROWS = [
+    {
+        "id": "a1",
+        "text": "Mira Voss joined Halden",
+        "head": {"start": 0, "end": 9},
+        "tail": {"start": 17, "end": 23},
+        "relation": "per:employee_of",
+        "head_id": "",
+        "tail_id": "",
+    },
+    {
+        "id": "train.json:2",
+        "text": "In Tarnstad , Ole Brandt rested .",
+        "head": {"start": 14, "end": 24},
+        "tail": {"start": 3, "end": 11},
+        "relation": "no_relation",
+        "head_id": "",
+        "tail_id": "",
+    },
+]
+
+
+class Tacred(CorpusBuilder):
+    """Reads files in TACRED's JSON layout: one row for each record."""
+
+    record_type = "relation"
+    file_patterns = ("*.json",)
+    homepage = "https://nlp.stanford.edu/projects/tacred"
+    licence = "LDC2018T24"
+
+    def read(self, path: Path) -> NumberedRecords:
+        """Yields the records of a file one by one."""
+        return json_array(path)
+
+    def rows(self, record: Any) -> Iterable[Row]:
+        """Returns the one row of a record."""
+        row = subject_object_row(record, named(record, "relation"))
+        name = optional(record, "id", "")
+        return [{"id": name, **row} if name else row]

@@ -1,0 +1,204 @@
+"""Your own knowledge: plain text and triples, aligned by distant supervision.
+
+Source: your files. Licence: your own.
+Layout: ``*.txt``, one passage of one or more sentences a line, and triples with surface forms: ``*.tsv``, head TAB
+    relation TAB tail, without a header line; or ``*.jsonl``, ``{"head", "relation", "tail"}`` with optional
+    ``"head_id"``, ``"tail_id"`` (carried into the rows; names with one id are one entity) and ``"head_aliases"``,
+    ``"tail_aliases"`` (lists of further surface forms).
+Alignment: each sentence that mentions the head and the tail of a triple gives one row for that pair, at the first
+    mention of each. Names are matched case-sensitively, as whole words, the longest at each place. Left out and
+    counted: pairs of mentions with more than one relation (``dropped_ambiguous_pair``), mentions that cross each other
+    or stand for head and tail at once (``dropped_overlapping_mention``), sentences without a pair
+    (``dropped_no_pair``). Sentences end at ".", "!", "?" or "…" before a space and no small letter.
+Splits: by file name, for texts and triples alike: a split has the texts and the triples of its own and those whose
+    names tell no split. If no name tells one, the sentences are split by hash and every triple serves both parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ._common import CorpusBuilder, Row, RowMaker
+from ._counts import Dropped, Tally, write_partial
+from ._files import NumberedRecords, json_lines, or_empty, text_lines
+from ._mentions import NameFinder, normal, sentences
+from ._records import BadRecord, named, optional, shown, typed
+from ._splits import TEST, TRAIN, VALIDATION, files_by_split
+
+SAMPLE_FILES = {
+    "train.txt": "Mira Voss works in Tarnstad. She likes it.\n\nTarnstad lies on the river Lind.\n",
+    "train.tsv": "Mira Voss\twork location\tTarnstad\n",
+    "train.jsonl": (
+        '{"head": "Lind", "relation": "crosses", "tail": "Tarnstad", "head_id": "Q904", "tail_id": "Q902",'
+        ' "head_aliases": ["river Lind"]}\n'
+    ),
+}
+SAMPLE_ROWS = [
+    {
+        "id": "train.txt:1:1",
+        "text": "Mira Voss works in Tarnstad.",
+        "head": {"start": 0, "end": 9},
+        "tail": {"start": 19, "end": 27},
+        "relation": "work location",
+        "head_id": "",
+        "tail_id": "",
+    },
+    {
+        "id": "train.txt:3",
+        "text": "Tarnstad lies on the river Lind.",
+        "head": {"start": 21, "end": 31},
+        "tail": {"start": 0, "end": 8},
+        "relation": "crosses",
+        "head_id": "Q904",
+        "tail_id": "Q902",
+    },
+]
+
+Span = tuple[int, int]
+Entity = tuple[str, str]  # its id, or "" and its name
+Fact = tuple[str, str, str]  # relation, head id, tail id
+OnBad = Callable[[Path, int, BadRecord], None]
+
+
+class TextsAndTriples(CorpusBuilder):
+    """Aligns texts with triples: one row for each pair of mentions that a triple relates in a sentence."""
+
+    record_type = "relation"
+    file_patterns = ("*.txt", "*.tsv", "*.jsonl")
+    licence = "your own"
+
+    def read(self, path: Path) -> NumberedRecords:
+        """Yields the passages of a text file, numbered by line."""
+        return ((number, line) for number, line in text_lines(path) if isinstance(line, BadRecord) or line.strip())
+
+    def row_maker(self, triples: tuple[str, ...]) -> RowMaker:
+        """Compiles the triples of a split and returns what aligns a passage with them."""
+        return Knowledge([Path(path) for path in triples], on_bad=lambda *_: None).rows
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        texts = files_by_split(path for path in self.files if path.suffix.lower() == ".txt")
+        triples = files_by_split(path for path in self.files if path.suffix.lower() != ".txt")
+        told = [split for split in (TRAIN, VALIDATION, TEST) if split in texts or split in triples]
+        generators = []
+        for split in told or (TRAIN, VALIDATION):
+            own = [groups.get(split, []) + groups.get(None, []) for groups in (texts, triples)]
+            generators.append(self._aligned_split(dl_manager, split, *own, part=None if told else split))
+        return generators
+
+    def _aligned_split(
+        self, dl_manager: Any, split: str, texts: list[Path], triples: list[Path], part: str | None
+    ) -> datasets.SplitGenerator:
+        """Checks and counts the triples here, once, since every process that builds the split reads them again."""
+        for what, found in (("texts (*.txt)", texts), ("triples (*.tsv or *.jsonl)", triples)):
+            if not found:
+                raise ValueError(
+                    f"{self.config.data_dir} holds no {what} for the split '{split}'; add or rename a file"
+                )
+        tally = Tally(self.config.on_bad_record, part)
+        tally.counts["triples"] = Knowledge(triples, tally.bad).triples
+        if not dl_manager.is_streaming:
+            write_partial(self._output_dir, split, tally.counts)
+        return self._split(dl_manager, split, texts, part=part, triples=tuple(map(str, triples)))
+
+
+class Knowledge:
+    """The triples of a split, compiled to be found in sentences.
+
+    Args:
+        files: the files of triples.
+        on_bad: called with file, line number and problem for each malformed triple.
+    """
+
+    def __init__(self, files: list[Path], on_bad: OnBad) -> None:
+        self.triples = 0
+        self.entities: dict[str, set[Entity]] = {}
+        self.relations: dict[Entity, dict[Entity, set[str]]] = {}
+        for path in files:
+            for number, record in or_empty(_triple_records(path)):
+                try:
+                    self._add(record)
+                except BadRecord as problem:
+                    on_bad(path, number, problem)
+        self.finder = NameFinder(self.entities)
+
+    def rows(self, passage: str) -> Iterator[Row | Dropped]:
+        """Yields a row for each related pair in each sentence, and a ``Dropped`` for each one left out."""
+        for sentence in sentences(passage):
+            found = list(self._sentence_rows(sentence))
+            yield from found or [Dropped("no_pair", sentence)]
+
+    def _add(self, record: Any) -> None:
+        if isinstance(record, BadRecord):
+            raise record
+        relation = named(record, "relation")
+        head, tail = _entity(record, "head"), _entity(record, "tail")
+        names = {side: _names(record, side) for side in ("head", "tail")}
+        self.relations.setdefault(head, {}).setdefault(tail, set()).add(relation)
+        for entity, side in ((head, "head"), (tail, "tail")):
+            for name in names[side]:
+                self.entities.setdefault(name, set()).add(entity)
+        self.triples += 1
+
+    def _sentence_rows(self, sentence: str) -> Iterator[Row | Dropped]:
+        mentions, crossing = self.finder.find(sentence)
+        yield from [Dropped("overlapping_mention", sentence)] * crossing
+        first: dict[Entity, Span] = {}
+        for start, end, name in mentions:
+            for entity in self.entities[name]:
+                first.setdefault(entity, (start, end))
+        pairs: dict[tuple[Span, Span], list[Fact]] = {}
+        for head in first:
+            tails = self.relations.get(head, {})
+            for tail in tails.keys() & first.keys():
+                facts = [(relation, head[0], tail[0]) for relation in tails[tail]]
+                pairs.setdefault((first[head], first[tail]), []).extend(facts)
+        for (head_span, tail_span), facts in sorted(pairs.items()):
+            yield _pair_row(sentence, head_span, tail_span, facts)
+
+
+def _pair_row(sentence: str, head: Span, tail: Span, facts: list[Fact]) -> Row | Dropped:
+    """The row of two mentions and what the triples say of them."""
+    if head == tail:
+        return Dropped("overlapping_mention", sentence)
+    relations, head_ids, tail_ids = (set(values) for values in zip(*facts, strict=True))
+    if len(relations) > 1:
+        return Dropped("ambiguous_pair", sentence)
+    spans = {name: {"start": start, "end": end} for name, (start, end) in (("head", head), ("tail", tail))}
+    # Two entities of one name: the relation is sure, which of them it is about is not.
+    ids = {
+        name: found.pop() if len(found) == 1 else "" for name, found in (("head_id", head_ids), ("tail_id", tail_ids))
+    }
+    return {"text": sentence, **spans, "relation": relations.pop(), **ids}
+
+
+def _entity(record: dict[str, Any], side: str) -> Entity:
+    identifier = optional(record, f"{side}_id", "")
+    return (identifier, "") if identifier else ("", normal(named(record, side)))
+
+
+def _names(record: dict[str, Any], side: str) -> list[str]:
+    """All surface forms of one side of a triple."""
+    aliases = optional(record, f"{side}_aliases", [])
+    names = [named(record, side), *(typed(name, f"{side}_aliases[{i}]", str) for i, name in enumerate(aliases))]
+    return [normal(name) for name in names if name.strip()]
+
+
+def _triple_records(path: Path) -> NumberedRecords:
+    """Yields the triples of a file as objects with the keys head, relation and tail."""
+    if path.suffix.lower() == ".jsonl":
+        yield from json_lines(path)
+        return
+    for number, line in text_lines(path):
+        if isinstance(line, BadRecord) or line.strip():
+            yield number, line if isinstance(line, BadRecord) else _columns(line)
+
+
+def _columns(line: str) -> dict[str, str] | BadRecord:
+    columns = line.split("\t")
+    if len(columns) != 3:
+        return BadRecord(f"a line must be head TAB relation TAB tail but has {len(columns)} columns: {shown(line)}")
+    return dict(zip(("head", "relation", "tail"), columns, strict=True))

@@ -1,0 +1,150 @@
+"""T-REx: Wikipedia abstracts aligned with Wikidata triples; K-Adapter's corpus of factual pre-training.
+
+Source: Elsahar et al., LREC 2018; https://hadyelsahar.github.io/t-rex
+Licence: CC BY-SA 4.0.
+Layout: ``*.json``, JSON arrays of either kind, many files; each is read as a stream, so memory stays flat.
+    K-Adapter's ``train.json`` and ``dev.json``: ``{"docid", "token": [str], "relation": "P937", "subj_start",
+    "subj_end", "obj_start", "obj_end", "subj_label": "Q901", "obj_label"}``; spans count tokens, end inclusive.
+    The raw release, ``re-nlg_*.json``: documents ``{"text", "words_boundaries", "sentences_boundaries", "triples":
+    [{"sentence_id", "predicate": {"uri"}, "subject": {"uri", "boundaries"}, "object": ...}]}``. As in K-Adapter's
+    ``scripts/clean_T_REx.py``: the sentence is the words inside its boundaries; a triple that lacks a span
+    (``dropped_no_span``) or whose spans do not start and end with words of the sentence
+    (``dropped_off_word_boundaries``) is left out. What its notebook does later is left to you: it deletes P31 and
+    relations with fewer than 50 examples.
+Splits: by file name; the raw release has none and is split by a hash of the sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ._common import CorpusBuilder, Row
+from ._counts import Dropped
+from ._files import NumberedRecords, json_array
+from ._records import BadRecord, optional, relation_row, required, shown, subject_object_row, typed, wikidata_id
+
+SAMPLE_FILES = {
+    "train.json": (
+        '[{"docid": "Q901", "token": ["Mira", "Voss", "works", "in", "Tarnstad", "."], "relation": "P937",'
+        ' "subj_start": 0, "subj_end": 1, "obj_start": 4, "obj_end": 4, "subj_label": "Q901", "obj_label": "Q902"}]'
+    ),
+    "train_raw.json": (
+        '[{"docid": "http://www.wikidata.org/entity/Q903", "title": "Halden Works",'
+        ' "text": "A firm. Halden Works is in Tarnstad.",'
+        ' "words_boundaries": [[0, 1], [2, 6], [6, 7], [8, 14], [15, 20], [21, 23], [24, 26], [27, 35], [35, 36]],'
+        ' "sentences_boundaries": [[0, 7], [8, 36]], "triples": [{"sentence_id": 1,'
+        ' "predicate": {"uri": "http://www.wikidata.org/prop/direct/P159", "boundaries": null},'
+        ' "subject": {"uri": "http://www.wikidata.org/entity/Q903", "boundaries": [8, 20]},'
+        ' "object": {"uri": "http://www.wikidata.org/entity/Q902", "boundaries": [27, 35]}}]}]'
+    ),
+}
+SAMPLE_ROWS = [
+    {
+        "id": "train.json:1",
+        "text": "Mira Voss works in Tarnstad .",
+        "head": {"start": 0, "end": 9},
+        "tail": {"start": 19, "end": 27},
+        "relation": "P937",
+        "head_id": "Q901",
+        "tail_id": "Q902",
+    },
+    {
+        "id": "train_raw.json:1",
+        "text": "Halden Works is in Tarnstad .",
+        "head": {"start": 0, "end": 12},
+        "tail": {"start": 19, "end": 27},
+        "relation": "P159",
+        "head_id": "Q903",
+        "tail_id": "Q902",
+    },
+]
+
+Span = tuple[int, int]
+
+
+class TRex(CorpusBuilder):
+    """Reads T-REx, as K-Adapter prepares it or raw: one row for each triple with both mentions in its sentence."""
+
+    record_type = "relation"
+    file_patterns = ("*.json",)
+    homepage = "https://hadyelsahar.github.io/t-rex"
+    licence = "CC BY-SA 4.0"
+
+    def read(self, path: Path) -> NumberedRecords:
+        """Yields the records or documents of a file one by one."""
+        return json_array(path)
+
+    def rows(self, record: Any) -> Iterable[Row | Dropped]:
+        """Returns the one row of a prepared record, or a row for each triple of a raw document."""
+        if isinstance(record, dict) and "triples" in record:
+            return _document_rows(record)
+        relation = _property(record)
+        ids = [wikidata_id(optional(record, name, "")) for name in ("subj_label", "obj_label")]
+        return [subject_object_row(record, relation, *ids)]
+
+
+def _property(record: Any) -> str:
+    """The relation of a prepared record, a Wikidata property."""
+    if isinstance(record, dict) and re.fullmatch(r"[0-9]+", str(record.get("relation"))):
+        raise BadRecord(
+            f"field 'relation' is {record['relation']}, a number as scripts/clean_T_REx.py writes it; map it back "
+            "to its Wikidata property such as P937 with T_REx_pred2ic.json"
+        )
+    relation = required(record, "relation", str)
+    if not re.fullmatch(r"P[0-9]+", relation):
+        raise BadRecord(f"field 'relation' must be a Wikidata property such as P937 but is {shown(relation)}")
+    return relation
+
+
+def _document_rows(document: dict[str, Any]) -> Iterator[Row | Dropped]:
+    """A row, or why there is none, for each triple of a raw document."""
+    text = required(document, "text", str)
+    words = _spans(document, "words_boundaries", len(text))
+    sentences = _spans(document, "sentences_boundaries", len(text))
+    for triple in required(document, "triples", list):
+        number = required(triple, "sentence_id", int)
+        if not 0 <= number < len(sentences):
+            raise BadRecord(f"field 'sentence_id' is {number} but must lie in 0..{len(sentences) - 1}")
+        start, end = sentences[number]
+        inside = [word for word in words if start <= word[0] and word[1] <= end]
+        yield _triple_row(triple, inside, [text[start:end] for start, end in inside])
+
+
+def _triple_row(triple: dict[str, Any], words: list[Span], tokens: list[str]) -> Row | Dropped:
+    """The row of a triple in its sentence, given as word boundaries and word forms."""
+    subject, object_ = required(triple, "subject", dict), required(triple, "object", dict)
+    if subject.get("boundaries") is None or object_.get("boundaries") is None:
+        return Dropped("no_span", " ".join(tokens))
+    head, tail = _token_span(subject, "subject", words), _token_span(object_, "object", words)
+    if head is None or tail is None:
+        return Dropped("off_word_boundaries", " ".join(tokens))
+    relation = required(required(triple, "predicate", dict), "uri", str).rsplit("/", 1)[-1]
+    ids = [wikidata_id(required(entity, "uri", str)) for entity in (subject, object_)]
+    return relation_row(tokens, head, tail, relation, *ids)
+
+
+def _token_span(entity: dict[str, Any], name: str, words: list[Span]) -> Span | None:
+    """The words that a mention covers, end exclusive; None if it does not start and end where one word each does."""
+    start, end = _span(entity["boundaries"], f"{name}.boundaries")
+    starts = [index for index, word in enumerate(words) if word[0] == start]
+    ends = [index for index, word in enumerate(words) if word[1] == end]
+    return (starts[0], ends[0] + 1) if len(starts) == len(ends) == 1 else None
+
+
+def _spans(document: dict[str, Any], name: str, length: int) -> list[Span]:
+    spans = [_span(value, f"{name}[{index}]") for index, value in enumerate(required(document, name, list))]
+    outside = next((span for span in spans if span[1] > length), None)
+    if outside is not None:
+        raise BadRecord(f"field '{name}' holds {list(outside)} but the text ends at {length}")
+    return spans
+
+
+def _span(value: Any, name: str) -> Span:
+    """A character span, end exclusive, as the raw release writes it."""
+    typed(value, name, list)
+    if len(value) != 2 or any(type(offset) is not int for offset in value) or not 0 <= value[0] <= value[1]:
+        raise BadRecord(f"field '{name}' must be [start, end] with 0 <= start <= end but is {shown(value)}")
+    return value[0], value[1]
