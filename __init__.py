@@ -1,0 +1,43 @@
+"""kadapter: knowledge adapters for Hugging Face encoders.
+
+Importing the package is fast and imports no torch; a name imports what it needs when it is first asked for, and the
+first name registers the Auto classes.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+_HOMES = {
+    "KAdapterConfig": "configuration_kadapter",
+    "KnowledgeAdapterConfig": "configuration_kadapter",
+    "KAdapterForDependencyParsing": "modeling_kadapter",
+    "KAdapterForEntityPairClassification": "modeling_kadapter",
+    "KAdapterModel": "modeling_kadapter",
+    "KAdapterModelOutput": "modeling_kadapter",
+    "encode_entities": "modeling_kadapter",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    import importlib
+
+    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    if _HOMES[name] == "modeling_kadapter":
+        _register(module)
+    return getattr(module, name)
+
+
+def _register(modeling: Any) -> None:
+    """Make AutoConfig and the Auto classes answer for model type "kadapter"; a second time changes nothing."""
+    import transformers
+
+    transformers.AutoConfig.register("kadapter", modeling.KAdapterConfig, exist_ok=True)
+    transformers.AutoModel.register(modeling.KAdapterConfig, modeling.KAdapterModel, exist_ok=True)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
