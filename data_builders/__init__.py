@@ -65,7 +65,7 @@ def load(
     Args:
         name: one of :func:`available`.
         data_dir: the folder that holds the corpus files.
-        split: "train", "validation" or "test", or a slice of one; None gives all as a dictionary.
+        split: "train", "validation" or "test", or a slice of one; None gives all that hold a row as a dictionary.
         cache_dir: where the Arrow files go; by default where ``datasets`` keeps its own.
         num_proc: processes that share the files among them.
         streaming: read the files while iterating instead of building them first.
@@ -73,7 +73,7 @@ def load(
 
     Raises:
         ValueError: unknown corpus or split, a folder without corpus files, a malformed record (the sentence names
-            file, record number, field and reason), or no row left.
+            file, record number, field and reason), or no row left in the corpus or in the split asked for.
     """
     builder = get_builder(name)(data_dir, cache_dir=cache_dir, on_bad_record=on_bad_record)
     if streaming:

@@ -126,6 +126,17 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         """Returns what became of the records of the finished build, by split."""
         return read_counts(self._output_dir)
 
+    def as_dataset(self, split: Any = None, in_memory: bool = False) -> datasets.Dataset | datasets.DatasetDict:
+        """Returns a split of the finished build, or all that hold a row: a small corpus may have no "validation".
+
+        Raises:
+            ValueError: the split holds no row, or there is none of this name.
+        """
+        filled = [name for name, info in self.info.splits.items() if info.num_examples]
+        if isinstance(split, str) and split in self.info.splits and split not in filled:
+            raise ValueError(f"the split '{split}' of {self.config.data_dir} holds no row; there are {filled}")
+        return super().as_dataset({name: name for name in filled} if split is None else split, in_memory)
+
     def _info(self) -> datasets.DatasetInfo:
         description = (sys.modules[type(self).__module__].__doc__ or "").strip()
         return datasets.DatasetInfo(

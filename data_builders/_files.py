@@ -104,8 +104,10 @@ def json_members(path: Path) -> NumberedRecords:
 def _json_stream(path: Path, opening: bytes, what: str, parse: Callable[[BinaryIO], Iterator[Any]]) -> NumberedRecords:
     with path.open("rb") as handle:
         first = _first_byte(handle)
-        if first and first != opening:
-            yield 1, BadRecord(f"the file must be one JSON {what} but begins with {first!r}")
+        if first > b"\x7f":
+            yield 1, BadRecord(f"the file is not UTF-8: it begins with byte 0x{first.hex()}")
+        elif first and first != opening:
+            yield 1, BadRecord(f"the file must be one JSON {what} but begins with {first.decode()!r}")
         if first != opening:
             return
         number = 0

@@ -72,7 +72,7 @@ class Conllu(CorpusBuilder):
             if isinstance(line, BadRecord) or line.strip():
                 block.append(line)
                 continue
-            if any(isinstance(line, BadRecord) or not line.startswith("#") for line in block):
+            if block:
                 number += 1
                 yield number, block
             block = []
@@ -87,6 +87,8 @@ class Conllu(CorpusBuilder):
                 name = found.group(1).strip()
             elif not line.startswith("#"):
                 words.extend(_word(line, len(words) + 1))
+        if not words:
+            raise BadRecord("a sentence has comments only and no word, as where a file was cut off")
         row = dependency_row(*(list(column) for column in zip(*words, strict=True)))
         return [row if name is None else {"id": name, **row}]
 

@@ -79,7 +79,7 @@ class TRex(CorpusBuilder):
 
     def rows(self, record: Any) -> Iterable[Row | Dropped]:
         """Returns the one row of a prepared record, or a row for each triple of a raw document."""
-        if isinstance(record, dict) and "triples" in record:
+        if isinstance(record, dict) and record.keys() & {"text", "triples"}:
             return _document_rows(record)
         relation = _property(record)
         ids = [wikidata_id(optional(record, name, "")) for name in ("subj_label", "obj_label")]
@@ -102,23 +102,24 @@ def _property(record: Any) -> str:
 def _document_rows(document: dict[str, Any]) -> Iterator[Row | Dropped]:
     """A row, or why there is none, for each triple of a raw document."""
     text = required(document, "text", str)
-    words = _spans(document, "words_boundaries", len(text))
-    sentences = _spans(document, "sentences_boundaries", len(text))
+    words, sentences = (_spans(document, f"{name}_boundaries", len(text)) for name in ("words", "sentences"))
     for triple in required(document, "triples", list):
         number = required(triple, "sentence_id", int)
         if not 0 <= number < len(sentences):
             raise BadRecord(f"field 'sentence_id' is {number} but must lie in 0..{len(sentences) - 1}")
         start, end = sentences[number]
         inside = [word for word in words if start <= word[0] and word[1] <= end]
-        yield _triple_row(triple, inside, [text[start:end] for start, end in inside])
+        yield _triple_row(triple, inside, text)
 
 
-def _triple_row(triple: dict[str, Any], words: list[Span], tokens: list[str]) -> Row | Dropped:
-    """The row of a triple in its sentence, given as word boundaries and word forms."""
+def _triple_row(triple: dict[str, Any], words: list[Span], text: str) -> Row | Dropped:
+    """The row of a triple in its sentence, given as the boundaries of its words."""
+    tokens = [text[start:end] for start, end in words]
     subject, object_ = required(triple, "subject", dict), required(triple, "object", dict)
     if subject.get("boundaries") is None or object_.get("boundaries") is None:
         return Dropped("no_span", " ".join(tokens))
-    head, tail = _token_span(subject, "subject", words), _token_span(object_, "object", words)
+    mentions = ((subject, "subject.boundaries"), (object_, "object.boundaries"))
+    head, tail = (_token_span(_mention(entity, name, len(text)), words) for entity, name in mentions)
     if head is None or tail is None:
         return Dropped("off_word_boundaries", " ".join(tokens))
     relation = required(required(triple, "predicate", dict), "uri", str).rsplit("/", 1)[-1]
@@ -126,25 +127,29 @@ def _triple_row(triple: dict[str, Any], words: list[Span], tokens: list[str]) ->
     return relation_row(tokens, head, tail, relation, *ids)
 
 
-def _token_span(entity: dict[str, Any], name: str, words: list[Span]) -> Span | None:
+def _token_span(mention: Span, words: list[Span]) -> Span | None:
     """The words that a mention covers, end exclusive; None if it does not start and end where one word each does."""
-    start, end = _span(entity["boundaries"], f"{name}.boundaries")
-    starts = [index for index, word in enumerate(words) if word[0] == start]
-    ends = [index for index, word in enumerate(words) if word[1] == end]
+    starts = [index for index, word in enumerate(words) if word[0] == mention[0]]
+    ends = [index for index, word in enumerate(words) if word[1] == mention[1]]
     return (starts[0], ends[0] + 1) if len(starts) == len(ends) == 1 else None
 
 
+def _mention(entity: dict[str, Any], name: str, length: int) -> Span:
+    start, end = _span(entity["boundaries"], name, length)
+    if start == end:
+        raise BadRecord(f"field '{name}' is [{start}, {end}] but a mention must not be empty")
+    return start, end
+
+
 def _spans(document: dict[str, Any], name: str, length: int) -> list[Span]:
-    spans = [_span(value, f"{name}[{index}]") for index, value in enumerate(required(document, name, list))]
-    outside = next((span for span in spans if span[1] > length), None)
-    if outside is not None:
-        raise BadRecord(f"field '{name}' holds {list(outside)} but the text ends at {length}")
-    return spans
+    return [_span(value, f"{name}[{index}]", length) for index, value in enumerate(required(document, name, list))]
 
 
-def _span(value: Any, name: str) -> Span:
+def _span(value: Any, name: str, length: int) -> Span:
     """A character span, end exclusive, as the raw release writes it."""
     typed(value, name, list)
-    if len(value) != 2 or any(type(offset) is not int for offset in value) or not 0 <= value[0] <= value[1]:
-        raise BadRecord(f"field '{name}' must be [start, end] with 0 <= start <= end but is {shown(value)}")
+    if len(value) != 2 or any(type(offset) is not int for offset in value) or not 0 <= value[0] <= value[1] <= length:
+        raise BadRecord(
+            f"field '{name}' must be [start, end] with 0 <= start <= end <= {length} but is {shown(value)}"
+        )
     return value[0], value[1]

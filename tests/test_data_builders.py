@@ -1,0 +1,401 @@
+"""The contract of every corpus builder, run on the invented sample that each carries; a new builder is found here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import datasets
+import pytest
+
+from kadapter.data_builders import (
+    DEPENDENCY_FEATURES,
+    RELATION_FEATURES,
+    available,
+    counts,
+    get_builder,
+    load,
+)
+
+FEATURES = {"relation": RELATION_FEATURES, "dependency": DEPENDENCY_FEATURES}
+each_corpus = pytest.mark.parametrize("name", available())
+
+
+def sample(name: str) -> ModuleType:
+    """The builder's module, which holds SAMPLE_FILES and SAMPLE_ROWS."""
+    return sys.modules[get_builder(name).__module__]
+
+
+def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def twice(files: dict[str, str]) -> dict[str, str]:
+    """The sample files and a copy of each under another name."""
+    return {**files, **{f"copy_{name}": content for name, content in files.items()}}
+
+
+def bag(rows: Any, ids: bool = True) -> Counter[str]:
+    """The rows as a multiset, with or without their ids."""
+    return Counter(json.dumps(row if ids else {**row, "id": ""}, sort_keys=True) for row in rows)
+
+
+def broken_file(name: str) -> tuple[str, str]:
+    """A further file for the sample of a corpus, cut off in its first record so that this is surely malformed."""
+    for file, content in sample(name).SAMPLE_FILES.items():
+        if "\t" in content or content[0] in "[{":
+            return f"broken_{file}", content[: content.index("\t" if "\t" in content else ":") + 1]
+    raise ValueError(f"no sample file of {name} has columns or JSON")
+
+
+# --- what every builder gives
+
+
+@each_corpus
+def test_the_sample_files_give_exactly_the_sample_rows(name: str, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", sample(name).SAMPLE_FILES)
+    built = load(name, corpus, cache_dir=tmp_path)
+    assert built["train"].to_list() == sample(name).SAMPLE_ROWS
+    assert len(sample(name).SAMPLE_ROWS) == 2
+    assert built["train"].features == FEATURES[get_builder(name).record_type]
+
+
+@each_corpus
+def test_a_builder_documents_source_licence_layout_and_splits(name: str) -> None:
+    text = sample(name).__doc__
+    assert all(f"{word}:" in text for word in ("Source", "Licence", "Layout", "Splits"))
+
+
+@each_corpus
+def test_streaming_gives_the_rows_and_the_types_of_the_arrow_files(name: str, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", twice(sample(name).SAMPLE_FILES))
+    stream = load(name, corpus, "train", streaming=True)
+    built = load(name, corpus, "train", cache_dir=tmp_path)
+    assert list(stream) == built.to_list()
+    assert stream.features == built.features
+
+
+@each_corpus
+def test_two_processes_build_what_one_builds(name: str, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", twice(sample(name).SAMPLE_FILES))
+    one = load(name, corpus, cache_dir=tmp_path / "one")
+    two = load(name, corpus, cache_dir=tmp_path / "two", num_proc=2)
+    assert bag(one["train"]) == bag(two["train"])
+    assert counts(one) == counts(two)
+    assert counts(one)["train"]["rows"] == one["train"].num_rows == 4
+
+
+@each_corpus
+def test_parquet_is_written_and_read_back(name: str, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", sample(name).SAMPLE_FILES)
+    builder = get_builder(name)(corpus, cache_dir=tmp_path / "cache")
+    builder.download_and_prepare(str(tmp_path / "out"), file_format="parquet")
+    back = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert back["train"].to_list() == sample(name).SAMPLE_ROWS
+    assert back["train"].features == FEATURES[builder.record_type]
+    assert counts(builder)["train"]["rows"] == 2
+
+
+@each_corpus
+def test_sentences_without_split_words_are_split_by_hash_and_none_is_lost(name: str, tmp_path: Path) -> None:
+    files = {file.replace("train", "all"): content for file, content in sample(name).SAMPLE_FILES.items()}
+    built = load(name, write(tmp_path / "corpus", files), cache_dir=tmp_path)
+    assert set(built) <= {"train", "validation"}
+    rows = [row for part in built.values() for row in part]
+    assert bag(rows, ids=False) == bag(sample(name).SAMPLE_ROWS, ids=False)
+
+
+# --- bad input
+
+
+class Mutation(NamedTuple):
+    """A JSON value with one part removed or replaced."""
+
+    value: Any
+    removed_key: str | None = None
+    replaced: Any = None
+    replacement: Any = None
+
+
+def mutations(value: Any) -> Iterator[Mutation]:
+    """Every copy of a JSON value with one part, however deep, removed or replaced."""
+    for odd in (None, 999_999, -7, 1.5, True, "", "x", [], {}):
+        yield Mutation(odd, replaced=value, replacement=odd)
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    for key in keys:
+        without = value.copy()
+        del without[key]
+        yield Mutation(without, removed_key=key if isinstance(value, dict) else None)
+        for mutation in mutations(value[key]):
+            copy = value.copy()
+            copy[key] = mutation.value
+            yield mutation._replace(value=copy)
+
+
+def mutated_json(files: dict[str, str]) -> Iterator[tuple[str, str, Mutation]]:
+    """Every JSON sample file, or its first line where it is one of JSON lines, with one part removed or replaced."""
+    for name, content in files.items():
+        first, *rest = [content] if name.endswith(".json") else content.splitlines(keepends=True)
+        if first[0] in "[{":
+            for mutation in mutations(json.loads(first)):
+                yield name, json.dumps(mutation.value) + "\n" + "".join(rest), mutation
+
+
+def mutated_columns(content: str) -> Iterator[str]:
+    lines = content.splitlines()
+    for index, columns in [(i, line.split("\t")) for i, line in enumerate(lines) if "\t" in line][:4]:
+        for column in range(len(columns)):
+            for changed in ([], [""], ["_"], ["99"], ["-1"], ["x"], ["1", "2"]):
+                line = "\t".join(columns[:column] + changed + columns[column + 1 :])
+                yield "\n".join([*lines[:index], line, *lines[index + 1 :], ""])
+
+
+def sound(row: dict[str, Any]) -> bool:
+    """Whether a row is one that a trainer can use."""
+    if "text" in row:
+        return all(0 <= row[side]["start"] < row[side]["end"] <= len(row["text"]) for side in ("head", "tail"))
+    length = len(row["tokens"])
+    return length == len(row["heads"]) == len(row["deprels"]) and all(0 <= head <= length for head in row["heads"])
+
+
+def rows_or_error(name: str, corpus: Path, file: str) -> list[dict[str, Any]] | str:
+    """The streamed rows, all sound, or the sentence of an error, which must name file and record."""
+    try:
+        rows = list(load(name, corpus, "train", streaming=True))
+    except ValueError as error:
+        assert str(error).startswith(f"{corpus / file}, record ")
+        assert str(error).endswith("correct it, or set on_bad_record to 'skip' to leave such records out")
+        return str(error)
+    assert all(map(sound, rows))
+    return rows
+
+
+@each_corpus
+def test_a_mutated_json_record_gives_sound_rows_or_an_error_that_names_it(name: str, tmp_path: Path) -> None:
+    files = sample(name).SAMPLE_FILES
+    for file, content, mutation in mutated_json(files):
+        result = rows_or_error(name, write(tmp_path, {**files, file: content}), file)
+        if isinstance(result, str) and mutation.removed_key is not None:
+            assert f"'{mutation.removed_key}" in result
+        if type(mutation.replaced) is int and mutation.replacement == 999_999:
+            assert isinstance(result, str) or result == sample(name).SAMPLE_ROWS, content
+
+
+@each_corpus
+def test_a_mutated_column_gives_sound_rows_or_an_error_that_names_file_and_record(name: str, tmp_path: Path) -> None:
+    files = sample(name).SAMPLE_FILES
+    for file in (file for file, content in files.items() if "\t" in content):
+        results = [
+            rows_or_error(name, write(tmp_path, {**files, file: x}), file) for x in mutated_columns(files[file])
+        ]
+        assert any(isinstance(result, str) for result in results)
+    assert files
+
+
+@each_corpus
+def test_a_file_cut_anywhere_gives_sound_rows_or_an_error_that_names_file_and_record(
+    name: str, tmp_path: Path
+) -> None:
+    files = sample(name).SAMPLE_FILES
+    for file, content in files.items():
+        for end in range(1, len(content.rstrip()), 1 + len(content) // 60):
+            result = rows_or_error(name, write(tmp_path, {**files, file: content[:end]}), file)
+            assert isinstance(result, str) or not file.endswith(".json")
+
+
+@each_corpus
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_a_bad_record_stops_the_build_with_its_sentence(name: str, num_proc: int | None, tmp_path: Path) -> None:
+    file, content = broken_file(name)
+    corpus = write(tmp_path / "corpus", {**twice(sample(name).SAMPLE_FILES), file: content})
+    with pytest.raises(ValueError) as caught:
+        load(name, corpus, cache_dir=tmp_path, num_proc=num_proc)
+    assert str(caught.value).startswith(f"{corpus / file}, record 1: ")
+    assert not list(tmp_path.rglob("*.arrow"))
+
+
+@each_corpus
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_skipping_counts_the_bad_record_and_keeps_the_rest(
+    name: str, num_proc: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, content = broken_file(name)
+    corpus = write(tmp_path / "corpus", {**twice(sample(name).SAMPLE_FILES), file: content})
+    built = load(name, corpus, cache_dir=tmp_path, num_proc=num_proc, on_bad_record="skip")
+    assert counts(built)["train"]["bad_records"] == 1
+    assert bag(sample(name).SAMPLE_ROWS, ids=False) <= bag(built["train"], ids=False)
+    assert counts(built)["train"]["rows"] == built["train"].num_rows >= 4
+    assert "bad_records 1" in caplog.text
+
+
+@each_corpus
+def test_a_file_that_is_not_utf8_is_an_error_that_says_so(name: str, tmp_path: Path) -> None:
+    files = sample(name).SAMPLE_FILES
+    for file, content in files.items():
+        broken = re.sub(b"Mira|Lind|Tarnstad", b"\\g<0>\xff", content.encode(), count=1)
+        corpus = write(tmp_path, {**files, file: broken})
+        with pytest.raises(ValueError, match="UTF-8") as caught:
+            list(load(name, corpus, "train", streaming=True))
+        assert str(caught.value).startswith(f"{corpus / file}, record ")
+
+
+@each_corpus
+def test_an_empty_file_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
+    files = sample(name).SAMPLE_FILES
+    for file in files:
+        for nothing in ("", "\n \n"):
+            corpus = write(tmp_path, {**files, file: nothing})
+            with pytest.raises(ValueError, match="empty") as caught:
+                list(load(name, corpus, "train", streaming=True))
+            assert str(caught.value).startswith(f"{corpus / file}, record 1: ")
+
+
+@each_corpus
+def test_a_corpus_of_which_nothing_is_left_is_an_error(name: str, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", {file: "" for file in sample(name).SAMPLE_FILES})
+    with pytest.raises(ValueError, match="no row is left"):
+        load(name, corpus, cache_dir=tmp_path, on_bad_record="skip")
+
+
+@each_corpus
+def test_a_folder_that_is_missing_or_holds_no_corpus_is_an_error(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "other", {"notes.md": "nothing here"})
+    for folder, reason in (("nowhere", "does not exist"), ("other/notes.md", "is a file"), ("other", "holds no file")):
+        with pytest.raises(ValueError, match=reason) as caught:
+            load(name, tmp_path / folder)
+        assert str(tmp_path / folder) in str(caught.value)
+
+
+# --- the frame around them
+
+
+def lines(records: int, first: int = 0) -> str:
+    """Records in Wiki80's layout, each with a sentence of its own."""
+    mentions = '"h": {"pos": [0, 1]}, "t": {"pos": [2, 3]}'
+    texts = (f'"token": ["Mira", "saw", "Tarnstad", "{first + n}"]' for n in range(records))
+    return "".join(f'{{{text}, {mentions}, "relation": "saw"}}\n' for text in texts)
+
+
+def test_an_unknown_corpus_is_an_error_with_a_guess_and_the_known_names() -> None:
+    with pytest.raises(ValueError, match=r"no corpus 'connlu'; did you mean 'conllu'\? known are: .*fewrel.*trex"):
+        load("connlu", ".")
+
+
+def test_an_unknown_way_with_bad_records_is_an_error(tmp_path: Path) -> None:
+    corpus = write(tmp_path, {"train.txt": lines(1)})
+    with pytest.raises(ValueError, match="on_bad_record is 'ignore' but must be one of error, skip"):
+        load("wiki80", corpus, on_bad_record="ignore")
+
+
+def test_an_unknown_split_is_an_error(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", {"train.txt": lines(1)})
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="tset"):
+            load("wiki80", corpus, "tset", cache_dir=tmp_path, streaming=streaming)
+
+
+def test_processes_are_refused_for_a_stream(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_proc=2 has no meaning with streaming"):
+        load("wiki80", write(tmp_path, {"train.txt": lines(1)}), streaming=True, num_proc=2)
+
+
+def test_file_names_tell_the_splits_by_a_word_between_non_letters(tmp_path: Path) -> None:
+    names = ["wiki80_train.txt", "train-00.txt", "en-ud-dev.txt", "val_wiki.txt", "Valid.txt", "test2.txt"]
+    corpus = write(tmp_path / "corpus", {name: lines(1) for name in names})
+    built = load("wiki80", corpus, cache_dir=tmp_path)
+    assert {split: part.num_rows for split, part in built.items()} == {"train": 2, "validation": 3, "test": 1}
+
+
+def test_a_file_name_that_tells_two_splits_is_an_error(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", {"train_and_test.txt": lines(1)})
+    with pytest.raises(ValueError, match=r"train_and_test\.txt tells several splits"):
+        load("wiki80", corpus, cache_dir=tmp_path)
+
+
+def test_a_file_without_split_word_beside_others_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = write(tmp_path / "corpus", {"train.txt": lines(2), "extra.txt": lines(3), "LICENSE.txt": "free"})
+    assert load("wiki80", corpus, cache_dir=tmp_path)["train"].num_rows == 2
+    assert "extra.txt" in caplog.text and "LICENSE" not in caplog.text
+
+
+def test_the_hash_split_puts_a_tenth_in_validation_and_a_sentence_always_in_the_same_part(tmp_path: Path) -> None:
+    both = load("wiki80", write(tmp_path / "a", {"x.txt": lines(3000), "y.txt": lines(100)}), cache_dir=tmp_path)
+    parts = {split: set(part["text"]) for split, part in both.items()}
+    assert not parts["train"] & parts["validation"]
+    assert len(both["train"]) + len(both["validation"]) == 3100
+    assert 0.08 < len(parts["validation"]) / 3000 < 0.12
+    fewer = load("wiki80", write(tmp_path / "b", {"z.txt": lines(50, first=200)}), cache_dir=tmp_path)
+    assert all(set(part["text"]) <= parts[split] for split, part in fewer.items())
+
+
+def test_a_split_without_a_row_is_left_out_and_an_error_if_asked_for(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", {"x.txt": lines(1)})
+    assert load("wiki80", corpus, cache_dir=tmp_path).num_rows == {"train": 1}
+    with pytest.raises(ValueError, match=r"the split 'validation' of .* holds no row; there are \['train'\]"):
+        load("wiki80", corpus, "validation", cache_dir=tmp_path)
+
+
+def test_bad_records_of_a_release_without_splits_are_counted_once(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", {"x.txt": lines(40) + "junk\n", "y.txt": "junk\n" + lines(40)})
+    for num_proc in (None, 2):
+        built = load("wiki80", corpus, cache_dir=tmp_path / str(num_proc), num_proc=num_proc, on_bad_record="skip")
+        assert sum(part.get("bad_records", 0) for part in counts(built).values()) == 2
+        assert sum(part["rows"] for part in counts(built).values()) == 80
+
+
+def test_a_changed_corpus_file_is_built_anew_and_an_unchanged_one_is_not(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", {"train.txt": lines(2)})
+    first = load("wiki80", corpus, "train", cache_dir=tmp_path)
+    again = load("wiki80", corpus, "train", cache_dir=tmp_path)
+    assert again.cache_files == first.cache_files
+    write(corpus, {"train.txt": lines(3)})
+    changed = load("wiki80", corpus, "train", cache_dir=tmp_path)
+    assert (first.num_rows, changed.num_rows) == (2, 3)
+    assert load("wiki80", corpus, "train", cache_dir=tmp_path, on_bad_record="skip").cache_files != changed.cache_files
+
+
+def test_counts_are_there_for_one_split_a_dictionary_and_the_builder_but_not_for_a_stream(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", {"train.txt": lines(2), "test.txt": lines(1)})
+    built = load("wiki80", corpus, cache_dir=tmp_path)
+    expected = {"train": {"records": 2, "rows": 2}, "test": {"records": 1, "rows": 1}}
+    assert counts(built) == counts(built["test"]) == counts(built["train"].select([0])) == expected
+    for unknown in (load("wiki80", corpus, streaming=True), datasets.Dataset.from_dict({"a": [1]})):
+        with pytest.raises(ValueError, match="built"):
+            counts(unknown)
+
+
+def test_a_killed_build_is_not_taken_for_a_complete_one(tmp_path: Path) -> None:
+    files = {f"train_{n}.txt": lines(20_000, first=n * 20_000) for n in range(2)}
+    corpus, cache = write(tmp_path / "corpus", files), tmp_path / "cache"
+    script = f"from kadapter.data_builders import load; load('wiki80', {str(corpus)!r}, cache_dir={str(cache)!r})"
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    while not list(cache.rglob("*.incomplete/*.arrow")) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert list(cache.rglob("*.incomplete"))
+    built = load("wiki80", corpus, "train", cache_dir=cache)
+    assert built.num_rows == counts(built)["train"]["rows"] == 40_000
+    assert len(list(Path(built.cache_files[0]["filename"]).parent.glob("*.arrow"))) == 1
+
+
+def test_the_package_imports_no_torch() -> None:
+    script = "import sys, kadapter.data_builders as d; d.get_builder('trex'); print('torch' in sys.modules)"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "False"
