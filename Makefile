@@ -1,0 +1,43 @@
+# Two commands do everything on a machine with Python and make, and can be run again:
+#   make quickstart     train two knowledge adapters, compose them, compare (BACKBONE=id-or-path for another encoder)
+#   make test           run the whole suite
+# Each first installs what it needs into .venv, once, and again when one of the files it depends on changes.
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+BIN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN) -m pip --disable-pip-version-check
+
+.PHONY: install quickstart test quality style clean
+
+install: $(INSTALLED)
+
+quickstart: $(INSTALLED)
+	$(BIN) -m kadapter.quickstart $(if $(BACKBONE),--backbone "$(BACKBONE)")
+
+test: $(INSTALLED)
+	$(BIN) -m pytest -n $(WORKERS)
+
+quality: $(INSTALLED)
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+
+style: $(INSTALLED)
+	$(BIN) -m ruff check --fix .
+	$(BIN) -m ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# torch comes first and as one exact version: a range would take the newest build, gigabytes of CUDA with it.
+# The package is built with the setuptools of the environment: an isolated build would fetch an unpinned one each time.
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"kadapter needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install $$(grep '^torch==' constraints.txt) --constraint constraints.txt
+	$(PIP) install setuptools --constraint constraints.txt
+	$(PIP) install --editable '.[test,quality,quickstart]' --no-build-isolation --constraint constraints.txt
+	touch $@

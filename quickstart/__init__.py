@@ -1,0 +1,1 @@
+"""The quickstart: two adapters trained on the small corpora beside this file, composed and compared."""
