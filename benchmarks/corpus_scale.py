@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from kadapter.data_builders import load
 
-SYLLABLES = "mi ra vo tarn stad hal den lind o le brand ka su ne ri do fen wick al ta".split()
+SYLLABLES = ("mi", "ra", "vo", "tarn", "stad", "hal", "den", "lind", "o", "le", "brand", "ka", "su", "ne", "ri")
 ENTITY = "http://www.wikidata.org/entity/"
 PROPERTY = "http://www.wikidata.org/prop/direct/"
 

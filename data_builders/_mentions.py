@@ -16,9 +16,8 @@ _MARKS = "".join(chr(code) for code in range(0x10000) if category(chr(code)).sta
 WORD = re.compile(rf"[\w{re.escape(_MARKS)}]+|[^\w\s]")
 CLOSING, OPENING = "\"')\\]\u201d\u2019", "\"'(\\[\u201c\u2018"  # straight and typographic quotes, brackets
 SENTENCE_END = re.compile(rf"[.!?…]+[{CLOSING}]*\s+(?=[{OPENING}]*(\S))")
-ABBREVIATIONS = frozenset(
-    "Mr Mrs Ms Dr Prof St Sr Jr Gen Col Lt Capt Rev Hon Sen Gov Mt Ft No vs cf ca approx".split()
-)
+TITLES = ("Mr", "Mrs", "Ms", "Dr", "Prof", "Sr", "Jr", "Gen", "Col", "Lt", "Capt", "Rev", "Hon", "Sen", "Gov")
+ABBREVIATIONS = frozenset((*TITLES, "St", "Mt", "Ft", "No", "vs", "cf", "ca", "approx"))
 
 Mention = tuple[int, int, str]
 

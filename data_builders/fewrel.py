@@ -84,7 +84,7 @@ def _mention(record: dict[str, Any], name: str, length: int) -> tuple[tuple[int,
     if len(mention) != 3:
         raise BadRecord(f"field '{name}' must be [name, id, index lists] but is {shown(mention)}")
     for indices in typed(mention[2], f"{name}[2]", list):
-        if _contiguous(indices) and 0 <= indices[0] and indices[-1] < length:
+        if _contiguous(indices) and indices[0] >= 0 and indices[-1] < length:
             return (indices[0], indices[-1] + 1), wikidata_id(typed(mention[1], f"{name}[1]", str))
     raise BadRecord(
         f"field '{name}[2]' must hold a contiguous list of token indices in 0..{length - 1} but is {shown(mention[2])}"
