@@ -205,7 +205,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     def _download_and_prepare(self, dl_manager: Any, verification_mode: Any, **kwargs: Any) -> None:
         """Builds in the temporary folder that datasets renames at the end, and leaves the counts there."""
-        _empty(Path(self._output_dir))
+        _remove_leftovers(Path(self._output_dir))
         super()._download_and_prepare(dl_manager, verification_mode, **kwargs)
         counts = merge_partials(self._output_dir)
         report(self.name, counts)
@@ -222,7 +222,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         return blake2b(b"".join(sources), digest_size=8).hexdigest()
 
 
-def _empty(folder: Path) -> None:
+def _remove_leftovers(folder: Path) -> None:
     """Removes what a killed build left in its temporary folder, which datasets would take into the finished one."""
-    for path in folder.iterdir():
+    for path in folder.iterdir() if folder.name.endswith(".incomplete") else ():
         rmtree(path) if path.is_dir() else path.unlink()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -301,6 +303,23 @@ def test_the_published_raw_sample_gives_its_99_triples_with_their_surface_forms(
     )
     found = (mentions(row) for part in built.values() for row in part)
     assert Counter((head.replace(" ", ""), tail.replace(" ", "")) for head, _, tail in found) == expected
+
+
+def test_a_stream_gives_rows_before_it_has_read_the_file_to_its_end(tmp_path: Path) -> None:
+    content = json.dumps([tacred_record()] * 5000)[:-1] + ", junk"
+    stream = iter(load("trex", corpus(tmp_path, train_json=content), "train", streaming=True))
+    assert mentions(next(stream)) == ("Mira Voss", "P108", "Halden")
+    with pytest.raises(ValueError, match="record 5001: is not valid JSON"):
+        list(stream)
+
+
+@pytest.mark.parametrize("layout", ["prepared", "raw"])
+def test_the_scale_benchmark_measures_build_and_stream(layout: str) -> None:
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "corpus_scale.py"
+    command = [sys.executable, str(script), "--records", "30", "--files", "3", "--layout", layout]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["build"]["rows"] == result["stream"]["rows"] == 30
 
 
 # --- texts and triples
