@@ -1,0 +1,1 @@
+"""Training: pre-train one knowledge adapter (`run_adapter.py`) on transformers' Trainer and Accelerate."""

@@ -1,0 +1,84 @@
+"""The head of each word in its sentence: the linguistic adapter's objective (K-Adapter, section 3.3).
+
+accelerate launch trainers/run_adapter.py --recipe recipes/lin_ewt_minilm.yaml --data_dir DIR --output_dir OUT
+Published: no number given. Ours: see the README's results table.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ...metrics.attachment import unlabelled_attachment_score
+from ...modeling_kadapter import KAdapterForDependencyParsing, special_tokens
+
+IGNORED = -100
+
+
+class Objective:
+    """One arc a word: by default scored among the words' first sub-tokens, with `--head official` a token position.
+
+    Under the official head a label is 1 + the position of the head's first sub-token, so 1 for the root and 2 for the
+    first word, and 0 for no word. `--official_labels published` puts the i-th word's label on the i-th token, as the
+    official code does although tokens are sub-words; "aligned" puts it on the word's first sub-token.
+    """
+
+    record_type = "dependency"
+    model_class = KAdapterForDependencyParsing
+    metric = "uas"
+
+    def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
+        self.tokenizer, self.max_length, self.arguments = tokenizer, max_length, arguments
+        self.official = arguments.head == "official"
+        self.prefix, self.suffix = special_tokens(tokenizer)
+        self.padding = {"input_ids": tokenizer.pad_token_id or 0, "labels": IGNORED}
+        if not self.official:
+            self.padding["word_positions"] = -1
+
+    def learn(self, train: Dataset) -> dict[str, Any]:
+        """Choose the head; nothing is learned from the records."""
+        return {"dependency_head": "official" if self.official else "arc", "num_positions": self.max_length}
+
+    def encode(self, rows: dict[str, list]) -> dict[str, list]:
+        """Tokenise word by word; words beyond `max_length` are lost and counted as wrong."""
+        flat = [" " + word for words in rows["tokens"] for word in words]
+        pieces = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"])
+        examples: dict[str, list] = {name: [] for name in ("input_ids", "labels", "words", "truncated")}
+        if not self.official:
+            examples["word_positions"] = []
+        for heads in rows["heads"]:
+            sub_tokens = [next(pieces) or [self.tokenizer.unk_token_id] for _ in heads]
+            for name, value in self._example(sub_tokens, heads).items():
+                examples[name].append(value)
+        return examples
+
+    def _example(self, sub_tokens: list[list[int]], heads: list[int]) -> dict[str, Any]:
+        starts = list(accumulate(map(len, sub_tokens), initial=len(self.prefix)))
+        room = self.max_length - len(self.suffix)
+        ids = (self.prefix + [piece for word in sub_tokens for piece in word])[:room] + self.suffix
+        kept = sum(start < room for start in starts[:-1])
+        positions = [max(0, len(self.prefix) - 1), *starts[:kept]]  # the root's token, then each word's first
+        example = {"input_ids": ids, "words": len(heads), "truncated": kept < len(heads)}
+        if self.official:
+            return {**example, "labels": self._official_labels(positions, heads[:kept], len(ids))}
+        labels = [head if head <= kept else IGNORED for head in heads[:kept]]
+        return {**example, "word_positions": positions, "labels": labels}
+
+    def _official_labels(self, positions: list[int], heads: list[int], length: int) -> list[int]:
+        published = self.arguments.official_labels == "published"
+        labels = [0 if published else IGNORED] * length
+        for word, head in enumerate(heads, start=1):
+            at = len(self.prefix) + word - 1 if published else positions[word]
+            target = 1 + positions[head] if head < len(positions) else self.max_length
+            if at < length:
+                labels[at] = target if target < self.max_length else IGNORED
+        return labels
+
+    def measure(self, predictions: np.ndarray, labels: np.ndarray, evaluated: Dataset) -> dict[str, float]:
+        """Return the unlabelled attachment score over all words of all sentences, punctuation included."""
+        counted = labels > 0 if self.official else labels >= 0
+        words = int(np.sum(evaluated["words"]))
+        return {"uas": unlabelled_attachment_score(predictions, labels, counted, words)}
