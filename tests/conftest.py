@@ -1,0 +1,29 @@
+"""The ground every test stands on: no network, caches that nobody else writes, one thread a process, no bars.
+
+The libraries read these settings when they are imported, so they are made here, before any test imports one.
+"""
+
+import os
+import shutil
+import tempfile
+
+# One folder for each process, since pytest-xdist runs this file in every worker.
+HF_HOME = tempfile.mkdtemp(prefix="kadapter-tests-")
+
+# A cache named on its own in the environment would win over HF_HOME.
+for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE", "HF_TOKEN"):
+    os.environ.pop(name, None)
+
+os.environ.update(
+    HF_HOME=HF_HOME,
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    MPLBACKEND="agg",
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HF_HOME, ignore_errors=True)
