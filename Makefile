@@ -17,8 +17,9 @@ install: $(INSTALLED)
 quickstart: $(INSTALLED)
 	$(BIN) -m kadapter.quickstart $(if $(BACKBONE),--backbone "$(BACKBONE)")
 
+# -P: what the tests import is the installed package, not what happens to lie in the working directory.
 test: $(INSTALLED)
-	$(BIN) -m pytest -n $(WORKERS)
+	$(BIN) -P -m pytest -n $(WORKERS)
 
 quality: $(INSTALLED)
 	$(BIN) -m ruff check .
