@@ -1,0 +1,226 @@
+"""The checkpoint files of the official K-Adapter code: how they are read, and what the names in them mean.
+
+Three scripts wrote three layouts, told apart by their keys (spec of the code at commit 43651cd):
+
+- pre-training (fac-adapter.py, lin-adapter.py): `adapter.0.down_project.weight`, `com_dense`, `dense`, `out_proj`, and
+  `self_attention` in the linguistic one;
+- `RobertaModelwithAdapter`: `model.*` is the backbone, `fac_adapter.adapter.0.*` and `lin_adapter.adapter.0.*` the
+  adapters, `task_dense_fac`, `task_dense_lin` and `task_dense` the learned fusion;
+- fine-tuning (Open Entity, FIGER, TACRED): the same without `model.*`, with the task's `dense` and `out_proj`.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+__all__ = ["OfficialCheckpoint", "official_name", "read_official"]
+
+PREFIXES = ("fac_adapter.", "lin_adapter.")  # in the order in which the official code concatenates them
+BACKBONE = "model."
+HEAD = ("dense.", "out_proj.")
+PRETRAINING_HEAD = (*HEAD, "com_dense.", "self_attention.")
+# Computed and never used there, or a constant that some versions of transformers store.
+UNUSED = ("model.pooler.", "model.embeddings.position_ids")
+
+ATTENTION = {
+    "query": "self.query",
+    "key": "self.key",
+    "value": "self.value",
+    "dense": "output.dense",
+    "layer_norm": "output.LayerNorm",
+}
+BLOCK = {
+    **{f"attention.{ours}": f"attention.{official}" for ours, official in ATTENTION.items()},
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "layer_norm": "output.LayerNorm",
+}
+
+
+@dataclass(frozen=True)
+class OfficialCheckpoint:
+    """The tensors of one official file under their official names."""
+
+    where: str
+    tensors: dict[str, Tensor]
+
+    @property
+    def prefixes(self) -> list[str]:
+        """What stands before "adapter." for each adapter: "" in the pre-training layout."""
+        found = [one for one in PREFIXES if self.has(f"{one}adapter.")]
+        return found or ([""] if self.has("adapter.") else [])
+
+    @property
+    def of_pretraining(self) -> bool:
+        """Whether the file has the layout of the pre-training scripts."""
+        return self.prefixes == [""]
+
+    def has(self, *starts: str) -> bool:
+        """Tell whether any tensor's name starts so."""
+        return any(key.startswith(starts) for key in self.tensors)
+
+    def shape(self, key: str) -> torch.Size:
+        """Return the shape of a tensor.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if key not in self.tensors:
+            raise ValueError(f"{self.where} lacks tensor {key!r}; use the file as the official code saved it")
+        return self.tensors[key].shape
+
+    def number_of_layers(self, prefix: str) -> int:
+        """Return the number of adapter layers of one adapter."""
+        return self._count(rf"{re.escape(prefix)}adapter\.(\d+)\.")
+
+    def adapter_sizes(self, prefix: str) -> dict[str, int]:
+        """Return the sizes of one adapter by their names in `KnowledgeAdapterConfig`, as its first layer has them."""
+        first = f"{prefix}adapter.0."
+        return {
+            "hidden_size": self.shape(f"{first}down_project.weight")[0],
+            "num_hidden_layers": self._count(rf"{re.escape(first)}encoder\.layer\.(\d+)\."),
+            "intermediate_size": self.shape(f"{first}encoder.layer.0.intermediate.dense.weight")[0],
+        }
+
+    def check(self, expected: dict[str, torch.Size], may_be_left_out: tuple[str, ...]) -> None:
+        """Refuse tensors that are missing, of another shape or unknown, beside those whose names begin as said.
+
+        Raises:
+            ValueError: there is one; the sentence names it.
+        """
+        unknown = [key for key in self.tensors.keys() - expected if not key.startswith(may_be_left_out)]
+        for problem, keys in (("lacks", expected.keys() - self.tensors), ("has unknown", unknown)):
+            if keys:
+                raise ValueError(
+                    f"{self.where} {problem} {_some(keys)}; use the file as the official code saved it, with the "
+                    "options (--fusion, --keep-head) that it was trained with"
+                )
+        for key, shape in expected.items():
+            if self.shape(key) != shape:
+                raise ValueError(
+                    f"{self.where}: tensor {key!r} has shape {tuple(self.shape(key))}, and a model like its other "
+                    f"tensors needs {tuple(shape)}; use the file as the official code saved it"
+                )
+
+    def _count(self, pattern: str) -> int:
+        return len({found[1] for found in map(re.compile(pattern).match, self.tensors) if found})
+
+
+def read_official(file: str | os.PathLike) -> OfficialCheckpoint:
+    """Read a .bin or .safetensors file of the official code; nothing in it is executed.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged, holds anything but tensors, or has none of the layouts that can be converted.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise OSError(f"no file {str(path)!r}; name the pytorch_model.bin (or .safetensors) of the official code")
+    checkpoint = OfficialCheckpoint(str(path), _tensors(path, _load(path)))
+    _check_layout(checkpoint)
+    return checkpoint
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged, cut short or no safetensors file ({error}); copy it again"
+            ) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on foreign bytes the restricted unpickler raises whatever it stumbles over
+        reason = str(error).split("\n")[0].split(". This file can still be loaded")[0][:200]
+        raise ValueError(
+            f"{path} is damaged, cut short or holds more than tensors, and code in a file is never run "
+            f"({type(error).__name__}: {reason}); copy it again, or save its state_dict alone"
+        ) from error
+
+
+def _tensors(path: Path, loaded: Any) -> dict[str, Tensor]:
+    if not isinstance(loaded, dict) or not loaded:
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, not named tensors; save the model's state_dict")
+    for key, one in loaded.items():
+        if not isinstance(key, str) or not isinstance(one, Tensor):
+            raise ValueError(f"{path}: {key!r} is a {type(one).__name__}, not a tensor; save the model's state_dict")
+        if not torch.isfinite(one).all():
+            raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; copy or train it again")
+    return dict(loaded)
+
+
+def _check_layout(checkpoint: OfficialCheckpoint) -> None:
+    """Refuse, with the reason, a file from which no K-Adapter model can be made."""
+    where = checkpoint.where
+    if not checkpoint.prefixes and checkpoint.has(BACKBONE):
+        raise ValueError(f"{where} holds a backbone (model.*) and no adapter; name the file of the adapters")
+    if not checkpoint.prefixes:
+        keys = ", ".join(sorted(checkpoint.tensors)[:3])
+        raise ValueError(
+            f"{where} is no file of the official K-Adapter code: it has neither adapter.0.*, fac_adapter.adapter.0.* "
+            f"nor lin_adapter.adapter.0.*, but {keys}, ..."
+        )
+    if checkpoint.has("fac_adapter.task_dense.", "lin_adapter.task_dense.", "classifier."):
+        raise ValueError(
+            f"{where} was fine-tuned on CosmosQA, where each adapter has an untrained projection of its own "
+            "(fac_adapter.task_dense) that no K-Adapter here has; convert the pre-training files instead"
+        )
+
+
+def _some(keys: Iterable[str]) -> str:
+    first, *others = sorted(keys)
+    return f"tensor {first!r}" + (f" and {len(others)} more" if others else "")
+
+
+# ---- names --------------------------------------------------------------------------------------------------------
+
+
+def official_name(ours: str, prefixes: dict[str, str]) -> str:
+    """Return the official name of a parameter of a `KAdapterModel` or its head, given each adapter's prefix.
+
+    Raises:
+        ValueError: the official code has no such parameter.
+    """
+    part, _, inside = ours.partition(".")
+    if part == "backbone":
+        return BACKBONE + inside
+    if part == "adapters":
+        adapter, _, inside = inside.partition(".")
+        return prefixes[adapter] + _adapter_part(inside)
+    return _fusion_part(inside, prefixes) if part == "fusion" else _head_part(inside)
+
+
+def _adapter_part(inside: str) -> str:
+    """Turn "layers.0.blocks.1.output.bias" into "adapter.0.encoder.layer.1.output.dense.bias"."""
+    _, layer, part, *rest = inside.split(".")
+    if part != "blocks":
+        return f"adapter.{layer}.{part}.{rest[0]}"
+    block, *module, kind = rest
+    return f"adapter.{layer}.encoder.layer.{block}.{BLOCK['.'.join(module)]}.{kind}"
+
+
+def _fusion_part(inside: str, prefixes: dict[str, str]) -> str:
+    module, kind = inside.rsplit(".", 1)
+    if module == "combine":
+        return f"task_dense.{kind}"
+    prefix = prefixes[module.removeprefix("projections.")]
+    return f"task_dense_{prefix.removesuffix('_adapter.')}.{kind}" if prefix else f"com_dense.{kind}"
+
+
+def _head_part(inside: str) -> str:
+    module, kind = inside.rsplit(".", 1)
+    if module in ("dense", "out_proj"):
+        return inside
+    part = module.removeprefix("attention.")
+    if part == module or part not in ATTENTION:
+        raise ValueError(f"the official code has no head with a parameter like {inside!r}, so it has no name there")
+    return f"self_attention.{ATTENTION[part]}.{kind}"
