@@ -35,10 +35,13 @@ def compose(
             different backbones.
     """
     refuse_used(output_dir, overwrite)
-    model = KAdapterModel.from_pretrained(list(parts), backbone=backbone)
-    if len(model.config.adapters) < 2:
-        raise ValueError(f"{' + '.join(map(str, parts))} has one adapter alone; name two artifacts or more")
     names = [name for part in parts for name in split_composition(part)]
+    try:
+        model = KAdapterModel.from_pretrained(names, backbone=backbone)
+    except OSError as error:  # what could not be found or read may be any part, or the backbone
+        raise OSError(f"can't compose {' + '.join(names)}: {error}") from error
+    if len(model.config.adapters) < 2:
+        raise ValueError(f"{' + '.join(names)} has one adapter alone; name two artifacts or more")
     tokenizer = save_with_tokenizer(model, output_dir, names)
     report(f"composed {' + '.join(names)}")
     for line in describe(model, output_dir, tokenizer):

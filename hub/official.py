@@ -10,7 +10,9 @@ Three scripts wrote three layouts, told apart by their keys (spec of the code at
 """
 
 import os
+import pickle
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,20 +132,29 @@ def read_official(file: str | os.PathLike) -> OfficialCheckpoint:
 
 
 def _load(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged, cut short or no safetensors file ({error}); copy it again"
-            ) from error
+    if path.suffix != ".safetensors":
+        return _load_pickle(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, cut short or no safetensors file ({error}); copy it again") from error
+
+
+def _load_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols that the file's reader can't change
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on foreign bytes the restricted unpickler raises whatever it stumbles over
-        reason = str(error).split("\n")[0].split(". This file can still be loaded")[0][:200]
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise ValueError(
+                f"{path} holds more than tensors ({refused[1]}), and code in a file is never run; save the model's "
+                "state_dict alone"
+            ) from error
+        reason = f"{type(error).__name__}: {error}".split("\n")[0].split(". ")[0]
         raise ValueError(
-            f"{path} is damaged, cut short or holds more than tensors, and code in a file is never run "
-            f"({type(error).__name__}: {reason}); copy it again, or save its state_dict alone"
+            f"{path} is damaged, cut short or not written by torch.save ({reason}), and code in a file is never run; "
+            "copy it again, or save the model's state_dict alone"
         ) from error
 
 
