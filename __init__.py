@@ -1,7 +1,7 @@
 """kadapter: knowledge adapters for Hugging Face encoders.
 
-Importing the package is fast and imports no torch; a name imports what it needs when it is first asked for, and the
-first name registers the Auto classes.
+Importing the package is fast and imports no torch; a name imports what it needs when it is first asked for. The model
+and its heads register themselves with the Auto classes.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ _HOMES = {
     "KAdapterModel": "modeling_kadapter",
     "KAdapterModelOutput": "modeling_kadapter",
     "encode_entities": "modeling_kadapter",
+    "mark_entities": "modeling_kadapter",
 }
 __all__ = list(_HOMES)
 
@@ -25,18 +26,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     import importlib
 
-    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
-    if _HOMES[name] == "modeling_kadapter":
-        _register(module)
-    return getattr(module, name)
-
-
-def _register(modeling: Any) -> None:
-    """Make AutoConfig and the Auto classes answer for model type "kadapter"; a second time changes nothing."""
-    import transformers
-
-    transformers.AutoConfig.register("kadapter", modeling.KAdapterConfig, exist_ok=True)
-    transformers.AutoModel.register(modeling.KAdapterConfig, modeling.KAdapterModel, exist_ok=True)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
 """Configuration of K-Adapter models: the shape of each knowledge adapter and the backbone that it stands beside."""
 
 import difflib
+import itertools
 import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -108,7 +109,7 @@ class KnowledgeAdapterConfig:
             self._check_order(list(self.layers))
 
     def _check_order(self, layers: list[int]) -> None:
-        if not layers or layers[0] < 0 or any(a >= b for a, b in zip(layers, layers[1:], strict=False)):
+        if not layers or layers[0] < 0 or any(a >= b for a, b in itertools.pairwise(layers)):
             raise ValueError(
                 f"layers={layers} must be indices of hidden states, at least one, none below 0, strictly increasing "
                 f"and without repeats; try layers={sorted({max(0, layer) for layer in layers}) or [0]}"
@@ -185,6 +186,7 @@ class KAdapterConfig(PreTrainedConfig):
         arc_size: width of the arc scorer.
         num_positions: classes of the official dependency head, which are absolute token positions.
         format_version: version of the artifact's layout.
+        record_digest: digest of the record that the saved weights carry, which tells whether both are of one save.
 
     Raises:
         ValueError: an unknown fusion or head, a bad adapter name, an active adapter that is not there.
@@ -206,6 +208,7 @@ class KAdapterConfig(PreTrainedConfig):
     num_positions: int = 64
     pad_token_id: int | None = None
     format_version: int = FORMAT_VERSION
+    record_digest: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.adapters = {

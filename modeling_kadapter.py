@@ -1,60 +1,52 @@
 """K-Adapter: knowledge adapters beside a frozen encoder (Wang et al., Findings of ACL 2021, arXiv 2002.01808).
 
-From top to bottom in the order of the paper: one adapter layer, the adapter, fusion, the model, its heads; then how an
-artifact is written and read. Dimensions: B batch, S sequence, H backbone width, D adapter width, M mentions, W words.
+From top to bottom in the order of the paper: one adapter layer, the adapter, fusion, the model, its heads. How models
+are loaded and saved stands in loading_kadapter.py, what one does with adapters in verbs_kadapter.py.
+Dimensions: B batch, S sequence, H backbone width, D adapter width, M mentions, W words.
 """
 
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput, logging
 
-from .artifacts_kadapter import (
-    READING,
-    Artifact,
-    check_same_backbone,
-    copy_strictly,
-    merge,
-    read_artifact,
-    read_parts,
-    resolve_backbone,
-    upload,
-    without_pooler,
-    write_artifact,
-)
+from .artifacts_kadapter import copy_strictly
+from .backbone_kadapter import random_backbone
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
+from .encoding_kadapter import encode_entities, mark_entities, special_tokens
+from .loading_kadapter import ArtifactVerbs
+from .verbs_kadapter import AdapterVerbs
 
 __all__ = [
+    "KAdapterConfig",
     "KAdapterForDependencyParsing",
     "KAdapterForEntityPairClassification",
     "KAdapterModel",
     "KAdapterModelOutput",
+    "KnowledgeAdapterConfig",
     "encode_entities",
+    "mark_entities",
+    "special_tokens",
 ]
 
 logger = logging.get_logger(__name__)
-OWN_FIELDS = (  # what from_backbone takes for our configuration; every other keyword is the backbone's
-    *("adapters", "active_adapters", "fusion", "classifier_dropout", "dependency_head", "arc_size", "num_positions"),
-    *("id2label", "label2id", "num_labels", "problem_type"),
-)
-IGNORED = (  # keywords of other models that mean nothing here
-    *("trust_remote_code", "adapter_kwargs", "use_safetensors", "weights_only", "low_cpu_mem_usage", "code_revision"),
-    *("attn_implementation", "dtype"),
-)
-FOR_BACKBONE = ("device_map", "max_memory", "offload_folder", "quantization_config", *READING[2:])
 
 
 class Attention(nn.Module):
@@ -173,7 +165,9 @@ class ConcatFusion(nn.Module):
         for name, projection in self.projections.items():
             both = torch.cat([backbone.to(adapters[name]), adapters[name]], dim=-1)  # (..., 2H)
             features.append(projection(both.to(projection.weight.dtype)))
-        return features[0] if self.combine is None else self.combine(torch.cat(features, dim=-1))
+        if self.combine is None:
+            return features[0]
+        return self.combine(torch.cat(features, dim=-1).to(self.combine.weight.dtype))
 
 
 FUSION_CLASSES = {"add": AddFusion, "concat": ConcatFusion}
@@ -198,11 +192,8 @@ class KAdapterModelOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class KAdapterPreTrainedModel(PreTrainedModel):
-    """What the model and its heads share: adapter verbs, loading and saving.
-
-    The adapter verbs have PEFT's names. They act on the `KAdapterModel` inside, `model.base_model`.
-    """
+class KAdapterPreTrainedModel(AdapterVerbs, ArtifactVerbs, PreTrainedModel):
+    """What the model and its heads share: the adapter verbs, loading and saving."""
 
     config_class = KAdapterConfig
     base_model_prefix = "kadapter"
@@ -210,322 +201,12 @@ class KAdapterPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     _no_split_modules = ("KnowledgeAdapter",)
-    _auto_classes: tuple[str, ...] = ()
 
     def init_weights(self) -> None:
         """Do nothing: adapters and heads initialise themselves as published, and the backbone keeps its weights."""
 
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing, for the same reason."""
-
-    # ---- adapters -------------------------------------------------------------------------------------------------
-
-    def add_adapter(
-        self, adapter_name: str, adapter_config: KnowledgeAdapterConfig | dict[str, Any] | None = None
-    ) -> None:
-        """Add a new, untrained adapter, and make it active besides the others.
-
-        Raises:
-            TypeError: the arguments are in another library's order or of another library's kind.
-            ValueError: the name is taken or unfit, or a layer is out of the backbone's range.
-        """
-        if not isinstance(adapter_name, str) or not isinstance(adapter_config, KnowledgeAdapterConfig | dict | None):
-            raise TypeError(
-                "add_adapter takes (adapter_name: str, adapter_config: KnowledgeAdapterConfig), not "
-                f"({type(adapter_name).__name__}, {type(adapter_config).__name__}); other libraries have another order"
-            )
-        if isinstance(adapter_config, dict):
-            adapter_config = KnowledgeAdapterConfig.from_dict(adapter_config)
-        self.base_model._insert(adapter_name, adapter_config or KnowledgeAdapterConfig())
-
-    def load_adapter(self, id_or_path: str, adapter_name: str | None = None, **kwargs: Any) -> list[str]:
-        """Load the adapters of an artifact, frozen and active besides the others, and return their names.
-
-        `adapter_name` renames the adapter of an artifact that holds one. `revision`, `subfolder`, `token` and
-        `cache_dir` mean the adapter's repository. No code of the artifact is run.
-
-        Raises:
-            ValueError: a name is taken, the artifact is damaged or belongs to another backbone.
-        """
-        _refuse_keywords(kwargs, READING, "load_adapter")
-        part = read_artifact(id_or_path, **kwargs)
-        check_same_backbone(self.config.to_dict(), part)
-        names = list(part.config["adapters"])
-        if adapter_name is not None and len(names) != 1:
-            raise ValueError(f"{part.where} holds {names}, which adapter_name={adapter_name!r} can't rename; drop it")
-        renamed = {name: adapter_name or name for name in names}
-        for old, new in renamed.items():
-            adapter_config = KnowledgeAdapterConfig.from_dict(part.config["adapters"][old], f" of {part.where}")
-            self.base_model._insert(new, adapter_config, _tensors_of(part.tensors, old), part.where)
-        return list(renamed.values())
-
-    def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:
-        """Remove adapters; with "concat" fusion the remaining features are fused anew and need training."""
-        for name in self._known(adapter_names):
-            self.base_model._remove(name)
-
-    def set_adapter(self, adapter_names: str | Sequence[str]) -> None:
-        """Make exactly these adapters active, in the order in which they were added.
-
-        Raises:
-            ValueError: an adapter is unknown, or the fusion is "concat", which is made for all of its adapters.
-        """
-        core, names = self.base_model, self._known(adapter_names)
-        if isinstance(core.fusion, ConcatFusion) and set(names) != set(core.adapters):
-            raise ValueError(
-                f"fusion 'concat' was made for all of {list(core.adapters)}, not for {names} alone; use fusion='add' "
-                "or delete_adapter"
-            )
-        self.config.active_adapters = [name for name in core.adapters if name in names]
-        core.adapters_enabled = True
-
-    def active_adapters(self) -> list[str]:
-        """Return the names of the adapters in use; none while they are disabled."""
-        core = self.base_model
-        if not core.adapters_enabled:
-            return []
-        active = self.config.active_adapters
-        return [name for name in core.adapters if active is None or name in active]
-
-    def disable_adapters(self) -> None:
-        """Answer with the backbone's features alone until `enable_adapters`."""
-        self.base_model.adapters_enabled = False
-
-    def enable_adapters(self) -> None:
-        """Use the active adapters again."""
-        self.base_model.adapters_enabled = True
-
-    def train_adapter(self, adapter_names: str | Sequence[str]) -> None:
-        """Train these adapters, the fusion and the head, and nothing else; also makes these adapters active."""
-        core, names = self.base_model, self._known(adapter_names)
-        if set(names) - set(self.active_adapters()):
-            self.set_adapter(sorted({*self.active_adapters(), *names}))
-        self.requires_grad_(True)
-        core.backbone.requires_grad_(False)
-        for name, adapter in core.adapters.items():
-            adapter.requires_grad_(name in names)
-        self.train(self.training)
-
-    def print_trainable_parameters(self) -> None:
-        """Print how many parameters train, of how many."""
-        counts = [(one.numel(), one.requires_grad) for one in self.parameters()]
-        total, trainable = sum(n for n, _ in counts), sum(n for n, trains in counts if trains)
-        share = 100 * trainable / max(total, 1)
-        print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {share:.4f}")
-
-    def get_adapter_state_dict(
-        self, adapter_name: str | None = None, state_dict: dict | None = None
-    ) -> dict[str, Tensor]:
-        """Return one adapter's tensors by their names inside the adapter; the name may be left out if there is one."""
-        names = self._known(adapter_name if adapter_name is not None else list(self.base_model.adapters))
-        if len(names) != 1:
-            raise ValueError(f"say which adapter you mean, of {names}")
-        tensors = self.state_dict() if state_dict is None else state_dict
-        return _tensors_of({key.removeprefix("kadapter."): one for key, one in tensors.items()}, names[0])
-
-    def enable_peft_hotswap(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: our adapters stand outside the backbone and are exchanged by load_adapter and set_adapter."""
-        raise ValueError("knowledge adapters need no hot-swapping; load several and choose by set_adapter")
-
-    def _known(self, names: str | Sequence[str]) -> list[str]:
-        names = [names] if isinstance(names, str) else list(names)
-        for name in names:
-            if name not in self.base_model.adapters:
-                raise ValueError(f"no adapter {name!r}; there are {list(self.base_model.adapters)}")
-        return names
-
-    # ---- what is the backbone's -----------------------------------------------------------------------------------
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the backbone's input embeddings."""
-        return self.base_model.backbone.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the backbone's input embeddings; the backbone is saved with the model from then on."""
-        self.base_model.backbone.set_input_embeddings(value)
-        self.config.backbone_modified = True
-
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """Resize the backbone's input embeddings; the backbone is saved with the model from then on."""
-        backbone = self.base_model.backbone
-        embeddings = backbone.resize_token_embeddings(*args, **kwargs)
-        embeddings.requires_grad_(False)
-        self.config.backbone_config = backbone.config.to_dict()
-        self.config.backbone_modified = True
-        return embeddings
-
-    # ---- artifacts ------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_backbone(cls, backbone: str | os.PathLike | PreTrainedModel, **kwargs: Any) -> KAdapterPreTrainedModel:
-        """Stand a model without adapters beside a backbone, given as Hub id, directory or module.
-
-        Keywords that are fields of `KAdapterConfig` (`fusion`, `adapters`, `num_labels`, `id2label`, ...) are used
-        for it, all others (`revision`, `dtype`, `attn_implementation`, `trust_remote_code`, ...) load the backbone.
-
-        Raises:
-            OSError: there is no such checkpoint.
-            ValueError: the checkpoint lacks tensors of its own architecture.
-        """
-        own = {key: kwargs.pop(key) for key in OWN_FIELDS if key in kwargs}
-        config = KAdapterConfig()
-        module = resolve_backbone(config, backbone, kwargs)
-        for key, value in own.items():
-            setattr(config, key, value)
-        config = KAdapterConfig(**{key: value for key, value in config.to_dict().items() if key != "architectures"})
-        return cls(config, module)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | Sequence[str | os.PathLike],
-        *model_args: Any,
-        config: KAdapterConfig | None = None,
-        backbone: str | os.PathLike | PreTrainedModel | None = None,
-        backbone_kwargs: dict[str, Any] | None = None,
-        compose_with: Sequence[str | os.PathLike] = (),
-        dtype: torch.dtype | str | None = None,
-        output_loading_info: bool = False,
-        **kwargs: Any,
-    ) -> KAdapterPreTrainedModel:
-        """Load one artifact, or compose several, onto their frozen backbone, which comes from its own repository.
-
-        Several are named by a list, by `compose_with`, or by the shorthand "org/kadapter-fac+lin". A composition is
-        fused by "add". `revision`, `subfolder` and `trust_remote_code` mean the artifact's repository; the backbone
-        has `backbone_kwargs` and its pinned revision, and `backbone` to say where it is found now. `dtype`,
-        `device_map`, `attn_implementation`, `quantization_config` and `token` reach the backbone too.
-
-        Raises:
-            OSError: there is no such artifact or backbone.
-            ValueError: a tensor is missing, extra, damaged or of another shape, an adapter occurs twice, the
-                backbone is not the one the adapters were trained on, or a keyword is unknown.
-        """
-        reading = {key: kwargs.pop(key) for key in READING if kwargs.get(key) is not None}
-        for_backbone = {key: kwargs.pop(key) for key in FOR_BACKBONE if kwargs.get(key) is not None}
-        for_backbone.update({key: value for key, value in reading.items() if key in FOR_BACKBONE})
-        dtype = dtype if dtype is not None else kwargs.pop("torch_dtype", None)
-        if isinstance(dtype, str) and dtype != "auto":
-            dtype = getattr(torch, dtype)
-        attention = kwargs.pop("attn_implementation", None) or getattr(config, "_attn_implementation", None)
-        for key, value in (("dtype", dtype), ("attn_implementation", attention)):
-            if value is not None:
-                for_backbone[key] = value
-        part = merge(read_parts(pretrained_model_name_or_path, compose_with, reading))
-        config = cls._config_for(part, config, kwargs)
-        module = resolve_backbone(config, backbone, {**for_backbone, **(backbone_kwargs or {})})
-        if config.backbone_modified and module.config.vocab_size != config.vocab_size:
-            module.resize_token_embeddings(config.vocab_size)
-        model = cls(config, module)
-        model._load_strictly(part)
-        for own in (model.base_model.adapters, model.base_model.fusion, getattr(model, "head", None)):
-            if own is not None:
-                own.to(device=_device_of(module), dtype=dtype if isinstance(dtype, torch.dtype) else None)
-        model.eval()
-        info = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
-        return (model, info) if output_loading_info else model
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike,
-        is_main_process: bool = True,
-        state_dict: dict[str, Tensor] | None = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Save all adapters, the fusion and the head as one artifact; the backbone only if it was modified.
-
-        A new directory gets its name when it is complete; in an old one each file is replaced as a whole.
-
-        Raises:
-            OSError: the disk is full or the directory can't be written; what was there before is untouched.
-        """
-        known = ("max_shard_size", "safe_serialization", "variant", "token", "repo_id", "commit_message", "private")
-        _refuse_keywords(kwargs, known, "save_pretrained")
-        if not is_main_process:
-            return
-        core = self.base_model
-        if any(one.requires_grad for one in core.backbone.parameters()):
-            self.config.backbone_modified = True
-        tensors = self.state_dict() if state_dict is None else dict(state_dict)
-        if not self.config.backbone_modified:
-            frozen = ("backbone.", "kadapter.backbone.")
-            tensors = {key: one for key, one in tensors.items() if not key.startswith(frozen)}
-        self._write(save_directory, self.config, tensors, type(self))
-        if push_to_hub:
-            repo_id = kwargs.pop("repo_id", Path(save_directory).name)
-            own = ("commit_message", "private", "token")
-            self.push_to_hub(repo_id, **{key: kwargs[key] for key in own if key in kwargs})
-
-    def save_adapter(self, path: str | os.PathLike, adapter_name: str) -> None:
-        """Save one adapter as an artifact of its own, which AutoModel loads and which any other composes with."""
-        (name,) = self._known(adapter_name)
-        config = KAdapterConfig(**self.config.to_dict())
-        config.adapters, config.active_adapters, config.fusion = {name: self.config.adapters[name]}, None, "add"
-        config.backbone_modified, config.id2label, config.label2id = False, None, None
-        tensors = {f"adapters.{name}.{key}": one for key, one in self.get_adapter_state_dict(name).items()}
-        self._write(path, config, tensors, KAdapterModel)
-
-    def _write(self, path: Any, config: KAdapterConfig, tensors: dict[str, Tensor], kind: type) -> None:
-        config.architectures = [kind.__name__]
-        config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.") if tensors else None
-        config.auto_map = {"AutoConfig": "configuration_kadapter.KAdapterConfig"}
-        config.auto_map["AutoModel"] = "modeling_kadapter.KAdapterModel"
-        config.auto_map.update({auto: f"modeling_kadapter.{kind.__name__}" for auto in kind._auto_classes})
-        write_artifact(path, Path(inspect.getfile(KAdapterModel)).parent, config, tensors)
-
-    @classmethod
-    def _config_for(cls, part: Artifact, config: KAdapterConfig | None, overrides: dict[str, Any]) -> KAdapterConfig:
-        """Return the configuration that AutoModel read, or read it here; what the artifact says of itself wins."""
-        overrides = {key: value for key, value in overrides.items() if key not in IGNORED and key[0] != "_"}
-        values = dict(part.config)
-        if config is not None:
-            changed = config.to_dict()
-            values.update(
-                {key: changed[key] for key in ("id2label", "label2id", "problem_type", "classifier_dropout")}
-            )
-        typed, unused = KAdapterConfig.from_dict(values, return_unused_kwargs=True, **overrides)
-        _refuse_keywords(
-            unused, [*OWN_FIELDS, *READING, "backbone", "backbone_kwargs", "compose_with"], "from_pretrained"
-        )
-        typed.name_or_path = part.where
-        return typed
-
-    def _load_strictly(self, part: Artifact) -> None:
-        """Copy an artifact's tensors: all of the model's, and all of a head's if it is this head's artifact."""
-        saved_as = (part.config.get("architectures") or ["KAdapterModel"])[0]
-        head_class = globals().get(saved_as)
-        if head_class is None or not hasattr(head_class, "_auto_classes"):
-            raise ValueError(
-                f"{part.where} holds a {saved_as}, which this kadapter does not know; install a newer one"
-            )
-        tensors = dict(part.tensors)
-        if saved_as != type(self).__name__ and saved_as != "KAdapterModel":
-            with torch.device("meta"):
-                declared = {f"head.{key}" for key in head_class.build_head(self.config).state_dict()}
-            tensors = {key: one for key, one in tensors.items() if key not in declared}
-        core = {key: one for key, one in tensors.items() if not key.startswith("head.")}
-        head = {key.removeprefix("head."): one for key, one in tensors.items() if key.startswith("head.")}
-        copy_strictly(self.base_model, core, part.where)
-        if saved_as == type(self).__name__ and self is not self.base_model:
-            copy_strictly(self.head, head, part.where)
-        elif head:
-            raise ValueError(f"{part.where} has unknown tensor {'head.' + min(head)!r}; fetch or save it again")
-        elif self is not self.base_model:
-            logger.warning(f"{part.where} has no head of {type(self).__name__}: its head is new and needs training")
-
-    def push_adapter_to_hub(self, repo_id: str, adapter_name: str, **kwargs: Any) -> str:
-        """Upload one adapter as a repository of its own and return the commit's address."""
-        return upload(repo_id, lambda folder: self.save_adapter(folder, adapter_name), **kwargs)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Upload the whole artifact, as `save_pretrained` writes it, and return the commit's address.
-
-        Keywords: `private`, `token`, `commit_message`, `revision`, `create_pr`.
-
-        Raises:
-            ValueError: the name holds a "+", which the Hub refuses.
-        """
-        return upload(repo_id, self.save_pretrained, **kwargs)
 
     @staticmethod
     def encode_entities(
@@ -552,9 +233,9 @@ class KAdapterModel(KAdapterPreTrainedModel):
             self.adapters[name] = self._new_adapter(name, config.adapter_config(name))
         self.fusion = FUSION_CLASSES[config.fusion](list(self.adapters), config.hidden_size)
         self.post_init()
-        self.backbone = backbone if backbone is not None else _random_backbone(config)
+        self.backbone = backbone if backbone is not None else random_backbone(config)
         self.backbone.requires_grad_(False).eval()
-        self._own_positions = _numbers_positions_regardless(self.backbone)
+        self._first_positions = _first_positions(self.backbone)
         self.register_state_dict_post_hook(_drop_backbone)
         self.register_load_state_dict_post_hook(_forgive_backbone)
 
@@ -576,22 +257,18 @@ class KAdapterModel(KAdapterPreTrainedModel):
         Raises:
             ValueError: the mask has another shape, or the sequence is longer than the backbone takes.
         """
-        states = self._run_backbone(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        adapters = self._run_adapters(states.hidden_states, attention_mask)
-        output = KAdapterModelOutput(
-            last_hidden_state=self.fusion(states.last_hidden_state, adapters),
-            backbone_hidden_state=states.last_hidden_state,
-            adapter_hidden_states=adapters,
-            hidden_states=states.hidden_states if output_hidden_states else None,
-            attentions=getattr(states, "attentions", None),
-        )
+        last, states, attentions = self._run_backbone(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        every = tuple(states) if output_hidden_states else None
+        adapters = self._run_adapters(states, attention_mask)
+        fused = self.fusion(last, adapters)  # (B, S, H)
+        output = KAdapterModelOutput(fused, last, adapters, every, attentions)
         return output.to_tuple() if return_dict is False else output
 
     def encode(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> tuple[Tensor, dict]:
         """Return R and the active adapters' outputs, each (batch, sequence, hidden), before any fusion."""
         position_ids, inputs_embeds = kwargs.pop("position_ids", None), kwargs.pop("inputs_embeds", None)
-        states = self._run_backbone(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        return states.last_hidden_state, self._run_adapters(states.hidden_states, attention_mask)
+        last, states, _ = self._run_backbone(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        return last, self._run_adapters(states, attention_mask)
 
     def _run_backbone(
         self,
@@ -600,26 +277,38 @@ class KAdapterModel(KAdapterPreTrainedModel):
         position_ids: Tensor | None,
         inputs_embeds: Tensor | None,
         **kwargs: Any,
-    ) -> ModelOutput:
-        """Run the backbone, without a graph unless it trains or its input does, and keep its hidden states."""
-        if position_ids is None and attention_mask is not None and self._own_positions:
-            real = attention_mask.bool()
-            index = torch.arange(real.shape[1], device=real.device).expand_as(real)
-            position_ids = torch.where(real, real.long().cumsum(dim=1) - 1, index)  # left padding too starts at 0
+    ) -> tuple[Tensor, list[Tensor], Any]:
+        """Return R, all hidden states and the attentions, without a graph unless the backbone or its input trains."""
+        if position_ids is None and attention_mask is not None:
+            position_ids = self._number_positions(attention_mask, by_mask_alone=inputs_embeds is not None)
         inputs = {"input_ids": input_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         inputs = {key: value for key, value in inputs.items() if value is not None}
         trains = any(one.requires_grad for one in self.backbone.parameters())
+        if trains and torch.is_grad_enabled():
+            self.config.backbone_modified = True  # whatever happens next: a changed backbone is never lost in saving
         trains = trains or (inputs_embeds is not None and inputs_embeds.requires_grad)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             inputs.update(output_hidden_states=True, return_dict=True)
-            return self.backbone(attention_mask=attention_mask, **inputs)
+            output = self.backbone(attention_mask=attention_mask, **inputs)
+        return output.last_hidden_state, list(output.hidden_states), getattr(output, "attentions", None)
 
-    def _run_adapters(self, hidden_states: Sequence[Tensor], attention_mask: Tensor | None) -> dict[str, Tensor]:
-        outputs = {}
-        for name in self.active_adapters():
-            adapter = self.adapters[name]
-            outputs[name] = adapter([hidden_states[layer] for layer in adapter.config.layers], attention_mask)
-        return outputs
+    def _number_positions(self, attention_mask: Tensor, by_mask_alone: bool) -> Tensor | None:
+        """Number each row from its first real token on, where the backbone would count left padding along."""
+        needs_tokens, first = self._first_positions
+        if first is None or attention_mask.dim() != 2 or (needs_tokens and not by_mask_alone):
+            return None
+        real = attention_mask.bool()
+        index = torch.arange(real.shape[1], device=real.device) + first
+        return (index - (real.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)).clamp(min=first)  # (B, S)
+
+    def _run_adapters(self, states: list[Tensor], attention_mask: Tensor | None) -> dict[str, Tensor]:
+        """Run the active adapters on the states that they tap, and let go of all others."""
+        adapters = {name: self.adapters[name] for name in self.active_adapters()}
+        taps = {layer: states[layer] for one in adapters.values() for layer in one.config.layers}
+        states.clear()
+        return {
+            name: one([taps[layer] for layer in one.config.layers], attention_mask) for name, one in adapters.items()
+        }
 
     def train(self, mode: bool = True) -> KAdapterModel:
         """Set training mode; what is frozen, backbone or adapter, stays in eval mode."""
@@ -636,13 +325,11 @@ class KAdapterModel(KAdapterPreTrainedModel):
     def _insert(
         self, name: str, config: KnowledgeAdapterConfig, tensors: dict[str, Tensor] | None = None, where: str = ""
     ) -> None:
-        check_adapter_name(name)
-        if name in self.adapters:
-            raise ValueError(f"there is an adapter {name!r} already; choose another adapter_name or delete_adapter it")
+        self._check_free(name)
         active, adapter = self.active_adapters(), self._new_adapter(name, config)
         if tensors is not None:
             try:
-                copy_strictly(adapter, tensors, where)
+                copy_strictly(adapter, tensors, where, f"adapters.{name}.")
             except ValueError:
                 del self.config.adapters[name]
                 raise
@@ -652,6 +339,11 @@ class KAdapterModel(KAdapterPreTrainedModel):
         if self.config.active_adapters is not None:
             self.config.active_adapters = [*active, name]
         self._renew_fusion()
+
+    def _check_free(self, name: str) -> None:
+        check_adapter_name(name)
+        if name in self.adapters:
+            raise ValueError(f"there is an adapter {name!r} already; choose another adapter_name or delete_adapter it")
 
     def _remove(self, name: str) -> None:
         del self.adapters[name], self.config.adapters[name]
@@ -674,16 +366,19 @@ def _device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def _numbers_positions_regardless(backbone: nn.Module) -> bool:
-    """Tell whether a backbone has absolute positions that it counts without a look at the padding, as BERT does."""
+def _first_positions(backbone: nn.Module) -> tuple[bool, int | None]:
+    """Tell whether a backbone numbers tokens by a look at their ids, and from where; None without such numbers."""
     embeddings = getattr(backbone, "embeddings", None)
-    if getattr(embeddings, "position_embeddings", None) is None or hasattr(embeddings, "padding_idx"):
-        return False  # relative positions, or RoBERTa's own rule
-    return "position_ids" in inspect.signature(backbone.forward).parameters
+    takes = "position_ids" in inspect.signature(backbone.forward).parameters
+    if getattr(embeddings, "position_embeddings", None) is None or not takes:
+        return False, None  # relative or rotary positions: padding on the left shifts all of them alike
+    padding = getattr(embeddings, "padding_idx", None)  # RoBERTa's rule: padding stays at its id, others follow
+    return (False, 0) if padding is None else (True, padding + 1)
 
 
 def _drop_backbone(module: KAdapterModel, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
-    if not module.config.backbone_modified and not any(one.requires_grad for one in module.backbone.parameters()):
+    module._notice_training()
+    if not module.config.backbone_modified:
         for key in [key for key in state_dict if key.startswith(f"{prefix}backbone.")]:
             del state_dict[key]
 
@@ -692,23 +387,6 @@ def _forgive_backbone(module: KAdapterModel, incompatible: Any) -> None:
     if not module.config.backbone_modified:
         names = tuple(f"backbone.{key}" for key in module.backbone.state_dict())
         incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not key.endswith(names)]
-
-
-def _random_backbone(config: KAdapterConfig) -> PreTrainedModel:
-    """Build an untrained backbone, as AutoModel.from_config does for any model."""
-    backbone_config = config.typed_backbone_config()
-    return AutoModel.from_config(backbone_config, **without_pooler(backbone_config))
-
-
-def _tensors_of(tensors: dict[str, Tensor], adapter_name: str) -> dict[str, Tensor]:
-    prefix = f"adapters.{adapter_name}."
-    return {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
-
-
-def _refuse_keywords(kwargs: dict[str, Any], known: Iterable[str], function: str) -> None:
-    for key, value in kwargs.items():
-        if key not in known:
-            raise TypeError(f"{function} has no keyword {key!r} (value {value!r}); it takes {', '.join(known)}")
 
 
 # ---- heads --------------------------------------------------------------------------------------------------------
@@ -890,109 +568,14 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
         return output.to_tuple() if return_dict is False else output
 
 
-# ---- raw text -----------------------------------------------------------------------------------------------------
-
-MARKERS = ("@", "#")
-
-
-def encode_entities(
-    tokenizer: Any,
-    texts: Sequence[str],
-    entity_spans: Sequence[Sequence[tuple[int, int]]],
-    max_length: int | None = None,
-) -> dict[str, Tensor]:
-    """Turn raw text with marked mentions into input_ids, attention_mask and entity_positions.
-
-    `entity_spans` gives for each text one (start, end) in characters for each mention: one for typing, head and tail
-    for relations. The first is marked by "@", the second by "#", before and after, as bare tokens; the position is
-    the opening marker's (fac-adapter.py). Where both open at one place the second stands outside.
-
-    Raises:
-        ValueError: a span is empty, reversed or outside its text, there are none or more than two, the numbers differ,
-            or `max_length` tokens do not reach to the last opening marker; the sentence says for which text.
-    """
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    encoded = mark_entities(tokenizer, texts, entity_spans)
-    for number, (ids, positions) in enumerate(encoded):
-        if max_length is not None and max(positions) >= max_length - 1:
-            raise ValueError(
-                f"text {number}: max_length={max_length} tokens cut off a mention; raise it or shorten it"
-            )
-        if max_length is not None and len(ids) > max_length:
-            del ids[max_length - 1 : -1]
-    padded = tokenizer.pad({"input_ids": [ids for ids, _ in encoded]}, return_tensors="pt", padding_side="right")
-    positions = torch.tensor([positions for _, positions in encoded])  # (B, M)
-    return {
-        "input_ids": padded["input_ids"],
-        "attention_mask": padded["attention_mask"],
-        "entity_positions": positions,
-    }
+def _register() -> None:
+    """Let the Auto classes answer for K-Adapter models: of several heads they take the one a checkpoint names."""
+    AutoConfig.register(KAdapterConfig.model_type, KAdapterConfig, exist_ok=True)
+    AutoModel.register(KAdapterConfig, KAdapterModel, exist_ok=True)
+    for auto in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
+        heads = tuple(one for one in KAdapterHeadModel.__subclasses__() if auto.__name__ in one._auto_classes)
+        auto.register(KAdapterConfig, heads, exist_ok=True)
 
 
-def mark_entities(
-    tokenizer: Any, texts: Sequence[str], entity_spans: Sequence[Sequence[tuple[int, int]]]
-) -> list[tuple[list[int], list[int]]]:
-    """Return for each text its token ids, special tokens included, and the positions of the opening markers."""
-    if len(texts) != len(entity_spans):
-        raise ValueError(f"{len(texts)} texts but spans for {len(entity_spans)}; give spans for each text")
-    pieces = [_pieces(number, *one) for number, one in enumerate(zip(texts, entity_spans, strict=True))]
-    segments = [" " + piece for one in pieces for piece in one if not isinstance(piece, tuple) and piece]
-    ids = iter(tokenizer(segments, add_special_tokens=False)["input_ids"] if segments else [])
-    prefix, suffix = _special_tokens(tokenizer)
-    markers = [_marker_ids(tokenizer, marker) for marker in MARKERS]
-    return [
-        _assemble(one, ids, prefix, suffix, markers, len(spans))
-        for one, spans in zip(pieces, entity_spans, strict=True)
-    ]
-
-
-def _pieces(number: int, text: str, spans: Sequence[tuple[int, int]]) -> list[str | tuple[int, bool]]:
-    """Cut a text at its markers: stripped strings, and (mention, opens) for each marker."""
-    if not 1 <= len(spans) <= len(MARKERS):
-        raise ValueError(f"text {number}: {len(spans)} mentions; one or two can be marked")
-    cuts = []
-    for mention, (start, end) in enumerate(spans):
-        if not 0 <= start < end <= len(text):
-            raise ValueError(
-                f"text {number}: span ({start}, {end}) of mention {mention} is empty, reversed or outside its "
-                f"{len(text)} characters; give (start, end) with 0 <= start < end <= {len(text)}"
-            )
-        cuts += [(start, True, -mention), (end, False, mention)]
-    pieces, last = [], 0
-    for at, opens, mention in sorted(cuts):
-        pieces += [text[last:at].strip(), (abs(mention), opens)]
-        last = at
-    return [*pieces, text[last:].strip()]
-
-
-def _assemble(
-    pieces: list, segments: Any, prefix: list[int], suffix: list[int], markers: list[list[int]], mentions: int
-) -> tuple[list[int], list[int]]:
-    ids, positions = list(prefix), [0] * mentions
-    for piece in pieces:
-        if isinstance(piece, tuple):
-            mention, opens = piece
-            if opens:
-                positions[mention] = len(ids)
-            ids += markers[mention]
-        elif piece:
-            ids += next(segments)
-    return ids + suffix, positions
-
-
-def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return what a tokenizer puts before and after a single text."""
-    ids = tokenizer("@")["input_ids"]
-    inner = tokenizer("@", add_special_tokens=False)["input_ids"]
-    start = next(at for at in range(len(ids)) if ids[at : at + len(inner)] == inner)
-    return ids[:start], ids[start + len(inner) :]
-
-
-def _marker_ids(tokenizer: Any, marker: str) -> list[int]:
-    one = tokenizer.convert_tokens_to_ids(marker)
-    if one is not None and one != tokenizer.unk_token_id:
-        return [one]
-    return tokenizer(marker, add_special_tokens=False)["input_ids"]
-
-
-KAdapterModel.register_for_auto_class("AutoModel")
+if __name__ == "kadapter.modeling_kadapter":  # installed: as remote code it must not stand in for another repository's
+    _register()

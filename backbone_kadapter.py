@@ -1,0 +1,296 @@
+"""How a backbone is found, loaded, pinned and recognised.
+
+It is recognised by the fingerprint of its checkpoint: a hash of all tensors as they are stored, which depends neither
+on the dtype in which they are loaded nor on the files over which they are spread.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import json
+import logging as python_logging
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file, logging
+from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
+
+from .configuration_kadapter import KAdapterConfig
+
+__all__ = ["READING", "backbone_fingerprint", "check_shapes", "random_backbone", "resolve_backbone"]
+
+logger = logging.get_logger(__name__)
+READING = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+SHAPES = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "dim", "n_layers")
+CHECKPOINTS = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+
+
+class Checkpoint(NamedTuple):
+    """Where a backbone's checkpoint lies, and what it is."""
+
+    source: str
+    revision: str | None
+    fingerprint: str
+
+
+def resolve_backbone(
+    config: KAdapterConfig, given: Any, kwargs: dict[str, Any], trained: dict[str, Tensor] | None = None
+) -> PreTrainedModel:
+    """Load or take the backbone, and check that it is the one that `config` is pinned to, or pin `config` to it.
+
+    `trained` are the tensors of a backbone that was trained along, which need no other source.
+
+    Raises:
+        OSError: it can't be found; the sentence says how to name its place.
+        TypeError: it is no model of transformers, or its class does not take a keyword.
+        ValueError: it is another backbone, no encoder, or its checkpoint lacks tensors.
+    """
+    if config.backbone_modified and given is not None:
+        raise ValueError("this model's backbone was trained along and is saved with it; leave out backbone=...")
+    if config.backbone_modified:
+        return _load("the backbone that was trained along", kwargs, config.typed_backbone_config(), trained or {})
+    if isinstance(given, torch.nn.Module):
+        return _take_module(config, given)
+    source = given if given is not None else config.backbone_name_or_path
+    if not source:
+        raise ValueError(
+            "these adapters stand beside a backbone that existed only in memory; pass it as backbone=MODULE_OR_PATH"
+        )
+    source, kwargs = os.fspath(source), dict(kwargs)
+    if source == config.backbone_name_or_path and config.backbone_revision is not None:
+        kwargs.setdefault("revision", config.backbone_revision)
+    checkpoint = _find(source, kwargs)
+    if config.backbone_fingerprint and checkpoint.fingerprint != config.backbone_fingerprint:
+        raise ValueError(_another(config, source, checkpoint.fingerprint))
+    module = _load(source, kwargs)
+    if config.backbone_config:
+        check_shapes(config.backbone_config, module.config.to_dict(), f"backbone {source!r}")
+    else:
+        _pin(config, module, checkpoint)
+    return module
+
+
+def _another(config: KAdapterConfig, source: str, fingerprint: str) -> str:
+    return (
+        f"backbone {source!r} has fingerprint {fingerprint[:12]}, and these adapters were made for "
+        f"{config.backbone_name_or_path!r} with {(config.backbone_fingerprint or '')[:12]}; pass the right checkpoint "
+        "as backbone=ID_OR_PATH, or its revision in backbone_kwargs"
+    )
+
+
+def _pin(config: KAdapterConfig, module: PreTrainedModel, checkpoint: Checkpoint | None) -> None:
+    if checkpoint is not None:
+        config.backbone_name_or_path, config.backbone_revision, config.backbone_fingerprint = checkpoint
+    config.backbone_config, config.pad_token_id = plain(module.config), getattr(module.config, "pad_token_id", None)
+
+
+def plain(backbone_config: PreTrainedConfig) -> dict[str, Any]:
+    """Return a backbone's configuration as a plain dict, without what depends on how it was loaded."""
+    passing = ("_name_or_path", "dtype", "transformers_version")
+    return {key: value for key, value in backbone_config.to_dict().items() if key not in passing}
+
+
+def check_shapes(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> None:
+    """Raise ValueError where two backbones' configurations differ in kind, depth or width."""
+    for key in SHAPES:
+        if ours.get(key) != theirs.get(key):
+            raise ValueError(
+                f"{where} has {key}={theirs.get(key)!r}, and these adapters were made for {key}={ours.get(key)!r}; "
+                "use the backbone that they were made for"
+            )
+
+
+# ---- a backbone in memory -----------------------------------------------------------------------------------------
+
+
+def _take_module(config: KAdapterConfig, given: torch.nn.Module) -> PreTrainedModel:
+    """Take a module, which is pinned to its checkpoint only if it still equals it."""
+    module = getattr(given, "base_model", given)  # a model with a head, such as RobertaForMaskedLM
+    if not isinstance(module, PreTrainedModel):
+        raise TypeError(f"a backbone is a PreTrainedModel of transformers, its id or its path, not {type(given)}")
+    _check_kind(module.config, "the backbone given as a module")
+    checkpoint = _unchanged(module)
+    if not config.backbone_config:
+        _pin(config, module, checkpoint)
+        if checkpoint is None:
+            logger.warning(
+                "the backbone given as a module equals no checkpoint at hand, so it exists only in memory: keep it, "
+                "and pass it as backbone=MODULE when you load what is saved now"
+            )
+        return module
+    check_shapes(config.backbone_config, module.config.to_dict(), "the backbone given as a module")
+    if checkpoint is None:
+        logger.warning("of the backbone given as a module only kind and shapes were compared, not its tensors")
+    elif config.backbone_fingerprint and checkpoint.fingerprint != config.backbone_fingerprint:
+        raise ValueError(_another(config, checkpoint.source, checkpoint.fingerprint))
+    return module
+
+
+def _unchanged(module: PreTrainedModel) -> Checkpoint | None:
+    """Return the checkpoint that a module was loaded from, if it is at hand and the module still equals it."""
+    source = module.config.name_or_path
+    if not source or getattr(module, "is_quantized", False):
+        return None
+    finding = {"local_files_only": True, "revision": getattr(module.config, "_commit_hash", None)}
+    try:
+        checkpoint = _find(source, finding)
+        stored = _load(source, {"dtype": module.dtype, **finding}).state_dict()
+    except (OSError, ValueError, TypeError):  # moved, or in need of keywords that only its owner knows
+        return None
+    ours = module.state_dict()
+    same = all(key in ours and torch.equal(one, ours[key].cpu()) for key, one in stored.items() if "pooler" not in key)
+    return checkpoint if same else None
+
+
+# ---- a backbone's checkpoint --------------------------------------------------------------------------------------
+
+
+def _find(source: str, kwargs: dict[str, Any]) -> Checkpoint:
+    """Find a checkpoint and compute its fingerprint.
+
+    Raises:
+        OSError: there is no such repository or directory, or there are no weights in it.
+    """
+    finding = {key: value for key, value in kwargs.items() if key in READING}
+    try:
+        files = _checkpoint_files(source, finding)
+    except OSError as error:
+        raise OSError(
+            f"backbone {source!r} can't be read ({error}); say where it is by backbone=ID_OR_PATH"
+        ) from error
+    name = os.path.abspath(source) if os.path.isdir(source) else source
+    revision = extract_commit_hash(files[0], None) or kwargs.get("revision")
+    return Checkpoint(name, revision, backbone_fingerprint(files))
+
+
+def _checkpoint_files(source: str, finding: dict[str, Any]) -> list[str]:
+    for name in CHECKPOINTS:
+        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **finding)
+        if path is not None:
+            if not name.endswith(".json"):
+                return [path]
+            shards = {key: value for key, value in finding.items() if key != "force_download"}
+            return sorted(get_checkpoint_shard_files(source, path, **shards)[0])
+    raise OSError(f"no weights there: none of {', '.join(CHECKPOINTS)}")
+
+
+def backbone_fingerprint(files: Sequence[str]) -> str:
+    """Return a hash of all tensors (name, dtype, shape, bytes) of a checkpoint as stored, whatever its shards.
+
+    The files are streamed once; the result is remembered in the Hugging Face cache by path, size and time.
+    """
+    real = [os.path.realpath(path) for path in files]
+    stamps = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in real]
+    key = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+    memory = Path(constants.HF_HOME, "kadapter", "fingerprints", key)
+    with contextlib.suppress(OSError):
+        return memory.read_text(encoding="ascii")
+    total = hashlib.sha256()
+    for _, digest in sorted(entry for path in real for entry in _tensor_digests(path)):
+        total.update(digest)
+    with contextlib.suppress(OSError):  # a cache that can't be written only costs time
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        partial = memory.with_name(f"{key}.{uuid.uuid4().hex}")
+        partial.write_text(total.hexdigest(), encoding="ascii")
+        os.replace(partial, memory)
+    return total.hexdigest()
+
+
+def _tensor_digests(path: str) -> Iterator[tuple[str, bytes]]:
+    if path.endswith(".bin"):
+        for key, one in torch.load(path, map_location="cpu", weights_only=True, mmap=True).items():
+            yield key, _digest(key, one)
+        return
+    try:
+        with safe_open(path, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 (not a dict)
+                yield key, _digest(key, opened.get_tensor(key))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}); fetch the backbone again") from error
+
+
+def _digest(key: str, one: Tensor) -> bytes:
+    digest = hashlib.sha256(f"{key} {one.dtype} {tuple(one.shape)}".encode())
+    digest.update(one.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.digest()
+
+
+# ---- loading ------------------------------------------------------------------------------------------------------
+
+
+def _load(
+    source: str,
+    kwargs: dict[str, Any],
+    backbone_config: PreTrainedConfig | None = None,
+    tensors: dict[str, Tensor] | None = None,
+) -> PreTrainedModel:
+    """Load a backbone without a pooler, from a checkpoint or of tensors, refusing to leave anything at random."""
+    names = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "subfolder")
+    if tensors is None:
+        given = {key: kwargs[key] for key in names if key in kwargs}
+        backbone_config = AutoConfig.from_pretrained(source, **given)
+    else:
+        kwargs = {key: value for key, value in kwargs.items() if key not in READING}
+        kwargs.update(config=backbone_config, state_dict=tensors)
+    _check_kind(backbone_config, f"backbone {source!r}")
+    kwargs = {**without_pooler(backbone_config), **kwargs, "output_loading_info": True}
+    model_class = AutoModel if tensors is None else AutoModel._model_mapping[type(backbone_config)]
+    try:
+        with _quiet("transformers.modeling_utils"):  # its report of unused heads; what is missing is an error below
+            module, info = model_class.from_pretrained(source if tensors is None else None, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"backbone {source!r} could not be built with {sorted(kwargs)}: {error}") from error
+    lacking = sorted(key for key in info["missing_keys"] if "pooler" not in key) or sorted(info["mismatched_keys"])
+    if lacking or (tensors is not None and info["unexpected_keys"]):
+        first = (lacking or sorted(info["unexpected_keys"]))[0]
+        raise ValueError(
+            f"backbone {source!r} lacks tensor {first!r}, has it in another shape or has one too many; "
+            "use a complete checkpoint"
+        )
+    return module
+
+
+def _check_kind(backbone_config: Any, where: str) -> None:
+    if backbone_config.model_type == KAdapterConfig.model_type:
+        raise ValueError(f"{where} is itself a K-Adapter model; load it by from_pretrained, or add_adapter to it")
+    if getattr(backbone_config, "is_encoder_decoder", False):
+        raise ValueError(f"{where} is an encoder with a decoder; adapters stand beside an encoder alone")
+
+
+def without_pooler(backbone_config: Any) -> dict[str, bool]:
+    """Return add_pooling_layer=False where the backbone's class takes it; its pooler is never used."""
+    if type(backbone_config) not in AutoModel._model_mapping:
+        return {}
+    model_class = AutoModel._model_mapping[type(backbone_config)]
+    takes = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if takes else {}
+
+
+def random_backbone(config: KAdapterConfig) -> PreTrainedModel:
+    """Build an untrained backbone, as AutoModel.from_config does for any model."""
+    backbone_config = config.typed_backbone_config()
+    return AutoModel.from_config(backbone_config, **without_pooler(backbone_config))
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    def errors_only(record: python_logging.LogRecord) -> bool:
+        return record.levelno >= python_logging.ERROR
+
+    one = python_logging.getLogger(name)
+    one.addFilter(errors_only)
+    try:
+        yield
+    finally:
+        one.removeFilter(errors_only)

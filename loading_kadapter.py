@@ -1,0 +1,275 @@
+"""How a model is made of artifacts and a backbone, and how it becomes an artifact again."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .artifacts_kadapter import Artifact, copy_strictly, merge, read_parts, tensors_under
+from .backbone_kadapter import READING, resolve_backbone
+from .configuration_kadapter import BACKBONE_FIELDS, KAdapterConfig
+from .saving_kadapter import STRUCTURE, upload, write_artifact
+from .verbs_kadapter import refuse_keywords
+
+__all__ = ["ArtifactVerbs"]
+
+logger = logging.get_logger(__name__)
+HEAD_FIELDS = ("dependency_head", "arc_size", "num_positions")
+LABEL_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "active_adapters")
+# What from_backbone takes for our configuration; every other keyword is the backbone's.
+OWN_FIELDS = ("adapters", "fusion", *HEAD_FIELDS, *LABEL_FIELDS)
+FOR_BACKBONE = ("device_map", "max_memory", "offload_folder", "quantization_config", *READING[2:])
+IGNORED = (  # what the Auto classes hand to every model and what means nothing for an artifact
+    *("trust_remote_code", "adapter_kwargs", "use_safetensors", "weights_only", "low_cpu_mem_usage", "code_revision"),
+)
+UPLOADING = ("private", "token", "commit_message", "commit_description", "revision", "create_pr")
+
+
+class ArtifactVerbs:
+    """Loading, composing, saving and sharing, for the model and its heads."""
+
+    config: Any
+    base_model: Any
+    _auto_classes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_backbone(cls, backbone: str | os.PathLike | PreTrainedModel, **kwargs: Any) -> Any:
+        """Stand a model without adapters beside a backbone, given as Hub id, directory or module.
+
+        Keywords that are fields of `KAdapterConfig` (`fusion`, `adapters`, `num_labels`, `id2label`, ...) are used
+        for it, all others (`revision`, `dtype`, `attn_implementation`, `trust_remote_code`, ...) load the backbone.
+
+        Raises:
+            OSError: there is no such checkpoint.
+            TypeError: the backbone does not take a keyword.
+            ValueError: the checkpoint lacks tensors of its own architecture.
+        """
+        own = {key: kwargs.pop(key) for key in OWN_FIELDS if key in kwargs}
+        config = KAdapterConfig()
+        module = resolve_backbone(config, backbone, kwargs)
+        for key, value in own.items():
+            setattr(config, key, value)
+        config = KAdapterConfig(**{key: value for key, value in config.to_dict().items() if key != "architectures"})
+        return cls(config, module)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | Sequence[str | os.PathLike],
+        *model_args: Any,
+        config: KAdapterConfig | None = None,
+        backbone: str | os.PathLike | PreTrainedModel | None = None,
+        backbone_kwargs: dict[str, Any] | None = None,
+        compose_with: Sequence[str | os.PathLike] = (),
+        dtype: torch.dtype | str | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load one artifact, or compose several, onto their frozen backbone, which comes from its own repository.
+
+        Several are named by a list, by `compose_with`, or by the shorthand "org/kadapter-fac+lin". A composition is
+        fused by "add". `revision`, `subfolder` and `trust_remote_code` mean the artifact's repository; the backbone
+        has `backbone_kwargs` and its pinned revision, and `backbone` to say where it is found now. `dtype`,
+        `device_map`, `attn_implementation`, `quantization_config` and `token` reach the backbone too.
+
+        Raises:
+            OSError: there is no such artifact or backbone.
+            TypeError: a keyword is unknown.
+            ValueError: a tensor is missing, extra, damaged or of another shape, an adapter occurs twice, the
+                backbone is not the one the adapters were trained on, or a keyword would change what the weights
+                were made for.
+        """
+        reading = {key: kwargs.pop(key) for key in READING if kwargs.get(key) is not None}
+        for_backbone = {key: kwargs.pop(key) for key in FOR_BACKBONE if kwargs.get(key) is not None}
+        for_backbone.update({key: value for key, value in reading.items() if key in FOR_BACKBONE})
+        dtype = _dtype(dtype if dtype is not None else kwargs.pop("torch_dtype", None))
+        attention = kwargs.pop("attn_implementation", None) or getattr(config, "_attn_implementation", None)
+        for key, value in (("dtype", dtype), ("attn_implementation", attention)):
+            if value is not None:
+                for_backbone[key] = value
+        part = merge(read_parts(pretrained_model_name_or_path, compose_with, reading))
+        config = _config_for(part, config, kwargs)
+        trained = tensors_under("backbone.", part.tensors)
+        module = resolve_backbone(config, backbone, {**for_backbone, **(backbone_kwargs or {})}, trained)
+        model = cls(config, module)
+        model._load_strictly(part)
+        model._place(next(module.parameters()).device, dtype if isinstance(dtype, torch.dtype) else None)
+        info = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        return (model.eval(), info) if output_loading_info else model.eval()
+
+    def _load_strictly(self, part: Artifact) -> None:
+        """Copy an artifact's tensors: all of the model's, and all of a head's if it is this head's artifact."""
+        parts, tensors = dict(self._own_parts()), part.tensors
+        if part.head != type(self).__name__:
+            declared = self._head_tensors(part) if part.head else set()
+            tensors = {key: one for key, one in tensors.items() if key not in declared}
+            if parts.pop("head", None) is not None:
+                logger.warning(f"{part.where} has no head of {type(self).__name__}: it is new and needs training")
+        for key in tensors:
+            if key.partition(".")[0] not in (*parts, *(["backbone"] if self.config.backbone_modified else [])):
+                raise ValueError(f"{part.where} has unknown tensor {key!r}; fetch or save the artifact again")
+        for name, module in parts.items():
+            copy_strictly(module, tensors_under(f"{name}.", tensors), part.where, f"{name}.")
+
+    def _head_tensors(self, part: Artifact) -> set[str]:
+        """Return the names of the tensors that the head of an artifact declares."""
+        for head_class in _subclasses(ArtifactVerbs):
+            if head_class.__name__ == part.head and hasattr(head_class, "build_head"):
+                with torch.device("meta"):
+                    head = head_class.build_head(KAdapterConfig.from_dict(dict(part.config)))
+                return {f"head.{key}" for key in head.state_dict()}
+        raise ValueError(f"{part.where} holds a {part.head}, not known here; import its class or use a newer kadapter")
+
+    def _own_parts(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """Yield all that is ours, not the backbone's."""
+        yield "adapters", self.base_model.adapters
+        yield "fusion", self.base_model.fusion
+        if self is not self.base_model:
+            yield "head", self.head
+
+    def _place(self, device: torch.device, dtype: torch.dtype | None) -> None:
+        for _, module in self._own_parts():
+            module.to(device=device, dtype=dtype)
+
+    # ---- saving ---------------------------------------------------------------------------------------------------
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save all adapters, the fusion and the head as one artifact; the backbone only if it was modified.
+
+        A new directory gets its name when it is complete; in an old one each file is replaced as a whole.
+
+        Raises:
+            OSError: the disk is full or the directory can't be written; what was there before is untouched.
+            TypeError: a keyword is unknown.
+            ValueError: a tensor holds NaN; what was there before is untouched.
+        """
+        known = ("max_shard_size", "safe_serialization", "save_function", "repo_id", *UPLOADING)
+        refuse_keywords(kwargs, known, "save_pretrained")
+        if not is_main_process:
+            return
+        self._notice_training()
+        prefixes = ("adapters.", "fusion.", "head.", *(["backbone."] if self.config.backbone_modified else []))
+        tensors = self._tensors(self.state_dict() if state_dict is None else state_dict, prefixes)
+        self._write(save_directory, self.config, tensors, type(self))
+        if push_to_hub:
+            repo_id = kwargs.pop("repo_id", Path(save_directory).name)
+            self.push_to_hub(repo_id, **{key: kwargs[key] for key in UPLOADING if key in kwargs})
+
+    def save_adapter(self, path: str | os.PathLike, adapter_name: str) -> None:
+        """Save one adapter as an artifact of its own, which AutoModel loads and which any other composes with.
+
+        Raises:
+            OSError: the disk is full or the directory can't be written; what was there before is untouched.
+            ValueError: there is no such adapter, or one of its tensors holds NaN.
+        """
+        if str(path) in self.base_model.adapters and adapter_name not in self.base_model.adapters:
+            raise TypeError(f"save_adapter takes (path, adapter_name), not ({path!r}, {adapter_name!r})")
+        (name,) = self._known(adapter_name)
+        self._notice_training()
+        values = {key: value for key, value in self.config.to_dict().items() if key not in ("id2label", "label2id")}
+        values.update(adapters={name: self.config.adapters[name]}, active_adapters=None, fusion="add")
+        config = KAdapterConfig(**values)
+        prefixes = (f"adapters.{name}.", *(["backbone."] if config.backbone_modified else []))
+        self._write(path, config, self._tensors(self.base_model.state_dict(), prefixes), _model_class(type(self)))
+
+    def _notice_training(self) -> None:
+        if any(one.requires_grad for one in self.base_model.backbone.parameters()):
+            self.config.backbone_modified = True
+
+    @staticmethod
+    def _tensors(state_dict: dict[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+        names = {key: key.removeprefix("kadapter.") for key in state_dict}
+        wanted = [key for key, name in names.items() if name.startswith(prefixes)]
+        return {key: state_dict[key] for key in wanted if "backbone.pooler." not in key}  # it is never used
+
+    def _write(self, path: Any, config: KAdapterConfig, tensors: dict[str, Tensor], kind: type) -> None:
+        config.architectures = [kind.__name__]
+        config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.") if tensors else None
+        config.auto_map = {"AutoConfig": "configuration_kadapter.KAdapterConfig"}
+        config.auto_map["AutoModel"] = "modeling_kadapter.KAdapterModel"
+        model_class = _model_class(type(self))
+        if kind.__module__ == model_class.__module__:  # a head from elsewhere does not travel along
+            config.auto_map.update(dict.fromkeys(kind._auto_classes, f"modeling_kadapter.{kind.__name__}"))
+        write_artifact(path, inspect.getfile(model_class), config, tensors)
+
+    def push_adapter_to_hub(self, repo_id: str, adapter_name: str, **kwargs: Any) -> str:
+        """Upload one adapter as a repository of its own and return the commit's address.
+
+        Keywords and errors are those of `push_to_hub`.
+        """
+        refuse_keywords(kwargs, UPLOADING, "push_adapter_to_hub")
+        return upload(repo_id, lambda folder: self.save_adapter(folder, adapter_name), **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload the whole artifact, as `save_pretrained` writes it, and return the commit's address.
+
+        Keywords: `private`, `token`, `commit_message`, `commit_description`, `revision`, `create_pr`.
+
+        Raises:
+            TypeError: a keyword is unknown.
+            ValueError: the name holds a "+", which the Hub refuses.
+        """
+        refuse_keywords(kwargs, UPLOADING, "push_to_hub")
+        return upload(repo_id, self.save_pretrained, **kwargs)
+
+
+def _dtype(given: Any) -> Any:
+    if not isinstance(given, str) or given == "auto":
+        return given
+    dtype = getattr(torch, given.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype={given!r} is no dtype of torch; give torch.bfloat16, 'bfloat16' or 'auto'")
+    return dtype
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    for one in cls.__subclasses__():
+        yield one
+        yield from _subclasses(one)
+
+
+def _model_class(kind: type) -> type:
+    """Return the `KAdapterModel` of the family that a class belongs to: each repository's code makes its own."""
+    family = next(one for one in kind.__mro__ if one.__name__ == "KAdapterPreTrainedModel")
+    return next(one for one in _subclasses(family) if one.__name__ == "KAdapterModel")
+
+
+def _config_for(part: Artifact, config: KAdapterConfig | None, overrides: dict[str, Any]) -> KAdapterConfig:
+    """Return an artifact's configuration, with what may be chosen anew when it is loaded.
+
+    `config` is what AutoModel read of it, into which it wrote every keyword that names a field.
+    """
+    overrides = {key: value for key, value in overrides.items() if key not in IGNORED and key[0] != "_"}
+    free = (*LABEL_FIELDS, *(() if part.head else HEAD_FIELDS))
+    fixed = {key: value for key, value in overrides.items() if key in (*OWN_FIELDS, *STRUCTURE, *BACKBONE_FIELDS)}
+    if config is not None:
+        asked, found = config.to_dict(), KAdapterConfig.from_dict(dict(part.written)).to_dict()
+        changed = {key: value for key, value in asked.items() if value != found.get(key)}
+        overrides.update({key: value for key, value in changed.items() if key in free})
+        fixed.update({key: value for key, value in changed.items() if key in STRUCTURE})
+    for key, value in fixed.items():
+        if key not in free:
+            raise ValueError(
+                f"{key}={value!r} can't be chosen for {part.where}: its weights were made for another value; compose "
+                "by compose_with=[...], or build a new model by from_backbone"
+            )
+    typed, unused = KAdapterConfig.from_dict(dict(part.config), return_unused_kwargs=True, **overrides)
+    known = ("backbone", "backbone_kwargs", "compose_with", *FOR_BACKBONE, *READING[:2], *free)
+    refuse_keywords(unused, known, "from_pretrained")
+    typed.name_or_path = part.where
+    return typed
