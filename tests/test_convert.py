@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from official_cases import HEADS, LAYERS, SMALL, Case, cases, save_backbone, save_official, small_case, wrapped
+from official_cases import HEADS, LAYERS, SHARED, SMALL, Case, cases, save_backbone, save_official, small_case, wrapped
 from safetensors.torch import load_file
+from transformers import RobertaConfig, RobertaModel
 from typer.testing import CliRunner
 
 import kadapter
@@ -168,6 +169,29 @@ def test_models_that_were_never_converted_have_official_names_too(backbone):
     assert set(official_names(pair).values()) == set(load_file(SMALL / "fac.safetensors"))
     model.config.backbone_modified = True
     assert set(official_names(model).values()) == set(file)
+
+
+def test_a_renamed_adapter_keeps_the_official_names_of_its_file(backbone, tmp_path):
+    file = file_of("RobertaModelwithAdapter.single_lin_concat", tmp_path)
+    convert_official(file, backbone, **SHAPE, name="grammar").save_pretrained(tmp_path / "out")
+    model = KAdapterModel.from_pretrained(tmp_path / "out")
+    assert list(model.config.adapters) == ["grammar"]
+    assert set(official_names(model).values()) == {*wrapped("lin"), "task_dense_lin.weight", "task_dense_lin.bias"}
+
+
+@pytest.mark.parametrize("name", ["fac", "lin"])
+def test_at_full_size_names_and_shapes_are_those_of_the_released_files(name):
+    file = SHARED / f"statedict_{name}_roberta-large.json"
+    if not file.exists():
+        pytest.skip("../shared/golden/kadapter is not here")
+    large = RobertaConfig(vocab_size=9, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16)
+    fields = {"fac": {"num_labels": 410}, "lin": {"dependency_head": "official", "num_positions": 64}}[name]
+    kind = {"fac": KAdapterForEntityPairClassification, "lin": KAdapterForDependencyParsing}[name]
+    with torch.device("meta"):
+        model = kind.from_backbone(RobertaModel(large), fusion="concat", adapters={name: {}}, **fields)
+    assert model.config.adapter_config(name).layers == [0, 11, 22]
+    shapes = {official: list(model.get_parameter(ours).shape) for ours, official in official_names(model).items()}
+    assert shapes == json.loads(file.read_text())
 
 
 def test_adapters_converted_apart_and_composed_are_told_apart_by_name(backbone, tmp_path):
