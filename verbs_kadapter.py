@@ -178,10 +178,11 @@ class AdapterVerbs:
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Resize the backbone's input embeddings; the backbone is saved with the model from then on."""
         backbone = self.base_model.backbone
-        before = backbone.get_input_embeddings().weight
+        weight = backbone.get_input_embeddings().weight
+        shape, trains = weight.shape, weight.requires_grad  # before it is replaced in place
         embeddings = backbone.resize_token_embeddings(*args, **kwargs)
-        if embeddings.weight.shape != before.shape:
-            embeddings.requires_grad_(before.requires_grad)
+        if embeddings.weight.shape != shape:
+            embeddings.requires_grad_(trains)
             self._mark_modified()
         return embeddings
 

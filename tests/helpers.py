@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import torch
-from kadapter import KAdapterModel, KnowledgeAdapterConfig
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+from kadapter import KAdapterModel, KnowledgeAdapterConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"

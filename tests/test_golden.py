@@ -1,15 +1,16 @@
-"""The numbers of the official code (microsoft/K-Adapter, commit 43651cd) through the public API; see golden/README.md."""
+"""The official code (microsoft/K-Adapter, commit 43651cd), number by number; see golden/README.md."""
 
 import pytest
 import torch
 from helpers import GOLDEN, golden
+from transformers import RobertaConfig, RobertaModel
+
 from kadapter import (
     KAdapterForDependencyParsing,
     KAdapterForEntityPairClassification,
     KAdapterModel,
     KnowledgeAdapterConfig,
 )
-from transformers import RobertaConfig, RobertaModel
 
 PRETRAINING = ("pretrain_fac.skip0", "pretrain_fac.skip2", "pretrain_fac.skip3", "pretrain_lin")
 TASKS = sorted(path.stem for path in GOLDEN.glob("RobertaModelwithAdapter.*"))
