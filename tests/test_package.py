@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SHIPPED = {"tests", "benchmarks", "docs"}
-# Everything that git leaves out of a checkout or that a run leaves behind.
+# What a clone would not have: environments, caches, what builds and runs leave behind.
 LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "venv", ".*_cache", "__pycache__", "build", "*.egg-info", "runs", "out"
+    ".git", ".venv", "venv", ".*_cache", "__pycache__", "build", "*.egg-info", "runs", "out", "quickstart-run"
 )
 SITE_PACKAGES = sysconfig.get_path("purelib")
 
