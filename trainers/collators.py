@@ -24,9 +24,10 @@ class PadToBatch:
     padding: dict[str, int]
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return one tensor for each column, and the attention mask."""
         batch = {}
         for column, value in self.padding.items():
-            tensors = [torch.as_tensor(example[column]) for example in examples]
+            tensors = [torch.tensor(example[column], dtype=torch.long) for example in examples]  # an empty list too
             scalar = tensors[0].dim() == 0
             batch[column] = torch.stack(tensors) if scalar else pad_sequence(tensors, True, padding_value=value)
         lengths = torch.tensor([len(example["input_ids"]) for example in examples])

@@ -4,7 +4,9 @@ accelerate launch trainers/run_adapter.py --objective linguistic --corpus conllu
     --adapter_name lin --output_dir OUT --do_train --do_eval
 
 OUT is the adapter's artifact; OUT/pretraining_head is the complete model with the head that it was trained under.
-`--recipe FILE.yaml` gives defaults that flags override.
+`--recipe FILE.yaml` gives defaults that flags override. `--do_eval` without `--do_train` evaluates the model at
+OUT/pretraining_head. Several processes on CPU: `torchrun --nproc_per_node 2`, or with ACCELERATE_USE_CPU=1
+`accelerate launch --multi_gpu --num_processes 2` (`accelerate launch --cpu` silently runs one).
 """
 
 from __future__ import annotations
@@ -16,17 +18,23 @@ from typing import Any
 if __package__ in (None, ""):
     import _bootstrap  # noqa: F401 (run as a file)
 
-import datasets
 import torch
 from accelerate import PartialState
-from transformers import AutoTokenizer, EvalPrediction, set_seed
+from transformers import AutoConfig, AutoTokenizer, set_seed
 
-from kadapter import data_builders
-from kadapter.configuration_kadapter import KnowledgeAdapterConfig
+from kadapter.configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
 from kadapter.trainers import pretraining
 from kadapter.trainers.arguments import AdapterArguments, CorpusArguments, RunArguments, parse_arguments
 from kadapter.trainers.collators import PadToBatch
-from kadapter.trainers.trainer import KAdapterTrainer, last_complete_checkpoint, prepare_output_directory
+from kadapter.trainers.examples import check_record_type, encode, load_splits, sample
+from kadapter.trainers.outputs import (
+    HEAD,
+    check_output_directory,
+    checkpoint_to_resume,
+    clear,
+    replace_files,
+)
+from kadapter.trainers.trainer import KAdapterTrainer
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -34,105 +42,62 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     Raises:
         ValueError: a flag, the corpus or the output directory is unfit; the sentence says which and what to do.
+        OSError: the backbone can't be read, or the results can't be written.
         FloatingPointError: the loss became NaN; the last good checkpoint is kept.
     """
     corpus, adapter, run = parse_arguments(argv)
     state = PartialState()
-    resume = _checkpoint_to_resume(run)
-    prepare_output_directory(run.output_dir, bool(resume), run.overwrite_output_dir, state.is_main_process)
+    objective = _objective(corpus, adapter, run)
+    resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
+    trained = None if run.do_train else _trained_config(adapter, objective, run)
+    if run.do_train:
+        check_output_directory(run.output_dir, bool(resume), run.overwrite_output_dir)
     state.wait_for_everyone()
     set_seed(run.seed)
-    tokenizer = AutoTokenizer.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
-    objective = pretraining.load(adapter.objective)(tokenizer, corpus.max_length, adapter)
     with run.main_process_first(desc="corpus"):
-        fields, train, evaluated = _examples(corpus, objective, run, state)
-    model = _build_model(adapter, objective, fields, run)
+        fields, examples = _examples(corpus, objective, trained, run, state.is_main_process)
+    model = _new_model(adapter, objective, fields, run) if trained is None else _trained_model(adapter, objective, run)
     if state.is_main_process:
-        model.print_trainable_parameters()
+        _tell(model, run)
+        if run.do_train:
+            clear(run.output_dir, bool(resume))
+    state.wait_for_everyone()
     trainer = KAdapterTrainer(
         model=model,
         args=run,
-        train_dataset=train,
-        eval_dataset=evaluated,
-        processing_class=tokenizer,
+        train_dataset=examples.get("train"),
+        eval_dataset=examples.get("eval"),
+        processing_class=objective.tokenizer,
         data_collator=PadToBatch(objective.padding),
-        compute_metrics=lambda one: _measure(objective, one, evaluated),
-        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(dim=-1),
+        objective=objective,
     )
     results = _run(trainer, run, resume if isinstance(resume, str) else None)
-    _write(trainer, corpus, adapter, objective, results)
+    if run.do_train and state.is_main_process:
+        _write(trainer, corpus, adapter, results)
+    state.wait_for_everyone()
     return results
 
 
-def _checkpoint_to_resume(run: RunArguments) -> str | bool:
-    """Return the checkpoint to resume from, True for a run that has none yet and so starts anew, or False."""
-    asked = run.resume_from_checkpoint
-    if not asked or str(asked).lower() == "false":
-        return False
-    if str(asked).lower() in ("true", "last"):
-        return last_complete_checkpoint(run.output_dir) or True
-    if last_complete_checkpoint(Path(asked).parent) is None or not Path(asked).is_dir():
-        raise ValueError(f"--resume_from_checkpoint {asked!r} is no complete checkpoint; name one, or say last")
-    return str(asked)
-
-
-def _examples(
-    corpus: CorpusArguments, objective: Any, run: RunArguments, state: PartialState
-) -> tuple[dict[str, Any], datasets.Dataset, datasets.Dataset]:
-    """Build the corpus and encode it; return what the head must know, and the examples to train and evaluate on."""
-    builder = data_builders.get_builder(corpus.corpus)
-    if builder.record_type != objective.record_type:
+def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArguments) -> pretraining.Objective:
+    """Check all that can be checked before anything costs time, and return the objective."""
+    if not (run.do_train or run.do_eval):
+        raise ValueError("there is nothing to do; give --do_train, --do_eval or both")
+    kind = pretraining.load(adapter.objective)
+    check_record_type(corpus, kind)
+    check_adapter_name(adapter.adapter_name)
+    backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
+    _shape(adapter).for_backbone(backbone.num_hidden_layers)
+    tokenizer = AutoTokenizer.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
+    if corpus.max_length > tokenizer.model_max_length:
         raise ValueError(
-            f"corpus {corpus.corpus!r} has {builder.record_type} records, and this objective needs "
-            f"{objective.record_type} records; choose another corpus or objective"
+            f"--max_length {corpus.max_length} is more than the {tokenizer.model_max_length} tokens that "
+            f"{adapter.backbone!r} takes; lower it"
         )
-    splits = data_builders.load(
-        corpus.corpus, corpus.data_dir, num_proc=corpus.num_proc, on_bad_record=corpus.on_bad_record
-    )
-    held_out = next((name for name in ("validation", "test") if name in splits), None)
-    if "train" not in splits or (run.do_eval and held_out is None):
-        raise ValueError(
-            f"{corpus.data_dir!r} has the splits {sorted(splits)}; train and validation or test are needed"
-        )
-    train = _first(splits["train"], corpus.max_train_samples)
-    fields = objective.learn(train)
-    encoded = [_encode("train", train, objective, corpus, state)]
-    if held_out is not None:
-        encoded.append(_encode(held_out, _first(splits[held_out], corpus.max_eval_samples), objective, corpus, state))
-    return fields, encoded[0], encoded[-1]
+    return kind(tokenizer, corpus.max_length, adapter)
 
 
-def _first(dataset: datasets.Dataset, number: int | None) -> datasets.Dataset:
-    return dataset if number is None else dataset.select(range(min(number, len(dataset))))
-
-
-def _encode(
-    split: str, rows: datasets.Dataset, objective: Any, corpus: CorpusArguments, state: PartialState
-) -> datasets.Dataset:
-    def encode(batch: dict[str, list]) -> dict[str, list]:
-        examples = objective.encode(batch)
-        return {**examples, "length": [len(ids) for ids in examples["input_ids"]]}
-
-    examples = rows.map(
-        encode,
-        batched=True,
-        remove_columns=rows.column_names,
-        num_proc=corpus.num_proc,
-        load_from_cache_file=False,
-        desc=f"encoding {split}",
-    )
-    dropped, truncated = len(rows) - len(examples), sum(examples["truncated"]) if len(examples) else 0
-    if state.is_main_process:
-        print(f"{split}: {len(examples)} examples kept, {dropped} dropped, {truncated} of the kept truncated")
-    if not len(examples):
-        raise ValueError(
-            f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}; raise it"
-        )
-    return examples
-
-
-def _build_model(adapter: AdapterArguments, objective: Any, fields: dict[str, Any], run: RunArguments) -> Any:
-    config = KnowledgeAdapterConfig(
+def _shape(adapter: AdapterArguments) -> KnowledgeAdapterConfig:
+    return KnowledgeAdapterConfig(
         layers=adapter.layers,
         hidden_size=adapter.adapter_hidden_size,
         intermediate_size=adapter.adapter_intermediate_size,
@@ -143,28 +108,77 @@ def _build_model(adapter: AdapterArguments, objective: Any, fields: dict[str, An
         skip_layers=adapter.skip_layers,
         mask_padding=adapter.mask_padding,
     )
+
+
+def _trained_config(adapter: AdapterArguments, objective: Any, run: RunArguments) -> KAdapterConfig:
+    """Return the configuration of the model at OUT/pretraining_head, which must be what the flags mean."""
+    folder = Path(run.output_dir) / HEAD
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"there is no trained model in {str(folder)!r} to evaluate; train it by --do_train")
+    config = KAdapterConfig.from_pretrained(folder)
+    kind, asked = objective.model_class.__name__, [] if adapter.without_adapter else [adapter.adapter_name]
+    if config.architectures != [kind] or list(config.adapters) != asked:
+        raise ValueError(
+            f"{str(folder)!r} holds a {config.architectures[0]} with the adapters {list(config.adapters)}, and these "
+            f"flags ask for a {kind} with {asked}; give the flags that it was trained by"
+        )
+    objective.recall(config)
+    return config
+
+
+def _examples(
+    corpus: CorpusArguments, objective: Any, trained: KAdapterConfig | None, run: RunArguments, tell: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Build the corpus and encode it; return what a new head must know, and the examples by split."""
+    splits = load_splits(corpus, run.do_train, run.do_eval, tell)
+    fields = objective.learn(splits["train"]) if trained is None else {}
+    numbers = {"train": corpus.max_train_samples, "eval": corpus.max_eval_samples}
+    examples = {
+        split: encode(split, sample(rows, numbers[split]), objective, corpus, tell) for split, rows in splits.items()
+    }
+    return fields, examples
+
+
+def _new_model(adapter: AdapterArguments, objective: Any, fields: dict[str, Any], run: RunArguments) -> Any:
     model = objective.model_class.from_backbone(
         adapter.backbone,
         revision=adapter.backbone_revision,
-        dtype=torch.bfloat16 if run.bf16 else torch.float32,
+        dtype=_backbone_dtype(run),
         fusion=adapter.fusion,
         classifier_dropout=adapter.classifier_dropout,
         **fields,
     )
     if not adapter.without_adapter:
-        model.add_adapter(adapter.adapter_name, config)
+        model.add_adapter(adapter.adapter_name, _shape(adapter))
         model.train_adapter(adapter.adapter_name)
     return model
 
 
-def _measure(objective: Any, prediction: EvalPrediction, evaluated: datasets.Dataset) -> dict[str, float]:
-    return objective.measure(prediction.predictions, prediction.label_ids, evaluated)
+def _trained_model(adapter: AdapterArguments, objective: Any, run: RunArguments) -> Any:
+    """Load the model at OUT/pretraining_head; only the backbone, not what was trained, is held in bfloat16."""
+    backbone = {"revision": adapter.backbone_revision, "dtype": _backbone_dtype(run)}
+    return objective.model_class.from_pretrained(
+        Path(run.output_dir) / HEAD, backbone=adapter.backbone, backbone_kwargs=backbone
+    )
+
+
+def _backbone_dtype(run: RunArguments) -> torch.dtype:
+    return torch.bfloat16 if run.bf16 else torch.float32
+
+
+def _tell(model: Any, run: RunArguments) -> None:
+    step = run.train_batch_size * run.gradient_accumulation_steps * run.world_size
+    print(f"processes: {run.world_size}, device: {run.device.type}, examples in one step: {step}")
+    model.print_trainable_parameters()
 
 
 def _run(trainer: KAdapterTrainer, run: RunArguments, checkpoint: str | None) -> dict[str, float]:
     results: dict[str, float] = {}
     if run.do_train:
+        if run.world_size > 1:
+            torch.manual_seed(run.seed + run.process_index)  # so that every process drops out other units
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.check_weights()
         trainer.log_metrics("train", outcome.metrics)
         trainer.save_metrics("train", outcome.metrics)
         trainer.save_state()
@@ -176,30 +190,28 @@ def _run(trainer: KAdapterTrainer, run: RunArguments, checkpoint: str | None) ->
 
 
 def _write(
-    trainer: KAdapterTrainer, corpus: CorpusArguments, adapter: AdapterArguments, objective: Any, results: dict
+    trainer: KAdapterTrainer, corpus: CorpusArguments, adapter: AdapterArguments, results: dict[str, float]
 ) -> None:
-    """Write the adapter to OUT and the model with its head to OUT/pretraining_head, from the main process."""
-    if not trainer.args.do_train or not trainer.is_world_process_zero():
-        return
+    """Write the adapter to OUT and the model with its head to OUT/pretraining_head."""
     output, model = Path(trainer.args.output_dir), trainer.model
-    shown = {key.removeprefix("eval_"): value for key, value in results.items() if _is_result(key)}
     if not adapter.without_adapter:
         model.config.adapters[adapter.adapter_name]["training"] = {
             "objective": adapter.objective,
             "corpus": corpus.corpus,
-            "epochs": trainer.args.num_train_epochs,
+            "epochs": round(trainer.state.epoch or 0, 2),
+            "steps": trainer.state.global_step,
             "learning_rate": trainer.args.learning_rate,
             "seed": trainer.args.seed,
-            "results": shown,
+            "results": {key.removeprefix("eval_"): value for key, value in results.items() if _is_result(key)},
         }
-        trainer.processing_class.save_pretrained(output)
         model.save_adapter(output, adapter.adapter_name)
-    trainer.processing_class.save_pretrained(output / "pretraining_head")
-    model.save_pretrained(output / "pretraining_head")
+        replace_files(output, trainer.processing_class.save_pretrained)
+    model.save_pretrained(output / HEAD)
+    replace_files(output / HEAD, trainer.processing_class.save_pretrained)
 
 
 def _is_result(key: str) -> bool:
-    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_loss"))
+    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_loss", "_time"))
 
 
 if __name__ == "__main__":

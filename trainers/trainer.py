@@ -2,39 +2,84 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from .examples import column
+from .outputs import PARTIAL, last_complete_checkpoint, remove, replace_file
 from .sampling import GlobalBatchSampler
 
-__all__ = ["KAdapterTrainer", "last_complete_checkpoint", "prepare_output_directory"]
-
-PARTIAL = ".partial"
-COMPLETE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+__all__ = ["KAdapterTrainer"]
 
 
 class KAdapterTrainer(Trainer):
     """A Trainer whose epochs are the same for any number of processes, and whose checkpoints are whole or absent.
 
-    Checkpoints hold what trains and nothing else, since a K-Adapter model's state has no backbone in it.
+    Checkpoints hold what trains and nothing else, since a K-Adapter model's state has no backbone in it. Evaluation
+    counts each example once, and its loss is the mean over all labels, whatever the batches.
+
+    Args:
+        objective: what measures predictions.
+        arguments: keywords of transformers' Trainer.
     """
 
     finite: Tensor | bool = True
+    staging: Path | None = None
+
+    def __init__(self, *, objective: Any, **arguments: Any) -> None:
+        super().__init__(
+            **arguments, compute_metrics=self.measure, preprocess_logits_for_metrics=predictions_and_losses
+        )
+        self.objective = objective
+
+    # ---- examples -------------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         args, dataset = self.args, train_dataset if train_dataset is not None else self.train_dataset
         batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        if len(dataset) < batch_size and args.world_size > 1:
+            raise ValueError(
+                f"{len(dataset)} training examples are fewer than the {batch_size} of one step of {args.world_size} "
+                "processes; lower --per_device_train_batch_size or use one process"
+            )
         grouped = args.train_sampling_strategy == "group_by_length"
         seed = args.data_seed if args.data_seed is not None else args.seed
-        return GlobalBatchSampler(dataset["length"], batch_size, grouped, seed)
+        return GlobalBatchSampler(column(dataset, "length"), batch_size, grouped, seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
+        lengths = column(eval_dataset, "length")
+        return LongestFirst(np.argsort(-lengths, kind="stable").tolist())  # so that batches have little padding
+
+    # ---- measuring ------------------------------------------------------------------------------------------------
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[None, Any, Tensor | None]:
+        """Predict; the batch's own loss is left out, since a mean over batches would depend on what they hold."""
+        _, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        return None, logits, labels
+
+    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Return the objective's results and the mean loss over all labels."""
+        (predictions, losses), labels = prediction.predictions, prediction.label_ids
+        counted = losses[labels != IGNORED]
+        loss = float(counted.mean(dtype=np.float64)) if counted.size else 0.0
+        return {"loss": loss, **self.objective.measure(predictions, labels, self.eval_dataset)}
+
+    # ---- a stop at NaN --------------------------------------------------------------------------------------------
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Run one step, and remember without waiting for the device whether every loss so far was finite."""
@@ -49,6 +94,16 @@ class KAdapterTrainer(Trainer):
         self._stop_unless_finite()
         super().log(logs, *args, **kwargs)
 
+    def check_weights(self) -> None:
+        """Stop if a weight that trains is NaN or infinite, so that none such is ever saved.
+
+        Raises:
+            FloatingPointError: one is, or a loss was; the sentence names the last good checkpoint.
+        """
+        trained = [one.detach() for one in self.model.parameters() if one.requires_grad]
+        self.finite = torch.stack([torch.isfinite(one).all() for one in trained]).all() & self.finite
+        self._stop_unless_finite()
+
     def _stop_unless_finite(self) -> None:
         if not bool(self.finite):
             last = last_complete_checkpoint(self.args.output_dir)
@@ -58,62 +113,76 @@ class KAdapterTrainer(Trainer):
                 "raise --warmup_steps, or look at the data"
             )
 
+    # ---- saving ---------------------------------------------------------------------------------------------------
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint under another name, which becomes its own when every process is done with it."""
-        trained = [one for one in self.model.parameters() if one.requires_grad]
-        self.finite = torch.stack([torch.isfinite(one.detach()).all() for one in trained]).all() & self.finite
-        self._stop_unless_finite()
+        """Write the checkpoint under another name, which becomes its own when every process is done with it.
+
+        Raises:
+            OSError: it can't be written; earlier checkpoints are untouched.
+        """
+        self.check_weights()
         run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self.staging = run / PARTIAL
         try:
             super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise  # only so does torch.save say that the disk is full
+            shutil.rmtree(self.staging, ignore_errors=True)
+            raise OSError(
+                f"could not write {name} of {str(run)!r} ({error}); earlier checkpoints are untouched: free some "
+                "space and go on by --resume_from_checkpoint last"
+            ) from error
         finally:
             self.staging = None
         self.accelerator.wait_for_everyone()
-        best = self.state.best_model_checkpoint
-        if best and Path(best).parent == run / PARTIAL:
-            self.state.best_model_checkpoint = str(run / name)
-        if self.args.should_save:
-            self.state.save_to_json(str(run / PARTIAL / name / "trainer_state.json"))
-            shutil.rmtree(run / name, ignore_errors=True)
-            os.rename(run / PARTIAL / name, run / name)
-            shutil.rmtree(run / PARTIAL, ignore_errors=True)
-            limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
-            rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+        self._name_checkpoint(run, name)
         self.accelerator.wait_for_everyone()
 
-    staging: Path | None = None
+    def _name_checkpoint(self, run: Path, name: str) -> None:
+        best = self.state.best_model_checkpoint
+        if best and Path(best).parent == run / PARTIAL:
+            self.state.best_model_checkpoint = best = str(run / name)
+        if self.args.should_save:
+            self.state.save_to_json(str(run / PARTIAL / name / "trainer_state.json"))
+            remove(run / name)
+            os.rename(run / PARTIAL / name, run / name)
+            limit = self.args.save_total_limit
+            rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.staging) if self.staging is not None else super()._get_output_dir(trial)
 
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Write results as the Trainer does, but each file at once, since a run may be killed here too."""
+        if not self.is_world_process_zero():
+            return
+        folder, everything = Path(self.args.output_dir), {}
+        replace_file(folder / f"{split}_results.json", json.dumps(metrics, indent=4, sort_keys=True))
+        if combined:
+            path = folder / "all_results.json"
+            everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            replace_file(path, json.dumps({**everything, **metrics}, indent=4, sort_keys=True))
 
-def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """Return the checkpoint with most steps that holds all that a resumed run needs, or None."""
-    found = []
-    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdigit() and all((path / name).is_file() for name in COMPLETE):
-            found.append((int(step), str(path)))
-    return max(found)[1] if found else None
+
+class LongestFirst(Sampler[int]):
+    """Indices in a given order."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Any:
+        return iter(self.order)
 
 
-def prepare_output_directory(output_dir: str, resume: bool, overwrite: bool, is_main_process: bool) -> None:
-    """Refuse a used output directory, unless it is resumed or may be overwritten (its checkpoints are then removed).
+IGNORED = -100
 
-    Raises:
-        ValueError: the directory holds another run, or is a file.
-    """
-    folder = Path(output_dir)
-    if folder.is_file():
-        raise ValueError(f"--output_dir {output_dir!r} is a file; name a directory")
-    used = folder.is_dir() and any(path.name != PARTIAL for path in folder.iterdir())
-    if used and not resume and not overwrite:
-        raise ValueError(
-            f"--output_dir {output_dir!r} holds another run; resume it by --resume_from_checkpoint last, replace it "
-            "by --overwrite_output_dir, or choose another directory"
-        )
-    if is_main_process:
-        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
-        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if overwrite and not resume else ():
-            shutil.rmtree(path)
+
+def predictions_and_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the arg-max of logits (..., classes) and the loss at each label, both (...)."""
+    losses = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED)
+    return logits.argmax(dim=-1), losses.view(labels.shape)

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from datasets import Dataset
 
+from ...configuration_kadapter import KAdapterConfig
+
 __all__ = ["Objective", "available", "load"]
 
 
@@ -35,7 +37,14 @@ class Objective(Protocol):
     def learn(self, train: Dataset) -> dict[str, Any]:
         """Learn from training records what the head must know, as fields of `KAdapterConfig`."""
 
-    def encode(self, rows: dict[str, list]) -> dict[str, list]:
+    def recall(self, config: KAdapterConfig) -> None:
+        """Take from a trained model's configuration what `learn` put there, to evaluate it.
+
+        Raises:
+            ValueError: the model was trained by other flags.
+        """
+
+    def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
         """Turn a batch of records into examples, maybe fewer, with a column `truncated`."""
 
     def measure(self, predictions: Any, labels: Any, evaluated: Dataset) -> dict[str, float]:

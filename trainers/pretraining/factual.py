@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 from sklearn.metrics import accuracy_score, f1_score
 
+from ...configuration_kadapter import KAdapterConfig
 from ...modeling_kadapter import KAdapterForEntityPairClassification, mark_entities
 
 
@@ -27,7 +28,7 @@ class Objective:
     metric = "micro_f1"
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
-        self.tokenizer, self.max_length, self.arguments = tokenizer, max_length, arguments
+        self.tokenizer, self.max_length = tokenizer, max_length
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "entity_positions": 0, "labels": 0}
         self.label2id: dict[str, int] = {}
 
@@ -36,18 +37,17 @@ class Objective:
         self.label2id = {name: number for number, name in enumerate(sorted(train.unique("relation")))}
         return {"id2label": {number: name for name, number in self.label2id.items()}, "label2id": self.label2id}
 
-    def encode(self, rows: dict[str, list]) -> dict[str, list]:
+    def recall(self, config: KAdapterConfig) -> None:
+        """Take the relations, numbered, from a trained model."""
+        self.label2id = dict(config.label2id)
+
+    def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
         """Mark, tokenise and label records.
 
         Raises:
             ValueError: a relation does not occur in training; the sentence names record and relation.
         """
-        for record, relation in zip(rows["id"], rows["relation"], strict=True):
-            if relation not in self.label2id:
-                raise ValueError(
-                    f"record {record!r} has the relation {relation!r}, which no training record has; remove the "
-                    "record or add training records of that relation"
-                )
+        self._check_relations(rows["id"], rows["relation"])
         spans = [
             [(head["start"], head["end"]), (tail["start"], tail["end"])]
             for head, tail in zip(rows["head"], rows["tail"], strict=True)
@@ -62,6 +62,14 @@ class Objective:
             examples["entity_positions"].append(positions)
             examples["labels"].append(self.label2id[relation])
         return examples
+
+    def _check_relations(self, records: list[str], relations: list[str]) -> None:
+        for record, relation in zip(records, relations, strict=True):
+            if relation not in self.label2id:
+                raise ValueError(
+                    f"record {record!r} has the relation {relation!r}, which no training record has; remove the "
+                    "record or add training records of that relation"
+                )
 
     def measure(self, predictions: np.ndarray, labels: np.ndarray, evaluated: Dataset) -> dict[str, float]:
         """Return micro-F1, macro-F1 (over the relations that occur) and accuracy."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ...configuration_kadapter import KAdapterConfig
 from ...metrics.attachment import unlabelled_attachment_score
 from ...modeling_kadapter import KAdapterForDependencyParsing, special_tokens
 
@@ -31,19 +32,36 @@ class Objective:
     metric = "uas"
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
-        self.tokenizer, self.max_length, self.arguments = tokenizer, max_length, arguments
-        self.official = arguments.head == "official"
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.official, self.published = arguments.head == "official", arguments.official_labels == "published"
         self.prefix, self.suffix = special_tokens(tokenizer)
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "labels": IGNORED}
         if not self.official:
             self.padding["word_positions"] = -1
 
-    def learn(self, train: Dataset) -> dict[str, Any]:
+    def learn(self, train: Dataset | None) -> dict[str, Any]:
         """Choose the head; nothing is learned from the records."""
         return {"dependency_head": "official" if self.official else "arc", "num_positions": self.max_length}
 
-    def encode(self, rows: dict[str, list]) -> dict[str, list]:
-        """Tokenise word by word; words beyond `max_length` are lost and counted as wrong."""
+    def recall(self, config: KAdapterConfig) -> None:
+        """Check that a trained model has the head asked for.
+
+        Raises:
+            ValueError: it has the other head, or an official one for another `max_length`.
+        """
+        asked = self.learn(None)
+        for name in ("dependency_head", "num_positions") if self.official else ("dependency_head",):
+            if getattr(config, name) != asked[name]:
+                raise ValueError(
+                    f"the trained model has {name}={getattr(config, name)!r}, and these flags ask for "
+                    f"{asked[name]!r}; give the --head and --max_length that it was trained by"
+                )
+
+    def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
+        """Tokenise word by word; words beyond `max_length` are lost and counted as wrong.
+
+        A sentence that keeps no word with a head to learn is dropped, but only in training.
+        """
         flat = [" " + word for words in rows["tokens"] for word in words]
         pieces = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"])
         examples: dict[str, list] = {name: [] for name in ("input_ids", "labels", "words", "truncated")}
@@ -51,7 +69,10 @@ class Objective:
             examples["word_positions"] = []
         for heads in rows["heads"]:
             sub_tokens = [next(pieces) or [self.tokenizer.unk_token_id] for _ in heads]
-            for name, value in self._example(sub_tokens, heads).items():
+            example = self._example(sub_tokens, heads)
+            if training and all(label == IGNORED for label in example["labels"]):
+                continue
+            for name, value in example.items():
                 examples[name].append(value)
         return examples
 
@@ -68,10 +89,9 @@ class Objective:
         return {**example, "word_positions": positions, "labels": labels}
 
     def _official_labels(self, positions: list[int], heads: list[int], length: int) -> list[int]:
-        published = self.arguments.official_labels == "published"
-        labels = [0 if published else IGNORED] * length
+        labels = [0 if self.published else IGNORED] * length
         for word, head in enumerate(heads, start=1):
-            at = len(self.prefix) + word - 1 if published else positions[word]
+            at = len(self.prefix) + word - 1 if self.published else positions[word]
             target = 1 + positions[head] if head < len(positions) else self.max_length
             if at < length:
                 labels[at] = target if target < self.max_length else IGNORED
