@@ -1,14 +1,17 @@
 """Compose adapters that were trained apart into one artifact, which AutoModel then loads under one name."""
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from ..artifacts_kadapter import split_composition
 from ..modeling_kadapter import KAdapterModel
-from .outputs import describe, refuse_used, save_with_tokenizer
+from ..saving_kadapter import TOKENIZER_FILES, write_directory
+from .outputs import describe, refuse_used
 
 __all__ = ["compose"]
 
@@ -25,25 +28,36 @@ def compose(
 ) -> KAdapterModel:
     """Compose artifacts of one backbone into a directory of any name, and return the model.
 
-    The adapters are fused by "add". None of the parts' code is run. The tokenizer files are those of the first part
-    that has any. `backbone` says where the backbone is found now, if it moved. `report` is called with each line on
-    what was composed.
+    The adapters are fused by "add"; none of the parts' code is run. The tokenizer is that of the first part that has
+    one, else the backbone's. `backbone` says where the backbone is found now, if it moved. `report` is called with
+    each line on what was composed.
 
     Raises:
         OSError: there is no such part, or `output_dir` is in use and `overwrite` is not set.
-        ValueError: there are less than two adapters, a name occurs twice, a part is damaged, or the parts belong to
-            different backbones.
+        ValueError: less than two adapters, or parts that are damaged, of one name or of different backbones.
     """
     refuse_used(output_dir, overwrite)
     names = [name for part in parts for name in split_composition(part)]
-    try:
-        model = KAdapterModel.from_pretrained(names, backbone=backbone)
-    except OSError as error:  # what could not be found or read may be any part, or the backbone
-        raise OSError(f"can't compose {' + '.join(names)}: {error}") from error
+    model = KAdapterModel.from_pretrained(names, backbone=backbone)
     if len(model.config.adapters) < 2:
         raise ValueError(f"{' + '.join(names)} has one adapter alone; name two artifacts or more")
-    tokenizer = save_with_tokenizer(model, output_dir, names)
+    files = next((files for name in names if (files := _tokenizer_of(name))), [])
+
+    def fill(folder: Path) -> None:
+        for file in files:  # first, since saving adds the backbone's tokenizer where there is none
+            shutil.copyfile(file, folder / Path(file).name)
+        model.save_pretrained(folder)
+
+    write_directory(Path(output_dir), fill)
     report(f"composed {' + '.join(names)}")
-    for line in describe(model, output_dir, tokenizer):
-        report(line)
+    describe(model, output_dir, report)
     return model
+
+
+def _tokenizer_of(part: str) -> list[str]:
+    forgiving = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,  # a model without its tokenizer still loads
+    }
+    files = (cached_file(part, name, **forgiving) for name in TOKENIZER_FILES)
+    return [file for file in files if file is not None]

@@ -42,26 +42,15 @@ def convert_official(
 ) -> KAdapterPreTrainedModel:
     """Return the model that an official file holds, on its backbone, ready for `save_pretrained`.
 
-    A pre-training file gives its adapter alone or, with `keep_head`, the model that was pre-trained, with its head and
-    fusion "concat". Any other file gives all its adapters, the fusion that it holds and, with `keep_head`, the task's
-    head. Backbone tensors in the file are kept if they differ from those of `backbone`.
-
-    Args:
-        file: .bin or .safetensors file, in the pre-training, RobertaModelwithAdapter or fine-tuning layout.
-        backbone: Hub id, directory or module that the adapters stand beside.
-        layers: the tapped hidden states (`--adapter_list` of the official scripts), one for each adapter layer.
-        name: the adapter's name; files that name their adapters (fac_adapter, lin_adapter) need none.
-        num_attention_heads: attention heads in the adapter, 12 in the official code.
-        skip_layers: `--adapter_skip_layers`, 0 in every published script.
-        keep_head: whether the head is converted too.
-        fusion: "concat" or "add", as `--fusion_mode` was; by default "concat" where the file has its weights.
-        backbone_revision: commit, tag or branch of the backbone's repository.
-        report: called with each sentence on what was left out or kept.
+    A pre-training file gives its adapter alone or, with `keep_head`, the model that was pre-trained. Any other file
+    gives all its adapters, the fusion that it holds (or `fusion`) and, with `keep_head`, the task's head. `backbone`
+    is a Hub id, directory or module; backbone tensors in the file are kept where they differ from it. `layers` and
+    `skip_layers` are `--adapter_list` and `--adapter_skip_layers` of the official scripts. `name` is needed where the
+    file does not name its adapters. `report` is called with each sentence on what was left out or kept.
 
     Raises:
         OSError: the file or the backbone can't be found.
-        ValueError: the file is damaged, foreign, lacks a tensor or has an unknown one, or does not fit `layers`,
-            `num_attention_heads` or the backbone.
+        ValueError: the file is damaged, foreign, lacks a tensor or has an unknown one, or does not fit the options.
     """
     official = read_official(file)
     adapters = {
@@ -70,11 +59,7 @@ def convert_official(
     }
     kind, fields = _head(official) if keep_head else (KAdapterModel, {})
     fields.update(adapters=adapters, fusion=_fusion(official, fusion, keep_head))
-    if not isinstance(backbone, torch.nn.Module):
-        fields["dtype"] = torch.float32  # as the official code held it
-    if backbone_revision is not None:
-        fields["revision"] = backbone_revision
-    model = kind.from_backbone(backbone, **fields)
+    model = kind.from_backbone(backbone, **fields, **_backbone_keywords(backbone, backbone_revision))
     _fill(model, official, _may_be_left_out(official, model, keep_head), report)
     return model.eval()
 
@@ -149,6 +134,13 @@ def _head(official: OfficialCheckpoint) -> tuple[type[KAdapterPreTrainedModel], 
         f"{official.where} has a head for one mention (entity typing, {classes} types), which kadapter has not yet; "
         "use --drop-head"
     )
+
+
+def _backbone_keywords(backbone: Any, revision: str | None) -> dict[str, Any]:
+    if isinstance(backbone, torch.nn.Module):
+        return {}
+    keywords = {"dtype": torch.float32}  # as the official code held it
+    return keywords if revision is None else {**keywords, "revision": revision}
 
 
 def _fusion(official: OfficialCheckpoint, fusion: str | None, keep_head: bool) -> str:

@@ -39,6 +39,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+Official = Annotated[Path, typer.Option(help="The official pytorch_model.bin, or a .safetensors file of its kind.")]
+Backbone = Annotated[str, typer.Option(help="Hub id or directory of the backbone, for example roberta-large.")]
+BackboneRevision = Annotated[str | None, typer.Option(help="Commit, tag or branch of the backbone.")]
+MovedBackbone = Annotated[str | None, typer.Option(help="Where the backbone is found now, if it moved.")]
+Layers = Annotated[
+    list[int],
+    typer.Option(help="A tapped hidden state, 0 = embeddings; give it once for each adapter layer, in order."),
+]
+Name = Annotated[
+    str | None, typer.Option(help="The adapter's name; not needed where the file says fac_adapter or lin_adapter.")
+]
+AttentionHeads = Annotated[int, typer.Option(help="Attention heads of the adapter's blocks.")]
+SkipLayers = Annotated[int, typer.Option(help="--adapter_skip_layers of the official script.")]
+KeepHead = Annotated[bool, typer.Option("--keep-head/--drop-head", help="Convert the pre-training or task head too.")]
+FusionMode = Annotated[
+    Fusion | None,
+    typer.Option(help="--fusion_mode of the official script.", show_default="concat if the file has its weights"),
+]
+Parts = Annotated[list[str], typer.Argument(help="Artifacts, each a Hub id or a directory; org/kadapter-fac+lin.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write; any name.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write into a directory that is in use already.")]
 
@@ -60,40 +79,28 @@ def kadapter(
 
 @app.command()
 def convert(
-    official: Annotated[
-        Path, typer.Option(help="The official pytorch_model.bin, or a .safetensors file of its kind.")
-    ],
-    backbone: Annotated[str, typer.Option(help="Hub id or directory of the backbone, for example roberta-large.")],
-    layers: Annotated[
-        list[int],
-        typer.Option(help="A tapped hidden state, 0 = embeddings; give it once for each adapter layer, in order."),
-    ],
+    official: Official,
+    backbone: Backbone,
+    layers: Layers,
     output_dir: OutputDir,
-    name: Annotated[
-        str | None, typer.Option(help="The adapter's name; not needed where the file says fac_adapter or lin_adapter.")
-    ] = None,
-    num_attention_heads: Annotated[int, typer.Option(help="Attention heads of the adapter's blocks.")] = 12,
-    skip_layers: Annotated[int, typer.Option(help="--adapter_skip_layers of the official script.")] = 0,
-    keep_head: Annotated[
-        bool, typer.Option("--keep-head/--drop-head", help="Convert the pre-training or task head too.")
-    ] = False,
-    fusion: Annotated[
-        Fusion | None,
-        typer.Option(help="--fusion_mode of the official script.", show_default="concat if the file has its weights"),
-    ] = None,
-    backbone_revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of the backbone.")] = None,
+    name: Name = None,
+    num_attention_heads: AttentionHeads = 12,
+    skip_layers: SkipLayers = 0,
+    keep_head: KeepHead = False,
+    fusion: FusionMode = None,
+    backbone_revision: BackboneRevision = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make an artifact of an official checkpoint.
 
-    A .bin or .safetensors file of the official K-Adapter code becomes a directory that AutoModel loads, exact to the
-    digit. Its layout is told by its keys: pre-training, RobertaModelwithAdapter or fine-tuning.
+    The directory computes what the official code computed, given position_ids=torch.arange(2, length + 2).
+    The layout is told by the file's keys: pre-training, RobertaModelwithAdapter or fine-tuning.
 
     Example: kadapter convert --official fac-adapter/pytorch_model.bin --backbone roberta-large
     --layers 0 --layers 11 --layers 22 --name fac -o kadapter-fac
     """
     from .convert import convert_official  # torch takes seconds to import, and --help needs none
-    from .outputs import describe, refuse_used, save_with_tokenizer
+    from .outputs import describe, refuse_used
 
     refuse_used(output_dir, overwrite)
     model = convert_official(
@@ -108,19 +115,12 @@ def convert(
         backbone_revision=backbone_revision,
         report=typer.echo,
     )
-    tokenizer = save_with_tokenizer(model, output_dir, [backbone])
-    for line in describe(model, output_dir, tokenizer):
-        typer.echo(line)
-    typer.echo("to equal the official outputs pass position_ids=torch.arange(2, length + 2), padding included")
+    model.save_pretrained(output_dir)
+    describe(model, output_dir, typer.echo)
 
 
 @app.command()
-def compose(
-    parts: Annotated[list[str], typer.Argument(help="Artifacts, each a Hub id or a directory; org/kadapter-fac+lin.")],
-    output_dir: OutputDir,
-    backbone: Annotated[str | None, typer.Option(help="Where the backbone is found now, if it moved.")] = None,
-    overwrite: Overwrite = False,
-) -> None:
+def compose(parts: Parts, output_dir: OutputDir, backbone: MovedBackbone = None, overwrite: Overwrite = False) -> None:
     """Compose adapters into one artifact.
 
     They belong to one backbone and are fused by addition. AutoModel loads the directory that is written.
