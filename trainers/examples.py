@@ -1,0 +1,117 @@
+"""From a corpus to encoded examples: which records are used, encoded once a machine, and every loss told."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from .. import data_builders
+from .arguments import CorpusArguments
+
+__all__ = ["check_record_type", "encode", "load_splits", "sample"]
+
+HELD_OUT = ("validation", "test")
+
+
+def check_record_type(corpus: CorpusArguments, objective: Any) -> None:
+    """Refuse a corpus whose records are not of the kind that an objective learns from.
+
+    Raises:
+        ValueError: there is no such corpus, or it has the other kind of records.
+    """
+    has = data_builders.get_builder(corpus.corpus).record_type
+    if has != objective.record_type:
+        fitting = [
+            name
+            for name in data_builders.available()
+            if data_builders.get_builder(name).record_type == objective.record_type
+        ]
+        raise ValueError(
+            f"corpus {corpus.corpus!r} has {has} records, and this objective needs {objective.record_type} records; "
+            f"choose another objective or one of the corpora {fitting}"
+        )
+
+
+def load_splits(corpus: CorpusArguments, train: bool, evaluate: bool, tell: bool) -> dict[str, datasets.Dataset]:
+    """Build the corpus, print what became of its records, and return "train" and "eval" where they are asked for.
+
+    Raises:
+        ValueError: the corpus is malformed, or lacks a split that is needed.
+    """
+    splits = data_builders.load(
+        corpus.corpus, corpus.data_dir, num_proc=corpus.num_proc, on_bad_record=corpus.on_bad_record
+    )
+    for split, counts in data_builders.counts(splits).items() if tell else ():
+        print(f"corpus {corpus.corpus}, {split}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
+    held_out = next((name for name in HELD_OUT if name in splits), None)
+    if (train and "train" not in splits) or (evaluate and held_out is None):
+        raise ValueError(
+            f"{corpus.data_dir!r} has the splits {sorted(splits)}; --do_train needs train, and --do_eval needs "
+            "validation or test"
+        )
+    asked = {"train": "train" if train else None, "eval": held_out if evaluate else None}
+    return {name: splits[split] for name, split in asked.items() if split is not None}
+
+
+def sample(dataset: datasets.Dataset, number: int | None) -> datasets.Dataset:
+    """Return so many records, drawn from all and in their order; corpora are sorted, so the first are no sample."""
+    if number is None or number >= len(dataset):
+        return dataset
+    return dataset.select(np.sort(np.random.default_rng(0).choice(len(dataset), number, replace=False)))
+
+
+def encode(
+    split: str, rows: datasets.Dataset, objective: Any, corpus: CorpusArguments, tell: bool
+) -> datasets.Dataset:
+    """Encode records, with a column `length`, and print how many are kept, dropped and truncated.
+
+    What was encoded stays in the corpus' cache, for the other processes and later runs. Its key holds all that the
+    examples depend on, the code too.
+
+    Raises:
+        ValueError: every record was dropped, or the objective refuses one.
+    """
+    training = split == "train"
+
+    def encode_batch(batch: dict[str, list]) -> dict[str, list]:
+        examples = objective.encode(batch, training)
+        return {**examples, "length": [len(ids) for ids in examples["input_ids"]]}
+
+    examples = rows.map(
+        encode_batch,
+        batched=True,
+        remove_columns=rows.column_names,
+        num_proc=corpus.num_proc,
+        new_fingerprint=_cache_key(rows, objective, training),
+        desc=f"encoding {split}",
+    )
+    if tell:
+        truncated = int(column(examples, "truncated").sum()) if len(examples) else 0
+        dropped = len(rows) - len(examples)
+        print(f"{split}: {len(examples)} examples kept, {dropped} dropped, {truncated} of the kept truncated")
+    if not len(examples):
+        raise ValueError(
+            f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}; raise it"
+        )
+    return examples
+
+
+def column(examples: datasets.Dataset, name: str) -> np.ndarray:
+    """Return a column of scalars as an array."""
+    return np.asarray(examples.with_format("numpy")[name][:])
+
+
+def _cache_key(rows: datasets.Dataset, objective: Any, training: bool) -> str:
+    root = Path(__file__).resolve().parent
+    code = [*sorted(root.parent.glob("*.py")), *sorted((root / "pretraining").glob("*.py")), Path(__file__)]
+    tokenizer = objective.tokenizer
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    settings = {name: value for name, value in vars(objective).items() if name != "tokenizer"}
+    parts = [path.read_bytes() for path in code]
+    parts += [repr((rows._fingerprint, type(objective), settings, training, tokenizer)).encode()]
+    parts += [fast.to_str().encode() if fast is not None else repr(sorted(tokenizer.get_vocab().items())).encode()]
+    return blake2b(b"\0".join(parts), digest_size=16).hexdigest()
