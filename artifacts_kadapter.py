@@ -62,9 +62,12 @@ def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
 
 def _file(where: str, name: str, reading: dict[str, Any]) -> str:
     try:
-        return str(cached_file(where, name, **reading))
+        path = cached_file(where, name, **reading)
     except OSError as error:
         raise OSError(f"no {name} of a K-Adapter artifact at {where!r} ({error}); check its id or path") from error
+    if path is None:
+        raise OSError(f"no {name} of a K-Adapter artifact at {where!r}; check its id or path")
+    return path
 
 
 def _read_config(path: str, where: str) -> dict[str, Any]:

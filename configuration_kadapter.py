@@ -3,10 +3,12 @@
 import difflib
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig, PreTrainedConfig
 
 __all__ = ["FUSIONS", "KAdapterConfig", "KnowledgeAdapterConfig", "check_adapter_name", "default_layers"]
@@ -140,7 +142,8 @@ class KnowledgeAdapterConfig:
         """Build the typed configuration from a plain dict; `where` names its origin in errors.
 
         Raises:
-            ValueError: a key is unknown.
+            TypeError: a value is of another type than its field.
+            ValueError: a key is unknown, or a value makes no adapter.
         """
         known = [one.name for one in fields(cls)]
         for key in values:
@@ -148,7 +151,10 @@ class KnowledgeAdapterConfig:
                 close = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"known are {known}"
                 raise ValueError(f"unknown field {key!r} in the adapter configuration{where}; {hint}")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except StrictDataclassFieldValidationError as error:
+            raise TypeError(f"the adapter configuration{where}: {error.__cause__}") from error
 
 
 def _from_backbone(name: str) -> property:
@@ -227,8 +233,8 @@ class KAdapterConfig(PreTrainedConfig):
                 f"this model was saved in format {self.format_version}, and this kadapter reads up to "
                 f"{FORMAT_VERSION}; install a newer kadapter"
             )
-        _check_choice("fusion", self.fusion, FUSIONS)
-        _check_choice("dependency_head", self.dependency_head, DEPENDENCY_HEADS)
+        check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("dependency_head", self.dependency_head, DEPENDENCY_HEADS)
         for name, values in (self.adapters or {}).items():
             check_adapter_name(name)
             KnowledgeAdapterConfig.from_dict(values, where=f" of {name!r}")
@@ -264,7 +270,8 @@ class KAdapterConfig(PreTrainedConfig):
     del _name
 
 
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    """Raise ValueError, with the nearest that is known, where a value is none of those."""
     if value not in known:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

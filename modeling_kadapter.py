@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput, logging
 
 from .artifacts_kadapter import copy_strictly
 from .backbone_kadapter import random_backbone
-from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
+from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name, check_choice
 from .encoding_kadapter import encode_entities, mark_entities, special_tokens
 from .loading_kadapter import ArtifactVerbs
 from .verbs_kadapter import AdapterVerbs
@@ -78,6 +78,7 @@ class AdapterBlock(GradientCheckpointingLayer):
         attention_dropout = config.attention_probs_dropout_prob
         self.attention = Attention(config.hidden_size, config.num_attention_heads, dropout, attention_dropout, eps)
         self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        check_choice("hidden_act", config.hidden_act, ACT2FN)
         self.activation = ACT2FN[config.hidden_act]
         self.output = nn.Linear(config.intermediate_size, config.hidden_size)
         self.dropout = nn.Dropout(dropout)
