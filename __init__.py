@@ -12,6 +12,7 @@ _HOMES = {
     "KnowledgeAdapterConfig": "configuration_kadapter",
     "KAdapterForDependencyParsing": "modeling_kadapter",
     "KAdapterForEntityPairClassification": "modeling_kadapter",
+    "KAdapterForSequenceClassification": "modeling_kadapter",
     "KAdapterModel": "modeling_kadapter",
     "KAdapterModelOutput": "modeling_kadapter",
     "encode_entities": "modeling_kadapter",

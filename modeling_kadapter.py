@@ -38,6 +38,7 @@ __all__ = [
     "KAdapterConfig",
     "KAdapterForDependencyParsing",
     "KAdapterForEntityPairClassification",
+    "KAdapterForSequenceClassification",
     "KAdapterModel",
     "KAdapterModelOutput",
     "KnowledgeAdapterConfig",
@@ -444,6 +445,35 @@ class EntityHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.out_proj(self.dropout(self.dense(features.flatten(1).to(self.dense.weight.dtype))))  # (B, labels)
+
+
+class KAdapterForSequenceClassification(KAdapterHeadModel):
+    """Class of a whole text, read off its first token."""
+
+    _auto_classes = ("AutoModelForSequenceClassification",)
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new head for one position."""
+        return EntityHead(config, mentions=1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple:
+        """Return logits (batch, labels) and, given `labels` (batch,), the mean cross-entropy."""
+        if attention_mask is None:
+            given = input_ids if input_ids is not None else kwargs["inputs_embeds"]
+            attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
+        first = attention_mask.argmax(dim=1, keepdim=True)  # (B, 1), whatever stands before it
+        logits = self.head(self.features_at(first, input_ids, attention_mask, **kwargs))
+        output = SequenceClassifierOutput(_cross_entropy(logits, labels, num_items_in_batch), logits)
+        return output.to_tuple() if return_dict is False else output
 
 
 class KAdapterForEntityPairClassification(KAdapterHeadModel):

@@ -7,6 +7,7 @@ from helpers import batch, make_model, save_backbone, small_adapter, tiny_backbo
 from kadapter import (
     KAdapterForDependencyParsing,
     KAdapterForEntityPairClassification,
+    KAdapterForSequenceClassification,
     KAdapterModel,
     encode_entities,
 )
@@ -163,3 +164,14 @@ def test_a_head_has_the_adapter_verbs_of_its_model(pair_model):
     pair_model.train_adapter("lin")
     assert all(one.requires_grad for one in pair_model.head.parameters())
     assert isinstance(pair_model.base_model, KAdapterModel)
+
+
+def test_a_text_is_classified_by_its_first_real_token(tmp_path):
+    path = save_backbone(tmp_path / "backbone")
+    model = make_model(path, "fac", model_class=KAdapterForSequenceClassification, num_labels=3)
+    with torch.no_grad():
+        right, left = model(**batch(extra=1)).logits, model(**batch(side="left", extra=3)).logits
+        whole = model(input_ids=batch()["input_ids"][:1], labels=torch.tensor([2]))
+    torch.testing.assert_close(right, left, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(whole.logits[0], right[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(whole.loss, torch.nn.functional.cross_entropy(whole.logits, torch.tensor([2])))

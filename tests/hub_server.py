@@ -1,0 +1,160 @@
+"""A Hub of one process for tests: repositories, commits and files in memory, over the routes that the client uses."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+
+class Hub(ThreadingHTTPServer):
+    """`repositories` holds for each id its commits, oldest first: (sha, {path: content})."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        self.repositories, self.blobs, self.asked = {}, {}, []
+
+    def commit(self, repo, changes):
+        commits = self.repositories.setdefault(repo, [])
+        files = {**(commits[-1][1] if commits else {}), **changes}
+        sha = hashlib.sha1(f"{repo} {len(commits)}".encode()).hexdigest()
+        commits.append((sha, files))
+        return sha
+
+    def snapshot(self, repo, revision):
+        commits = self.repositories[repo]
+        return commits[-1] if revision == "main" else next(one for one in commits if one[0] == revision)
+
+
+@contextlib.contextmanager
+def running_hub():
+    """Serve a Hub on the loopback until the block ends."""
+    hub = Hub()
+    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.shutdown()
+        hub.server_close()
+        thread.join()
+
+
+class Answer(BaseHTTPRequestHandler):
+    """One request; each route is a method named in ROUTES."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        """Keep quiet."""
+
+    def do_GET(self):
+        path = unquote(self.path.partition("?")[0])
+        length = int(self.headers.get("Content-Length") or 0)
+        self.body = self.rfile.read(length)
+        self.server.asked.append(f"{self.command} {path}")
+        for pattern, route in ROUTES:
+            found = re.fullmatch(pattern, path)
+            if found:
+                return route(self, *found.groups())
+        return self.send(404, {"error": f"no route for {path}"})
+
+    do_HEAD = do_POST = do_PUT = do_GET
+
+    def send(self, status, content, **headers):
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for key, value in {"Content-Length": len(data), **headers}.items():
+            self.send_header(key.replace("_", "-"), str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def create(self):
+        asked = json.loads(self.body)
+        repo = "/".join(one for one in (asked.get("organization"), asked["name"]) if one)
+        known = repo in self.server.repositories
+        if not known:
+            self.server.commit(repo, {".gitattributes": b""})
+        self.send(409 if known else 200, {"url": f"{self.server.endpoint}/{repo}", "id": repo})
+
+    def validate(self):
+        self.send(200, {"errors": [], "warnings": []})
+
+    def preupload(self, repo, revision):
+        def kind(path):
+            return "lfs" if path.endswith(".safetensors") else "regular"
+
+        files = [one["path"] for one in json.loads(self.body)["files"]]
+        self.send(200, {"files": [{"path": p, "uploadMode": kind(p), "shouldIgnore": False} for p in files]})
+
+    def batch(self, repo):
+        def answer(one):
+            return {**one, "actions": {"upload": {"href": f"{self.server.endpoint}/blobs/{one['oid']}"}}}
+
+        objects = [answer(one) for one in json.loads(self.body)["objects"]]
+        self.send(200, {"transfer": "basic", "objects": objects})
+
+    def put(self, oid):
+        self.server.blobs[oid] = self.body
+        self.send(200, {})
+
+    def commit(self, repo, revision):
+        changes = {}
+        for line in self.body.splitlines():
+            one = json.loads(line)
+            value = one["value"]
+            if one["key"] == "file":
+                changes[value["path"]] = base64.b64decode(value["content"])
+            elif one["key"] == "lfsFile":
+                changes[value["path"]] = self.server.blobs[value["oid"]]
+        sha = self.server.commit(repo, changes)
+        self.send(200, {"success": True, "commitOid": sha, "commitUrl": f"{self.server.endpoint}/{repo}/commit/{sha}"})
+
+    def info(self, repo, revision="main"):
+        try:
+            sha, files = self.server.snapshot(repo, revision)
+        except (KeyError, StopIteration):
+            return self.send(404, {"error": "not found"}, X_Error_Code="RepoNotFound")
+        listed = [{"rfilename": path} for path in files]
+        return self.send(200, {"id": repo, "modelId": repo, "sha": sha, "siblings": listed, "tags": []})
+
+    def tree(self, repo, revision):
+        _, files = self.server.snapshot(repo, revision)
+        self.send(200, [{"type": "file", "path": p, "size": len(d), "oid": etag(d)} for p, d in files.items()])
+
+    def resolve(self, repo, revision, path):
+        try:
+            sha, files = self.server.snapshot(repo, revision)
+        except KeyError:
+            return self.send(404, {}, X_Error_Code="RepoNotFound")
+        except StopIteration:
+            return self.send(404, {}, X_Error_Code="RevisionNotFound")
+        if path not in files:
+            return self.send(404, {}, X_Error_Code="EntryNotFound", X_Repo_Commit=sha)
+        return self.send(200, files[path], X_Repo_Commit=sha, ETag=f'"{etag(files[path])}"')
+
+
+def etag(data):
+    return hashlib.sha1(data).hexdigest()
+
+
+REPO = r"([^/]+/[^/]+)"
+ROUTES = (
+    (r"/api/repos/create", Answer.create),
+    (r"/api/validate-yaml", Answer.validate),
+    (rf"/api/models/{REPO}/preupload/([^/]+)", Answer.preupload),
+    (rf"/{REPO}\.git/info/lfs/objects/batch", Answer.batch),
+    (r"/blobs/(\w+)", Answer.put),
+    (rf"/api/models/{REPO}/commit/([^/]+)", Answer.commit),
+    (rf"/api/models/{REPO}", Answer.info),
+    (rf"/api/models/{REPO}/revision/([^/]+)", Answer.info),
+    (rf"/api/models/{REPO}/tree/([^/]+)", Answer.tree),
+    (rf"/{REPO}/resolve/([^/]+)/(.+)", Answer.resolve),
+)

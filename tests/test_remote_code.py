@@ -1,0 +1,148 @@
+"""Artifacts in a process that has never heard of kadapter: offline, by the Auto classes and pipelines alone."""
+
+import pytest
+import torch
+from helpers import batch, make_model, run_python, save_backbone, small_adapter, tiny_tokenizer
+
+from kadapter import (
+    KAdapterForDependencyParsing,
+    KAdapterForEntityPairClassification,
+    KAdapterForSequenceClassification,
+    KAdapterModel,
+)
+
+PAIRS = torch.tensor([[1, 4], [2, 3], [0, 2]])
+HEADS = {
+    "pair": (KAdapterForEntityPairClassification, {"entity_positions": PAIRS}),
+    "parse": (KAdapterForDependencyParsing, {"word_positions": PAIRS}),
+    "text": (KAdapterForSequenceClassification, {}),
+}
+LOADING = """
+import sys, torch
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import pipeline
+inputs, pairs = torch.load("inputs.pt", weights_only=True)
+trust, found = {"trust_remote_code": True}, {}
+with torch.no_grad():
+    model, info = AutoModel.from_pretrained("fac", output_loading_info=True, **trust)
+    assert not any(info.values()) and not model.training and model.backbone.dtype == torch.float32
+    assert type(model).__module__.startswith("transformers_modules.")
+    found["fac"] = model(**inputs).last_hidden_state
+    found["fac of pair"] = AutoModel.from_pretrained("pair", **trust)(**inputs).last_hidden_state
+    found["composed"] = AutoModel.from_pretrained("fac", compose_with=["lin"], **trust)(**inputs).last_hidden_state
+    found["list"] = type(model).from_pretrained(["fac", "lin"])(**inputs).last_hidden_state
+    found["written"] = AutoModel.from_pretrained("org/kadapter-fac+lin", **trust)(**inputs).last_hidden_state
+    found["below"] = type(model).from_pretrained("below", subfolder="one")(**inputs).last_hidden_state
+    found["wide"] = AutoModel.from_pretrained("wide", **trust)(**inputs).last_hidden_state
+    pair = AutoModelForSequenceClassification.from_pretrained("pair", **trust)
+    found["pair"] = pair(**inputs, entity_positions=pairs).logits
+    text = AutoModelForSequenceClassification.from_pretrained("text", **trust)
+    found["text"] = text(**inputs).logits
+    found["parse"] = AutoModelForTokenClassification.from_pretrained("parse", **trust)(
+        **inputs, word_positions=pairs
+    ).logits
+    assert (type(pair).__name__[8:], type(text).__name__[8:]) == (
+        "ForEntityPairClassification", "ForSequenceClassification"
+    )
+    keywords = {"attn_implementation": "eager", "device_map": "cpu", "backbone_kwargs": {"output_attentions": True}}
+    small = AutoModel.from_pretrained("fac", dtype=torch.bfloat16, **keywords, **trust)
+    assert {one.dtype for one in small.parameters()} == {torch.bfloat16}
+    assert small.backbone.config._attn_implementation == "eager" and small(**inputs).attentions is not None
+    random = AutoModel.from_config(AutoConfig.from_pretrained("fac", **trust), **trust)
+    assert random(**inputs).last_hidden_state.shape == found["fac"].shape
+    for keyword in ({"adapters": {}}, {"hidden_size": 64}, {"nonsense": 1}):
+        try:
+            AutoModel.from_pretrained("fac", **keyword, **trust)
+        except (TypeError, ValueError) as error:
+            assert next(iter(keyword)) in str(error), error
+        else:
+            raise SystemExit(f"{keyword} was taken in silence")
+    features = pipeline("feature-extraction", model="fac", **trust)("ada wrote to paris")
+    found["features"] = torch.tensor(features)
+    answer = pipeline("text-classification", model="text", top_k=None, **trust)("ada wrote to paris")
+    answer = sorted(answer[0] if isinstance(answer[0], list) else answer, key=lambda one: one["label"])
+    found["scores"] = torch.tensor([one["score"] for one in answer])
+    model.save_pretrained("again")
+    found["again"] = AutoModel.from_pretrained("again", **trust)(**inputs).last_hidden_state
+torch.save(found, "found.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with artifacts of every kind, and what they give here."""
+    folder = tmp_path_factory.mktemp("remote")
+    backbone = save_backbone(folder / "backbone")
+    tiny_tokenizer(backbone)
+    both = make_model(backbone, "fac", "lin")
+    both.save_pretrained(folder / "org" / "kadapter-fac+lin")
+    for name in ("fac", "lin"):
+        both.save_adapter(folder / name, name)
+    both.save_adapter(folder / "below" / "one", "fac")
+    expected = {}
+    with torch.no_grad():
+        for name in ("composed", "list", "written"):
+            expected[name] = both(**batch()).last_hidden_state
+        both.set_adapter("fac")
+        expected.update({name: both(**batch()).last_hidden_state for name in ("fac", "below", "again")})
+        tokens = tiny_tokenizer()(["ada wrote to paris"], return_tensors="pt", return_token_type_ids=False)
+        expected["features"] = both(**tokens).last_hidden_state
+        for name, (head, inputs) in HEADS.items():
+            model = make_model(backbone, "fac", model_class=head, fusion="concat", num_labels=3, arc_size=8)
+            model.save_pretrained(folder / name)
+            expected[name] = model(**batch(), **inputs).logits
+            if name == "pair":
+                expected["fac of pair"] = model.base_model(**batch()).last_hidden_state
+            if name == "text":
+                expected["scores"] = model(**tokens).logits[0].softmax(dim=-1)
+        other = save_backbone(folder / "other", "distilbert")
+        wide = KAdapterModel.from_backbone(other, adapters={"wide": small_adapter(hidden_size=40, layers=[4])}).eval()
+        wide.save_pretrained(folder / "wide")
+        expected["wide"] = wide(**batch()).last_hidden_state
+    torch.save((batch(), PAIRS), folder / "inputs.pt")
+    torch.save(expected, folder / "expected.pt")
+    return folder
+
+
+def test_auto_classes_and_pipelines_in_a_fresh_process_give_the_same_bits(folder):
+    run_python(LOADING, folder)
+    found, expected = (torch.load(folder / name, weights_only=True) for name in ("found.pt", "expected.pt"))
+    assert found.keys() == expected.keys()
+    scores = found.pop("scores")  # through Python floats and a softmax in another library
+    torch.testing.assert_close(scores, expected.pop("scores"))
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+def test_without_trust_transformers_refuses(folder):
+    code = 'from transformers import AutoModel\nAutoModel.from_pretrained("fac", trust_remote_code=False)'
+    done = run_python(code, folder, check=False)
+    assert (
+        done.returncode
+        and "ValueError" in done.stderr
+        and "contains custom code which must be executed" in done.stderr
+    )
+
+
+def test_importing_the_package_imports_no_torch_and_a_name_registers_the_auto_classes(folder):
+    code = """
+import sys
+import kadapter
+assert not {"torch", "transformers"} & set(sys.modules), "the bare package imports more than itself"
+assert "KAdapterModel" in dir(kadapter)
+try:
+    kadapter.Nonsense
+except AttributeError as error:
+    assert "KAdapterModel" in str(error)
+from kadapter.modeling_kadapter import KAdapterModel
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+assert type(AutoModel.from_pretrained("fac")) is KAdapterModel
+assert type(AutoModel.from_pretrained("fac", trust_remote_code=True)) is KAdapterModel
+for auto, name in (
+    (AutoModelForSequenceClassification, "pair"),
+    (AutoModelForSequenceClassification, "text"),
+    (AutoModelForTokenClassification, "parse"),
+):
+    model = auto.from_pretrained(name)
+    assert [type(model).__name__] == model.config.architectures, name
+"""
+    run_python(code, folder, package=True)
