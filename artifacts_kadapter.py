@@ -51,13 +51,25 @@ def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
     """
     where = os.fspath(id_or_path)
     written = _read_config(_file(where, CONFIG, reading), where)
-    tensors, metadata = _read_weights(_file(where, WEIGHTS, reading))
-    config = _reconcile(written, json.loads(metadata.get("kadapter", "{}")), where)
+    tensors, record = _read_weights(_file(where, WEIGHTS, reading))
+    config = _reconcile(written, record, where)
     try:
         KAdapterConfig.from_dict(dict(config))
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {CONFIG} describes no K-Adapter model ({error}); save it again") from error
-    return Artifact(config, {key.removeprefix("kadapter."): one for key, one in tensors.items()}, where, written)
+    part = Artifact(config, {key.removeprefix("kadapter."): one for key, one in tensors.items()}, where, written)
+    _check_names(part)
+    return part
+
+
+def _check_names(part: Artifact) -> None:
+    """Refuse tensors that belong to nothing in the configuration."""
+    known = [f"adapters.{name}." for name in part.config.get("adapters") or {}]
+    known += ["fusion.", *(["head."] if part.head else [])]
+    known += ["backbone."] if part.config.get("backbone_modified") else []
+    for key in part.tensors:
+        if not key.startswith(tuple(known)):
+            raise ValueError(f"{part.where} has unknown tensor {key!r}; fetch or save the artifact again")
 
 
 def _file(where: str, name: str, reading: dict[str, Any]) -> str:
@@ -94,17 +106,17 @@ def _reconcile(written: dict[str, Any], record: dict[str, Any], where: str) -> d
     return {**written, **{key: record[key] for key in STRUCTURE if key in record}}  # the record knows the order, too
 
 
-def _read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-            metadata = opened.metadata() or {}
+            record = json.loads((opened.metadata() or {}).get("kadapter", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch or save the artifact again") from error
     for key, one in tensors.items():
         if one.is_floating_point() and not torch.isfinite(one).all():
             raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; fetch or train it again")
-    return tensors, metadata
+    return tensors, record
 
 
 # ---- composing ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import inspect
 import json
 import logging as python_logging
 import os
+import pickle
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -208,15 +209,15 @@ def backbone_fingerprint(files: Sequence[str]) -> str:
 
 
 def _tensor_digests(path: str) -> Iterator[tuple[str, bytes]]:
-    if path.endswith(".bin"):
-        for key, one in torch.load(path, map_location="cpu", weights_only=True, mmap=True).items():
-            yield key, _digest(key, one)
-        return
     try:
+        if path.endswith(".bin"):
+            for key, one in torch.load(path, map_location="cpu", weights_only=True, mmap=True).items():
+                yield key, _digest(key, one)
+            return
         with safe_open(path, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 (not a dict)
                 yield key, _digest(key, opened.get_tensor(key))
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch the backbone again") from error
 
 

@@ -113,9 +113,9 @@ class ArtifactVerbs:
             tensors = {key: one for key, one in tensors.items() if key not in declared}
             if parts.pop("head", None) is not None:
                 logger.warning(f"{part.where} has no head of {type(self).__name__}: it is new and needs training")
-        for key in tensors:
-            if key.partition(".")[0] not in (*parts, *(["backbone"] if self.config.backbone_modified else [])):
-                raise ValueError(f"{part.where} has unknown tensor {key!r}; fetch or save the artifact again")
+            for key in tensors:
+                if key.startswith("head."):
+                    raise ValueError(f"{part.where} has unknown tensor {key!r}; fetch or save the artifact again")
         for name, module in parts.items():
             copy_strictly(module, tensors_under(f"{name}.", tensors), part.where, f"{name}.")
 

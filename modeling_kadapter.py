@@ -328,7 +328,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         self, name: str, config: KnowledgeAdapterConfig, tensors: dict[str, Tensor] | None = None, where: str = ""
     ) -> None:
         self._check_free(name)
-        active, adapter = self.active_adapters(), self._new_adapter(name, config)
+        adapter = self._new_adapter(name, config)
         if tensors is not None:
             try:
                 copy_strictly(adapter, tensors, where, f"adapters.{name}.")
@@ -339,7 +339,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         adapter.to(_device_of(self.backbone)).train(self.training and tensors is None)
         self.adapters[name] = adapter
         if self.config.active_adapters is not None:
-            self.config.active_adapters = [*active, name]
+            self.config.active_adapters = [*self.config.active_adapters, name]
         self._renew_fusion()
 
     def _check_free(self, name: str) -> None:

@@ -1,10 +1,12 @@
 """How an artifact is written, at once or not at all: config.json, model.safetensors, the Python files, README.md."""
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,7 @@ STRUCTURE = (  # the fields that the tensors belong to: nobody changes them with
     *("architectures", "adapters", "fusion", "dependency_head", "arc_size", "num_positions"),
     *("backbone_config", "backbone_fingerprint", "backbone_modified"),
 )
+FORGOTTEN = 24 * 3600  # seconds after which a save that never ended is swept away
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
     *("vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model", "chat_template.jinja"),
@@ -105,6 +108,9 @@ def write_directory(directory: Path, fill: Callable[[Path], None]) -> None:
     # Inside an old directory, which may be a mount of its own; beside a new one.
     room = directory if directory.exists() else directory.parent
     staging = room / f".{directory.name}.{uuid.uuid4().hex}.partial"
+    for left in room.glob(f".{glob.escape(directory.name)}.*.partial"):
+        if time.time() - left.stat().st_mtime > FORGOTTEN:  # of a process that was killed while it saved
+            shutil.rmtree(left, ignore_errors=True)
     try:
         staging.mkdir(parents=True)
         fill(staging)

@@ -82,10 +82,16 @@ class AdapterVerbs:
         for new in renamed.values():
             self.base_model._check_free(new)
         say_what_is_left_out(part)
-        for old, new in renamed.items():
-            tensors = tensors_under(f"adapters.{old}.", part.tensors)
-            self.base_model._insert(new, check_adapter(part, old), tensors, part.where)
-        return list(renamed.values())
+        loaded: list[str] = []
+        try:
+            for old, new in renamed.items():
+                tensors = tensors_under(f"adapters.{old}.", part.tensors)
+                self.base_model._insert(new, check_adapter(part, old), tensors, part.where)
+                loaded.append(new)
+        except ValueError:
+            self.delete_adapter(loaded)  # all of an artifact or nothing
+            raise
+        return loaded
 
     def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:
         """Remove adapters; with "concat" fusion the remaining features are fused anew and need training."""

@@ -322,6 +322,30 @@ def test_cut_off_weights_are_refused(artifact, length):
         KAdapterModel.from_pretrained(artifact)
 
 
+def test_load_adapter_and_composing_are_as_strict_and_load_all_or_nothing(tmp_path, backbone):
+    make_model(backbone, "fac", "lin").save_pretrained(tmp_path / "both")
+    make_model(backbone, "more").save_pretrained(tmp_path / "more")
+    model = make_model(backbone, "own")
+    rewrite(tmp_path / "both", lambda tensors: tensors | {"adapters.lin.layers.0.up_project.bias": torch.ones(3)})
+    rewrite(tmp_path / "more", lambda tensors: tensors | {"adapters.other.x": torch.ones(3)})
+    with pytest.raises(ValueError, match="has shape"):
+        model.load_adapter(tmp_path / "both")
+    assert list(model.adapters) == ["own"] == list(model.config.adapters)
+    for load in (model.load_adapter, lambda path: KAdapterModel.from_pretrained([tmp_path / "both", path])):
+        with pytest.raises(ValueError, match=r"has unknown tensor 'adapters\.other\.x'"):
+            load(tmp_path / "more")
+
+
+def test_a_damaged_backbone_is_told(tmp_path, backbone):
+    path = tmp_path / "backbone" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"is damaged or cut short .*; fetch the backbone again"):
+        KAdapterModel.from_backbone(backbone)
+    path.rename(path.with_name("pytorch_model.bin"))
+    with pytest.raises(ValueError, match=r"is damaged or cut short .*; fetch the backbone again"):
+        KAdapterModel.from_backbone(backbone)
+
+
 def test_a_configuration_that_is_missing_damaged_or_of_another_model_is_told(artifact, backbone):
     with pytest.raises(ValueError, match="holds a model of type 'roberta', not 'kadapter'; use from_backbone"):
         KAdapterModel.from_pretrained(backbone)
@@ -500,6 +524,15 @@ while True:
         child.kill()
         child.wait()
         child.stdout.close()
+
+
+def test_what_a_killed_save_left_behind_is_swept_away_a_day_later(artifact):
+    old, new = (artifact / f".{artifact.name}.{one}.partial" for one in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    KAdapterModel.from_pretrained(artifact).save_pretrained(artifact)
+    assert not old.exists() and new.exists()
 
 
 @pytest.mark.parametrize("replaced", ["model.safetensors", "config.json"])

@@ -199,6 +199,15 @@ def test_disabled_adapters_leave_the_backbone_alone_and_come_back(backbone):
     assert torch.equal(output(model), together)
 
 
+def test_an_adapter_added_while_all_are_disabled_leaves_the_others_active(backbone):
+    model = make_model(backbone, "fac", "lin")
+    model.set_adapter(["fac"])
+    model.disable_adapters()
+    model.add_adapter("new", small_adapter())
+    model.enable_adapters()
+    assert model.active_adapters() == ["fac", "new"]
+
+
 def test_training_one_of_disabled_adapters_keeps_the_active_ones(backbone):
     model = make_model(backbone, "fac", "lin")
     model.disable_adapters()
