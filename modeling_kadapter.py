@@ -232,6 +232,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         self.adapters_enabled = True
         self.adapters = nn.ModuleDict()
         for name in config.adapters:
+            self._check_free(name)
             self.adapters[name] = self._new_adapter(name, config.adapter_config(name))
         self.fusion = FUSION_CLASSES[config.fusion](list(self.adapters), config.hidden_size)
         self.post_init()
@@ -344,6 +345,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def _check_free(self, name: str) -> None:
         check_adapter_name(name)
+        if hasattr(nn.ModuleDict, name):
+            raise ValueError(f"adapter name {name!r} is the name of a module's method; choose another name")
         if name in self.adapters:
             raise ValueError(f"there is an adapter {name!r} already; choose another adapter_name or delete_adapter it")
 

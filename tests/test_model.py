@@ -253,7 +253,7 @@ def test_arguments_in_another_librarys_order_are_explained(tmp_path, backbone):
         model.load_adapter(str(tmp_path), is_trainable=True)
 
 
-@pytest.mark.parametrize("name", ["a.b", "", "a b", "keys", "forward", "größe"])
+@pytest.mark.parametrize("name", ["a.b", "", "a b", "keys", "forward", "größe", "half"])
 def test_a_name_that_can_be_no_module_is_refused(name, backbone):
     with pytest.raises(ValueError, match="choose another name"):
         make_model(backbone).add_adapter(name)

@@ -145,4 +145,4 @@ for auto, name in (
     model = auto.from_pretrained(name)
     assert [type(model).__name__] == model.config.architectures, name
 """
-    run_python(code, folder, package=True)
+    assert run_python(code, folder, package=True).returncode == 0
