@@ -195,6 +195,7 @@ class KAdapterConfig(PreTrainedConfig):
         record_digest: digest of the record that the saved weights carry, which tells whether both are of one save.
 
     Raises:
+        TypeError: the adapters are no dict.
         ValueError: an unknown fusion or head, a bad adapter name, an active adapter that is not there.
     """
 
@@ -205,7 +206,7 @@ class KAdapterConfig(PreTrainedConfig):
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
     backbone_fingerprint: str | None = None
     backbone_modified: bool = False
-    adapters: dict[str, Any] | None = None
+    adapters: Any = None  # a dict; checked below, where the sentence can say how adapters are composed
     active_adapters: list[str] | None = None
     fusion: str = "add"
     classifier_dropout: float | int = 0.1
@@ -217,6 +218,11 @@ class KAdapterConfig(PreTrainedConfig):
     record_digest: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if not isinstance(self.adapters, dict | None):
+            raise TypeError(
+                f"adapters={self.adapters!r} must be a dict of names and KnowledgeAdapterConfigs; artifacts are "
+                "composed by compose_with=[...]"
+            )
         self.adapters = {
             name: one.to_dict() if isinstance(one, KnowledgeAdapterConfig) else one
             for name, one in (self.adapters or {}).items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -238,7 +238,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         self.post_init()
         self.backbone = backbone if backbone is not None else random_backbone(config)
         self.backbone.requires_grad_(False).eval()
-        self._first_positions = _first_positions(self.backbone)
+        self._positions = _positions_of(self.backbone)
         self.register_state_dict_post_hook(_drop_backbone)
         self.register_load_state_dict_post_hook(_forgive_backbone)
 
@@ -282,6 +282,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
         **kwargs: Any,
     ) -> tuple[Tensor, list[Tensor], Any]:
         """Return R, all hidden states and the attentions, without a graph unless the backbone or its input trains."""
+        if position_ids is None:
+            self._check_length(input_ids if input_ids is not None else inputs_embeds)
         if position_ids is None and attention_mask is not None:
             position_ids = self._number_positions(attention_mask, by_mask_alone=inputs_embeds is not None)
         inputs = {"input_ids": input_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
@@ -295,10 +297,15 @@ class KAdapterModel(KAdapterPreTrainedModel):
             output = self.backbone(attention_mask=attention_mask, **inputs)
         return output.last_hidden_state, list(output.hidden_states), getattr(output, "attentions", None)
 
+    def _check_length(self, given: Tensor | None) -> None:
+        longest = self._positions.longest
+        if given is not None and longest is not None and given.shape[1] > longest:
+            raise ValueError(f"{given.shape[1]} tokens are more than the {longest} that the backbone takes; cut them")
+
     def _number_positions(self, attention_mask: Tensor, by_mask_alone: bool) -> Tensor | None:
         """Number each row from its first real token on, where the backbone would count left padding along."""
-        needs_tokens, first = self._first_positions
-        if first is None or attention_mask.dim() != 2 or (needs_tokens and not by_mask_alone):
+        first = self._positions.first
+        if first is None or attention_mask.dim() != 2 or (self._positions.by_tokens and not by_mask_alone):
             return None
         real = attention_mask.bool()
         index = torch.arange(real.shape[1], device=real.device) + first
@@ -371,14 +378,22 @@ def _device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def _first_positions(backbone: nn.Module) -> tuple[bool, int | None]:
-    """Tell whether a backbone numbers tokens by a look at their ids, and from where; None without such numbers."""
+class Positions(NamedTuple):
+    """How a backbone numbers tokens: by a look at their ids or not, from where on, and how many."""
+
+    by_tokens: bool = False
+    first: int | None = None
+    longest: int | None = None
+
+
+def _positions_of(backbone: nn.Module) -> Positions:
     embeddings = getattr(backbone, "embeddings", None)
-    takes = "position_ids" in inspect.signature(backbone.forward).parameters
-    if getattr(embeddings, "position_embeddings", None) is None or not takes:
-        return False, None  # relative or rotary positions: padding on the left shifts all of them alike
+    table = getattr(embeddings, "position_embeddings", None)
+    if table is None or "position_ids" not in inspect.signature(backbone.forward).parameters:
+        return Positions()  # relative or rotary positions: padding on the left shifts all of them alike
     padding = getattr(embeddings, "padding_idx", None)  # RoBERTa's rule: padding stays at its id, others follow
-    return (False, 0) if padding is None else (True, padding + 1)
+    first = 0 if padding is None else padding + 1
+    return Positions(padding is not None, first, len(table.weight) - first)
 
 
 def _drop_backbone(module: KAdapterModel, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -94,6 +94,11 @@ def test_an_active_adapter_that_is_not_there_is_told():
         KAdapterConfig(adapters={"fac": KnowledgeAdapterConfig()}, active_adapters=["lin"])
 
 
+def test_adapters_that_are_no_dict_are_refused_with_the_way_to_compose():
+    with pytest.raises(TypeError, match=r"adapters=\['lin'\] must be a dict .* composed by compose_with"):
+        KAdapterConfig(adapters=["lin"])
+
+
 def test_a_configuration_without_backbone_says_how_to_get_one():
     with pytest.raises(ValueError, match=r"build the model with KAdapterModel\.from_backbone"):
         KAdapterConfig().typed_backbone_config()

@@ -84,6 +84,16 @@ def test_a_row_of_padding_alone_gives_numbers(backbone):
     assert torch.isfinite(output(make_model(backbone, "fac"), **inputs)).all()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_as_many_tokens_as_the_backbone_takes_pass_and_one_more_is_told(family):
+    model = KAdapterModel.from_backbone(tiny_backbone(family), adapters={"fac": small_adapter()}).eval()
+    longest = 38 if FAMILIES[family] == 1 else 40  # RoBERTa and its like begin behind their pad id
+    assert output(model, input_ids=torch.full((1, longest), 7)).shape[1] == longest
+    if family not in ("deberta-v2", "modernbert"):  # relative and rotary positions have no end
+        with pytest.raises(ValueError, match=rf"{longest + 1} tokens are more than the {longest} that the backbone"):
+            output(model, input_ids=torch.full((1, longest + 1), 7))
+
+
 def test_a_mask_of_another_shape_is_refused(backbone):
     inputs = {**batch(lengths=(5,)), "attention_mask": torch.ones(1, 1, 5, 5)}
     with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 1, 5, 5\)"):
