@@ -25,6 +25,7 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 SIZES = ["--layers", "0", "2", "4", "--adapter_hidden_size", "12", "--adapter_num_attention_heads", "2"]
 SIZES += ["--adapter_intermediate_size", "16", "--max_length", "40"]
 NO_DROPOUT = ["--adapter_dropout", "0", "--classifier_dropout", "0"]
+EVALUATED = ("eval_loss", "eval_uas", "eval_micro_f1", "eval_macro_f1", "eval_accuracy")
 CORPORA = {"factual": "trex", "linguistic": "conllu"}
 
 
@@ -118,18 +119,18 @@ def flags(ground, objective, output, *more):
     return [*given, "--disable_tqdm", "True", "--num_train_epochs", "2", *map(str, more)]
 
 
-def environment(**more):
-    """This process' environment with the checkout importable as `kadapter`, whatever its folder is called."""
-    return {**os.environ, **more}
-
-
-def run(command, **kwargs):
-    """Run a command to its end and return its output; a failure shows it."""
-    done = subprocess.run(
-        list(map(str, command)), check=False, capture_output=True, text=True, env=environment(), timeout=300, **kwargs
-    )
+def run_command(command, **changes):
+    """Run a command to its end, with changes to the environment; a failure shows its output."""
+    command = [str(part) for part in command]
+    environment = {**os.environ, **changes}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return done.stdout
+
+
+def tool(name):
+    """The command of an installed package, of this very environment."""
+    return str(Path(sys.executable).parent / name)
 
 
 def tensors(folder):
@@ -160,4 +161,15 @@ def results(folder):
     return json.loads((Path(folder) / "all_results.json").read_text(encoding="utf-8"))
 
 
-PYTHON = sys.executable
+def backbone_tensors_in(output, ground):
+    """Names of the backbone's tensors whose bytes are found in a file of a run; constant ones, as zeros, aside."""
+    files = [path.read_bytes() for path in Path(output).rglob("*") if path.is_file()]
+    stored = {key: one for key, one in tensors(ground / "backbone").items() if one.unique().numel() > 1}
+    assert len(stored) > 20 and len(files) > 10
+    return [key for key, one in stored.items() if any(one.numpy().tobytes()[:64] in file for file in files)]
+
+
+def results_alike(one, other):
+    """Whether two runs evaluated to the same, times aside."""
+    ours, theirs = ({key: value for key, value in results(run).items() if key in EVALUATED} for run in (one, other))
+    return len(ours) > 1 and ours.keys() == theirs.keys() and all(abs(theirs[key] - ours[key]) < 1e-4 for key in ours)

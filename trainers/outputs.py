@@ -40,12 +40,15 @@ def check_output_directory(output_dir: str, resume: bool, overwrite: bool) -> No
 
 
 def clear(output_dir: str, resume: bool) -> None:
-    """Remove what a kill left half written and, unless it is resumed, the earlier run.
+    """Remove what a kill left half written or half removed and, unless it is resumed, the earlier run.
 
     The earlier artifact stays until the new one, when complete, takes its place.
     """
     for pattern in LEFT_BY_A_KILL if resume else LEFT_BY_A_KILL + OF_A_RUN:
         for path in Path(output_dir).glob(pattern):
+            remove(path)
+    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if not _is_complete(path):
             remove(path)
 
 

@@ -24,6 +24,9 @@ from .sampling import GlobalBatchSampler
 
 __all__ = ["KAdapterTrainer"]
 
+IGNORED = -100
+DISK_IS_FULL = ("PytorchStreamWriter", "iostream error")  # so torch.save says it, in a RuntimeError
+
 
 class KAdapterTrainer(Trainer):
     """A Trainer whose epochs are the same for any number of processes, and whose checkpoints are whole or absent.
@@ -57,11 +60,17 @@ class KAdapterTrainer(Trainer):
             )
         grouped = args.train_sampling_strategy == "group_by_length"
         seed = args.data_seed if args.data_seed is not None else args.seed
-        return GlobalBatchSampler(column(dataset, "length"), batch_size, grouped, seed)
+        self.order = GlobalBatchSampler(column(dataset, "length"), batch_size, grouped, seed)
+        return self.order
+
+    def _run_epoch(self, *, epoch: int, **arguments: Any) -> None:
+        """Run one epoch in its order, which accelerate forgets to choose when several processes resume within it."""
+        self.order.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **arguments)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
         lengths = column(eval_dataset, "length")
-        return LongestFirst(np.argsort(-lengths, kind="stable").tolist())  # so that batches have little padding
+        return InOrder(np.argsort(-lengths, kind="stable").tolist())  # the longest first, for little padding
 
     # ---- measuring ------------------------------------------------------------------------------------------------
 
@@ -127,8 +136,8 @@ class KAdapterTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-                raise  # only so does torch.save say that the disk is full
+            if isinstance(error, RuntimeError) and not any(said in str(error) for said in DISK_IS_FULL):
+                raise
             shutil.rmtree(self.staging, ignore_errors=True)
             raise OSError(
                 f"could not write {name} of {str(run)!r} ({error}); earlier checkpoints are untouched: free some "
@@ -148,6 +157,7 @@ class KAdapterTrainer(Trainer):
             self.state.save_to_json(str(run / PARTIAL / name / "trainer_state.json"))
             remove(run / name)
             os.rename(run / PARTIAL / name, run / name)
+            shutil.rmtree(run / PARTIAL, ignore_errors=True)
             limit = self.args.save_total_limit
             rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
 
@@ -166,7 +176,7 @@ class KAdapterTrainer(Trainer):
             replace_file(path, json.dumps({**everything, **metrics}, indent=4, sort_keys=True))
 
 
-class LongestFirst(Sampler[int]):
+class InOrder(Sampler[int]):
     """Indices in a given order."""
 
     def __init__(self, order: Sequence[int]) -> None:
@@ -177,9 +187,6 @@ class LongestFirst(Sampler[int]):
 
     def __iter__(self) -> Any:
         return iter(self.order)
-
-
-IGNORED = -100
 
 
 def predictions_and_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

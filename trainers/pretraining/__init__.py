@@ -64,5 +64,7 @@ def load(name: str) -> type[Objective]:
     """
     if name not in available():
         close = difflib.get_close_matches(name, available(), n=1)
-        raise ValueError(f"no objective {name!r}; there are {available()}" + f"; did you mean {close}?" * bool(close))
+        raise ValueError(
+            f"no objective {name!r}; there are {available()}" + "".join(f"; did you mean {one!r}?" for one in close)
+        )
     return importlib.import_module(f"{__name__}.{name}").Objective

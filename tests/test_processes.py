@@ -1,0 +1,78 @@
+"""Several processes train as one: the same loss curve and result, and nothing more is saved."""
+
+import pytest
+from tiny_runs import (
+    NO_DROPOUT,
+    ROOT,
+    backbone_tensors_in,
+    digest,
+    flags,
+    losses,
+    results,
+    results_alike,
+    run_command,
+    tensors,
+    tool,
+    write_backbone,
+    write_corpora,
+)
+
+from kadapter.trainers import run_adapter
+
+LAUNCHERS = {
+    "torchrun": (["--nproc_per_node", "2"], {}),
+    # With --cpu, accelerate silently runs one process.
+    "accelerate": (["launch", "--multi_gpu", "--num_processes", "2"], {"ACCELERATE_USE_CPU": "1"}),
+}
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ground")
+    write_corpora(folder)
+    write_backbone(folder / "backbone")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("launcher", "objective", "order"),
+    [("torchrun", "linguistic", "group_by_length"), ("accelerate", "factual", "random")],
+)
+def test_two_processes_equal_one(ground, tmp_path, launcher, objective, order):
+    before = digest(ground / "backbone")
+    given = [*NO_DROPOUT, "--train_sampling_strategy", order, "--learning_rate", "1e-3"]
+    run_adapter.main(flags(ground, objective, tmp_path / "one", *given))
+    halves = ["--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "3"]
+    options, environment = LAUNCHERS[launcher]
+    command = [tool(launcher), *options, ROOT / "trainers" / "run_adapter.py"]
+    printed = run_command([*command, *flags(ground, objective, tmp_path / "two", *given, *halves)], **environment)
+    assert printed.count("processes: 2, device: cpu, examples in one step: 8") == 1
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert one.keys() == two.keys() == set(range(1, 11))
+    assert max(abs(one[step] - two[step]) for step in one) < 1e-4
+    assert results_alike(tmp_path / "one", tmp_path / "two")  # 13 examples, no multiple of 2 x 3: each counts once
+    ours, theirs = (tensors(tmp_path / run / "pretraining_head") for run in ("one", "two"))
+    assert ours.keys() == theirs.keys()
+    assert (tmp_path / "two" / "checkpoint-10" / "rng_state_1.pth").is_file()
+    assert not backbone_tensors_in(tmp_path / "two", ground)
+    assert digest(ground / "backbone") == before
+
+
+def test_accumulated_steps_equal_whole_ones(ground, tmp_path):
+    given = [*NO_DROPOUT, "--learning_rate", "1e-3", "--report_to", "none"]
+    run_adapter.main(flags(ground, "linguistic", tmp_path / "whole", *given))
+    halves = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]
+    run_adapter.main(flags(ground, "linguistic", tmp_path / "halves", *given, *halves))
+    whole, two = losses(tmp_path / "whole"), losses(tmp_path / "halves")
+    assert whole.keys() == two.keys() and max(abs(whole[step] - two[step]) for step in whole) < 1e-4
+
+
+def test_the_evaluation_does_not_depend_on_the_size_of_its_batches(ground, tmp_path):
+    given = flags(ground, "linguistic", tmp_path / "out", "--report_to", "none", "--max_steps", "2")
+    run_adapter.main(given)
+    first = results(tmp_path / "out")
+    for size in ("1", "13"):
+        alone = [one for one in given if one != "--do_train"]
+        again = run_adapter.main([*alone, "--per_device_eval_batch_size", size])
+        assert again["eval_uas"] == first["eval_uas"]
+        assert again["eval_loss"] == pytest.approx(first["eval_loss"], abs=1e-5)
