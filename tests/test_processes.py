@@ -1,5 +1,7 @@
 """Several processes train as one: the same loss curve and result, and nothing more is saved."""
 
+from types import SimpleNamespace
+
 import pytest
 from tiny_runs import (
     NO_DROPOUT,
@@ -13,11 +15,11 @@ from tiny_runs import (
     run_command,
     tensors,
     tool,
-    write_backbone,
-    write_corpora,
+    write_ground,
 )
 
 from kadapter.trainers import run_adapter
+from kadapter.trainers.trainer import KAdapterTrainer
 
 LAUNCHERS = {
     "torchrun": (["--nproc_per_node", "2"], {}),
@@ -28,10 +30,7 @@ LAUNCHERS = {
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ground")
-    write_corpora(folder)
-    write_backbone(folder / "backbone")
-    return folder
+    return write_ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.mark.parametrize(
@@ -76,3 +75,9 @@ def test_the_evaluation_does_not_depend_on_the_size_of_its_batches(ground, tmp_p
         again = run_adapter.main([*alone, "--per_device_eval_batch_size", size])
         assert again["eval_uas"] == first["eval_uas"]
         assert again["eval_loss"] == pytest.approx(first["eval_loss"], abs=1e-5)
+
+
+def test_fewer_examples_than_one_step_of_several_processes_are_refused():
+    args = SimpleNamespace(train_batch_size=4, gradient_accumulation_steps=2, world_size=2)
+    with pytest.raises(ValueError, match="15 training examples are fewer than the 16 of one step of 2 processes"):
+        KAdapterTrainer._get_train_sampler(SimpleNamespace(args=args), [None] * 15)

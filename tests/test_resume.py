@@ -17,8 +17,7 @@ from tiny_runs import (
     run_command,
     same_tensors,
     tool,
-    write_backbone,
-    write_corpora,
+    write_ground,
 )
 
 from kadapter.trainers import run_adapter
@@ -31,10 +30,7 @@ RESUME = ("--resume_from_checkpoint", "last")
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ground")
-    write_corpora(folder)
-    write_backbone(folder / "backbone")
-    return folder
+    return write_ground(tmp_path_factory.mktemp("ground"))
 
 
 def kill_at(step, command):

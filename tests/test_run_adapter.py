@@ -20,8 +20,7 @@ from tiny_runs import (
     run_command,
     same_tensors,
     tensors,
-    write_backbone,
-    write_corpora,
+    write_ground,
 )
 from transformers import AutoModel, RobertaModel
 
@@ -36,11 +35,7 @@ QUIET = ("--report_to", "none", "--num_train_epochs", "1", "--save_strategy", "n
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    """A backbone and corpora on disk, which no run may change."""
-    folder = tmp_path_factory.mktemp("ground")
-    write_corpora(folder)
-    write_backbone(folder / "backbone")
-    return folder
+    return write_ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +182,16 @@ def test_options_do_what_they_say(ground, tmp_path, capsys):
     head = tensors(tmp_path / "add/pretraining_head")
     assert not [key for key in head if "fusion" in key]
     assert {one.dtype for one in head.values()} == {torch.float32}
+
+
+def test_the_best_checkpoint_becomes_the_artifact_if_asked(ground, tmp_path):
+    output = tmp_path / "out"
+    best = ["--load_best_model_at_end", "--metric_for_best_model", "uas", "--eval_strategy", "steps"]
+    workers = ["--eval_steps", "2", "--save_total_limit", "1", "--num_proc", "2", "--report_to", "none"]
+    reached = run(ground, "linguistic", output, *best, *workers)["eval_uas"]
+    state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
+    assert reached == state["best_metric"] == max(one.get("eval_uas", 0) for one in state["log_history"])
+    assert same_tensors(output / f"checkpoint-{state['best_global_step']}", output / "pretraining_head")
 
 
 def test_a_baseline_without_adapter_is_a_head_alone_and_can_be_evaluated(ground, tmp_path):
@@ -378,3 +383,19 @@ def test_samples_are_drawn_from_all_records_and_always_the_same(ground):
     assert drawn == sample(rows, 12)["id"][:] and len(set(drawn)) == 12
     assert drawn != rows["id"][:12] and [one for one in rows["id"] if one in drawn] == drawn
     assert sample(rows, None) is rows and sample(rows, random.randint(40, 99)) is rows
+
+
+def test_what_is_encoded_once_is_used_again_but_never_under_other_flags(ground, tmp_path, monkeypatch):
+    def encoded(*more):
+        corpus, adapter, arguments = parse_arguments(flags(ground, "linguistic", tmp_path, *more))
+        objective = run_adapter._objective(corpus, adapter, arguments)
+        rows = load_splits(corpus, train=True, evaluate=False, tell=False)["train"]
+        return encode("train", rows, objective, corpus, tell=False)
+
+    first = encoded("--max_length", "39")
+    monkeypatch.setattr("kadapter.trainers.pretraining.linguistic.Objective.encode", None)  # which is not called again
+    assert encoded("--max_length", "39", "--adapter_hidden_size", "24")[:] == first[:]
+    with pytest.raises(TypeError):
+        encoded("--max_length", "38")
+    with pytest.raises(TypeError):
+        encoded("--max_length", "39", "--head", "official")

@@ -109,6 +109,13 @@ def write_backbone(folder, num_hidden_layers=4):
     return folder
 
 
+def write_ground(folder):
+    """Write all that runs stand on, which none of them may change: corpora and a backbone."""
+    write_corpora(folder)
+    write_backbone(folder / "backbone")
+    return folder
+
+
 def flags(ground, objective, output, *more):
     """The flags of one small run; `ground` holds `backbone` and the corpora."""
     name = {"factual": "fac", "linguistic": "lin"}[objective]

@@ -62,15 +62,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if run.do_train:
             clear(run.output_dir, bool(resume))
     state.wait_for_everyone()
-    trainer = KAdapterTrainer(
-        model=model,
-        args=run,
-        train_dataset=examples.get("train"),
-        eval_dataset=examples.get("eval"),
-        processing_class=objective.tokenizer,
-        data_collator=PadToBatch(objective.padding),
-        objective=objective,
-    )
+    trainer = _trainer(model, objective, examples, run)
     results = _run(trainer, run, resume if isinstance(resume, str) else None)
     if run.do_train and state.is_main_process:
         _write(trainer, corpus, adapter, results)
@@ -170,6 +162,18 @@ def _tell(model: Any, run: RunArguments) -> None:
     step = run.train_batch_size * run.gradient_accumulation_steps * run.world_size
     print(f"processes: {run.world_size}, device: {run.device.type}, examples in one step: {step}")
     model.print_trainable_parameters()
+
+
+def _trainer(model: Any, objective: Any, examples: dict[str, Any], run: RunArguments) -> KAdapterTrainer:
+    return KAdapterTrainer(
+        model=model,
+        args=run,
+        train_dataset=examples.get("train"),
+        eval_dataset=examples.get("eval"),
+        processing_class=objective.tokenizer,
+        data_collator=PadToBatch(objective.padding),
+        objective=objective,
+    )
 
 
 def _run(trainer: KAdapterTrainer, run: RunArguments, checkpoint: str | None) -> dict[str, float]:
