@@ -1,0 +1,93 @@
+"""Train a factual and a linguistic adapter on the bundled corpora, compose them, and compare what each is worth.
+
+make quickstart, or: python -m kadapter.quickstart [--backbone ID_OR_PATH] [--output-dir DIR]
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer
+
+from kadapter import KAdapterModel
+from kadapter.quickstart.backbone import default_backbone
+from kadapter.quickstart.probe import Probe
+from kadapter.trainers import run_adapter
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+HERE = Path(__file__).parent
+PROBES = {
+    "relation micro-F1": Probe("factual", "texts_and_triples", HERE / "facts"),
+    "head UAS": Probe("linguistic", "conllu", HERE / "grammar"),
+}
+DATA = {"fac": HERE / "facts", "lin": HERE / "grammar"}
+
+
+def main(
+    backbone: Annotated[str | None, typer.Option(help="Hub id or directory; by default all-MiniLM-L6-v2.")] = None,
+    output_dir: Annotated[Path, typer.Option(help="Where adapters, table and picture go.")] = Path("quickstart-run"),
+) -> None:
+    """Train fac, then lin, compose them, and compare fresh heads on the features of each."""
+    console = Console()
+    source = backbone or str(default_backbone())
+    for name, data_dir in DATA.items():
+        console.rule(f"training the adapter {name}")
+        flags = {"recipe": HERE.parent / "recipes" / f"quickstart_{name}.yaml", "backbone": source}
+        flags.update(data_dir=data_dir, output_dir=output_dir / f"kadapter-{name}", overwrite_output_dir="true")
+        run_adapter.main([str(part) for flag, value in flags.items() for part in (f"--{flag}", value)])
+    console.rule("composing kadapter-fac+lin and training the same fresh head on each model")
+    scores = compare(output_dir, source)
+    (output_dir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    console.print(table(scores))
+    picture(scores, output_dir / "scores.png")
+    console.print(f"adapters, scores.json and scores.png are in {output_dir}")
+
+
+def compare(output_dir: Path, source: str) -> dict[str, dict[str, float]]:
+    """Return for each model and task the score of the same fresh head on its frozen features, held-out part."""
+    model = KAdapterModel.from_pretrained(f"{output_dir}/kadapter-fac+lin")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    scores: dict[str, dict[str, float]] = {}
+    for names in ([], ["fac"], ["lin"], ["fac", "lin"]):
+        if names:
+            model.set_adapter(names)
+        else:
+            model.disable_adapters()
+        row = "+ " + "+".join(names) if names else "backbone"
+        scores[row] = {task: probe.score(model, tokenizer, row) for task, probe in PROBES.items()}
+    return scores
+
+
+def table(scores: dict[str, dict[str, float]]) -> Table:
+    """Return the scores as a table."""
+    drawn = Table(title="a fresh head on frozen features, held-out part")
+    drawn.add_column("model")
+    for task in PROBES:
+        drawn.add_column(task, justify="right")
+    for row, values in scores.items():
+        drawn.add_row(row, *(f"{value:.3f}" for value in values.values()))
+    return drawn
+
+
+def picture(scores: dict[str, dict[str, float]], path: Path) -> None:
+    """Write the scores as a bar chart."""
+    figure, axes = pyplot.subplots(1, len(PROBES), figsize=(8, 3.2), layout="constrained")
+    for axis, task in zip(axes, PROBES, strict=True):
+        values = [row[task] for row in scores.values()]
+        bars = axis.bar(list(scores), values, color=["#9aa5b1", "#2f6f9f", "#c2703d", "#5b8c5a"])
+        axis.bar_label(bars, fmt="%.3f")
+        axis.set(title=task, ylim=(0, 1))
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    typer.run(main)
