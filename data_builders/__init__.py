@@ -8,17 +8,32 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
 import datasets
 
-from ._common import DEPENDENCY_FEATURES, RELATION_FEATURES, CorpusBuilder
+from ._common import CorpusBuilder
 from ._counts import read_counts
+from ._features import (
+    DEPENDENCY_FEATURES,
+    ENTITY_TYPING_FEATURES,
+    FEATURES,
+    MULTIPLE_CHOICE_FEATURES,
+    QUESTION_ANSWERING_FEATURES,
+    RELATION_FEATURES,
+)
+from ._splits import FOLDS
 
 __all__ = [
     "DEPENDENCY_FEATURES",
+    "ENTITY_TYPING_FEATURES",
+    "FEATURES",
+    "FOLDS",
+    "MULTIPLE_CHOICE_FEATURES",
+    "QUESTION_ANSWERING_FEATURES",
     "RELATION_FEATURES",
     "CorpusBuilder",
     "available",
@@ -59,6 +74,9 @@ def load(
     num_proc: int | None = None,
     streaming: bool = False,
     on_bad_record: str = "error",
+    exclude: Mapping[str, str | Path] | None = None,
+    fold: int | None = None,
+    labelled: bool = True,
 ) -> AnyDataset:
     """Builds a corpus from its files and returns it, one split or all of them.
 
@@ -70,12 +88,17 @@ def load(
         num_proc: processes that share the files among them.
         streaming: read the files while iterating instead of building them first.
         on_bad_record: "error" stops at a malformed record, "skip" counts it and goes on; see :func:`counts`.
+        exclude: other corpora and their folders; rows whose sentence occurs in one of them are left out and counted.
+        fold: a round of cross-validation, 0 to ``FOLDS`` - 1: all files are taken together and split by a hash of the
+            sentence (of a choice: its context); part ``fold`` is "test", the next "validation", the rest "train".
+        labelled: False lets a record lack its label, to predict it: its relation is "", its list of labels empty.
 
     Raises:
-        ValueError: unknown corpus or split, a folder without corpus files, a malformed record (the sentence names
-            file, record number, field and reason), or no row left in the corpus or in the split asked for.
+        ValueError: unknown corpus, split or fold, a folder without corpus files, a malformed record (the sentence
+            names file, record number, field and reason), or no row left in the corpus or in the split asked for.
     """
-    builder = get_builder(name)(data_dir, cache_dir=cache_dir, on_bad_record=on_bad_record)
+    others = [get_builder(other)(folder, cache_dir) for other, folder in (exclude or {}).items()]
+    builder = get_builder(name)(data_dir, cache_dir, on_bad_record, exclude=others, fold=fold, labelled=labelled)
     if streaming:
         if num_proc is not None:
             raise ValueError(f"num_proc={num_proc} has no meaning with streaming=True; leave one of them out")

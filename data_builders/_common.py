@@ -1,18 +1,14 @@
-"""The frame of every corpus builder: the two record types, splits, bad records, counts and the cache key.
+"""The frame of every corpus builder: splits, bad records, what is left out, counts and the cache key.
 
-A builder is one file with one class deriving from :class:`CorpusBuilder`. It says its ``record_type``, its
-``file_patterns``, how a file is read (``read``) and which typed rows a record gives (``rows``); all else is here.
+A builder is one file with one class deriving from :class:`CorpusBuilder`. It says its ``record_type`` (they are told
+in ``_features``), its ``file_patterns``, how a file is read (``read``) and which typed rows a record gives (``rows``);
+all else is here.
 
-Record types:
-    relation: one sentence with two marked mentions. ``head`` is the subject and ``tail`` the object, both character
-        offsets in ``text``, end exclusive; for a tokenised corpus ``text`` is the tokens joined by spaces.
-        ``head_id`` and ``tail_id`` are Wikidata ids, or "".
-    dependency: one sentence with the head of each token, 1-based, 0 = root; ``deprels`` are "_" where unknown.
+Splits are explained in ``_splits``: by the file names, or by a hash of the sentence where no name tells one. A release
+whose names mislead says so in ``groups`` and ``hash_shares``.
 
-Splits are explained in ``_splits``: by the file names, or by a hash of the sentence where no name tells one.
-
-Cache: the key holds the folder, the files (names, sizes, times of change), ``on_bad_record`` and the code itself, so
-a changed corpus or a changed builder is built anew. An interrupted build is never taken for a complete one, because
+Cache: the key holds the folder, the files (names, sizes, times of change), the options and the code itself, so a
+changed corpus or a changed builder is built anew. An interrupted build is never taken for a complete one, because
 ``datasets`` gives a build its name only when it is complete.
 """
 
@@ -20,8 +16,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from shutil import rmtree
@@ -29,35 +26,25 @@ from typing import Any, ClassVar
 
 import datasets
 
-from ._counts import Dropped, Tally, merge_partials, read_counts, report, write_partial
+from ._counts import Dropped, Noted, Tally, merge_partials, read_counts, report, write_partial
+from ._features import FEATURES, sentence_of
 from ._files import NumberedRecords, corpus_files, fingerprint, or_empty
 from ._records import BadRecord
-from ._splits import TRAIN, VALIDATION, files_by_split, only_with_split
+from ._splits import (
+    SHARES,
+    SPLITS,
+    TEST,
+    FilesBySplit,
+    Shares,
+    files_by_split,
+    fold_shares,
+    only_with_split,
+    without,
+)
 
 Row = dict[str, Any]
-RowMaker = Callable[[Any], Iterable[Row | Dropped]]
+RowMaker = Callable[[Any], Iterable[Row | Dropped | Noted]]
 
-SPAN = {"start": datasets.Value("int32"), "end": datasets.Value("int32")}
-RELATION_FEATURES = datasets.Features(
-    {
-        "id": datasets.Value("string"),
-        "text": datasets.Value("string"),
-        "head": SPAN,
-        "tail": SPAN,
-        "relation": datasets.Value("string"),
-        "head_id": datasets.Value("string"),
-        "tail_id": datasets.Value("string"),
-    }
-)
-DEPENDENCY_FEATURES = datasets.Features(
-    {
-        "id": datasets.Value("string"),
-        "tokens": datasets.List(datasets.Value("string")),
-        "heads": datasets.List(datasets.Value("int32")),
-        "deprels": datasets.List(datasets.Value("string")),
-    }
-)
-FEATURES = {"relation": RELATION_FEATURES, "dependency": DEPENDENCY_FEATURES}
 ON_BAD_RECORD = ("error", "skip")
 
 
@@ -66,12 +53,16 @@ class CorpusConfig(datasets.BuilderConfig):
     """What a build depends on besides its folder; each field is part of the cache key."""
 
     on_bad_record: str = "error"
+    labelled: bool = True
+    fold: int | None = None
     files_fingerprint: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.on_bad_record not in ON_BAD_RECORD:
             raise ValueError(f"on_bad_record is {self.on_bad_record!r} but must be one of {', '.join(ON_BAD_RECORD)}")
+        if self.fold is not None:
+            fold_shares(self.fold)
 
 
 class CorpusBuilder(datasets.GeneratorBasedBuilder):
@@ -81,9 +72,12 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         data_dir: the folder that holds the corpus files (its subfolders are not searched).
         cache_dir: where the Arrow files go; by default where ``datasets`` keeps its own.
         on_bad_record: "error" stops at a malformed record, "skip" counts it and goes on.
+        exclude: other corpora; rows whose sentence occurs in one of them are dropped and counted.
+        fold: take all files together and split them for this round of cross-validation, see ``_splits``.
+        labelled: whether a record must have its label; without, it may lack it, and then has "" or no label.
 
     Raises:
-        ValueError: the folder is missing or holds no corpus file, or ``on_bad_record`` is unknown.
+        ValueError: the folder is missing or holds no corpus file, or ``on_bad_record`` or ``fold`` is unknown.
     """
 
     BUILDER_CONFIG_CLASS = CorpusConfig
@@ -93,23 +87,34 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     licence: ClassVar[str] = ""
 
     def __init__(
-        self, data_dir: str | Path, cache_dir: str | Path | None = None, on_bad_record: str = "error"
+        self,
+        data_dir: str | Path,
+        cache_dir: str | Path | None = None,
+        on_bad_record: str = "error",
+        exclude: Sequence[CorpusBuilder] = (),
+        fold: int | None = None,
+        labelled: bool = True,
     ) -> None:
         self.files = corpus_files(data_dir, self.file_patterns)
+        self.exclude = tuple(exclude)
         super().__init__(
             cache_dir=None if cache_dir is None else str(cache_dir),
             data_dir=os.path.abspath(data_dir),
             hash=self._code_hash(),
             on_bad_record=on_bad_record,
-            files_fingerprint=fingerprint(self.files),
+            labelled=labelled,
+            fold=fold,
+            files_fingerprint="+".join(
+                [fingerprint(self.files), *(one.cache_dir + fingerprint(one.files) for one in self.exclude)]
+            ),
         )
 
     def read(self, path: Path) -> NumberedRecords:
         """Yields the numbered raw records of one file, with a ``BadRecord`` in the place of an unreadable one."""
         raise TypeError(f"{type(self).__name__} must define how a file is read")
 
-    def rows(self, record: Any) -> Iterable[Row | Dropped]:
-        """Returns the typed rows of one raw record, and a ``Dropped`` for each one left out by rule.
+    def rows(self, record: Any) -> Iterable[Row | Dropped | Noted]:
+        """Returns the typed rows of one raw record, a ``Dropped`` for each one left out by rule, and notes at the end.
 
         An "id" may be left to this class, which then gives the file name and the record number.
 
@@ -121,6 +126,14 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     def row_maker(self, **resources: Any) -> RowMaker:
         """Returns what makes rows of a record; a builder that needs more than the record overrides this."""
         return self.rows
+
+    def groups(self) -> FilesBySplit:
+        """Returns the files with records by split; None has those whose sentences are split by hash."""
+        return files_by_split(self.files)
+
+    def hash_shares(self) -> Shares:
+        """Returns the parts into which sentences are split by hash."""
+        return SHARES
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Returns what became of the records of the finished build, by split."""
@@ -147,24 +160,45 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        groups = files_by_split(self.files)
-        if set(groups) == {None}:
-            return [self._split(dl_manager, part, groups[None], part=part) for part in (TRAIN, VALIDATION)]
-        return [self._split(dl_manager, split, files) for split, files in only_with_split(groups).items()]
+        groups = self._fold_or(self.groups())
+        if None not in groups or set(groups) - {None, TEST}:
+            return [self._split(dl_manager, split, files) for split, files in only_with_split(groups).items()]
+        shares = self._shares()
+        if TEST in groups:
+            shares = without(TEST, shares)
+        parts = [name for name in SPLITS if name in dict(shares)]
+        generators = [self._split(dl_manager, part, groups[None], part, shares) for part in parts]
+        return generators + [self._split(dl_manager, TEST, groups[TEST]) for _ in range(TEST in groups)]
+
+    def _fold_or(self, groups: FilesBySplit) -> FilesBySplit:
+        """The files by split, or all together where they are cross-validated."""
+        if self.config.fold is None:
+            return groups
+        return {None: [path for files in groups.values() for path in files]}
+
+    def _shares(self) -> Shares:
+        return self.hash_shares() if self.config.fold is None else fold_shares(self.config.fold)
 
     def _split(
-        self, dl_manager: Any, split: str, files: list[Path], part: str | None = None, **resources: Any
+        self,
+        dl_manager: Any,
+        split: str,
+        files: list[Path],
+        part: str | None = None,
+        shares: Shares = SHARES,
+        **resources: Any,
     ) -> datasets.SplitGenerator:
         # Lists are what datasets shares out among processes, so the files are the only list.
-        options = {"split": split, "part": part, "counts_dir": None if dl_manager.is_streaming else self._output_dir}
+        options = {"split": split, "part": part, "shares": shares}
+        options["counts_dir"] = None if dl_manager.is_streaming else self._output_dir
         return datasets.SplitGenerator(
             name=split, gen_kwargs={"files": [str(f) for f in files], **options, **resources}
         )
 
     def _generate_examples(
-        self, files: list[str], split: str, part: str | None, counts_dir: str | None, **resources: Any
+        self, files: list[str], split: str, part: str | None, shares: Shares, counts_dir: str | None, **resources: Any
     ) -> Iterator[tuple[str, Row]]:
-        tally = Tally(self.config.on_bad_record, part)
+        tally = Tally(self.config.on_bad_record, part, shares, self._excluded)
         make_rows = self.row_maker(**resources)
         for file in files:
             yield from self._file_rows(Path(file), make_rows, tally)
@@ -172,6 +206,12 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             report(self.name, {split: tally.counts})
         else:
             write_partial(counts_dir, split, tally.counts)
+
+    @cached_property
+    def _excluded(self) -> frozenset[str]:
+        """The sentences of the other corpora whose sentences are left out."""
+        streams = [split for other in self.exclude for split in other.as_streaming_dataset().values()]
+        return frozenset(sentence_of(row) for stream in streams for row in stream)
 
     def _file_rows(self, path: Path, make_rows: RowMaker, tally: Tally) -> Iterator[tuple[str, Row]]:
         for number, record in or_empty(self.read(path)):
@@ -181,14 +221,14 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 tally.bad(path, number, problem)
                 continue
             tally.counts["records"] += 1
+            single = sum(not isinstance(row, Noted) for row in rows) == 1
             for index, row in enumerate(rows):
                 if tally.keeps(row):
-                    name = f"{path.name}:{number}" if len(rows) == 1 else f"{path.name}:{number}:{index + 1}"
-                    row.setdefault("id", name)
+                    row.setdefault("id", f"{path.name}:{number}" if single else f"{path.name}:{number}:{index + 1}")
                     yield row["id"], row
 
     @staticmethod
-    def _record_rows(record: Any, make_rows: RowMaker) -> list[Row | Dropped]:
+    def _record_rows(record: Any, make_rows: RowMaker) -> list[Row | Dropped | Noted]:
         """All rows of a record or none: a record that turns out bad in its middle gives no row."""
         if isinstance(record, BadRecord):
             raise record

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from ._features import sentence_of
 from ._records import BadRecord
-from ._splits import TEST, TRAIN, VALIDATION, part_of
+from ._splits import SHARES, SPLITS, TRAIN, Shares, part_of
 
 COUNTS_FILE = "counts.json"
 PARTIAL = "partial-counts"
 REMEDY = "correct it, or set on_bad_record to 'skip' to leave such records out"
 SHOWN = 3  # bad records that one process shows in full when it skips them
+NOTHING_LOST = ("records", "rows", "triples")  # all other counts are worth a warning
 
 logger = logging.getLogger(__name__)
 
@@ -34,25 +36,47 @@ class Dropped:
     sentence: str
 
 
+@dataclass(frozen=True)
+class Noted:
+    """Stands after a row that is kept and tells what is to be counted of it: what, the row's sentence, how often."""
+
+    what: str
+    sentence: str
+    number: int = 1
+
+
 @dataclass
 class Tally:
     """Keeps and counts the rows of one split, or of one part of a release that has no splits.
 
     A release without splits is read once for each part, so a bad record, whose sentence is unknown, is counted with
     the part "train" only.
+
+    Args:
+        on_bad_record: "error" or "skip".
+        part: the part to keep, by the hash of the sentence, or None for all.
+        shares: the parts there are.
+        excluded: sentences whose rows are dropped.
     """
 
     on_bad_record: str
     part: str | None = None
+    shares: Shares = SHARES
+    excluded: frozenset[str] = frozenset()
     counts: Counter[str] = field(default_factory=Counter)
 
-    def keeps(self, item: dict[str, Any] | Dropped) -> bool:
-        """Counts a row, or a dropped one, of this part and tells whether to keep it."""
-        dropped = isinstance(item, Dropped)
-        if self.part is not None and part_of(item.sentence if dropped else sentence_of(item)) != self.part:
+    def keeps(self, item: dict[str, Any] | Dropped | Noted) -> bool:
+        """Counts a row, a dropped one or a note on one, of this part, and tells whether to keep it."""
+        sentence = item.sentence if isinstance(item, Dropped | Noted) else sentence_of(item)
+        if self.part is not None and part_of(sentence, self.shares) != self.part:
             return False
-        self.counts[f"dropped_{item.reason}" if dropped else "rows"] += 1
-        return not dropped
+        excluded = sentence in self.excluded
+        if isinstance(item, Noted):
+            self.counts.update({} if excluded else {item.what: item.number})
+            return False
+        reason = "excluded" if excluded else item.reason if isinstance(item, Dropped) else None
+        self.counts["rows" if reason is None else f"dropped_{reason}"] += 1
+        return reason is None
 
     def bad(self, path: Path, number: int, problem: BadRecord) -> None:
         """Counts and shows a bad record.
@@ -61,16 +85,11 @@ class Tally:
             BadRecord: ``on_bad_record`` is "error"; it says file, record number, field, value and remedy.
         """
         if self.on_bad_record == "error":
-            raise BadRecord(f"{path}, record {number}: {problem}; {REMEDY}")
+            raise BadRecord(f"{problem.path or path}, record {number}: {problem}; {REMEDY}")
         if self.part in (None, TRAIN):
             self.counts["bad_records"] += 1
             if self.counts["bad_records"] <= SHOWN:
-                logger.warning("skipped %s, record %d: %s", path, number, problem)
-
-
-def sentence_of(row: Mapping[str, Any]) -> str:
-    """The sentence of a typed row of either kind."""
-    return row["text"] if "text" in row else " ".join(row["tokens"])
+                logger.warning("skipped %s, record %d: %s", problem.path or path, number, problem)
 
 
 def write_partial(folder: str | Path, split: str, counts: Counter[str]) -> None:
@@ -86,7 +105,7 @@ def merge_partials(folder: str | Path) -> dict[str, dict[str, int]]:
         partial = json.loads(path.read_text(encoding="utf-8"))
         merged.setdefault(partial["split"], Counter()).update(partial["counts"])
         path.unlink()
-    splits = [split for split in (TRAIN, VALIDATION, TEST) if split in merged]
+    splits = [split for split in SPLITS if split in merged]
     counts = {split: dict(sorted(merged[split].items())) for split in splits}
     (Path(folder) / COUNTS_FILE).write_text(json.dumps(counts, indent=2), encoding="utf-8")
     return counts
@@ -109,5 +128,5 @@ def report(corpus: str, counts: Mapping[str, Mapping[str, int]]) -> None:
     splits = [
         f"{split}: " + ", ".join(f"{name} {number}" for name, number in counts[split].items()) for split in counts
     ]
-    lost = any(name.startswith(("bad_", "dropped_")) for split in counts.values() for name in split)
+    lost = any(name not in NOTHING_LOST for split in counts.values() for name in split)
     logger.log(logging.WARNING if lost else logging.INFO, "corpus %s: %s", corpus, "; ".join(splits))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 KINDS = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
@@ -16,7 +17,16 @@ WIKIDATA_ID = re.compile(r"Q[0-9]+")
 
 
 class BadRecord(ValueError):
-    """Says what is wrong with one record of a corpus."""
+    """Says what is wrong with one record of a corpus.
+
+    Args:
+        reason: field, value, and what it must be.
+        path: the file it stands in, where that is not the one being read but a second one read along with it.
+    """
+
+    def __init__(self, reason: str, path: Path | None = None) -> None:
+        super().__init__(reason)
+        self.path = path
 
 
 def shown(value: Any) -> str:

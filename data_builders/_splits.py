@@ -1,9 +1,10 @@
 """Which file or sentence belongs to which split.
 
 A file belongs to the split whose word is a part of its name, delimited by anything but letters: ``train-00.json``,
-``val_wiki.json``, ``en_ewt-ud-dev.conllu``. Where no file of a release carries such a word, every sentence goes to
-"validation" (a tenth) or "train" by a hash of its text, so that one sentence always falls in the same part, in
-whichever file and however often it stands.
+``val_wiki.json``, ``en_ewt-ud-dev.conllu``. Where no file of a release carries such a word, or only the test files do,
+the sentences of the others are split by a hash of their text, so that one sentence always falls in the same part, in
+whichever file and however often it stands: a tenth is "validation", the rest "train", unless the corpus says other
+shares. Cross-validation takes all files together and splits them into :data:`FOLDS` such parts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = (TRAIN, VALIDATION, TEST)
 SPLIT_WORDS = {
     "train": TRAIN,
     "training": TRAIN,
@@ -26,7 +28,11 @@ SPLIT_WORDS = {
     "test": TEST,
     "testing": TEST,
 }
-VALIDATION_SHARE = 10  # one sentence in this many
+FilesBySplit = dict[str | None, list[Path]]  # None: the files whose sentences are split by hash
+Shares = tuple[tuple[str, int], ...]  # parts in the order of the hash, and how many hash values each has
+
+SHARES: Shares = ((VALIDATION, 1), (TRAIN, 9))
+FOLDS = 5
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +50,15 @@ def split_of(path: Path) -> str | None:
     return found.pop() if found else None
 
 
-def files_by_split(files: Iterable[Path]) -> dict[str | None, list[Path]]:
+def files_by_split(files: Iterable[Path]) -> FilesBySplit:
     """Groups files by split, in the order train, validation, test; the key None holds those that tell no split."""
-    groups: dict[str | None, list[Path]] = {TRAIN: [], VALIDATION: [], TEST: [], None: []}
+    groups: FilesBySplit = {TRAIN: [], VALIDATION: [], TEST: [], None: []}
     for path in files:
         groups[split_of(path)].append(path)
     return {split: group for split, group in groups.items() if group}
 
 
-def only_with_split(groups: dict[str | None, list[Path]]) -> dict[str, list[Path]]:
+def only_with_split(groups: FilesBySplit) -> dict[str, list[Path]]:
     """Leaves out the files that tell no split, in a release where others do, and says so."""
     if None in groups:
         names = [path.name for path in groups[None]]
@@ -60,7 +66,29 @@ def only_with_split(groups: dict[str | None, list[Path]]) -> dict[str, list[Path
     return {split: group for split, group in groups.items() if split is not None}
 
 
-def part_of(sentence: str) -> str:
-    """The part, "train" or "validation", of a sentence in a release without splits: by a stable hash of its text."""
+def part_of(sentence: str, shares: Shares = SHARES) -> str:
+    """The part of a sentence in a release without splits: by a stable hash of its text."""
     digest = blake2b(sentence.encode("utf-8"), digest_size=8).digest()
-    return TRAIN if int.from_bytes(digest, "big") % VALIDATION_SHARE else VALIDATION
+    number = int.from_bytes(digest, "big") % sum(share for _, share in shares)
+    for part, share in shares[:-1]:
+        if number < share:
+            return part
+        number -= share
+    return shares[-1][0]
+
+
+def without(part: str, shares: Shares) -> Shares:
+    """The shares with those of one part given to "train", while all other sentences stay where they are."""
+    return tuple((TRAIN if name == part else name, share) for name, share in shares)
+
+
+def fold_shares(fold: int) -> Shares:
+    """The shares of one round of cross-validation: part ``fold`` is "test", the next "validation", the rest "train".
+
+    Raises:
+        ValueError: there is no such fold.
+    """
+    if type(fold) is not int or not 0 <= fold < FOLDS:
+        raise ValueError(f"fold is {fold!r} but must be one of 0 to {FOLDS - 1}")
+    parts = {fold: TEST, (fold + 1) % FOLDS: VALIDATION}
+    return tuple((parts.get(number, TRAIN), 1) for number in range(FOLDS))

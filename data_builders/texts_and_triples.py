@@ -27,7 +27,7 @@ from ._counts import Dropped, Tally, write_partial
 from ._files import NumberedRecords, json_lines, or_empty, text_lines
 from ._mentions import NameFinder, normal, sentences
 from ._records import BadRecord, named, optional, shown, typed
-from ._splits import TEST, TRAIN, VALIDATION, files_by_split
+from ._splits import SPLITS, files_by_split
 
 SAMPLE_FILES = {
     "train.txt": "Mira Voss works in Tarnstad. She likes it.\n\nTarnstad lies on the river Lind.\n",
@@ -80,11 +80,11 @@ class TextsAndTriples(CorpusBuilder):
         return Knowledge([Path(path) for path in triples], on_bad=lambda *_: None).rows
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        texts = files_by_split(path for path in self.files if path.suffix.lower() == ".txt")
-        triples = files_by_split(path for path in self.files if path.suffix.lower() != ".txt")
-        told = [split for split in (TRAIN, VALIDATION, TEST) if split in texts or split in triples]
+        texts = self._fold_or(files_by_split(path for path in self.files if path.suffix.lower() == ".txt"))
+        triples = self._fold_or(files_by_split(path for path in self.files if path.suffix.lower() != ".txt"))
+        told = [split for split in SPLITS if split in texts or split in triples]
         generators = []
-        for split in told or (TRAIN, VALIDATION):
+        for split in told or [part for part in SPLITS if part in dict(self._shares())]:
             own = [groups.get(split, []) + groups.get(None, []) for groups in (texts, triples)]
             generators.append(self._aligned_split(dl_manager, split, *own, part=None if told else split))
         return generators
@@ -98,11 +98,11 @@ class TextsAndTriples(CorpusBuilder):
                 raise ValueError(
                     f"{self.config.data_dir} holds no {what} for the split '{split}'; add or rename a file"
                 )
-        tally = Tally(self.config.on_bad_record, part)
+        tally = Tally(self.config.on_bad_record, part, self._shares())
         tally.counts["triples"] = Knowledge(triples, tally.bad).triples
         if not dl_manager.is_streaming:
             write_partial(self._output_dir, split, tally.counts)
-        return self._split(dl_manager, split, texts, part=part, triples=tuple(map(str, triples)))
+        return self._split(dl_manager, split, texts, part, self._shares(), triples=tuple(map(str, triples)))
 
 
 class Knowledge:
