@@ -1,23 +1,56 @@
-"""Unlabelled attachment score of dependency heads."""
+"""Unlabelled attachment score: the share of words whose head is right, punctuation included."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from datasets import List, Value
 
-__all__ = ["unlabelled_attachment_score"]
+from ._common import HEADS, check, ratio
+from ._face import Face
+
+__all__ = ["Attachment", "compute", "from_total", "per_example"]
+
+SAMPLE = {"predictions": [[2, 0, 2], [0]], "references": [[2, 0, 1], [2, 0]]}
 
 
-def unlabelled_attachment_score(
-    predictions: np.ndarray, references: np.ndarray, counted: np.ndarray, words: int
-) -> float:
-    """Return the share of all words whose head is right.
+def per_example(predictions: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return of each sentence the number of words with the right head, and of words.
 
-    `predictions`, `references` and the boolean `counted` have one shape, (sentences, words); `words` is the number of
-    all words of all sentences, punctuation included, so that words lost to truncation count as wrong.
+    Args:
+        predictions: the heads of each sentence's words; words missing at the end were lost and are wrong.
+        references: the heads of each sentence's words, all of them.
+
+    Returns:
+        (sentences, 2).
 
     Raises:
-        ValueError: there are no words, or fewer than are counted.
+        ValueError: as `Metric.per_example`, or a sentence has more predictions than words.
     """
-    if words < 1 or int(counted.sum()) > words:
-        raise ValueError(f"words={words} is fewer than the {int(counted.sum())} counted, or none; count all words")
-    return float(((predictions == references) & counted).sum() / words)
+    check(predictions, references, HEADS, HEADS)
+    rows = []
+    for number, (guesses, heads) in enumerate(zip(predictions, references, strict=True)):
+        if len(guesses) > len(heads):
+            raise ValueError(
+                f"sentence {number} has {len(guesses)} predicted heads and {len(heads)} words; give all words' heads"
+            )
+        right = sum(guess == head for guess, head in zip(guesses, heads, strict=False))
+        rows.append([right, len(heads)])
+    return np.array(rows, float)
+
+
+def from_total(total: np.ndarray) -> dict[str, float]:
+    """Return uas from summed statistics, (..., 2)."""
+    return {"uas": ratio(total[..., 0], total[..., 1])}
+
+
+def compute(predictions: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Return uas over the words of all sentences."""
+    return from_total(per_example(predictions, references).sum(axis=0))
+
+
+class Attachment(Face):
+    """Unlabelled attachment score of the heads of each sentence's words."""
+
+    prediction = reference = List(Value("int64"))

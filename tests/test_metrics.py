@@ -1,41 +1,126 @@
-"""The unlabelled attachment score: all words of all sentences, lost ones too."""
+"""The contract of every metric, run on the sample that each carries; a new metric is found here."""
 
+import random
+
+import evaluate
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from kadapter.metrics.attachment import unlabelled_attachment_score
+from kadapter import metrics
 
-SENTENCES = st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=9), min_size=1)
+each_metric = pytest.mark.parametrize("name", metrics.available())
 
 
-def padded(sentences, filler=-100):
-    width = max(map(len, sentences))
-    return np.array([[*one, *[filler] * (width - len(one))] for one in sentences])
+def sample(name):
+    """The metric, its sample's predictions and references, and the settings it is measured by."""
+    metric = metrics.load(name)
+    settings = dict(metric.SAMPLE)
+    return metric, settings.pop("predictions"), settings.pop("references"), settings
 
 
-@given(SENTENCES, st.integers(0, 20))
-def test_the_score_is_the_share_of_right_words_whatever_the_padding(sentences, lost):
-    references = padded([[head for head, _ in one] for one in sentences])
-    predictions = padded([[guess for _, guess in one] for one in sentences], filler=0)
-    words = sum(map(len, sentences)) + lost
-    right = sum(head == guess for one in sentences for head, guess in one)
-    score = unlabelled_attachment_score(predictions, references, references >= 0, words)
-    assert score == pytest.approx(right / words)
-    assert 0 <= score * words <= words - lost + 1e-9
-    wider = [np.pad(one, ((0, 0), (0, 3)), constant_values=-100) for one in (predictions, references)]
-    assert unlabelled_attachment_score(*wider, wider[1] >= 0, words) == score
+def face(metric):
+    """The one class of a metric's file that the evaluate library can use."""
+    classes = [one for one in vars(metric).values() if isinstance(one, type) and issubclass(one, evaluate.Metric)]
+    (own,) = [one for one in classes if one.__module__ == metric.__name__]
+    return own
 
 
-def test_words_lost_to_truncation_are_wrong():
-    # "I saw elephants yesterday ." was cut after its third word, and "Birds sing" was not.
-    references, predictions = np.array([[2, 0, 2], [2, 0, -100]]), np.array([[2, 0, 1], [2, 0, 0]])
-    assert unlabelled_attachment_score(predictions, references, references >= 0, words=7) == 4 / 7
+# ---- what every metric gives --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [0, 1])
-def test_fewer_words_than_were_counted_are_refused(words):
-    heads = np.array([[1, 0]])
-    with pytest.raises(ValueError, match=f"words={words} is fewer than the 2 counted"):
-        unlabelled_attachment_score(heads, heads, heads >= 0, words)
+def test_metrics_are_found_by_their_names():
+    assert {"accuracy", "attachment", "entity_typing", "question_answering", "semeval", "tacred"} <= set(
+        metrics.available()
+    )
+    with pytest.raises(ValueError, match=r"no metric 'tacerd'; there are .*; did you mean 'tacred'\?"):
+        metrics.load("tacerd")
+
+
+@each_metric
+def test_results_are_those_of_the_summed_statistics_of_each_example(name):
+    metric, predictions, references, settings = sample(name)
+    rows = metric.per_example(predictions, references, **settings)
+    results = metric.compute(predictions, references, **settings)
+    assert rows.ndim == 2 and len(rows) == len(predictions)
+    assert results == metric.from_total(rows.sum(axis=0))
+    assert all(isinstance(value, float) and 0 <= value <= 1 for value in results.values())
+    assert 0 < sum(results.values()) < len(results), "the sample should be neither all right nor all wrong"
+
+
+@each_metric
+def test_an_example_is_measured_on_its_own_whatever_stands_beside_it(name):
+    metric, predictions, references, settings = sample(name)
+    alone = [metric.per_example([one], [true], **settings) for one, true in zip(predictions, references, strict=True)]
+    assert np.array_equal(np.vstack(alone), metric.per_example(predictions, references, **settings))
+
+
+@each_metric
+def test_results_do_not_depend_on_the_order_of_examples(name):
+    metric, predictions, references, settings = sample(name)
+    order = random.Random(0).sample(range(len(predictions)), len(predictions))
+    again = metric.compute([predictions[one] for one in order], [references[one] for one in order], **settings)
+    assert again == pytest.approx(metric.compute(predictions, references, **settings))
+
+
+@each_metric
+def test_many_totals_are_turned_into_results_at_once(name):
+    metric, predictions, references, settings = sample(name)
+    rows = metric.per_example(predictions, references, **settings)
+    weights = np.random.default_rng(0).multinomial(len(rows), np.ones(len(rows)) / len(rows), size=(3, 5))
+    together = metric.from_total(weights @ rows)  # (3, 5) for each result
+    for place in np.ndindex(3, 5):
+        one_by_one = metric.from_total((weights[place] @ rows))
+        assert {key: value[place] for key, value in together.items()} == pytest.approx(one_by_one)
+
+
+@each_metric
+def test_a_weighting_of_rows_is_a_choice_of_examples(name):
+    metric, predictions, references, settings = sample(name)
+    twice = [0, 0, *range(len(predictions) - 1)]
+    weights = np.bincount(twice, minlength=len(predictions))
+    rows = metric.per_example(predictions, references, **settings)
+    chosen = metric.compute([predictions[one] for one in twice], [references[one] for one in twice], **settings)
+    assert metric.from_total(weights @ rows) == pytest.approx(chosen)
+
+
+@each_metric
+def test_right_predictions_score_one(name):
+    metric, predictions, references, settings = sample(name)
+    is_text = isinstance(predictions[0], str)
+    right = [one[0] if is_text and not isinstance(one, str) else one for one in references]
+    assert set(metric.compute(right, references, **settings).values()) == {1.0}
+
+
+@each_metric
+def test_unequal_or_no_examples_are_refused(name):
+    metric, predictions, references, settings = sample(name)
+    number = len(references)
+    with pytest.raises(ValueError, match=f"{number - 1} predictions and {number} references can't be compared"):
+        metric.compute(predictions[1:], references, **settings)
+    with pytest.raises(ValueError, match="at least one example"):
+        metric.compute([], [], **settings)
+
+
+@each_metric
+def test_values_of_another_kind_are_refused_by_number_and_value(name):
+    metric, predictions, references, settings = sample(name)
+    for bad in (None, 1.5, {"label": 1}):
+        with pytest.raises(ValueError, match="prediction 1 is .*; it must be"):
+            metric.compute([predictions[0], bad, *predictions[2:]], references, **settings)
+        with pytest.raises(ValueError, match="reference 0 is .*; it must be"):
+            metric.compute(predictions, [bad, *references[1:]], **settings)
+
+
+# ---- the faces to the evaluate library ----------------------------------------------------------------------------
+
+
+@each_metric
+def test_the_evaluate_library_computes_the_same(name, tmp_path):
+    metric, predictions, references, settings = sample(name)
+    own = face(metric)(cache_dir=str(tmp_path))
+    expected = metric.compute(predictions, references, **settings)
+    assert own.compute(predictions=predictions, references=references, **settings) == expected
+    for start in range(0, len(references), 2):
+        own.add_batch(predictions=predictions[start : start + 2], references=references[start : start + 2])
+    assert own.compute(**settings) == expected
+    assert own.description == face(metric).__doc__

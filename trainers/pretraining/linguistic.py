@@ -13,10 +13,10 @@ import numpy as np
 from datasets import Dataset
 
 from ...configuration_kadapter import KAdapterConfig
-from ...metrics.attachment import unlabelled_attachment_score
+from ...metrics import attachment
 from ...modeling_kadapter import KAdapterForDependencyParsing, special_tokens
 
-IGNORED = -100
+IGNORED, LOST = -100, -1
 
 
 class Objective:
@@ -100,5 +100,8 @@ class Objective:
     def measure(self, predictions: np.ndarray, labels: np.ndarray, evaluated: Dataset) -> dict[str, float]:
         """Return the unlabelled attachment score over all words of all sentences, punctuation included."""
         counted = labels > 0 if self.official else labels >= 0
-        words = int(np.sum(evaluated["words"]))
-        return {"uas": unlabelled_attachment_score(predictions, labels, counted, words)}
+        heads, true = [], []
+        for guess, label, kept, words in zip(predictions, labels, counted, evaluated["words"], strict=True):
+            heads.append(guess[kept].tolist())
+            true.append([*label[kept].tolist(), *[LOST] * (words - len(heads[-1]))])
+        return attachment.compute(heads, true)

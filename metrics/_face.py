@@ -1,0 +1,34 @@
+"""The face that a metric shows to the evaluate library; it needs no network."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any, ClassVar
+
+import evaluate
+from datasets import Features
+
+__all__ = ["Face"]
+
+
+class Face(evaluate.Metric):
+    """The `compute` of the file in which the deriving class stands; settings are keywords of `compute` here too.
+
+    Attributes:
+        prediction: feature of one prediction.
+        reference: feature of one reference.
+    """
+
+    prediction: ClassVar[Any]
+    reference: ClassVar[Any]
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=inspect.getdoc(type(self)),
+            citation="",
+            features=Features({"predictions": self.prediction, "references": self.reference}),
+        )
+
+    def _compute(self, predictions: list, references: list, **settings: Any) -> dict[str, float]:
+        return sys.modules[type(self).__module__].compute(predictions, references, **settings)
