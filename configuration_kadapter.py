@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 __all__ = ["FUSIONS", "KAdapterConfig", "KnowledgeAdapterConfig", "check_adapter_name", "default_layers"]
 
-FUSIONS = ("add", "concat")
+FUSIONS = ("add", "concat", "gated")
 DEPENDENCY_HEADS = ("arc", "official")
 FORMAT_VERSION = 1
 # Read from the backbone, never set: names as users of AutoModel ask for them.
@@ -60,7 +60,8 @@ class KnowledgeAdapterConfig:
         layers: the tapped hidden states, strictly increasing, 0 = embeddings, i = output of block i; None takes
             (0, N // 2 - 1, N - 2) of an N-block backbone. One adapter layer stands at each.
         hidden_size: inner width of an adapter layer, whatever the backbone's width.
-        num_hidden_layers: transformer blocks in each adapter layer.
+        num_hidden_layers: transformer blocks in each adapter layer; 0 for no blocks and no projections, so that the
+            adapter has no parameters and gives the sum of the states it taps (a control).
         num_attention_heads: attention heads of each block; divides `hidden_size`.
         intermediate_size: feed-forward width of each block.
         hidden_act: activation of the feed-forward layer; "gelu" is the exact one.
@@ -68,7 +69,8 @@ class KnowledgeAdapterConfig:
         attention_probs_dropout_prob: dropout of the attention weights.
         layer_norm_eps: epsilon of the layer norms.
         projection_initializer_range: standard deviation of the projections at the start; the small default makes a
-            new adapter pass on the sum of the tapped states.
+            new adapter pass on the sum of the tapped states. None for torch's default, as in the official code's
+            fine-tuning "without knowledge".
         skip_layers: 0 for none, else after every n-th layer the output of an earlier one is added, as published.
         mask_padding: whether padding is hidden from the adapter; False reproduces the official code, which leaks it.
         training: what the adapter was trained on and how well it did, for its model card; has no effect.
@@ -88,15 +90,17 @@ class KnowledgeAdapterConfig:
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1
     layer_norm_eps: float = 1e-5
-    projection_initializer_range: float | int = 2e-4
+    projection_initializer_range: float | int | None = 2e-4
     skip_layers: int = 0
     mask_padding: bool = True
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} of a knowledge adapter must be at least 1")
+        if self.num_hidden_layers < 0:
+            raise ValueError(f"num_hidden_layers={self.num_hidden_layers} must be at least 0, which is for no blocks")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} of a knowledge adapter must be divisible by "
@@ -186,7 +190,8 @@ class KAdapterConfig(PreTrainedConfig):
         backbone_modified: whether the backbone was trained or resized and so is saved with the model.
         adapters: for each adapter its `KnowledgeAdapterConfig` as a plain dict; `adapter_config(name)` is typed.
         active_adapters: names of the adapters in use; None for all.
-        fusion: "add" (backbone + sum of adapters, no parameters) or "concat" (learned, as in the official code).
+        fusion: "add" (backbone + sum of adapters, no parameters), "concat" (learned, as in the official code) or
+            "gated" (learned, starting from the plain backbone).
         classifier_dropout: dropout in heads.
         dependency_head: "arc" (any length) or "official" (positions up to `num_positions`), for dependency parsing.
         arc_size: width of the arc scorer.

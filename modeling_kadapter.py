@@ -1,44 +1,67 @@
 """K-Adapter: knowledge adapters beside a frozen encoder (Wang et al., Findings of ACL 2021, arXiv 2002.01808).
 
-From top to bottom in the order of the paper: one adapter layer, the adapter, fusion, the model, its heads. How models
-are loaded and saved stands in loading_kadapter.py, what one does with adapters in verbs_kadapter.py.
-Dimensions: B batch, S sequence, H backbone width, D adapter width, M mentions, W words.
+From top to bottom in the order of the paper: one adapter layer, the adapter, the model, its head models. Fusion stands
+in fusion_kadapter.py, what heads are made of in heads_kadapter.py, how models are loaded and saved in
+loading_kadapter.py, what one does with adapters in verbs_kadapter.py.
+Dimensions: B batch, S sequence, H backbone width, D adapter width, P passages.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import (
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.utils import ModelOutput, logging
 
 from .artifacts_kadapter import copy_strictly
+from .attention_kadapter import Attention, attention_mask_of
 from .backbone_kadapter import random_backbone
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name, check_choice
 from .encoding_kadapter import encode_entities, mark_entities, special_tokens
+from .fusion_kadapter import FUSION_CLASSES
+from .heads_kadapter import (
+    NOT_READ,
+    ArcHead,
+    EntityHead,
+    PositionHead,
+    TokenHead,
+    as_rows,
+    check_positions,
+    check_words,
+    first_tokens,
+    gather,
+    mask_scores,
+    token_mask,
+)
 from .loading_kadapter import ArtifactVerbs
+from .losses_kadapter import cross_entropy, multi_label_loss, spans_loss, spans_of
+from .saving_kadapter import drop_backbone, forgive_backbone
+from .tapping_kadapter import positions_of
 from .verbs_kadapter import AdapterVerbs
 
 __all__ = [
+    "ArcHead",
     "KAdapterConfig",
     "KAdapterForDependencyParsing",
+    "KAdapterForEntityClassification",
     "KAdapterForEntityPairClassification",
+    "KAdapterForMultipleChoice",
+    "KAdapterForQuestionAnswering",
     "KAdapterForSequenceClassification",
+    "KAdapterForTokenClassification",
     "KAdapterModel",
     "KAdapterModelOutput",
     "KnowledgeAdapterConfig",
@@ -48,26 +71,6 @@ __all__ = [
 ]
 
 logger = logging.get_logger(__name__)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with residual and layer norm after it, by `scaled_dot_product_attention`."""
-
-    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float, eps: float) -> None:
-        super().__init__()
-        self.heads, self.attention_dropout = heads, attention_dropout
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.dense = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
-        self.layer_norm = nn.LayerNorm(width, eps=eps)
-
-    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        split = states.shape[:2] + (self.heads, -1)
-        query, key, value = (one(states).view(split).transpose(1, 2) for one in (self.query, self.key, self.value))
-        dropout = self.attention_dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        context = self.dense(context.transpose(1, 2).flatten(2))  # (B, S, D)
-        return self.layer_norm(states + self.dropout(context))
 
 
 class AdapterBlock(GradientCheckpointingLayer):
@@ -91,18 +94,26 @@ class AdapterBlock(GradientCheckpointingLayer):
 
 
 class KnowledgeAdapterLayer(nn.Module):
-    """One adapter layer, layer(x) = x + up(blocks(down(x))) (K-Adapter, section 3.1; `Adapter` in fac-adapter.py)."""
+    """One adapter layer, layer(x) = x + up(blocks(down(x))) (K-Adapter, section 3.1; `Adapter` in fac-adapter.py).
+
+    Without blocks there are no projections either, and layer(x) = x.
+    """
 
     def __init__(self, config: KnowledgeAdapterConfig, backbone_hidden_size: int) -> None:
         super().__init__()
-        self.down_project = nn.Linear(backbone_hidden_size, config.hidden_size)
         self.blocks = nn.ModuleList(AdapterBlock(config) for _ in range(config.num_hidden_layers))
+        if not self.blocks:
+            return
+        self.down_project = nn.Linear(backbone_hidden_size, config.hidden_size)
         self.up_project = nn.Linear(config.hidden_size, backbone_hidden_size)
         for projection in (self.down_project, self.up_project):
-            nn.init.normal_(projection.weight, std=config.projection_initializer_range)
-            nn.init.zeros_(projection.bias)
+            if config.projection_initializer_range is not None:
+                nn.init.normal_(projection.weight, std=config.projection_initializer_range)
+                nn.init.zeros_(projection.bias)
 
     def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        if not self.blocks:
+            return states
         inner = self.down_project(states)  # (B, S, D)
         for block in self.blocks:
             inner = block(inner, mask)
@@ -119,60 +130,15 @@ class KnowledgeAdapter(nn.Module):
 
     def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor | None) -> Tensor:
         """Map the tapped hidden states, each (batch, sequence, hidden), to the adapter's own of the same shape."""
-        weight, mask = self.layers[0].down_project.weight, None
-        if self.config.mask_padding and attention_mask is not None:
-            mask = _attention_mask(attention_mask).to(weight.device)
+        like = next(self.parameters(), hidden_states[0])
+        mask = attention_mask_of(attention_mask if self.config.mask_padding else None, like.device)
         skip, outputs = self.config.skip_layers, []
         for number, (layer, state) in enumerate(zip(self.layers, hidden_states, strict=True), start=1):
-            state = state.to(device=weight.device, dtype=weight.dtype)
+            state = state.to(like)
             outputs.append(layer(state + outputs[-1] if outputs else state, mask))
             if skip and number % skip == 0:  # the index is the official code's, whatever was meant by it
                 outputs[-1] = outputs[-1] + outputs[number // skip]
         return outputs[-1]  # (B, S, H)
-
-
-def _attention_mask(attention_mask: Tensor) -> Tensor:
-    """Turn (B, S) into a boolean (B, 1, 1, S); a row without any token attends to all, so that nothing is NaN."""
-    if attention_mask.dim() != 2:
-        shape = tuple(attention_mask.shape)
-        raise ValueError(f"attention_mask has shape {shape}; adapters need (batch, sequence), 1 for tokens")
-    real = attention_mask.bool()
-    return (real | ~real.any(dim=1, keepdim=True))[:, None, None, :]
-
-
-class AddFusion(nn.Module):
-    """R + the sum of the adapters' outputs: no parameters, and what composing without training gives."""
-
-    def __init__(self, names: Sequence[str], hidden_size: int) -> None:
-        super().__init__()
-
-    def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
-        for states in adapters.values():
-            backbone = backbone.to(states.device) + states
-        return backbone
-
-
-class ConcatFusion(nn.Module):
-    """Linear of [R; A] for each adapter and, where there are several, a Linear over those (the official "concat")."""
-
-    def __init__(self, names: Sequence[str], hidden_size: int) -> None:
-        super().__init__()
-        self.projections = nn.ModuleDict({name: nn.Linear(2 * hidden_size, hidden_size) for name in names})
-        self.combine = nn.Linear(len(names) * hidden_size, hidden_size) if len(names) > 1 else None
-
-    def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
-        if not adapters:
-            return backbone
-        features = []
-        for name, projection in self.projections.items():
-            both = torch.cat([backbone.to(adapters[name]), adapters[name]], dim=-1)  # (..., 2H)
-            features.append(projection(both.to(projection.weight.dtype)))
-        if self.combine is None:
-            return features[0]
-        return self.combine(torch.cat(features, dim=-1).to(self.combine.weight.dtype))
-
-
-FUSION_CLASSES = {"add": AddFusion, "concat": ConcatFusion}
 
 
 @dataclass
@@ -238,9 +204,9 @@ class KAdapterModel(KAdapterPreTrainedModel):
         self.post_init()
         self.backbone = backbone if backbone is not None else random_backbone(config)
         self.backbone.requires_grad_(False).eval()
-        self._positions = _positions_of(self.backbone)
-        self.register_state_dict_post_hook(_drop_backbone)
-        self.register_load_state_dict_post_hook(_forgive_backbone)
+        self._positions = positions_of(self.backbone)
+        self.register_state_dict_post_hook(drop_backbone)
+        self.register_load_state_dict_post_hook(forgive_backbone)
 
     def forward(
         self,
@@ -283,9 +249,9 @@ class KAdapterModel(KAdapterPreTrainedModel):
     ) -> tuple[Tensor, list[Tensor], Any]:
         """Return R, all hidden states and the attentions, without a graph unless the backbone or its input trains."""
         if position_ids is None:
-            self._check_length(input_ids if input_ids is not None else inputs_embeds)
+            self._positions.check_length(input_ids if input_ids is not None else inputs_embeds)
         if position_ids is None and attention_mask is not None:
-            position_ids = self._number_positions(attention_mask, by_mask_alone=inputs_embeds is not None)
+            position_ids = self._positions.number(attention_mask, by_mask_alone=inputs_embeds is not None)
         inputs = {"input_ids": input_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         inputs = {key: value for key, value in inputs.items() if value is not None}
         trains = any(one.requires_grad for one in self.backbone.parameters())
@@ -296,20 +262,6 @@ class KAdapterModel(KAdapterPreTrainedModel):
             inputs.update(output_hidden_states=True, return_dict=True)
             output = self.backbone(attention_mask=attention_mask, **inputs)
         return output.last_hidden_state, list(output.hidden_states), getattr(output, "attentions", None)
-
-    def _check_length(self, given: Tensor | None) -> None:
-        longest = self._positions.longest
-        if given is not None and longest is not None and given.shape[1] > longest:
-            raise ValueError(f"{given.shape[1]} tokens are more than the {longest} that the backbone takes; cut them")
-
-    def _number_positions(self, attention_mask: Tensor, by_mask_alone: bool) -> Tensor | None:
-        """Number each row from its first real token on, where the backbone would count left padding along."""
-        first = self._positions.first
-        if first is None or attention_mask.dim() != 2 or (self._positions.by_tokens and not by_mask_alone):
-            return None
-        real = attention_mask.bool()
-        index = torch.arange(real.shape[1], device=real.device) + first
-        return (index - (real.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)).clamp(min=first)  # (B, S)
 
     def _run_adapters(self, states: list[Tensor], attention_mask: Tensor | None) -> dict[str, Tensor]:
         """Run the active adapters on the states that they tap, and let go of all others."""
@@ -365,12 +317,10 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def _renew_fusion(self) -> None:
         """Make the fusion for the adapters that there are now, keeping what was learned for each."""
-        old, new = self.fusion, type(self.fusion)(list(self.adapters), self.config.hidden_size)
-        if isinstance(new, ConcatFusion):
-            for name in set(new.projections) & set(old.projections):
-                new.projections[name] = old.projections[name]
-            if len(self.adapters) > 1:
-                logger.warning("fusion 'concat' combines another set of adapters now and is untrained; train it")
+        new = type(self.fusion)(list(self.adapters), self.config.hidden_size)
+        if new.keep(self.fusion):
+            fusion = self.config.fusion
+            logger.warning(f"fusion {fusion!r} combines another set of adapters now and is untrained; train it")
         self.fusion = new.to(_device_of(self.backbone)).train(self.training)
 
 
@@ -378,42 +328,14 @@ def _device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-class Positions(NamedTuple):
-    """How a backbone numbers tokens: by a look at their ids or not, from where on, and how many."""
-
-    by_tokens: bool = False
-    first: int | None = None
-    longest: int | None = None
-
-
-def _positions_of(backbone: nn.Module) -> Positions:
-    embeddings = getattr(backbone, "embeddings", None)
-    table = getattr(embeddings, "position_embeddings", None)
-    if table is None or "position_ids" not in inspect.signature(backbone.forward).parameters:
-        return Positions()  # relative or rotary positions: padding on the left shifts all of them alike
-    padding = getattr(embeddings, "padding_idx", None)  # RoBERTa's rule: padding stays at its id, others follow
-    first = 0 if padding is None else padding + 1
-    return Positions(padding is not None, first, len(table.weight) - first)
-
-
-def _drop_backbone(module: KAdapterModel, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
-    module._notice_training()
-    if not module.config.backbone_modified:
-        for key in [key for key in state_dict if key.startswith(f"{prefix}backbone.")]:
-            del state_dict[key]
-
-
-def _forgive_backbone(module: KAdapterModel, incompatible: Any) -> None:
-    if not module.config.backbone_modified:
-        names = tuple(f"backbone.{key}" for key in module.backbone.state_dict())
-        incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not key.endswith(names)]
-
-
 # ---- heads --------------------------------------------------------------------------------------------------------
 
 
 class KAdapterHeadModel(KAdapterPreTrainedModel):
-    """A `KAdapterModel` with a head on its fused features."""
+    """A `KAdapterModel` with a head on its fused features.
+
+    What is frozen is read once and kept: `model(states=model.read(**inputs), **rest)` is `model(**inputs, **rest)`.
+    """
 
     def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -426,43 +348,60 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         """Return a new head."""
         raise TypeError("a head model says how its head is built")
 
-    def features_at(self, positions: Tensor, *inputs: Any, **kwargs: Any) -> Tensor:
-        """Return the fused features at `positions` (batch, n) alone, (batch, n, hidden): gathered, then fused."""
-        backbone, adapters = self.kadapter.encode(*inputs, **kwargs)
-        gathered = {name: _gather(states, positions) for name, states in adapters.items()}  # (B, n, H) each
-        return self.kadapter.fusion(_gather(backbone, positions), gathered)
+    def read(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Return all that fusion and head read: {"backbone": R, "adapters.NAME": A}, where the head reads it.
 
+        Shapes: each (batch, n, hidden), n the positions that the head reads. Keywords are those of `forward`; labels
+        may be among them and are not looked at.
 
-def _gather(states: Tensor, positions: Tensor) -> Tensor:
-    if positions.device.type == "cpu" and positions.numel() and int(positions.max()) >= states.shape[1]:
-        raise ValueError(
-            f"position {int(positions.max())} lies outside the {states.shape[1]} tokens of the batch; was it cut?"
-        )
-    index = positions.clamp(min=0).to(states.device)[..., None].expand(-1, -1, states.shape[-1])
-    return states.gather(1, index)
+        Raises:
+            ValueError: inputs or positions are missing, of another shape or out of range.
+        """
+        inputs = {key: one for key, one in kwargs.items() if key not in NOT_READ}
+        given = input_ids if input_ids is not None else inputs.get("inputs_embeds")
+        if given is None:
+            raise ValueError(
+                "there is nothing to read; give input_ids, inputs_embeds, or states that were read before"
+            )
+        positions = self._positions_read(given, attention_mask, inputs)
+        backbone, adapters = self.kadapter.encode(input_ids, attention_mask, **inputs)
+        states = {"backbone": backbone, **{f"adapters.{name}": one for name, one in adapters.items()}}
+        return states if positions is None else {key: gather(one, positions) for key, one in states.items()}
 
-
-def _cross_entropy(logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | None:
-    """Mean over the labels that count, or their sum over the number of such labels in the whole (global) batch."""
-    if labels is None:
+    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
+        """Return the positions (batch, n) that the head reads, None for all; takes its keywords out of `inputs`."""
         return None
-    logits, labels = logits.flatten(0, -2).float(), labels.flatten().to(logits.device)
-    if num_items_in_batch is None:
-        return F.cross_entropy(logits, labels)
-    return F.cross_entropy(logits, labels, reduction="sum") / torch.as_tensor(num_items_in_batch).to(logits.device)
 
+    def fuse(self, states: dict[str, Tensor] | None = None, **inputs: Any) -> Tensor:
+        """Return the fused features (batch, n, hidden) of states, or of inputs that are read first.
 
-class EntityHead(nn.Module):
-    """Linear, dropout, Linear on the concatenated features of the mentions; no activation (official code)."""
+        Raises:
+            ValueError: the states are of other adapters than the active ones or of another shape, or inputs were given
+                beside them.
+        """
+        if states is None:
+            states = self.read(**inputs)
+        elif any(inputs.get(key) is not None for key in ("input_ids", "inputs_embeds")):
+            raise ValueError("give states or input_ids, not both: states are what was read of input_ids before")
+        self._check_states(states)
+        adapters = {name: states[f"adapters.{name}"] for name in self.active_adapters()}
+        return self.kadapter.fusion(states["backbone"], adapters)
 
-    def __init__(self, config: KAdapterConfig, mentions: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(mentions * config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.out_proj(self.dropout(self.dense(features.flatten(1).to(self.dense.weight.dtype))))  # (B, labels)
+    def _check_states(self, states: dict[str, Tensor]) -> None:
+        expected = ["backbone", *(f"adapters.{name}" for name in self.active_adapters())]
+        if set(states) != set(expected):
+            raise ValueError(
+                f"states hold {sorted(states)}, and this model reads {sorted(expected)}; read them again with its read"
+            )
+        shape = tuple(states["backbone"].shape[:2])
+        for key, one in states.items():
+            if one.shape != (*shape, self.config.hidden_size):
+                raise ValueError(
+                    f"states[{key!r}] has shape {tuple(one.shape)} and must have (batch, n, hidden), "
+                    f"{(*shape, self.config.hidden_size)}; read it again with this model's read"
+                )
 
 
 class KAdapterForSequenceClassification(KAdapterHeadModel):
@@ -475,6 +414,9 @@ class KAdapterForSequenceClassification(KAdapterHeadModel):
         """Return a new head for one position."""
         return EntityHead(config, mentions=1)
 
+    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
+        return first_tokens(attention_mask, given)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -482,27 +424,32 @@ class KAdapterForSequenceClassification(KAdapterHeadModel):
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple:
-        """Return logits (batch, labels) and, given `labels` (batch,), the mean cross-entropy."""
-        if attention_mask is None:
-            given = input_ids if input_ids is not None else kwargs["inputs_embeds"]
-            attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
-        first = attention_mask.argmax(dim=1, keepdim=True)  # (B, 1), whatever stands before it
-        logits = self.head(self.features_at(first, input_ids, attention_mask, **kwargs))
-        output = SequenceClassifierOutput(_cross_entropy(logits, labels, num_items_in_batch), logits)
+        """Return logits (batch, labels) and, given `labels` (batch,), the mean cross-entropy.
+
+        Raises:
+            ValueError: a label is no class, or inputs and states are missing.
+        """
+        logits = self.head(self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+        output = SequenceClassifierOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
         return output.to_tuple() if return_dict is False else output
 
 
-class KAdapterForEntityPairClassification(KAdapterHeadModel):
-    """Relation of a pair of marked mentions: the factual objective, and TACRED's head (fac-adapter.py)."""
+class KAdapterEntityModel(KAdapterHeadModel):
+    """What the heads on marked mentions share."""
 
-    _auto_classes = ("AutoModelForSequenceClassification",)
+    mentions = 1
+    _loss = staticmethod(cross_entropy)
 
-    @staticmethod
-    def build_head(config: KAdapterConfig) -> nn.Module:
-        """Return a new head for two mentions."""
-        return EntityHead(config, mentions=2)
+    @classmethod
+    def build_head(cls, config: KAdapterConfig) -> nn.Module:
+        """Return a new head for the mentions."""
+        return EntityHead(config, cls.mentions)
+
+    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
+        return check_positions(inputs.pop("entity_positions", None), self.mentions)
 
     def forward(
         self,
@@ -512,65 +459,175 @@ class KAdapterForEntityPairClassification(KAdapterHeadModel):
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple:
-        """Return logits (batch, labels) and, given `labels` (batch,), the mean cross-entropy.
+        """Return logits (batch, labels) and, given `labels`, the loss.
 
-        `entity_positions` (batch, 2): tokens of the opening markers of head and tail, as `encode_entities` gives.
+        `entity_positions` (batch, mentions): tokens of the opening markers, as `encode_entities` gives.
 
         Raises:
-            ValueError: `entity_positions` are missing, not two, or out of range.
+            ValueError: `entity_positions` are missing, too few or too many, or out of range; labels of another shape.
         """
-        _check_positions(entity_positions, mentions=2)
-        logits = self.head(self.features_at(entity_positions, input_ids, attention_mask, **kwargs))
-        output = SequenceClassifierOutput(_cross_entropy(logits, labels, num_items_in_batch), logits)
+        kwargs.update(input_ids=input_ids, attention_mask=attention_mask, entity_positions=entity_positions)
+        logits = self.head(self.fuse(states, **kwargs))
+        output = SequenceClassifierOutput(self._loss(logits, labels, num_items_in_batch), logits)
         return output.to_tuple() if return_dict is False else output
 
 
-def _check_positions(entity_positions: Tensor | None, mentions: int) -> None:
-    shape = None if entity_positions is None else tuple(entity_positions.shape)
-    if shape is None or len(shape) != 2 or shape[1] != mentions:
-        raise ValueError(
-            f"entity_positions has shape {shape} and must have (batch, {mentions}): the opening marker of each "
-            "mention; encode_entities(tokenizer, texts, entity_spans) gives them"
-        )
+class KAdapterForEntityClassification(KAdapterEntityModel):
+    """Types of one marked mention, any number of them (the official heads of Open Entity and FIGER).
+
+    Labels are (batch, labels), 1 for each type that the mention has; the loss is the mean binary cross-entropy.
+    """
+
+    _auto_classes = ("AutoModelForSequenceClassification",)
+    _loss = staticmethod(multi_label_loss)
+
+    def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
+        config.problem_type = "multi_label_classification"
+        super().__init__(config, backbone)
 
 
-class ArcHead(nn.Module):
-    """Biaffine score of every word as the head of every word, whatever their number (Dozat and Manning, 2017)."""
+class KAdapterForEntityPairClassification(KAdapterEntityModel):
+    """Relation of a pair of marked mentions: the factual objective, and TACRED's head (fac-adapter.py).
 
-    def __init__(self, config: KAdapterConfig) -> None:
-        super().__init__()
-        self.dependent = nn.Linear(config.hidden_size, config.arc_size)
-        self.governor = nn.Linear(config.hidden_size, config.arc_size)
-        self.bilinear = nn.Linear(config.arc_size, config.arc_size, bias=False)
-        self.prior = nn.Linear(config.arc_size, 1)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+    Mentions are head and tail, labels (batch,); the loss is the mean cross-entropy.
+    """
 
-    def forward(self, features: Tensor, present: Tensor) -> Tensor:
-        """Score (batch, 1 + words, hidden), the root first: (batch, words, 1 + words)."""
-        features = features.to(self.dependent.weight.dtype)
-        dependent = self.dropout(F.gelu(self.dependent(features[:, 1:])))  # (B, W, arc)
-        governor = self.dropout(F.gelu(self.governor(features)))  # (B, 1 + W, arc)
-        scores = self.bilinear(dependent) @ governor.transpose(1, 2) + self.prior(governor).transpose(1, 2)
-        return scores.masked_fill(~present[:, None, :].to(scores.device), torch.finfo(scores.dtype).min)
+    _auto_classes = ("AutoModelForSequenceClassification",)
+    mentions = 2
 
 
-class PositionHead(nn.Module):
-    """The official head: one-head attention, two Linears, classes are absolute positions (lin-adapter.py)."""
+class KAdapterForMultipleChoice(KAdapterHeadModel):
+    """The right one of several choices, each a text of its own, by its first token (the official head of CosmosQA)."""
 
-    def __init__(self, config: KAdapterConfig) -> None:
-        super().__init__()
-        self.attention = Attention(config.hidden_size, 1, config.classifier_dropout, config.classifier_dropout, 1e-5)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.out_proj = nn.Linear(config.hidden_size, config.num_positions)
+    _auto_classes = ("AutoModelForMultipleChoice",)
 
-    def forward(self, features: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Map (batch, sequence, hidden) to (batch, sequence, positions)."""
-        mask = None if attention_mask is None else _attention_mask(attention_mask).to(features.device)
-        context = self.attention(features.to(self.dense.weight.dtype), mask)
-        return self.out_proj(self.dropout(self.dense(context)))
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new head with one score."""
+        return TokenHead(config, outputs=1)
+
+    def read(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Return all that fusion and head read, (batch, choices, hidden) each; see `KAdapterHeadModel.read`."""
+        given, rows = as_rows({"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}, "choices")
+        return {key: one.view(len(given), -1, one.shape[-1]) for key, one in super().read(**rows).items()}
+
+    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
+        return first_tokens(attention_mask, given)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> MultipleChoiceModelOutput | tuple:
+        """Return logits (batch, choices) and, given `labels` (batch,), the mean cross-entropy.
+
+        Shapes: `input_ids`, `attention_mask`, `position_ids` (batch, choices, sequence).
+
+        Raises:
+            ValueError: an input has another shape or number of choices, or a label is none of them.
+        """
+        features = self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        logits = self.head(features).squeeze(-1)  # (B, choices)
+        output = MultipleChoiceModelOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
+        return output.to_tuple() if return_dict is False else output
+
+
+class KAdapterForTokenClassification(KAdapterHeadModel):
+    """Class of each token."""
+
+    _auto_classes = ("AutoModelForTokenClassification",)
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new head for each token."""
+        return TokenHead(config, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput | tuple:
+        """Return logits (batch, sequence, labels) and the mean cross-entropy over `labels` that are not -100.
+
+        Raises:
+            ValueError: a label is no class, or inputs and states are missing.
+        """
+        logits = self.head(self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+        output = TokenClassifierOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
+        return output.to_tuple() if return_dict is False else output
+
+
+class KAdapterForQuestionAnswering(KAdapterHeadModel):
+    """The answer to a question as a span of one of its passages, each a text of its own with the question.
+
+    The setting of SearchQA and Quasar-T in K-Adapter, section 4.2, whose code is not released: a Linear for start and
+    end, a softmax over the tokens of all passages, every occurrence of an answer taken for right.
+    """
+
+    _auto_classes = ("AutoModelForQuestionAnswering",)
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new head for start and end."""
+        return TokenHead(config, outputs=2)
+
+    def read(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Return all that fusion and head read, (batch, passages * sequence, hidden); see `KAdapterHeadModel.read`."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+        if input_ids is None or input_ids.dim() == 2:
+            return super().read(**inputs)
+        given, rows = as_rows(inputs, "passages")
+        return {key: one.view(len(given), -1, one.shape[-1]) for key, one in super().read(**rows).items()}
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        answer_mask: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        answer_spans: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> QuestionAnsweringModelOutput | tuple:
+        """Return start and end logits, shaped as `input_ids`, and the loss, given positions or spans.
+
+        Shapes: `input_ids`, `attention_mask` and `answer_mask` (True for tokens that may be part of an answer) (batch,
+        sequence) or (batch, passages, sequence); `start_positions` and `end_positions` (batch,) of a single passage,
+        or `answer_spans` (batch, answers, 3) = (passage, start, end), all occurrences, padded with -1. The loss is
+        minus the log of the summed probability of all occurrences, meaned over start and end and over the questions
+        that have one. Where there is no mask beside `states`, they are taken for a single passage's.
+
+        Raises:
+            ValueError: an input has another shape, or a span lies outside of the answer mask.
+        """
+        features = self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        mask = token_mask(features, input_ids, attention_mask, answer_mask)  # (B, S) or (B, P, S)
+        scores = self.head(features).float().unbind(dim=-1)
+        start, end = (mask_scores(one.view(mask.shape), mask) for one in scores)
+        spans = spans_of(start_positions, end_positions, answer_spans)
+        loss = spans_loss(start, end, spans, num_items_in_batch)
+        output = QuestionAnsweringModelOutput(loss, start, end)
+        return output.to_tuple() if return_dict is False else output
 
 
 class KAdapterForDependencyParsing(KAdapterHeadModel):
@@ -583,6 +640,10 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
         """Return a new arc scorer, or the official positional head if the configuration says so."""
         return ArcHead(config) if config.dependency_head == "arc" else PositionHead(config)
 
+    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
+        word_positions = inputs.pop("word_positions", None)
+        return None if self.config.dependency_head == "official" else check_words(word_positions)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -591,6 +652,7 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput | tuple:
         """Return logits and, given `labels`, the mean cross-entropy over those that are not -100.
@@ -603,17 +665,15 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
         Raises:
             ValueError: `word_positions` are missing or out of range.
         """
+        kwargs.update(input_ids=input_ids, attention_mask=attention_mask, word_positions=word_positions)
+        features = self.fuse(states, **kwargs)
         if self.config.dependency_head == "official":
-            backbone, adapters = self.kadapter.encode(input_ids, attention_mask, **kwargs)
-            logits = self.head(self.kadapter.fusion(backbone, adapters), attention_mask)
+            logits = self.head(features, attention_mask)
             if labels is not None and attention_mask is not None:
                 labels = labels.masked_fill(attention_mask == 0, -100)
-        elif word_positions is None or word_positions.dim() != 2:
-            raise ValueError("word_positions (batch, 1 + words) are missing: the root's token and each word's first")
         else:
-            features = self.features_at(word_positions, input_ids, attention_mask, **kwargs)
-            logits = self.head(features, word_positions >= 0)
-        output = TokenClassifierOutput(_cross_entropy(logits, labels, num_items_in_batch), logits)
+            logits = self.head(features, check_words(word_positions) >= 0)
+        output = TokenClassifierOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
         return output.to_tuple() if return_dict is False else output
 
 
@@ -621,9 +681,10 @@ def _register() -> None:
     """Let the Auto classes answer for K-Adapter models: of several heads they take the one a checkpoint names."""
     AutoConfig.register(KAdapterConfig.model_type, KAdapterConfig, exist_ok=True)
     AutoModel.register(KAdapterConfig, KAdapterModel, exist_ok=True)
-    for auto in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
-        heads = tuple(one for one in KAdapterHeadModel.__subclasses__() if auto.__name__ in one._auto_classes)
-        auto.register(KAdapterConfig, heads, exist_ok=True)
+    heads = [globals()[name] for name in __all__ if name.startswith("KAdapterFor")]
+    for name in sorted({auto for head in heads for auto in head._auto_classes}):
+        auto = getattr(transformers, name)
+        auto.register(KAdapterConfig, tuple(one for one in heads if name in one._auto_classes), exist_ok=True)
 
 
 if __name__ == "kadapter.modeling_kadapter":  # installed: as remote code it must not stand in for another repository's

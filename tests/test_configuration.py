@@ -42,7 +42,7 @@ def test_layers_beyond_the_backbone_are_refused_with_a_proposal():
         ("hidden_dropout_prob", 1.5),
         ("attention_probs_dropout_prob", -0.1),
         ("skip_layers", 1),
-        ("num_hidden_layers", 0),
+        ("num_hidden_layers", -1),
     ],
 )
 def test_a_size_that_makes_no_adapter_is_named(field, value):

@@ -1,0 +1,45 @@
+"""Self-attention as in BERT, of which adapters and one of the heads are made."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Attention", "attention_mask_of"]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with residual and layer norm after it, by `scaled_dot_product_attention`."""
+
+    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float, eps: float) -> None:
+        super().__init__()
+        self.heads, self.attention_dropout = heads, attention_dropout
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.dense = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (batch, sequence, width) to the same shape; the mask is what `attention_mask_of` returns."""
+        split = states.shape[:2] + (self.heads, -1)
+        query, key, value = (one(states).view(split).transpose(1, 2) for one in (self.query, self.key, self.value))
+        dropout = self.attention_dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        context = self.dense(context.transpose(1, 2).flatten(2))  # (B, S, D)
+        return self.layer_norm(states + self.dropout(context))
+
+
+def attention_mask_of(attention_mask: Tensor | None, device: torch.device) -> Tensor | None:
+    """Turn (batch, sequence) into a boolean (batch, 1, 1, sequence).
+
+    A row without any token attends to all, so that nothing is NaN.
+
+    Raises:
+        ValueError: the mask has another shape.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.dim() != 2:
+        shape = tuple(attention_mask.shape)
+        raise ValueError(f"attention_mask has shape {shape}; adapters need (batch, sequence), 1 for tokens")
+    real = attention_mask.bool()
+    return (real | ~real.any(dim=1, keepdim=True))[:, None, None, :].to(device)
