@@ -44,7 +44,7 @@ def per_example(
 def from_total(total: np.ndarray) -> dict[str, float]:
     """Return accuracy, macro_f1 and micro_f1 from summed statistics, (..., 2 + 3 * classes).
 
-    A class that is neither predicted nor true anywhere has no part in macro_f1. Over all classes, micro_f1 is accuracy.
+    A class that is neither predicted nor true has no part in macro_f1. Over all classes micro_f1 is accuracy.
     """
     hits, predicted, true = np.moveaxis(total[..., 2:].reshape(*total.shape[:-1], 3, -1), -2, 0)
     occurring = (predicted + true > 0).sum(axis=-1)

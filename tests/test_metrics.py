@@ -69,7 +69,7 @@ def test_many_totals_are_turned_into_results_at_once(name):
     weights = np.random.default_rng(0).multinomial(len(rows), np.ones(len(rows)) / len(rows), size=(3, 5))
     together = metric.from_total(weights @ rows)  # (3, 5) for each result
     for place in np.ndindex(3, 5):
-        one_by_one = metric.from_total((weights[place] @ rows))
+        one_by_one = metric.from_total(weights[place] @ rows)
         assert {key: value[place] for key, value in together.items()} == pytest.approx(one_by_one)
 
 
@@ -105,9 +105,9 @@ def test_unequal_or_no_examples_are_refused(name):
 def test_values_of_another_kind_are_refused_by_number_and_value(name):
     metric, predictions, references, settings = sample(name)
     for bad in (None, 1.5, {"label": 1}):
-        with pytest.raises(ValueError, match="prediction 1 is .*; it must be"):
+        with pytest.raises(ValueError, match=r"prediction 1 is .*; it must be"):
             metric.compute([predictions[0], bad, *predictions[2:]], references, **settings)
-        with pytest.raises(ValueError, match="reference 0 is .*; it must be"):
+        with pytest.raises(ValueError, match=r"reference 0 is .*; it must be"):
             metric.compute(predictions, [bad, *references[1:]], **settings)
 
 
