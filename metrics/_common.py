@@ -50,7 +50,8 @@ def ratio(numerator: Any, denominator: Any, otherwise: float = 0.0) -> Any:
     """Return numerator / denominator element by element, and `otherwise` where there is nothing to divide by."""
     numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
     result = np.full(numerator.shape, otherwise)
-    return np.divide(numerator, denominator, out=result, where=denominator != 0)[()]  # a number, if it is one
+    np.divide(numerator, denominator, out=result, where=denominator != 0)
+    return result if result.ndim else float(result)
 
 
 def f1(precision: Any, recall: Any) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Any, ClassVar
+from abc import ABC, abstractmethod
+from typing import Any
 
 import evaluate
 from datasets import Features
@@ -12,16 +13,18 @@ from datasets import Features
 __all__ = ["Face"]
 
 
-class Face(evaluate.Metric):
-    """The `compute` of the file in which the deriving class stands; settings are keywords of `compute` here too.
+class Face(evaluate.Metric, ABC):
+    """The `compute` of the file in which the deriving class stands; settings are keywords of `compute` here too."""
 
-    Attributes:
-        prediction: feature of one prediction.
-        reference: feature of one reference.
-    """
+    @property
+    @abstractmethod
+    def prediction(self) -> Any:
+        """Feature of one prediction."""
 
-    prediction: ClassVar[Any]
-    reference: ClassVar[Any]
+    @property
+    @abstractmethod
+    def reference(self) -> Any:
+        """Feature of one reference."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -124,3 +124,11 @@ def test_the_evaluate_library_computes_the_same(name, tmp_path):
         own.add_batch(predictions=predictions[start : start + 2], references=references[start : start + 2])
     assert own.compute(**settings) == expected
     assert own.description == face(metric).__doc__
+
+
+@each_metric
+def test_the_evaluate_library_loads_the_file_itself(name, tmp_path):
+    metric, predictions, references, settings = sample(name)
+    loaded = evaluate.load(metric.__file__, cache_dir=str(tmp_path))
+    expected = metric.compute(predictions, references, **settings)
+    assert loaded.compute(predictions=predictions, references=references, **settings) == expected
