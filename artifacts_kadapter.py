@@ -181,7 +181,9 @@ def merge(parts: Sequence[Artifact]) -> Artifact:
             tensors.update({key: value for key, value in part.tensors.items() if key.startswith(f"adapters.{name}.")})
         say_what_is_left_out(part)
     config = {key: value for key, value in first.config.items() if key not in ("id2label", "label2id")}
-    config.update(adapters=adapters, active_adapters=None, fusion="add", architectures=["KAdapterModel"])
+    config.update(
+        adapters=adapters, active_adapters=None, fusion="add", inner_projections=False, architectures=["KAdapterModel"]
+    )
     return Artifact(config, tensors, " + ".join(part.where for part in parts), first.written)
 
 

@@ -192,6 +192,8 @@ class KAdapterConfig(PreTrainedConfig):
         active_adapters: names of the adapters in use; None for all.
         fusion: "add" (backbone + sum of adapters, no parameters), "concat" (learned, as in the official code) or
             "gated" (learned, starting from the plain backbone).
+        inner_projections: whether each adapter has a frozen projection of its own within "concat", as in the official
+            CosmosQA model.
         classifier_dropout: dropout in heads.
         dependency_head: "arc" (any length) or "official" (positions up to `num_positions`), for dependency parsing.
         arc_size: width of the arc scorer.
@@ -214,6 +216,7 @@ class KAdapterConfig(PreTrainedConfig):
     adapters: Any = None  # a dict; checked below, where the sentence can say how adapters are composed
     active_adapters: list[str] | None = None
     fusion: str = "add"
+    inner_projections: bool = False
     classifier_dropout: float | int = 0.1
     dependency_head: str = "arc"
     arc_size: int = 256

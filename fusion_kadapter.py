@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["FUSION_CLASSES", "AddFusion", "ConcatFusion", "GatedFusion"]
+from .configuration_kadapter import KAdapterConfig
+
+__all__ = ["AddFusion", "ConcatFusion", "GatedFusion", "new_fusion"]
 
 
 class AddFusion(nn.Module):
@@ -31,12 +33,19 @@ class AddFusion(nn.Module):
 
 
 class ConcatFusion(AddFusion):
-    """Linear of [R; A] for each adapter and, where there are several, a Linear over those (the official "concat")."""
+    """Linear of [R; A] for each adapter and, where there are several, a Linear over those (the official "concat").
 
-    def __init__(self, names: Sequence[str], hidden_size: int) -> None:
+    The official CosmosQA model has an inner Linear of [R; A] before each, at random and frozen; its `a_rate` and
+    `b_rate` are taken for 1, and others can be multiplied into the halves of that Linear's weight.
+    """
+
+    def __init__(self, names: Sequence[str], hidden_size: int, inner_projections: bool = False) -> None:
         super().__init__(names, hidden_size)
         self.projections = nn.ModuleDict({name: nn.Linear(2 * hidden_size, hidden_size) for name in names})
         self.combine = nn.Linear(len(names) * hidden_size, hidden_size) if len(names) > 1 else None
+        inner = names if inner_projections else ()
+        self.inner = nn.ModuleDict({name: nn.Linear(2 * hidden_size, hidden_size) for name in inner})
+        self.inner.requires_grad_(False)
 
     def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
         """Fuse R and the active adapters' outputs, all (..., hidden)."""
@@ -44,17 +53,31 @@ class ConcatFusion(AddFusion):
             return backbone
         features = []
         for name, projection in self.projections.items():
-            both = torch.cat([backbone.to(adapters[name]), adapters[name]], dim=-1)  # (..., 2H)
-            features.append(projection(both.to(projection.weight.dtype)))
+            states = adapters[name]
+            if name in self.inner:
+                states = _joined(self.inner[name], backbone, states)
+            features.append(_joined(projection, backbone, states))
         if self.combine is None:
             return features[0]
         return self.combine(torch.cat(features, dim=-1).to(self.combine.weight.dtype))
 
+    def requires_grad_(self, requires_grad: bool = True) -> "ConcatFusion":
+        """Train all but the inner projections, or nothing."""
+        super().requires_grad_(requires_grad)
+        self.inner.requires_grad_(False)
+        return self
+
     def keep(self, old: "ConcatFusion") -> bool:
         """Take over each adapter's projection; what combines them is new where there are several."""
-        for name in set(self.projections) & set(old.projections):
-            self.projections[name] = old.projections[name]
+        for ours, theirs in ((self.projections, old.projections), (self.inner, old.inner)):
+            for name in set(ours) & set(theirs):
+                ours[name] = theirs[name]
         return self.combine is not None
+
+
+def _joined(projection: nn.Linear, backbone: Tensor, states: Tensor) -> Tensor:
+    both = torch.cat([backbone.to(states), states], dim=-1)  # (..., 2H)
+    return projection(both.to(projection.weight.dtype))
 
 
 class Gate(nn.Module):
@@ -110,4 +133,8 @@ class GatedFusion(AddFusion):
         return sizes
 
 
-FUSION_CLASSES = {"add": AddFusion, "concat": ConcatFusion, "gated": GatedFusion}
+def new_fusion(config: KAdapterConfig, names: Sequence[str]) -> AddFusion:
+    """Return a new fusion, as the configuration says, for adapters of these names."""
+    if config.fusion == "concat":
+        return ConcatFusion(names, config.hidden_size, config.inner_projections)
+    return {"add": AddFusion, "gated": GatedFusion}[config.fusion](names, config.hidden_size)

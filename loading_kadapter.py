@@ -25,7 +25,7 @@ logger = logging.get_logger(__name__)
 HEAD_FIELDS = ("dependency_head", "arc_size", "num_positions")
 LABEL_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "active_adapters")
 # What from_backbone takes for our configuration; every other keyword is the backbone's.
-OWN_FIELDS = ("adapters", "fusion", *HEAD_FIELDS, *LABEL_FIELDS)
+OWN_FIELDS = ("adapters", "fusion", "inner_projections", *HEAD_FIELDS, *LABEL_FIELDS)
 FOR_BACKBONE = ("device_map", "max_memory", "offload_folder", "quantization_config", *READING[2:])
 IGNORED = (  # what the Auto classes hand to every model and what means nothing for an artifact
     *("trust_remote_code", "adapter_kwargs", "use_safetensors", "weights_only", "low_cpu_mem_usage", "code_revision"),
@@ -182,7 +182,9 @@ class ArtifactVerbs:
         (name,) = self._known(adapter_name)
         self._notice_training()
         values = {key: value for key, value in self.config.to_dict().items() if key not in ("id2label", "label2id")}
-        values.update(adapters={name: self.config.adapters[name]}, active_adapters=None, fusion="add")
+        values.update(
+            adapters={name: self.config.adapters[name]}, active_adapters=None, fusion="add", inner_projections=False
+        )
         config = KAdapterConfig(**values)
         prefixes = (f"adapters.{name}.", *(["backbone."] if config.backbone_modified else []))
         self._write(path, config, self._tensors(self.base_model.state_dict(), prefixes), _model_class(type(self)))

@@ -31,7 +31,7 @@ from .attention_kadapter import Attention, attention_mask_of
 from .backbone_kadapter import random_backbone
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name, check_choice
 from .encoding_kadapter import encode_entities, mark_entities, special_tokens
-from .fusion_kadapter import FUSION_CLASSES
+from .fusion_kadapter import new_fusion
 from .heads_kadapter import (
     NOT_READ,
     ArcHead,
@@ -200,7 +200,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         for name in config.adapters:
             self._check_free(name)
             self.adapters[name] = self._new_adapter(name, config.adapter_config(name))
-        self.fusion = FUSION_CLASSES[config.fusion](list(self.adapters), config.hidden_size)
+        self.fusion = new_fusion(config, list(self.adapters))
         self.post_init()
         self.backbone = backbone if backbone is not None else random_backbone(config)
         self.backbone.requires_grad_(False).eval()
@@ -317,7 +317,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def _renew_fusion(self) -> None:
         """Make the fusion for the adapters that there are now, keeping what was learned for each."""
-        new = type(self.fusion)(list(self.adapters), self.config.hidden_size)
+        new = new_fusion(self.config, list(self.adapters))
         if new.keep(self.fusion):
             fusion = self.config.fusion
             logger.warning(f"fusion {fusion!r} combines another set of adapters now and is untrained; train it")

@@ -133,6 +133,7 @@ class AdapterVerbs:
         if set(names) - set(self.active_adapters()):
             self.set_adapter([*self.active_adapters(), *names])
         self.requires_grad_(True)
+        core.fusion.requires_grad_(True)  # all but what stays frozen there
         core.backbone.requires_grad_(False)
         for name, adapter in core.adapters.items():
             adapter.requires_grad_(name in names)

@@ -16,15 +16,26 @@ from transformers.utils import logging
 from ..configuration_kadapter import KnowledgeAdapterConfig
 from ..modeling_kadapter import (
     KAdapterForDependencyParsing,
+    KAdapterForEntityClassification,
     KAdapterForEntityPairClassification,
+    KAdapterForMultipleChoice,
+    KAdapterForSequenceClassification,
     KAdapterModel,
     KAdapterPreTrainedModel,
 )
-from .official import BACKBONE, HEAD, PRETRAINING_HEAD, UNUSED, OfficialCheckpoint, official_name, read_official
+from .official import BACKBONE, HEAD, INNER, PRETRAINING_HEAD, UNUSED, OfficialCheckpoint, official_name, read_official
 
 __all__ = ["convert_official", "official_names"]
 
 logger = logging.get_logger(__name__)
+# The head models of the official code; any other has parameters of the same names with another meaning.
+OFFICIAL_HEADS = (
+    KAdapterForDependencyParsing,
+    KAdapterForEntityClassification,
+    KAdapterForEntityPairClassification,
+    KAdapterForMultipleChoice,
+    KAdapterForSequenceClassification,
+)
 
 
 def convert_official(
@@ -59,6 +70,7 @@ def convert_official(
     }
     kind, fields = _head(official) if keep_head else (KAdapterModel, {})
     fields.update(adapters=adapters, fusion=_fusion(official, fusion, keep_head))
+    fields["inner_projections"] = fields["fusion"] == "concat" and official.has(*INNER)
     model = kind.from_backbone(backbone, **fields, **_backbone_keywords(backbone, backbone_revision))
     _fill(model, official, _may_be_left_out(official, model, keep_head), report)
     return model.eval()
@@ -123,17 +135,29 @@ def _adapter_config(
 
 def _head(official: OfficialCheckpoint) -> tuple[type[KAdapterPreTrainedModel], dict[str, Any]]:
     """Return the head model of the file, told by the shapes of the head, and its configuration."""
+    if official.has("classifier."):
+        return _choice_head(official)
     if not official.has(*PRETRAINING_HEAD):
         raise ValueError(f"{official.where} holds no head (no tensor 'out_proj.weight'); use --drop-head")
-    classes, inputs = official.shape("out_proj.weight")[0], official.shape("dense.weight")
+    (classes, width), dense = (*official.shape("out_proj.weight"), 0)[:2], tuple(official.shape("dense.weight"))
     if official.has("self_attention."):
         return KAdapterForDependencyParsing, {"dependency_head": "official", "num_positions": classes}
-    if inputs[1] == 2 * inputs[0]:
-        return KAdapterForEntityPairClassification, {"num_labels": classes}
-    raise ValueError(
-        f"{official.where} has a head for one mention (entity typing, {classes} types), which kadapter has not yet; "
-        "use --drop-head"
-    )
+    kinds = {(width, width): KAdapterForEntityClassification, (width, 2 * width): KAdapterForEntityPairClassification}
+    if dense not in kinds:
+        raise ValueError(
+            f"{official.where}: the head's tensor 'dense.weight' has shape {dense}, and one or two mentions need one "
+            f"of {list(kinds)}; use the file as the official code saved it, or --drop-head"
+        )
+    return kinds[dense], {"num_labels": classes}
+
+
+def _choice_head(official: OfficialCheckpoint) -> tuple[type[KAdapterPreTrainedModel], dict[str, Any]]:
+    if not official.has("task_dense"):
+        raise ValueError(
+            f"{official.where} was fine-tuned on CosmosQA by fusion 'add', where the backbone counts once more for "
+            "each adapter, and no K-Adapter here does so; use --drop-head for its adapters"
+        )
+    return KAdapterForMultipleChoice, {}
 
 
 def _backbone_keywords(backbone: Any, revision: str | None) -> dict[str, Any]:
@@ -161,7 +185,7 @@ def _may_be_left_out(official: OfficialCheckpoint, model: KAdapterPreTrainedMode
     if not keep_head:
         left_out += PRETRAINING_HEAD if official.of_pretraining else HEAD
     if model.config.fusion == "add":
-        left_out += tuple(f"task_dense{one}." for one in ("", "_fac", "_lin"))
+        left_out += (*(f"task_dense{one}." for one in ("", "_fac", "_lin")), *INNER)
     elif len(official.prefixes) == 1 and not official.of_pretraining:
         left_out += ("task_dense.",)  # created by the official code, but with one adapter there is nothing to combine
     return left_out
@@ -171,6 +195,8 @@ def _may_be_left_out(official: OfficialCheckpoint, model: KAdapterPreTrainedMode
 
 
 def _names(model: KAdapterPreTrainedModel, with_backbone: bool) -> dict[str, str]:
+    if model is not model.base_model and not isinstance(model, OFFICIAL_HEADS):
+        raise ValueError(f"the official code has no head like that of {type(model).__name__}, so it has no name there")
     prefixes = {name: _prefix(model, name) for name in model.config.adapters}
     saved = {ours: ours.removeprefix("kadapter.") for ours, _ in model.named_parameters()}
     return {

@@ -6,7 +6,8 @@ Three scripts wrote three layouts, told apart by their keys (spec of the code at
   `self_attention` in the linguistic one;
 - `RobertaModelwithAdapter`: `model.*` is the backbone, `fac_adapter.adapter.0.*` and `lin_adapter.adapter.0.*` the
   adapters, `task_dense_fac`, `task_dense_lin` and `task_dense` the learned fusion;
-- fine-tuning (Open Entity, FIGER, TACRED): the same without `model.*`, with the task's `dense` and `out_proj`.
+- fine-tuning (Open Entity, FIGER, TACRED): the same without `model.*`, with the task's `dense` and `out_proj`;
+  CosmosQA has `classifier` instead, and each adapter an untrained projection of its own, `fac_adapter.task_dense`.
 """
 
 import os
@@ -27,8 +28,9 @@ __all__ = ["OfficialCheckpoint", "official_name", "read_official"]
 
 PREFIXES = ("fac_adapter.", "lin_adapter.")  # in the order in which the official code concatenates them
 BACKBONE = "model."
-HEAD = ("dense.", "out_proj.")
+HEAD = ("dense.", "out_proj.", "classifier.")
 PRETRAINING_HEAD = (*HEAD, "com_dense.", "self_attention.")
+INNER = tuple(f"{one}task_dense." for one in PREFIXES)
 # Computed and never used there, or a constant that some versions of transformers store.
 UNUSED = ("model.pooler.", "model.embeddings.position_ids")
 
@@ -180,11 +182,6 @@ def _check_layout(checkpoint: OfficialCheckpoint) -> None:
             f"{where} is no file of the official K-Adapter code: it has neither adapter.0.*, fac_adapter.adapter.0.* "
             f"nor lin_adapter.adapter.0.*, but {keys}, ..."
         )
-    if checkpoint.has("fac_adapter.task_dense.", "lin_adapter.task_dense.", "classifier."):
-        raise ValueError(
-            f"{where} was fine-tuned on CosmosQA, where each adapter has an untrained projection of its own "
-            "(fac_adapter.task_dense) that no K-Adapter here has; convert the pre-training files instead"
-        )
 
 
 def _some(keys: Iterable[str]) -> str:
@@ -223,13 +220,15 @@ def _fusion_part(inside: str, prefixes: dict[str, str]) -> str:
     module, kind = inside.rsplit(".", 1)
     if module == "combine":
         return f"task_dense.{kind}"
+    if module.startswith("inner."):
+        return f"{prefixes[module.removeprefix('inner.')]}task_dense.{kind}"
     prefix = prefixes[module.removeprefix("projections.")]
     return f"task_dense_{prefix.removesuffix('_adapter.')}.{kind}" if prefix else f"com_dense.{kind}"
 
 
 def _head_part(inside: str) -> str:
     module, kind = inside.rsplit(".", 1)
-    if module in ("dense", "out_proj"):
+    if module in ("dense", "out_proj", "classifier"):
         return inside
     part = module.removeprefix("attention.")
     if part == module or part not in ATTENTION:

@@ -17,7 +17,10 @@ LAYERS, HEADS = [0, 2, 4], 4
 
 @dataclass(frozen=True)
 class Case:
-    """One official model with its inputs, outputs and gradients; `sampled` gradients are every n-th entry of each."""
+    """One official model with its inputs, outputs and gradients; `sampled` gradients are every n-th entry of each.
+
+    `backbone_grad_norm` is of all gradients of the backbone, where it was trained along.
+    """
 
     name: str
     layers: list[int]
@@ -30,6 +33,7 @@ class Case:
     outputs: dict[str, Tensor]
     grads: dict[str, Tensor]
     sampled: bool
+    backbone_grad_norm: float | None = None
 
     @property
     def adapter_name(self) -> str:
@@ -44,10 +48,11 @@ class Case:
         """The inputs under our names, with the official position ids."""
         ids = self.inputs["input_ids"]
         given = {key: self.inputs[key] for key in ("input_ids", "attention_mask", "labels") if key in self.inputs}
-        given["position_ids"] = torch.arange(2, ids.shape[1] + 2).expand_as(ids)
-        if "subj_special_start_id" in self.inputs:
-            marks = [self.inputs[f"{one}_special_start_id"].argmax(1) for one in ("subj", "obj")]
-            given["entity_positions"] = torch.stack(marks, dim=1)
+        given["position_ids"] = torch.arange(2, ids.shape[-1] + 2).expand_as(ids)
+        marks = ("subj_special_start_id", "obj_special_start_id", "start_id")
+        positions = [self.inputs[key].argmax(dim=1) for key in marks if key in self.inputs]
+        if positions:
+            given["entity_positions"] = torch.stack(positions, dim=1)
         return given
 
 
@@ -63,13 +68,17 @@ def wrapped(*adapters: str) -> dict[str, Tensor]:
 
 def small_case(name: str) -> Case:
     """A case of tests/golden, its file put together from the weights that the cases share."""
-    parts: dict[str, dict[str, Tensor]] = {"inputs": {}, "outputs": {}, "grads": {}}
+    parts: dict[str, dict[str, Tensor]] = {"inputs": {}, "outputs": {}, "grads": {}, "model": {}}
     for key, one in load_file(SMALL / f"{name}.safetensors").items():
         part, _, rest = key.partition(".")
         parts[part][rest] = one
     backbone = load_file(SMALL / "backbone.safetensors")
+    own, norm = parts.pop("model"), parts["outputs"].pop("backbone_grad_norm", None)
     if name.startswith("pretrain"):
         tensors = load_file(SMALL / f"{name[9:12]}.safetensors")
+    elif own:  # a fine-tuned model without its backbone
+        adapters = wrapped(*(one for one in ("fac", "lin") if one[0].upper() in name.rpartition(".")[2]))
+        tensors = {**own, **adapters, **(load_file(SMALL / "task.safetensors") if "concat" in name else {})}
     else:
         tensors = {**backbone, **wrapped(*(one for one in ("fac", "lin") if one in name))}
     if name.endswith("concat"):
@@ -78,7 +87,8 @@ def small_case(name: str) -> Case:
         left_out = unused[name.split(".")[1].removesuffix("_concat")]
         tensors.update({key: one for key, one in task.items() if not key.startswith(left_out)})
     skip = int(name[-1]) if "skip" in name else 0
-    return Case(name, LAYERS, HEADS, HEADS, skip, tensors, backbone, **parts, sampled=True)
+    norm = None if norm is None else norm.item()
+    return Case(name, LAYERS, HEADS, HEADS, skip, tensors, backbone, **parts, sampled=not own, backbone_grad_norm=norm)
 
 
 def shared_case(name: str) -> Case:
@@ -98,6 +108,7 @@ def shared_case(name: str) -> Case:
         load_file(SHARED / f"{name.split('.')[0]}.backbone.safetensors"),
         **parts,
         sampled=False,
+        backbone_grad_norm=told.get("backbone_grad_norm"),
     )
 
 

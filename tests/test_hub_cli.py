@@ -206,7 +206,6 @@ def test_a_file_that_would_run_code_is_refused_unrun(write, backbone, here):
     [
         ({"layer.weight": torch.ones(2)}, "is no file of the official K-Adapter code"),
         ({"model.embeddings.LayerNorm.bias": torch.ones(2)}, "holds a backbone (model.*) and no adapter"),
-        ({**wrapped("fac"), "fac_adapter.task_dense.bias": torch.ones(2)}, "was fine-tuned on CosmosQA"),
         ({"state_dict": {"adapter.0": torch.ones(2)}}, "'state_dict' is a dict, not a tensor"),
         ([torch.ones(2)], "holds a list, not named tensors"),
         ({}, "holds a dict, not named tensors"),
@@ -250,9 +249,13 @@ def test_heads_that_can_not_be_kept_are_refused(backbone, here):
     assert "holds no head (no tensor 'out_proj.weight'); use --drop-head" in sentence(
         convert(backbone, file, "--keep-head")
     )
-    typing = {**wrapped("fac", "lin"), "dense.weight": torch.ones(32, 32), "out_proj.weight": torch.ones(9, 32)}
-    file = save_official(typing, here / "typing.bin")
-    assert "a head for one mention (entity typing, 9 types)" in sentence(convert(backbone, file, "--keep-head"))
+    three = {**wrapped("fac", "lin"), "dense.weight": torch.ones(32, 96), "out_proj.weight": torch.ones(9, 32)}
+    file = save_official(three, here / "three.bin")
+    said = sentence(convert(backbone, file, "--keep-head"))
+    assert "'dense.weight' has shape (32, 96), and one or two mentions need one of [(32, 32), (32, 64)]" in said
+    added = {**wrapped("fac"), "classifier.weight": torch.ones(1, 32), "classifier.bias": torch.ones(1)}
+    file = save_official(added, here / "added.bin")
+    assert "was fine-tuned on CosmosQA by fusion 'add'" in sentence(convert(backbone, file, "--keep-head"))
 
 
 def test_a_projection_that_the_file_lacks_is_named(backbone, here):
