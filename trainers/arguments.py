@@ -8,6 +8,7 @@ import json
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -107,13 +108,14 @@ class RunArguments(TrainingArguments):
         super().__post_init__()
 
 
-def parse_arguments(argv: list[str] | None = None) -> tuple[CorpusArguments, AdapterArguments, RunArguments]:
-    """Parse flags, after those that `--recipe FILE.yaml` gives; a flag overrides the recipe.
+def parse_arguments(
+    argv: list[str] | None = None, kinds: tuple[type, ...] = (CorpusArguments, AdapterArguments, RunArguments)
+) -> tuple[Any, ...]:
+    """Parse flags into dataclasses, after those that `--recipe FILE.yaml` gives; a flag overrides the recipe.
 
     Raises:
         ValueError: a flag is unknown, or the recipe can't be read or has a key that is no flag.
     """
-    kinds = (CorpusArguments, AdapterArguments, RunArguments)
     recipe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     recipe.add_argument("--recipe", help="YAML file of flags and values; flags on the command line override it.")
     parser = HfArgumentParser(kinds, description=__doc__, parents=[recipe], allow_abbrev=False)

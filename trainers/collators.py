@@ -18,18 +18,49 @@ class PadToBatch:
     """Stack what has one size, and pad on the right what has not, by the value given for each column.
 
     Args:
-        padding: for each column its padding value; columns that are not named are left out.
+        padding: for each column its padding value, a float for a column of floats; columns that are not named, or
+            that examples do not have, are left out.
     """
 
-    padding: dict[str, int]
+    padding: dict[str, int | float]
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return one tensor for each column, and the attention mask."""
-        batch = {}
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return one tensor for each column, the attention mask, and the kept states where examples have them."""
+        batch: dict[str, Any] = {}
         for column, value in self.padding.items():
-            tensors = [torch.tensor(example[column], dtype=torch.long) for example in examples]  # an empty list too
-            scalar = tensors[0].dim() == 0
-            batch[column] = torch.stack(tensors) if scalar else pad_sequence(tensors, True, padding_value=value)
-        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()  # (B, S)
+            if column in examples[0]:
+                batch[column] = _padded([example[column] for example in examples], value)
+        if "input_ids" in batch:
+            batch["attention_mask"] = _mask([example["input_ids"] for example in examples])
+        if "states" in examples[0]:
+            sources = examples[0]["states"]
+            batch["states"] = {
+                name: torch.stack([example["states"][name] for example in examples]) for name in sources
+            }
         return batch
+
+
+def _padded(values: list[Any], value: int | float) -> Tensor:
+    dtype = torch.float if isinstance(value, float) else torch.long
+    if any(isinstance(inner, list) for one in values if isinstance(one, list) for inner in one):
+        return _padded_twice(values, value, dtype)
+    tensors = [torch.tensor(one, dtype=dtype) for one in values]  # an empty list too
+    return torch.stack(tensors) if tensors[0].dim() == 0 else pad_sequence(tensors, True, padding_value=value)
+
+
+def _padded_twice(values: list[list[list[Any]]], value: int | float, dtype: torch.dtype) -> Tensor:
+    """Pad lists of lists, such as the choices of a question, to (batch, number, length)."""
+    number, length = max(map(len, values)), max(len(inner) for one in values for inner in one)
+    padded = torch.full((len(values), number, length), value, dtype=dtype)
+    for row, one in enumerate(values):
+        for place, inner in enumerate(one):
+            padded[row, place, : len(inner)] = torch.tensor(inner, dtype=dtype)
+    return padded
+
+
+def _mask(input_ids: list[Any]) -> Tensor:
+    """Return 1 for tokens and 0 for padding, in the shape of the padded ids."""
+    if input_ids[0] and isinstance(input_ids[0][0], list):
+        return _padded_twice([[[1] * len(inner) for inner in one] for one in input_ids], 0, torch.long)
+    lengths = torch.tensor([len(ids) for ids in input_ids])
+    return (torch.arange(int(lengths.max())) < lengths[:, None]).long()  # (B, S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from .. import data_builders
 from .arguments import CorpusArguments
 
-__all__ = ["check_record_type", "encode", "load_splits", "sample"]
+__all__ = ["build_corpus", "check_record_type", "column", "encode", "load_splits", "sample"]
 
 HELD_OUT = ("validation", "test")
 
@@ -36,17 +37,28 @@ def check_record_type(corpus: CorpusArguments, objective: Any) -> None:
         )
 
 
+def build_corpus(corpus: CorpusArguments, tell: bool, **options: Any) -> dict[str, datasets.Dataset]:
+    """Build the corpus, print what became of its records, and return all splits that hold any.
+
+    `options` are further keywords of `data_builders.load`.
+
+    Raises:
+        ValueError: the corpus is malformed.
+    """
+    options |= {"num_proc": corpus.num_proc, "on_bad_record": corpus.on_bad_record}
+    splits = data_builders.load(corpus.corpus, corpus.data_dir, **options)
+    for split, counts in data_builders.counts(splits).items() if tell else ():
+        print(f"corpus {corpus.corpus}, {split}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
+    return splits
+
+
 def load_splits(corpus: CorpusArguments, train: bool, evaluate: bool, tell: bool) -> dict[str, datasets.Dataset]:
-    """Build the corpus, print what became of its records, and return "train" and "eval" where they are asked for.
+    """Build the corpus, and return "train" and "eval" where they are asked for.
 
     Raises:
         ValueError: the corpus is malformed, or lacks a split that is needed.
     """
-    splits = data_builders.load(
-        corpus.corpus, corpus.data_dir, num_proc=corpus.num_proc, on_bad_record=corpus.on_bad_record
-    )
-    for split, counts in data_builders.counts(splits).items() if tell else ():
-        print(f"corpus {corpus.corpus}, {split}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
+    splits = build_corpus(corpus, tell)
     held_out = next((name for name in HELD_OUT if name in splits), None)
     if (train and "train" not in splits) or (evaluate and held_out is None):
         raise ValueError(
@@ -65,9 +77,17 @@ def sample(dataset: datasets.Dataset, number: int | None) -> datasets.Dataset:
 
 
 def encode(
-    split: str, rows: datasets.Dataset, objective: Any, corpus: CorpusArguments, tell: bool
+    split: str,
+    rows: datasets.Dataset,
+    objective: Any,
+    corpus: CorpusArguments,
+    tell: bool,
+    **options: bool,
 ) -> datasets.Dataset:
     """Encode records, with a column `length`, and print how many are kept, dropped and truncated.
+
+    An objective whose examples have a column `record`, the place in the batch, gets it back as the place in `rows`.
+    `options` are keywords of the objective's `encode`.
 
     What was encoded stays in the corpus' cache, for the other processes and later runs. Its key holds all that the
     examples depend on, the code too.
@@ -77,16 +97,19 @@ def encode(
     """
     training = split == "train"
 
-    def encode_batch(batch: dict[str, list]) -> dict[str, list]:
-        examples = objective.encode(batch, training)
-        return {**examples, "length": [len(ids) for ids in examples["input_ids"]]}
+    def encode_batch(batch: dict[str, list], places: list[int]) -> dict[str, list]:
+        examples = objective.encode(batch, training, **options)
+        if "record" in examples:
+            examples["record"] = [places[record] for record in examples["record"]]
+        return {"length": [len(ids) for ids in examples["input_ids"]], **examples}
 
     examples = rows.map(
         encode_batch,
         batched=True,
+        with_indices=True,
         remove_columns=rows.column_names,
         num_proc=corpus.num_proc,
-        new_fingerprint=_cache_key(rows, objective, training),
+        new_fingerprint=_cache_key(rows, objective, training, options),
         desc=f"encoding {split}",
     )
     if tell:
@@ -100,18 +123,21 @@ def encode(
     return examples
 
 
-def column(examples: datasets.Dataset, name: str) -> np.ndarray:
-    """Return a column of scalars as an array."""
+def column(examples: Any, name: str) -> np.ndarray:
+    """Return a column of scalars as an array, of a `datasets.Dataset` or of what has a method for it."""
+    if not isinstance(examples, datasets.Dataset):
+        return examples.column(name)
     return np.asarray(examples.with_format("numpy")[name][:])
 
 
-def _cache_key(rows: datasets.Dataset, objective: Any, training: bool) -> str:
-    root = Path(__file__).resolve().parent
-    code = [*sorted(root.parent.glob("*.py")), *sorted((root / "pretraining").glob("*.py")), Path(__file__)]
+def _cache_key(rows: datasets.Dataset, objective: Any, training: bool, options: dict[str, bool]) -> str:
+    plug_ins = Path(sys.modules[type(objective).__module__].__file__ or "").parent
+    package = Path(__file__).resolve().parent.parent
+    code = [*sorted(package.glob("*.py")), *sorted(plug_ins.glob("*.py")), Path(__file__)]
     tokenizer = objective.tokenizer
     fast = getattr(tokenizer, "backend_tokenizer", None)
     settings = {name: value for name, value in vars(objective).items() if name != "tokenizer"}
     parts = [path.read_bytes() for path in code]
-    parts += [repr((rows._fingerprint, type(objective), settings, training, tokenizer)).encode()]
+    parts += [repr((rows._fingerprint, type(objective), settings, training, options, tokenizer)).encode()]
     parts += [fast.to_str().encode() if fast is not None else repr(sorted(tokenizer.get_vocab().items())).encode()]
     return blake2b(b"\0".join(parts), digest_size=16).hexdigest()

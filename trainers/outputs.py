@@ -15,7 +15,7 @@ __all__ = ["check_output_directory", "checkpoint_to_resume", "clear", "last_comp
 PARTIAL = ".partial"
 COMPLETE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 HEAD = "pretraining_head"  # where the complete model with its head stands in the output directory
-OF_A_RUN = (f"{PREFIX_CHECKPOINT_DIR}-*", "runs", "*_results.json", "trainer_state.json")
+OF_A_RUN = (f"{PREFIX_CHECKPOINT_DIR}-*", "runs", "*_results.json", "trainer_state.json", "run.json", "pred*.jsonl")
 LEFT_BY_A_KILL = (f"{PARTIAL}*", f".*{PARTIAL}", f"{HEAD}/{PARTIAL}*", f"{HEAD}/.*{PARTIAL}")
 
 

@@ -1,0 +1,227 @@
+"""Fine-tune and evaluate on a downstream task: does an adapter help, against its controls?
+
+accelerate launch trainers/run_task.py --task NAME --data_dir DIR --backbone ID_OR_PATH --adapters OUT_FAC OUT_LIN
+    --fusion concat --output_dir OUT --do_train --do_eval
+
+`--adapters`: artifacts; `none`; `taps`, the sum of the tapped states without any adapter; `random ARTIFACTS`, their
+shapes initialised at random. Head, fusion and their initialisation are the same in all rows of one seed.
+OUT is the artifact with head and fusion; beside it stand run.json, predictions.jsonl and all_results.json. Where
+backbone and adapters are frozen, each example is encoded once, and every seed, learning rate and fraction after that
+costs seconds: `--seeds 0 1 2 3 4 --learning_rates 1e-3 3e-3` runs all of them, in OUT/lr-0.001/seed-0 and so on.
+`--do_eval` or `--do_predict FILE` without `--do_train` use the model at OUT. With `--resume_from_checkpoint last` a
+killed run goes on, and what a sweep has finished is left as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):
+    import _bootstrap  # noqa: F401 (run as a file)
+
+import torch
+from accelerate import PartialState
+from transformers import EarlyStoppingCallback
+
+from kadapter import metrics
+from kadapter.configuration_kadapter import KAdapterConfig
+from kadapter.trainers.collators import PadToBatch
+from kadapter.trainers.episodes import run_episodes
+from kadapter.trainers.ground import PREDICT, Ground, lay, open_task
+from kadapter.trainers.outputs import (
+    check_output_directory,
+    checkpoint_to_resume,
+    clear,
+    replace_file,
+    replace_files,
+)
+from kadapter.trainers.states import keep_states
+from kadapter.trainers.task_arguments import HEADLINE, TaskRunArguments, parse_task_arguments
+from kadapter.trainers.task_data import Split, draw_fraction
+from kadapter.trainers.task_models import new_model, trained_model
+from kadapter.trainers.task_outputs import (
+    PREDICTED,
+    PREDICTIONS,
+    RUN,
+    describe,
+    read_results,
+    read_run,
+    tell_on_card,
+    write_lines,
+)
+from kadapter.trainers.task_trainer import TaskTrainer
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Run one trial, or a sweep, as the flags say, and return the results of the last.
+
+    Raises:
+        ValueError: a flag, the corpus, an adapter or the output directory is unfit; the sentence says which.
+        OSError: backbone or adapters can't be read, or the results can't be written.
+        FloatingPointError: the loss became NaN; the last good checkpoint is kept.
+    """
+    corpus, flags, run = parse_task_arguments(argv)
+    state = PartialState()
+    ground = Ground(corpus, flags, open_task(corpus, flags), state.is_main_process)
+    trials = list(_trials(run))
+    for trial in trials:
+        _check_output(trial)
+    state.wait_for_everyone()
+    with run.main_process_first(desc="corpus"):
+        lay(ground, run, Path(trials[0].output_dir))
+    results: dict[str, float] = {}
+    for trial in trials:
+        if ground.main and len(trials) > 1:
+            print(f"trial {trial.output_dir}")
+        one = _few_shot if flags.episodes else _trial
+        results = read_results(Path(trial.output_dir)) if _finished(trial) else one(ground, trial)
+        state.wait_for_everyone()
+    return results
+
+
+def _trials(run: TaskRunArguments) -> Iterator[TaskRunArguments]:
+    """Yield the arguments of each run of a sweep, or those given."""
+    for rate in run.learning_rates or [run.learning_rate]:
+        for seed in run.seeds or [run.seed]:
+            parts = [f"lr-{rate:g}"] * bool(run.learning_rates) + [f"seed-{seed}"] * bool(run.seeds)
+            trial = copy.copy(run)
+            trial.learning_rate, trial.seed, trial.output_dir = rate, seed, str(Path(run.output_dir, *parts))
+            yield trial
+
+
+def _check_output(trial: TaskRunArguments) -> None:
+    """Refuse a used output directory; where a run is resumed it may have finished, or been killed as it wrote."""
+    if trial.do_train and not _finished(trial):
+        resume = bool(checkpoint_to_resume(trial.resume_from_checkpoint, trial.output_dir))
+        writing = resume and (Path(trial.output_dir) / PREDICTIONS).is_file()
+        check_output_directory(trial.output_dir, resume, trial.overwrite_output_dir or writing)
+
+
+def _finished(trial: TaskRunArguments) -> bool:
+    resume = str(trial.resume_from_checkpoint or False).lower() != "false"
+    return bool(trial.do_train) and resume and (Path(trial.output_dir) / RUN).is_file()
+
+
+def _trial(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
+    """Train, evaluate and predict, as far as asked for, and write what comes of it."""
+    resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
+    model = _model(ground, run)
+    splits = _kept(ground, model, run) if _may_keep(ground, model) else dict(ground.splits)
+    if run.do_train:
+        splits["train"] = draw_fraction(splits["train"], ground.strata, ground.corpus.train_fraction, run.seed)
+        if ground.main:
+            model.print_trainable_parameters()
+            clear(run.output_dir, bool(resume))
+    PartialState().wait_for_everyone()
+    trainer = _trainer(ground, model, splits, run)
+    results = _run(ground, trainer, splits, resume if isinstance(resume, str) else None)
+    if ground.main:
+        _write(ground, trainer, results)
+    return results
+
+
+def _model(ground: Ground, run: TaskRunArguments) -> Any:
+    flags, kind, folder = ground.flags, ground.task.model_class, Path(run.output_dir)
+    still = flags.freeze_backbone or not run.do_train
+    dtype = torch.bfloat16 if run.bf16 and still else torch.float32  # what trains is kept in float32
+    if run.do_train or flags.episodes:
+        return new_model(kind, flags, ground.fields, run.seed, dtype)
+    return trained_model(kind, folder, KAdapterConfig.from_pretrained(folder), flags, dtype)
+
+
+def _may_keep(ground: Ground, model: Any) -> bool:
+    core = model.base_model
+    trains = any(one.requires_grad for part in (core.backbone, core.adapters) for one in part.parameters())
+    known = model.config.backbone_fingerprint and not model.config.backbone_modified
+    return bool(ground.flags.keep_states and known and not trains and not ground.task.reads_all_tokens)
+
+
+def _kept(ground: Ground, model: Any, run: TaskRunArguments) -> dict[str, Split]:
+    with run.main_process_first(desc="states"):
+        return {
+            name: keep_states(split, model, ground.task, run, ground.flags.states_dir, ground.main)
+            for name, split in ground.splits.items()
+        }
+
+
+def _trainer(ground: Ground, model: Any, splits: dict[str, Split], run: TaskRunArguments) -> TaskTrainer:
+    if run.metric_for_best_model == HEADLINE:
+        run.metric_for_best_model = ground.task.headline
+    patience = run.early_stopping_patience
+    return TaskTrainer(
+        model=model,
+        args=run,
+        train_dataset=splits.get("train"),
+        eval_dataset=splits.get("validation"),
+        processing_class=ground.task.tokenizer,
+        data_collator=PadToBatch(ground.task.padding),
+        callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
+        objective=ground.task,
+    )
+
+
+def _run(ground: Ground, trainer: TaskTrainer, splits: dict[str, Split], checkpoint: str | None) -> dict[str, float]:
+    run, results = trainer.args, {}
+    if run.do_train:
+        if run.world_size > 1:
+            torch.manual_seed(run.seed + run.process_index)  # so that every process drops out other units
+        outcome = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.check_weights()
+        trainer.save_metrics("train", outcome.metrics)
+        trainer.save_state()
+    if run.do_eval:
+        trainer.eval_dataset = splits[ground.corpus.eval_split]
+        results = trainer.evaluate()
+        trainer.log_metrics("eval", results)
+        trainer.save_metrics("eval", results)
+    if run.do_predict:
+        decided = trainer.predict(splits[PREDICT]).predictions
+        if ground.main:
+            answered = trainer.answers(splits[PREDICT], decided, labelled=False)
+            write_lines(Path(run.output_dir) / PREDICTED, answered)
+    return results
+
+
+def _write(ground: Ground, trainer: TaskTrainer, results: dict[str, float]) -> None:
+    """Write predictions, the artifact and its card and, last of all, what the run was."""
+    run, model, folder = trainer.args, trainer.model, Path(trainer.args.output_dir)
+    description = describe(ground, model, run) if run.do_train else read_run(folder)
+    if run.do_eval:
+        description["split"] = ground.corpus.eval_split
+        write_lines(folder / PREDICTIONS, trainer.answered)
+    if run.do_train and ground.flags.save_artifact:
+        bundling = ground.flags.bundle_adapters
+        model.save_pretrained(folder, **({} if bundling is None else {"bundle_adapters": bundling}))
+        replace_files(folder, trainer.processing_class.save_pretrained)
+    if run.do_eval:
+        tell_on_card(folder, description, results, str(ground.corpus.corpus), ground.task.tag)
+    replace_file(folder / RUN, json.dumps(description, indent=2))
+
+
+def _few_shot(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
+    """Evaluate episodes on frozen features, and write what a trained run would, without an artifact."""
+    flags, task, folder = ground.flags, ground.task, Path(run.output_dir)
+    model = _model(ground, run)
+    split = _kept(ground, model, run)[ground.corpus.eval_split]
+    names = task.gold(split.encoded_rows())
+    answered = run_episodes(split, names, flags.episodes, flags.way, flags.shot, run.seed)
+    predictions, gold = ([one[key] for one in answered] for key in ("prediction", "gold"))
+    found = metrics.load(task.metric).compute(predictions, gold, **task.settings)
+    results = {f"eval_{key}": float(value) for key, value in found.items()}
+    if ground.main:
+        write_lines(folder / PREDICTIONS, answered)
+        replace_file(folder / "all_results.json", json.dumps(results, indent=4, sort_keys=True))
+        replace_file(folder / RUN, json.dumps(describe(ground, model, run), indent=2))
+    return results
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        sys.exit(f"run_task: {error}")

@@ -1,0 +1,98 @@
+"""The model of one row of the results table: which adapters stand beside which backbone, and what of it trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from ..artifacts_kadapter import read_artifact, split_composition
+from ..configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
+from ..fusion_kadapter import new_fusion
+from .task_arguments import TaskArguments
+
+__all__ = ["MULTITASK", "check_adapters", "freeze", "new_model", "row_name", "trained_model"]
+
+NONE, TAPS, RANDOM = "none", "taps", "random"
+MULTITASK = "multitask.json"  # stands beside a backbone that run_multitask.py trained
+
+
+def check_adapters(task: TaskArguments) -> None:
+    """Refuse a choice of adapters that makes no row.
+
+    Raises:
+        ValueError: `none` is not alone, or `random` names no artifact.
+    """
+    given = task.adapters
+    if NONE in given and len(given) > 1:
+        raise ValueError(f"--adapters {' '.join(given)}: none stands alone; leave it out or the others")
+    if given[-1:] == [RANDOM]:
+        raise ValueError(f"--adapters {' '.join(given)}: random takes the shapes of the artifacts named after it")
+
+
+def row_name(task: TaskArguments, names: list[str]) -> str:
+    """Return the name of the row in reports: what `--row` says, or what the adapters are."""
+    if task.row:
+        return task.row
+    if not names:
+        return "multitask" if (Path(task.backbone) / MULTITASK).is_file() else "backbone"
+    return RANDOM if task.adapters[0] == RANDOM else "+".join(names)
+
+
+def new_model(kind: type, task: TaskArguments, fields: dict[str, Any], seed: int, dtype: torch.dtype) -> Any:
+    """Build the model of a row; head and fusion start alike in all rows of one seed.
+
+    Raises:
+        OSError: backbone or an adapter can't be read.
+        ValueError: an adapter belongs to another backbone, or two have one name.
+    """
+    fields = {**fields, "classifier_dropout": task.classifier_dropout}
+    model = kind.from_backbone(task.backbone, revision=task.backbone_revision, dtype=dtype, fusion="add", **fields)
+    set_seed(seed)
+    _add_adapters(model, task)
+    core = model.base_model
+    model.config.fusion = task.fusion
+    torch.manual_seed(seed)  # whatever the adapters drew
+    core.fusion = new_fusion(model.config, list(core.adapters))
+    torch.manual_seed(seed)  # whatever the fusion drew
+    model.head = model.build_head(model.config)
+    return freeze(model, task)
+
+
+def _add_adapters(model: Any, task: TaskArguments) -> None:
+    at_random = False
+    for given in task.adapters:
+        if given == RANDOM:
+            at_random = True
+        elif given == TAPS:
+            model.add_adapter(TAPS, KnowledgeAdapterConfig(num_hidden_layers=0, layers=task.layers))
+        elif given != NONE:
+            for artifact in split_composition(given):
+                _add_random(model, artifact) if at_random else model.load_adapter(artifact)
+
+
+def _add_random(model: Any, artifact: str) -> None:
+    """Add adapters of an artifact's names and shapes in torch's default initialisation (the paper's no knowledge)."""
+    for name, values in read_artifact(artifact).config["adapters"].items():
+        shape = {key: value for key, value in values.items() if key not in ("training", "source")}
+        new = KnowledgeAdapterConfig.from_dict({**shape, "projection_initializer_range": None}, f" of {artifact}")
+        model.add_adapter(f"{RANDOM}_{name}" if name in model.base_model.adapters else name, new)
+
+
+def freeze(model: Any, task: TaskArguments) -> Any:
+    """Let train what the flags say; through frozen adapters a gradient still flows to a backbone that trains."""
+    core = model.base_model
+    core.fusion.requires_grad_(True)
+    core.backbone.requires_grad_(not task.freeze_backbone)
+    core.adapters.requires_grad_(not task.freeze_adapters)
+    return model.train(model.training)
+
+
+def trained_model(kind: type, folder: Path, config: KAdapterConfig, task: TaskArguments, dtype: torch.dtype) -> Any:
+    """Load the model that an earlier run left in a folder; the backbone comes from where the flags say."""
+    backbone = None if config.backbone_modified else task.backbone
+    model = kind.from_pretrained(folder, backbone=backbone, backbone_kwargs={"dtype": dtype})
+    model.requires_grad_(False)
+    return model

@@ -1,0 +1,57 @@
+"""Marked mentions within a length: what is too long is cut around them, never through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ...modeling_kadapter import mark_entities, special_tokens
+
+__all__ = ["Marked", "mark_within"]
+
+Spans = Sequence[tuple[int, int]]
+
+
+class Marked(NamedTuple):
+    """One encoded text: its token ids, the tokens of the opening markers, and whether context was cut off."""
+
+    input_ids: list[int]
+    entity_positions: list[int]
+    truncated: bool
+
+
+def mark_within(
+    tokenizer: Any, texts: Sequence[str], spans: Sequence[Spans], max_length: int, **marking: Any
+) -> list[Marked | None]:
+    """Mark the mentions of each text and keep at most `max_length` tokens, all marked mentions among them.
+
+    What is cut is context, evenly before the first and after the last mention. None stands for a text whose mentions,
+    and what lies between them, do not fit. `marking` are keywords of `mark_entities`.
+    """
+    prefix, suffix = special_tokens(tokenizer)
+    marked = mark_entities(tokenizer, texts, spans, **marking)
+    return [
+        Marked(ids, positions, False)
+        if len(ids) <= max_length
+        else _cut(ids, positions, _last(tokenizer, text, own, suffix, marking), max_length, len(prefix), len(suffix))
+        for text, own, (ids, positions) in zip(texts, spans, marked, strict=True)
+    ]
+
+
+def _last(tokenizer: Any, text: str, spans: Spans, suffix: list[int], marking: dict[str, Any]) -> int:
+    """Return the position after the last closing marker: what stands before it is tokenised apart from the rest."""
+    end = max(end for _, end in spans)
+    ((ids, _),) = mark_entities(tokenizer, [text[:end]], [spans], **marking)
+    return len(ids) - len(suffix)
+
+
+def _cut(ids: list[int], positions: list[int], last: int, max_length: int, prefix: int, suffix: int) -> Marked | None:
+    first = min(positions)
+    room = max_length - prefix - suffix - (last - first)  # tokens of context that fit
+    if room < 0:
+        return None
+    before, after = first - prefix, len(ids) - suffix - last
+    left = min(before, max(room // 2, room - after))
+    right = room - left
+    kept = ids[:prefix] + ids[first - left : last + right] + ids[len(ids) - suffix :]
+    return Marked(kept, [position - (before - left) for position in positions], True)
