@@ -59,6 +59,19 @@ FusionMode = Annotated[
 ]
 Parts = Annotated[list[str], typer.Argument(help="Artifacts, each a Hub id or a directory; org/kadapter-fac+lin.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write; any name.")]
+Runs = Annotated[list[Path], typer.Argument(help="Output directories of trainers/run_task.py, or what holds them.")]
+ReportDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Directory of report.md, .csv, .png and .svg.")]
+References = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reference",
+        help="A row to which all others are compared; give it once for each.",
+        show_default="backbone, taps, random",
+    ),
+]
+Resamples = Annotated[int, typer.Option(min=1, help="Resamples of the paired bootstrap.")]
+Confidence = Annotated[float, typer.Option(help="How much of the resamples an interval holds.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write into a directory that is in use already.")]
 
 
@@ -74,7 +87,7 @@ def kadapter(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Knowledge adapters beside a frozen encoder: convert official checkpoints, compose adapters."""
+    """Knowledge adapters beside a frozen encoder: convert official checkpoints, compose adapters, report on runs."""
 
 
 @app.command()
@@ -130,6 +143,28 @@ def compose(parts: Parts, output_dir: OutputDir, backbone: MovedBackbone = None,
     from .compose import compose as compose_parts  # torch takes seconds to import, and --help needs none
 
     compose_parts(parts, output_dir, backbone=backbone, overwrite=overwrite, report=typer.echo)
+
+
+@app.command()
+def report(
+    runs: Runs,
+    output_dir: ReportDir = Path("report"),
+    reference: References = None,
+    resamples: Resamples = 2000,
+    confidence: Confidence = 0.95,
+    seed: Seed = 0,
+) -> None:
+    """Tell which adapter helps on which task, by how much, and whether that is more than chance.
+
+    Prints one table of all runs and writes it as Markdown, CSV and a bar chart (PNG and SVG). A difference to a
+    reference row is marked where the interval of the paired bootstrap over examples and seeds excludes zero.
+
+    Example: kadapter report runs/semeval runs/wiki80 -o report
+    """
+    from .comparison import Resampling  # metrics and matplotlib take seconds to import, and --help needs none
+    from .report import report as report_on
+
+    report_on(runs, output_dir, reference, Resampling(resamples, seed, confidence), tell=typer.echo)
 
 
 if __name__ == "__main__":

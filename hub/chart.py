@@ -1,0 +1,85 @@
+"""The bar chart of a results table: a panel for each task, a group for each share of its training data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from math import ceil, nan
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .comparison import CONTROLS, Column, Row, Table, label
+
+__all__ = ["draw"]
+
+GREYS = dict(zip(CONTROLS, ("#4d4d4d", "#7a7a7a", "#a3a3a3", "#cccccc"), strict=True))
+# Okabe and Ito's colours, which colour-blind readers tell apart too; their second round is hatched.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+PANELS_BESIDE = 3
+GROUP = 0.84  # of the distance between groups
+
+
+def draw(table: Table, paths: Sequence[Path]) -> None:
+    """Draw means with standard deviations over seeds into files, whose kinds their names tell."""
+    rows = list(dict.fromkeys(row for cells in table.values() for row in cells))
+    rows.sort(key=lambda row: row.rank)
+    panels: dict[tuple[str, str, str], list[Column]] = {}
+    for column in table:
+        panels.setdefault((column.task, column.split, column.key), []).append(column)
+    beside = min(PANELS_BESIDE, len(panels))
+    below = ceil(len(panels) / beside)
+    groups = max(map(len, panels.values()))
+    width = max(4.5, beside * max(2.4, 0.9 + groups * (0.3 + 0.19 * len(rows))))
+    with matplotlib.rc_context({"svg.hashsalt": "kadapter", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(width, 0.7 + 2.5 * below), layout="constrained")
+        axes = figure.subplots(below, beside, squeeze=False).ravel()
+        for axis, ((task, split, key), columns) in zip(axes, panels.items(), strict=False):
+            _panel(axis, table, columns, rows)
+            axis.set_title(task, fontsize=10)
+            axis.set_ylabel(f"{key.replace('_', ' ')} ({split})")
+        for axis in axes[len(panels) :]:
+            axis.remove()
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(rows)), frameon=False)
+        for path in paths:
+            # A date in the file would make every drawing another one.
+            metadata = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(path, dpi=200, metadata=metadata)
+
+
+def _panel(axis: Axes, table: Table, columns: list[Column], rows: list[Row]) -> None:
+    width = GROUP / len(rows)
+    for number, (row, (colour, hatch)) in enumerate(zip(rows, _looks(rows), strict=True)):
+        cells = [table[column].get(row) for column in columns]
+        axis.bar(
+            [group + (number - (len(rows) - 1) / 2) * width for group in range(len(columns))],
+            [cell.mean if cell else nan for cell in cells],
+            yerr=[(cell.deviation or 0) if cell else nan for cell in cells],
+            width=0.92 * width,
+            label=label(row, rows),
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0,
+            error_kw={"elinewidth": 0.9, "capsize": 1.8, "capthick": 0.9, "ecolor": "#1a1a1a"},
+        )
+    axis.set_xticks(range(len(columns)), [column.share for column in columns])
+    axis.set_xlabel("training data")
+    axis.set_ylim(bottom=0)
+    axis.yaxis.grid(True, color="#e3e3e3", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _looks(rows: list[Row]) -> list[tuple[str, str | None]]:
+    """Give controls greys and adapters colours; what comes again in one colour is hatched."""
+    colours, seen = cycle(COLOURS), set()
+    looks: list[tuple[str, str | None]] = []
+    for row in rows:
+        colour = GREYS.get(row.name) or next(colours)
+        looks.append((colour, "////" if colour in seen else None))
+        seen.add(colour)
+    return looks

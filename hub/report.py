@@ -1,0 +1,201 @@
+"""The results table of downstream runs: what helps on which task, by how much, and whether by more than chance."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from shutil import get_terminal_size
+from statistics import fmean, stdev
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Drawn
+
+from .chart import draw
+from .comparison import Cell, Column, Interval, Resampling, Row, Table, label, tabulate
+from .runs import find_runs
+
+__all__ = ["REFERENCES", "report"]
+
+REFERENCES = ("backbone", "taps", "random")
+Part = tuple[str, Drawn, str]  # title, table, notes
+FILES = ("report.md", "report.csv", "report.png", "report.svg")
+
+
+def report(
+    places: Sequence[Path],
+    output_dir: Path,
+    references: Sequence[str] | None = None,
+    resampling: Resampling | None = None,
+    tell: Callable[[str], None] = print,
+) -> Table:
+    """Read runs, print their results table, and write it as report.md, report.csv, report.png and report.svg.
+
+    Args:
+        places: run directories, or directories above them.
+        output_dir: where the files go; those of an earlier report are replaced.
+        references: names of the rows to which all others are compared; by default backbone, taps and random.
+        resampling: how the intervals are drawn.
+        tell: takes what is printed.
+
+    Raises:
+        OSError: a directory is missing or holds no runs, or can't be written.
+        ValueError: a run is damaged, runs can't be compared, or a reference is no row.
+    """
+    resampling = resampling or Resampling()
+    table = tabulate(find_runs(places), references or REFERENCES, resampling)
+    rows = _rows(table)
+    if unknown := set(references or ()) - {row.name for row in rows}:
+        names = ", ".join(dict.fromkeys(row.name for row in rows))
+        raise ValueError(f"no run is of the reference row {min(unknown)!r}; there are {names}")
+    parts = _parts(table, rows, _marks(table, references or REFERENCES), resampling)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    markdown = "\n".join(f"## {title}\n\n{_text(drawn, box.MARKDOWN)}\n\n{notes}\n" for title, drawn, notes in parts)
+    (output_dir / FILES[0]).write_text(markdown, encoding="utf-8")
+    _write_csv(table, output_dir / FILES[1])
+    draw(table, [output_dir / name for name in FILES[2:]])
+    tell("\n".join(f"{title}\n{_text(drawn, box.SIMPLE)}\n{notes}\n" for title, drawn, notes in parts))
+    tell(f"wrote {', '.join(FILES)} to {output_dir}")
+    return table
+
+
+def _rows(table: Table) -> list[Row]:
+    return sorted({row: None for cells in table.values() for row in cells}, key=lambda row: row.rank)
+
+
+def _cells(table: Table) -> Iterator[tuple[Column, Row, Cell]]:
+    for column, cells in table.items():
+        for row, cell in cells.items():
+            yield column, row, cell
+
+
+# ---- what is shown ------------------------------------------------------------------------------------------------
+
+
+def _parts(table: Table, rows: list[Row], marks: dict[str, str], resampling: Resampling) -> list[Part]:
+    """Return the titles, tables and notes of a report."""
+    compared = sum(len(cell.against) for _, _, cell in _cells(table))
+    percent = f"{100 * resampling.confidence:g}%"
+    cells = "Mean ± standard deviation over seeds (number of seeds)."
+    if compared:
+        told = ", ".join(f"{mark} = {name}" for name, mark in marks.items())
+        cells += (
+            f" + and - mark what is above and below a reference row ({told}) by more than chance, see Differences."
+        )
+    intervals = (
+        f"{percent} intervals of the paired bootstrap over examples and seeds ({resampling.resamples} resamples, seed "
+        f"{resampling.seed}); * marks those that exclude zero. A row or reference with one seed is resampled over "
+        f"examples alone. The intervals are not corrected for their number, {compared}."
+    )
+    gates = "Mean ± standard deviation over seeds of how far fusion lets each adapter through; 0 shuts it out."
+    drawn = [("Results", _results(table, rows, marks), cells)]
+    drawn += [("Differences", _differences(table, rows, list(marks)), intervals)] if compared else []
+    drawn += [("Gates", _gates(table, rows), gates)] if any(cell.gates() for _, _, cell in _cells(table)) else []
+    return drawn
+
+
+def _marks(table: Table, references: Sequence[str]) -> dict[str, str]:
+    """Return for each reference row that was compared with its shortest beginning that no other has."""
+    used = {name for _, _, cell in _cells(table) for name in cell.against}
+    names = [name for name in references if name in used]
+    return {name: _beginning(name, names) for name in names}
+
+
+def _beginning(name: str, names: list[str]) -> str:
+    starts = (name[:length] for length in range(1, len(name)))
+    return next((start for start in starts if sum(other.startswith(start) for other in names) == 1), name)
+
+
+def _results(table: Table, rows: list[Row], marks: dict[str, str]) -> Drawn:
+    drawn = _headed("", *map(str, table))
+    for row in rows:
+        drawn.add_row(label(row, rows), *(_shown(cells.get(row), marks) for cells in table.values()))
+    return drawn
+
+
+def _shown(cell: Cell | None, marks: dict[str, str]) -> str:
+    if cell is None:
+        return "-"
+    signs = [("+" if one.low > 0 else "-") + marks[name] for name, one in cell.against.items() if one.excludes_zero]
+    return " ".join([_spread(cell.mean, cell.deviation), f"({len(cell.runs)})", *signs])
+
+
+def _spread(mean: float, deviation: float | None) -> str:
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
+
+
+def _differences(table: Table, rows: list[Row], references: Sequence[str]) -> Drawn:
+    drawn = _headed("task", "row", *(f"less {name}" for name in references))
+    for column, row, cell in _cells(table):
+        if cell.against:
+            drawn.add_row(str(column), label(row, rows), *(_interval(cell.against.get(name)) for name in references))
+    return drawn
+
+
+def _interval(one: Interval | None) -> str:
+    if one is None:
+        return "-"
+    return f"{one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]{' *' if one.excludes_zero else ''}"
+
+
+def _gates(table: Table, rows: list[Row]) -> Drawn:
+    adapters = list(dict.fromkeys(name for _, _, cell in _cells(table) for name in cell.gates()))
+    drawn = _headed("task", "row", *adapters)
+    for column, row, cell in _cells(table):
+        if gates := cell.gates():
+            shown = (_spread_of(gates[name]) if name in gates else "-" for name in adapters)
+            drawn.add_row(str(column), label(row, rows), *shown)
+    return drawn
+
+
+def _spread_of(values: list[float]) -> str:
+    return _spread(fmean(values), stdev(values) if len(values) > 1 else None)
+
+
+def _headed(*names: str) -> Drawn:
+    drawn = Drawn()
+    for name in names:
+        drawn.add_column(name, overflow="fold")
+    return drawn
+
+
+def _text(drawn: Drawn, lines: box.Box) -> str:
+    """Return a table as text, in the terminal as wide as that is, in a file with a line for each row."""
+    drawn.box, file = lines, io.StringIO()
+    wide = 100_000
+    width = wide if lines is box.MARKDOWN else get_terminal_size((wide, 0)).columns
+    Console(file=file, width=width, markup=False, highlight=False, emoji=False).print(drawn)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines() if line.strip())
+
+
+# ---- the file of numbers ------------------------------------------------------------------------------------------
+
+
+def _write_csv(table: Table, path: Path) -> None:
+    """Write one line for each row of each column, with all numbers in full."""
+    lines = [_line(*one) for one in _cells(table)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _line(column: Column, row: Row, cell: Cell) -> dict[str, Any]:
+    line = {
+        "task": column.task,
+        "train_fraction": column.train_fraction,
+        "split": column.split,
+        "metric": column.key,
+        "row": row.name,
+        "adapters": " ".join(row["adapters"]),
+        **{name: row[name] for name in ("fusion", "freeze_backbone", "freeze_adapters", "backbone")},
+        "seeds": " ".join(map(str, cell.runs)),
+        "mean": cell.mean,
+        "standard_deviation": cell.deviation,
+    }
+    for name, one in cell.against.items():
+        line |= {f"difference_{name}": one.difference, f"low_{name}": one.low, f"high_{name}": one.high}
+    return line | {f"gate_{name}": fmean(values) for name, values in cell.gates().items()}
