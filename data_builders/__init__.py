@@ -40,6 +40,7 @@ __all__ = [
     "counts",
     "get_builder",
     "load",
+    "load_file",
 ]
 
 AnyDataset = datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
@@ -76,7 +77,6 @@ def load(
     on_bad_record: str = "error",
     exclude: Mapping[str, str | Path] | None = None,
     fold: int | None = None,
-    labelled: bool = True,
 ) -> AnyDataset:
     """Builds a corpus from its files and returns it, one split or all of them.
 
@@ -91,20 +91,37 @@ def load(
         exclude: other corpora and their folders; rows whose sentence occurs in one of them are left out and counted.
         fold: a round of cross-validation, 0 to ``FOLDS`` - 1: all files are taken together and split by a hash of the
             sentence (of a choice: its context); part ``fold`` is "test", the next "validation", the rest "train".
-        labelled: False lets a record lack its label, to predict it: its relation is "", its list of labels empty.
 
     Raises:
         ValueError: unknown corpus, split or fold, a folder without corpus files, a malformed record (the sentence
             names file, record number, field and reason), or no row left in the corpus or in the split asked for.
     """
     others = [get_builder(other)(folder, cache_dir) for other, folder in (exclude or {}).items()]
-    builder = get_builder(name)(data_dir, cache_dir, on_bad_record, exclude=others, fold=fold, labelled=labelled)
+    builder = get_builder(name)(data_dir, cache_dir, on_bad_record, exclude=others, fold=fold)
     if streaming:
         if num_proc is not None:
             raise ValueError(f"num_proc={num_proc} has no meaning with streaming=True; leave one of them out")
         return builder.as_streaming_dataset(split)
     builder.download_and_prepare(num_proc=num_proc)
     return builder.as_dataset(split)
+
+
+def load_file(name: str, path: str | Path, *, on_bad_record: str = "error") -> datasets.Dataset:
+    """Reads one file in the layout of a corpus, whatever its name, labelled or not, as for predictions.
+
+    A record may lack its label: its relation is then "", its list of labels or answers empty, its choice -1.
+
+    Args:
+        name: one of :func:`available`.
+        path: the file.
+        on_bad_record: as in :func:`load`.
+
+    Raises:
+        ValueError: unknown corpus, no such file, a malformed record, or no record at all.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is no file; give a file in the layout of the corpus {name}")
+    return get_builder(name)(Path(path).parent, None, on_bad_record, file=Path(path)).read_file()
 
 
 def counts(built: datasets.Dataset | datasets.DatasetDict | CorpusBuilder) -> dict[str, dict[str, int]]:

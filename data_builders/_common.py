@@ -74,7 +74,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         on_bad_record: "error" stops at a malformed record, "skip" counts it and goes on.
         exclude: other corpora; rows whose sentence occurs in one of them are dropped and counted.
         fold: take all files together and split them for this round of cross-validation, see ``_splits``.
-        labelled: whether a record must have its label; without, it may lack it, and then has "" or no label.
+        file: read this file only, whatever its name; its records may then lack their labels.
 
     Raises:
         ValueError: the folder is missing or holds no corpus file, or ``on_bad_record`` or ``fold`` is unknown.
@@ -93,16 +93,16 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         on_bad_record: str = "error",
         exclude: Sequence[CorpusBuilder] = (),
         fold: int | None = None,
-        labelled: bool = True,
+        file: Path | None = None,
     ) -> None:
-        self.files = corpus_files(data_dir, self.file_patterns)
+        self.files = corpus_files(data_dir, self.file_patterns) if file is None else [file]
         self.exclude = tuple(exclude)
         super().__init__(
             cache_dir=None if cache_dir is None else str(cache_dir),
             data_dir=os.path.abspath(data_dir),
             hash=self._code_hash(),
             on_bad_record=on_bad_record,
-            labelled=labelled,
+            labelled=file is None,
             fold=fold,
             files_fingerprint="+".join(
                 [fingerprint(self.files), *(one.cache_dir + fingerprint(one.files) for one in self.exclude)]
@@ -134,6 +134,19 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     def hash_shares(self) -> Shares:
         """Returns the parts into which sentences are split by hash."""
         return SHARES
+
+    def read_file(self) -> datasets.Dataset:
+        """Returns the rows of the one file that was given, held in memory.
+
+        Raises:
+            ValueError: a record is malformed, or no row is left.
+        """
+        tally = Tally(self.config.on_bad_record)
+        rows = [row for _, row in self._file_rows(self.files[0], self.row_maker(), tally)]
+        report(self.name, {str(self.files[0]): tally.counts})
+        if not rows:
+            raise ValueError(f"no row is left of {self.files[0]} in the layout of {self.name}: {dict(tally.counts)}")
+        return datasets.Dataset.from_list(rows, features=FEATURES[self.record_type].copy())
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Returns what became of the records of the finished build, by split."""

@@ -7,14 +7,18 @@ the caller can go on with the next one.
 from __future__ import annotations
 
 import codecs
+import csv
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from functools import partial
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import ijson
 
@@ -63,16 +67,72 @@ def or_empty(records: NumberedRecords) -> NumberedRecords:
 
 
 def text_lines(path: Path) -> NumberedRecords:
-    """Yields the lines of a UTF-8 file without their line ends, numbered from 1."""
-    with path.open("rb") as handle:
-        for number, raw in enumerate(handle, 1):
-            if number == 1:
-                raw = raw.removeprefix(codecs.BOM_UTF8)
+    """Yields the lines of a UTF-8 file, maybe gzipped, without their line ends, numbered from 1."""
+    with _opened(path) as handle:
+        number = 0
+        try:
+            for number, raw in enumerate(handle, 1):
+                yield number, _decoded(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            yield number + 1, BadRecord(f"is no sound gzip: {error}; so the file ends here")
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _decoded(raw: bytes) -> str | BadRecord:
+    try:
+        return raw.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        return BadRecord(f"is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start} of the line")
+
+
+def text_blocks(path: Path) -> NumberedRecords:
+    """Yields lists of lines, those between blank lines, numbered from 1; a line may be a ``BadRecord``."""
+    number, block = 0, []
+    for _, line in chain(text_lines(path), [(0, "")]):
+        if isinstance(line, BadRecord) or line.strip():
+            block.append(line)
+            continue
+        if block:
+            number += 1
+            yield number, block
+        block = []
+
+
+def csv_records(path: Path) -> NumberedRecords:
+    """Yields the rows of a CSV file with a header as objects of strings, numbered from 1 after the header."""
+    # Bytes that are no UTF-8 become lone surrogates, by which the record that holds them is told.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+        reader = csv.reader(handle, strict=True)
+        header: list[str] = []
+        number = 0
+        while True:
             try:
-                yield number, raw.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                byte = raw[error.start]
-                yield number, BadRecord(f"is not UTF-8: byte 0x{byte:02x} at position {error.start} of the line")
+                columns = next(reader, None)
+            except csv.Error as error:
+                number += 1
+                yield number, BadRecord(f"is not valid CSV: {error}")
+                continue
+            if columns is None:
+                return
+            if not header:
+                header = [name.strip() for name in columns] if any(map(str.strip, columns)) else []
+            elif columns:
+                number += 1
+                yield number, _csv_record(header, columns)
+
+
+def _csv_record(header: list[str], columns: list[str]) -> dict[str, str] | BadRecord:
+    if len(columns) != len(header):
+        return BadRecord(f"has {len(columns)} columns but the header has {len(header)}: {', '.join(header)}")
+    byte = next((ord(character) - 0xDC00 for text in columns for character in text if _escaped(character)), None)
+    return dict(zip(header, columns, strict=True)) if byte is None else BadRecord(f"is not UTF-8: byte 0x{byte:02x}")
+
+
+def _escaped(character: str) -> bool:
+    return "\udc80" <= character <= "\udcff"
 
 
 def json_lines(path: Path) -> NumberedRecords:
@@ -89,6 +149,13 @@ def _parsed(line: str) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         return BadRecord(f"is not valid JSON: {error}")
+
+
+def json_records(path: Path) -> NumberedRecords:
+    """Yields the items of a file that is one JSON array, or else the JSON values of its lines."""
+    with path.open("rb") as handle:
+        array = _first_byte(handle) == b"["
+    return json_array(path) if array else json_lines(path)
 
 
 def json_array(path: Path) -> NumberedRecords:

@@ -90,6 +90,17 @@ def named(record: Any, name: str) -> str:
     return value
 
 
+def label_of(record: Any, name: str, labelled: bool) -> str:
+    """Returns the field ``name``, a label that is not blank; without ``labelled`` it may be missing, and is then "".
+
+    Raises:
+        BadRecord: it is missing where it must not, no string or blank.
+    """
+    if not labelled and isinstance(record, Mapping) and record.get(name) is None:
+        return ""
+    return named(record, name)
+
+
 def wikidata_id(value: str) -> str:
     """The Wikidata item id at the end of an id or address, or "" where there is none."""
     last = value.rsplit("/", 1)[-1]

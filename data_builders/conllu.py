@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 
 from ._common import CorpusBuilder, Row
-from ._files import NumberedRecords, text_lines
+from ._files import NumberedRecords, text_blocks
 from ._records import BadRecord, dependency_row, shown
 
 ID, FORM, HEAD, DEPREL = 0, 1, 6, 7
@@ -67,15 +66,7 @@ class Conllu(CorpusBuilder):
 
     def read(self, path: Path) -> NumberedRecords:
         """Yields the lines of each sentence, numbered by sentence."""
-        number, block = 0, []
-        for _, line in chain(text_lines(path), [(0, "")]):
-            if isinstance(line, BadRecord) or line.strip():
-                block.append(line)
-                continue
-            if block:
-                number += 1
-                yield number, block
-            block = []
+        return text_blocks(path)
 
     def rows(self, record: list[str | BadRecord]) -> Iterable[Row]:
         """Returns the one row of a sentence."""

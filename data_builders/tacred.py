@@ -11,13 +11,7 @@ Splits: ``train.json``, ``dev.json``, ``test.json``; without split words, by has
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
-
-from ._common import CorpusBuilder, Row
-from ._files import NumberedRecords, json_array
-from ._records import named, optional, subject_object_row
+from ._subject_object import SubjectObjectBuilder
 
 SAMPLE_FILES = {
     "train.json": (
@@ -50,20 +44,9 @@ SAMPLE_ROWS = [
 ]
 
 
-class Tacred(CorpusBuilder):
-    """Reads files in TACRED's JSON layout: one row for each record."""
+class Tacred(SubjectObjectBuilder):
+    """Reads TACRED: one row for each record."""
 
-    record_type = "relation"
     file_patterns = ("*.json",)
     homepage = "https://nlp.stanford.edu/projects/tacred"
     licence = "LDC2018T24"
-
-    def read(self, path: Path) -> NumberedRecords:
-        """Yields the records of a file one by one."""
-        return json_array(path)
-
-    def rows(self, record: Any) -> Iterable[Row]:
-        """Returns the one row of a record."""
-        row = subject_object_row(record, named(record, "relation"))
-        name = optional(record, "id", "")
-        return [{"id": name, **row} if name else row]

@@ -75,7 +75,7 @@ class TextsAndTriples(CorpusBuilder):
         """Yields the passages of a text file, numbered by line."""
         return ((number, line) for number, line in text_lines(path) if isinstance(line, BadRecord) or line.strip())
 
-    def row_maker(self, triples: tuple[str, ...]) -> RowMaker:
+    def row_maker(self, triples: tuple[str, ...] = ()) -> RowMaker:
         """Compiles the triples of a split and returns what aligns a passage with them."""
         return Knowledge([Path(path) for path in triples], on_bad=lambda *_: None).rows
 

@@ -2,10 +2,15 @@
 
 Source: Han et al., EMNLP 2019 (OpenNRE); https://github.com/thunlp/OpenNRE
 Licence: MIT.
-Layout: ``*.txt`` or ``*.jsonl``, one JSON object a line: ``{"token": [str], "h": {"name", "id", "pos": [start, end]},
-    "t": {the same}, "relation": name}``; ``pos`` counts tokens, end exclusive. The corpora of map-tuning
-    (``wiki20m_train.txt``) have this layout too. ``rel2id.json`` is not needed.
-Splits: by file name, e.g. ``wiki80_train.txt`` and ``wiki80_val.txt``; without split words, by hash.
+Layout: either kind. As released: ``*.txt`` or ``*.jsonl``, one JSON object a line: ``{"token": [str], "h": {"name",
+    "id", "pos": [start, end]}, "t": {the same}, "relation": name}``; ``pos`` counts tokens, end exclusive. The corpora
+    of map-tuning (``wiki20m_train.txt``) have this layout too. With TACRED's keys: ``*.json``, JSON arrays of
+    ``{"token", "relation", "subj_start", "subj_end", "obj_start", "obj_end", "subj_type", "obj_type"}``; spans end
+    inclusive. ``rel2id.json`` is not needed.
+Splits: by file name, e.g. ``wiki80_train.txt`` and ``wiki80_val.txt``; without split words, by hash. With TACRED's
+    keys there is one public file, ``dev.json``: alone, or without split words, it is split by a hash of the sentence,
+    seven tenths "train", one "validation" and two "test". Since Wiki80 was made from FewRel, a test of transfer from
+    there leaves its sentences out: ``load("wiki80", data_dir, exclude={"fewrel": fewrel_dir})``.
 """
 
 from __future__ import annotations
@@ -15,20 +20,43 @@ from pathlib import Path
 from typing import Any
 
 from ._common import CorpusBuilder, Row
-from ._files import NumberedRecords, json_lines
-from ._records import BadRecord, named, optional, relation_row, required, shown, strings, wikidata_id
+from ._files import NumberedRecords, json_lines, json_records
+from ._records import (
+    BadRecord,
+    label_of,
+    optional,
+    relation_row,
+    required,
+    shown,
+    strings,
+    subject_object_row,
+    wikidata_id,
+)
+from ._splits import SHARES, TEST, TRAIN, VALIDATION, FilesBySplit, Shares
+
+ONE_FILE: Shares = ((VALIDATION, 1), (TEST, 2), (TRAIN, 7))
 
 SAMPLE_FILES = {
     "wiki80_train.txt": (
         '{"token": ["Mira", "Voss", "works", "in", "Tarnstad", "."],'
         ' "h": {"name": "mira voss", "id": "Q901", "pos": [0, 2]},'
         ' "t": {"name": "tarnstad", "id": "Q902", "pos": [4, 5]}, "relation": "work location"}\n'
-        '{"token": ["Tarnstad", "lies", "on", "the", "Lind"],'
-        ' "h": {"name": "lind", "id": "Q904", "pos": [4, 5]},'
-        ' "t": {"name": "tarnstad", "id": "Q902", "pos": [0, 1]}, "relation": "crosses"}\n'
-    )
+    ),
+    "wiki80_train.json": (
+        '[{"token": ["Tarnstad", "lies", "on", "the", "Lind"], "relation": "crosses", "subj_start": 4, "subj_end": 4,'
+        ' "obj_start": 0, "obj_end": 0, "subj_type": "river", "obj_type": "city"}]'
+    ),
 }
 SAMPLE_ROWS = [
+    {
+        "id": "wiki80_train.json:1",
+        "text": "Tarnstad lies on the Lind",
+        "head": {"start": 21, "end": 25},
+        "tail": {"start": 0, "end": 8},
+        "relation": "crosses",
+        "head_id": "",
+        "tail_id": "",
+    },
     {
         "id": "wiki80_train.txt:1",
         "text": "Mira Voss works in Tarnstad .",
@@ -38,35 +66,40 @@ SAMPLE_ROWS = [
         "head_id": "Q901",
         "tail_id": "Q902",
     },
-    {
-        "id": "wiki80_train.txt:2",
-        "text": "Tarnstad lies on the Lind",
-        "head": {"start": 21, "end": 25},
-        "tail": {"start": 0, "end": 8},
-        "relation": "crosses",
-        "head_id": "Q904",
-        "tail_id": "Q902",
-    },
 ]
 
 
 class Wiki80(CorpusBuilder):
-    """Reads Wiki80 files: one row for each line."""
+    """Reads Wiki80 in either layout: one row for each record."""
 
     record_type = "relation"
-    file_patterns = ("*.txt", "*.jsonl")
+    file_patterns = ("*.txt", "*.jsonl", "*.json")
     homepage = "https://github.com/thunlp/OpenNRE"
     licence = "MIT"
 
+    def groups(self) -> FilesBySplit:
+        """Splits by hash also where ``dev.json`` is all there is."""
+        groups = super().groups()
+        return {None: groups[VALIDATION]} if set(groups) == {VALIDATION} and self._has_tacred_keys() else groups
+
+    def hash_shares(self) -> Shares:
+        """Returns three parts for the public file with TACRED's keys, else the usual two."""
+        return ONE_FILE if self._has_tacred_keys() else SHARES
+
+    def _has_tacred_keys(self) -> bool:
+        return all(path.suffix.lower() == ".json" for path in self.files)
+
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the JSON objects of a file, numbered by line."""
-        return json_lines(path)
+        """Yields the records of a file one by one."""
+        return json_records(path) if path.suffix.lower() == ".json" else json_lines(path)
 
     def rows(self, record: Any) -> Iterable[Row]:
         """Returns the one row of a sentence."""
-        tokens = strings(record, "token")
+        tokens, relation = strings(record, "token"), label_of(record, "relation", self.config.labelled)
+        if not record.keys() & {"h", "t"}:
+            return [subject_object_row(record, relation)]
         (head, head_id), (tail, tail_id) = (_mention(record, name) for name in "ht")
-        return [relation_row(tokens, head, tail, named(record, "relation"), head_id, tail_id)]
+        return [relation_row(tokens, head, tail, relation, head_id, tail_id)]
 
 
 def _mention(record: dict[str, Any], name: str) -> tuple[tuple[int, int], str]:

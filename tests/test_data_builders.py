@@ -18,16 +18,8 @@ from typing import Any, NamedTuple
 import datasets
 import pytest
 
-from kadapter.data_builders import (
-    DEPENDENCY_FEATURES,
-    RELATION_FEATURES,
-    available,
-    counts,
-    get_builder,
-    load,
-)
+from kadapter.data_builders import FEATURES, FOLDS, available, counts, get_builder, load, load_file
 
-FEATURES = {"relation": RELATION_FEATURES, "dependency": DEPENDENCY_FEATURES}
 each_corpus = pytest.mark.parametrize("name", available())
 
 
@@ -103,9 +95,9 @@ def test_parquet_is_written_and_read_back(name: str, tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus", sample(name).SAMPLE_FILES)
     builder = get_builder(name)(corpus, cache_dir=tmp_path / "cache")
     builder.download_and_prepare(str(tmp_path / "out"), file_format="parquet")
-    back = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
-    assert back["train"].to_list() == sample(name).SAMPLE_ROWS
-    assert back["train"].features == FEATURES[builder.record_type]
+    back = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert back.to_list() == sample(name).SAMPLE_ROWS
+    assert back.features == FEATURES[builder.record_type]
     assert counts(builder)["train"]["rows"] == 2
 
 
@@ -113,7 +105,7 @@ def test_parquet_is_written_and_read_back(name: str, tmp_path: Path) -> None:
 def test_sentences_without_split_words_are_split_by_hash_and_none_is_lost(name: str, tmp_path: Path) -> None:
     files = {file.replace("train", "all"): content for file, content in sample(name).SAMPLE_FILES.items()}
     built = load(name, write(tmp_path / "corpus", files), cache_dir=tmp_path)
-    assert set(built) <= {"train", "validation"}
+    assert set(built) <= {"train", "validation", "test"}
     rows = [row for part in built.values() for row in part]
     assert bag(rows, ids=False) == bag(sample(name).SAMPLE_ROWS, ids=False)
 
@@ -166,7 +158,12 @@ def mutated_columns(content: str) -> Iterator[str]:
 def sound(row: dict[str, Any]) -> bool:
     """Whether a row is one that a trainer can use."""
     if "text" in row:
-        return all(0 <= row[side]["start"] < row[side]["end"] <= len(row["text"]) for side in ("head", "tail"))
+        spans = [row[name] for name in ("head", "tail", "mention") if name in row]
+        return all(0 <= span["start"] < span["end"] <= len(row["text"]) for span in spans)
+    if "choices" in row:
+        return len(row["choices"]) > 1 and -1 <= row["label"] < len(row["choices"]) and all(row["choices"])
+    if "passages" in row:
+        return bool(row["question"]) and bool(row["passages"]) and all(row["answers"])
     length = len(row["tokens"])
     return length == len(row["heads"]) == len(row["deprels"]) and all(0 <= head <= length for head in row["heads"])
 
@@ -182,7 +179,8 @@ def rows_or_error(name: str, corpus: Path, file: str) -> list[dict[str, Any]] | 
         "; correct it, or set on_bad_record to 'skip' to leave such records out",
     )
     if isinstance(result, str):
-        assert result.startswith(where)
+        # Of two files that contradict each other, the sentence may begin with either, but names both.
+        assert result.startswith(where) or (result.startswith(f"{corpus}{os.sep}") and file in result)
         assert result.endswith(remedy)
     else:
         assert all(map(sound, result)), result
@@ -282,6 +280,26 @@ def test_a_folder_that_is_missing_or_holds_no_corpus_is_an_error(name: str, tmp_
         with pytest.raises(ValueError, match=reason) as caught:
             load(name, tmp_path / folder)
         assert str(tmp_path / folder) in str(caught.value)
+
+
+@each_corpus
+def test_the_folds_of_cross_validation_are_the_rows_and_each_is_in_one_test_part(name: str, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", sample(name).SAMPLE_FILES)
+    rounds = [load(name, corpus, cache_dir=tmp_path, fold=fold) for fold in range(FOLDS)]
+    for parts in rounds:
+        assert sum(parts.num_rows.values()) == 2
+    tested = [row for parts in rounds for row in parts.get("test", [])]
+    assert bag(tested) == bag(sample(name).SAMPLE_ROWS)
+
+
+@each_corpus
+def test_sentences_that_stand_in_another_corpus_are_left_out_and_counted(name: str, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", sample(name).SAMPLE_FILES)
+    other = write(tmp_path / "other", {"train.txt": lines(1)})
+    built = load(name, corpus, "train", cache_dir=tmp_path, exclude={"wiki80": other})
+    assert bag(built) == bag(sample(name).SAMPLE_ROWS)
+    with pytest.raises(ValueError, match=r"no row is left of .*'dropped_excluded': 2"):
+        load(name, corpus, "train", cache_dir=tmp_path, exclude={name: corpus})
 
 
 # --- the frame around them
@@ -405,3 +423,53 @@ def test_the_package_imports_no_torch() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_what_is_left_out_is_read_anew_when_it_changes(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", {"train.txt": lines(5)})
+    other = write(tmp_path / "other", {"x.txt": lines(2)})
+    for there in (2, 3):
+        write(other, {"x.txt": lines(there)})
+        built = load("wiki80", corpus, cache_dir=tmp_path, exclude={"wiki80": other})
+        assert counts(built)["train"] == {"dropped_excluded": there, "records": 5, "rows": 5 - there}
+        stream = load("wiki80", corpus, "train", exclude={"wiki80": other}, streaming=True)
+        assert list(stream) == built["train"].to_list()
+
+
+def test_an_unknown_fold_is_an_error(tmp_path: Path) -> None:
+    for fold in (5, -1, True):
+        with pytest.raises(ValueError, match=f"fold is {fold} but must be one of 0 to 4"):
+            load("wiki80", write(tmp_path, {"train.txt": lines(1)}), fold=fold)
+
+
+def test_undivided_files_beside_test_files_are_split_by_hash_and_test_stays(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", {"x.txt": lines(100), "test.txt": lines(7)})
+    built = load("wiki80", corpus, cache_dir=tmp_path)
+    assert set(built) == {"train", "validation", "test"}
+    assert built.num_rows["test"] == 7
+    assert built.num_rows["train"] + built.num_rows["validation"] == 100
+
+
+@each_corpus
+def test_a_single_file_is_read_whatever_its_name(name: str, tmp_path: Path) -> None:
+    files = sample(name).SAMPLE_FILES
+    write(tmp_path, files)
+    if name == "texts_and_triples":  # there a text says nothing without its triples
+        with pytest.raises(ValueError, match="no row is left"):
+            load_file(name, tmp_path / "train.txt")
+        return
+    for file in sample(name).SAMPLE_FILES:
+        rows = [row for row in sample(name).SAMPLE_ROWS if row["id"].startswith(f"{file}:")]
+        if rows:
+            built = load_file(name, tmp_path / file)
+            assert bag(rows) <= bag(built)
+            assert built.features == FEATURES[get_builder(name).record_type]
+
+
+def test_a_file_that_is_missing_or_bad_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.txt is no file"):
+        load_file("wiki80", tmp_path / "nowhere.txt")
+    path = write(tmp_path, {"mine.txt": lines(1) + "junk\n"}) / "mine.txt"
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}, record 2: is not valid JSON"):
+        load_file("wiki80", path)
+    assert load_file("wiki80", path, on_bad_record="skip").num_rows == 1

@@ -1,0 +1,59 @@
+"""Entity typing corpora in the layout of ERNIE and K-Adapter: sent, start, end, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ._common import CorpusBuilder, Row
+from ._files import NumberedRecords, json_records
+from ._records import BadRecord, named, optional, required, typed
+
+
+class EntityTypingBuilder(CorpusBuilder):
+    """Reads files of marked mentions, as one JSON array or one object a line: one row for each record."""
+
+    record_type = "entity_typing"
+    file_patterns = ("*.json", "*.jsonl")
+
+    def read(self, path: Path) -> NumberedRecords:
+        """Yields the records of a file one by one."""
+        return json_records(path)
+
+    def rows(self, record: Any) -> Iterable[Row]:
+        """Returns the one row of a record."""
+        text = named(record, "sent")
+        start, end = required(record, "start", int), required(record, "end", int)
+        row = entity_typing_row(text, start, end, labels_of(record, "labels", self.config.labelled))
+        name = optional(record, "id", "")
+        return [{"id": name, **row} if name else row]
+
+
+def labels_of(record: Any, name: str, labelled: bool = True) -> list[str]:
+    """Returns the field ``name``, a list of label names, maybe empty; without ``labelled`` it may be missing.
+
+    Raises:
+        BadRecord: it is missing, no list, or an entry is no string or blank.
+    """
+    values = required(record, name, list) if labelled else optional(record, name, [])
+    for index, value in enumerate(values):
+        if not typed(value, f"{name}[{index}]", str).strip():
+            raise BadRecord(f"field '{name}[{index}]' is blank")
+    return values
+
+
+def entity_typing_row(text: str, start: int, end: int, labels: Sequence[str]) -> Row:
+    """Builds one typed row from a sentence, the characters of its mention (end exclusive) and its labels.
+
+    Raises:
+        BadRecord: the span is empty, reversed, outside the text or covers no text.
+    """
+    if not 0 <= start < end <= len(text):
+        raise BadRecord(
+            f"the mention, fields 'start' and 'end', is [{start}, {end}) but must not be empty or reversed and must "
+            f"lie in 0..{len(text)}, the length of the text"
+        )
+    if not text[start:end].strip():
+        raise BadRecord(f"the mention, fields 'start' and 'end', is [{start}, {end}) and covers no text")
+    return {"text": text, "mention": {"start": start, "end": end}, "labels": list(dict.fromkeys(labels))}
