@@ -40,5 +40,5 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install $$(grep '^torch==' constraints.txt) --constraint constraints.txt
 	$(PIP) install setuptools --constraint constraints.txt
-	$(PIP) install --editable '.[test,quality,quickstart]' --no-build-isolation --constraint constraints.txt
+	$(PIP) install --editable '.[test,quality]' --no-build-isolation --constraint constraints.txt
 	touch $@

@@ -188,8 +188,7 @@ def imported(path: Path) -> set[str]:
 
 def undeclared(path: Path) -> set[str]:
     """What a module imports that neither Python, setup.cfg nor the project itself provides."""
-    extras = ["", "quickstart"] if path.parts[0] == "quickstart" else [""]
-    projects = {one.name.replace("-", "_") for extra in extras for one in declared()[extra]}
+    projects = {one.name.replace("-", "_") for one in declared()[""]}
     other_names = {"pyyaml": "yaml", "scikit_learn": "sklearn"}
     provided = {other_names.get(name, name) for name in projects} | set(sys.stdlib_module_names)
     return imported(ROOT / path) - provided - {"kadapter", "_bootstrap"}
