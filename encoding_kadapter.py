@@ -17,19 +17,21 @@ def encode_entities(
     texts: Sequence[str],
     entity_spans: Sequence[Sequence[tuple[int, int]]],
     max_length: int | None = None,
+    markers: Sequence[str] = MARKERS,
 ) -> dict[str, Tensor]:
     """Turn raw text with marked mentions into input_ids, attention_mask and entity_positions.
 
     `entity_spans` gives for each text one (start, end) in characters for each mention: one for typing, head and tail
     for relations. The first is marked by "@", the second by "#", before and after, as bare tokens; the position is
-    the opening marker's. Where both open at one place the second stands outside.
+    the opening marker's. Where both open at one place the second stands outside. `markers` chooses others: " @" is
+    the token with the sign for a space before it, as the official code marks mentions for entity typing.
 
     Raises:
         TypeError: a span is not a pair of whole numbers.
         ValueError: a span is empty, reversed or outside its text, there are none or more than two, the numbers differ,
             or `max_length` tokens do not reach to the last opening marker; the sentence says for which text.
     """
-    encoded = mark_entities(tokenizer, [texts] if isinstance(texts, str) else list(texts), entity_spans)
+    encoded = mark_entities(tokenizer, [texts] if isinstance(texts, str) else list(texts), entity_spans, markers)
     for number, (ids, positions) in enumerate(encoded):
         if max_length is not None and max(positions) >= max_length - 1:
             raise ValueError(
@@ -47,7 +49,10 @@ def encode_entities(
 
 
 def mark_entities(
-    tokenizer: Any, texts: Sequence[str], entity_spans: Sequence[Sequence[tuple[int, int]]]
+    tokenizer: Any,
+    texts: Sequence[str],
+    entity_spans: Sequence[Sequence[tuple[int, int]]],
+    markers: Sequence[str] = MARKERS,
 ) -> list[tuple[list[int], list[int]]]:
     """Return for each text its token ids, special tokens included, and the positions of the opening markers."""
     if len(texts) != len(entity_spans):
@@ -56,10 +61,9 @@ def mark_entities(
     segments = [" " + piece for one in pieces for piece in one if not isinstance(piece, tuple) and piece]
     ids = iter(tokenizer(segments, add_special_tokens=False)["input_ids"] if segments else [])
     prefix, suffix = special_tokens(tokenizer)
-    markers = [_marker_ids(tokenizer, marker) for marker in MARKERS]
+    marks = [_marker_ids(tokenizer, marker) for marker in markers]
     return [
-        _assemble(one, ids, prefix, suffix, markers, len(spans))
-        for one, spans in zip(pieces, entity_spans, strict=True)
+        _assemble(one, ids, prefix, suffix, marks, len(spans)) for one, spans in zip(pieces, entity_spans, strict=True)
     ]
 
 

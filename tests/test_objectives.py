@@ -6,8 +6,7 @@ The official cases are those of microsoft/K-Adapter, commit 43651cd, examples/ut
 import numpy as np
 import pytest
 from datasets import Dataset
-from tiny_runs import SPECIAL, with_special_tokens
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tiny_tasks import tokenizer_of_pieces
 
 from kadapter.trainers import pretraining
 from kadapter.trainers.arguments import AdapterArguments
@@ -40,17 +39,8 @@ SENTENCE, HEADS = ["I", "saw", "elephants", "yesterday", "."], [2, 0, 2, 2, 2]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """A byte-level BPE with exactly the pieces of the official cases: each is merged from left to right."""
-    tokens, merges = [*SPECIAL, *pre_tokenizers.ByteLevel.alphabet()], []
-    for piece in PIECES:
-        for end in range(2, len(piece) + 1):
-            if piece[:end] not in tokens:
-                tokens.append(piece[:end])
-                merges.append((piece[: end - 1], piece[end - 1]))
-    vocab = {token: number for number, token in enumerate(tokens)}
-    one = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>"))
-    one.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return with_special_tokens(one)
+    """A byte-level BPE with exactly the pieces of the official cases."""
+    return tokenizer_of_pieces(PIECES)
 
 
 def objective_of(name, tokenizer, max_length=24, **arguments):

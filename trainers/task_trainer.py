@@ -68,7 +68,7 @@ class TaskTrainer(KAdapterTrainer):
         gold = task.gold(rows) if labelled else [None] * len(rows)
         answered = []
         for record, (name, true) in enumerate(zip(rows["id"], gold, strict=True)):
-            prediction, scores = found.get(record, (task.wrong(true), None))
+            prediction, scores = found.get(record, (task.wrong(true) if labelled else None, None))
             told = {"gold": true} if labelled else {}
             answered.append({"id": name, **told, "prediction": prediction, "scores": scores})
         return answered

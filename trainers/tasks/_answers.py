@@ -1,0 +1,183 @@
+"""What tasks share that find the answer to a question in one of several passages, by distant supervision."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from ...configuration_kadapter import KAdapterConfig
+from ...losses_kadapter import spans_loss
+from ...modeling_kadapter import KAdapterForQuestionAnswering, special_tokens
+
+__all__ = ["AnswerTask"]
+
+WORD = re.compile(r"\w+|[^\w\s]")
+NOWHERE = [-1, -1, -1]
+
+
+class Text(NamedTuple):
+    """A question with one of its passages: token ids, which of them are the passage's, and their characters."""
+
+    input_ids: list[int]
+    first: int
+    offsets: list[tuple[int, int]]  # in the passage with a space before it, of the passage's tokens that were kept
+    truncated: bool
+
+
+class AnswerTask:
+    """`<s> question </s> passage </s>` for each passage, start and end over the tokens of all passages of a question.
+
+    Where an answer occurs, as whole words and in any case, however often and in whichever passages, counts as right
+    (distant supervision). A question whose answers occur nowhere in what fits is dropped in training, and predicted
+    like all others in evaluation. Long passages are cut at their end, a question at half of the length.
+    """
+
+    record_type = "question_answering"
+    model_class = KAdapterForQuestionAnswering
+    tag = "question-answering"
+    metric, headline = "question_answering", "exact_match"
+    reads_all_tokens = True
+
+    def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{type(tokenizer).__name__} does not tell the characters of tokens; use a fast tokenizer"
+            )
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.max_passages, self.max_answer_length = arguments.max_passages, arguments.max_answer_length
+        self.prefix, self.separator = special_tokens(tokenizer)
+        self.padding = {"input_ids": tokenizer.pad_token_id or 0, "answer_mask": 0, "answer_spans": -1}
+        self.settings: dict[str, Any] = {}
+
+    def select(self, train: Dataset) -> Dataset:
+        """Return all training records."""
+        return train
+
+    def learn(self, train: Dataset) -> dict[str, Any]:
+        """Learn nothing: the head knows no labels."""
+        return {}
+
+    def recall(self, config: KAdapterConfig) -> None:
+        """Take nothing, for the same reason."""
+
+    def strata(self, rows: Dataset) -> list[str]:
+        """Return one group of all records."""
+        return [""] * len(rows)
+
+    def encode(self, rows: dict[str, list], training: bool = False, labelled: bool = True) -> dict[str, list]:
+        """Tokenise each question with each of its passages, and find its answers in them.
+
+        Raises:
+            ValueError: a question has no passage, or no answer although it is evaluated.
+        """
+        columns = (
+            "record",
+            "input_ids",
+            "answer_mask",
+            "length",
+            "truncated",
+            *(["answer_spans"] if labelled else []),
+        )
+        examples: dict[str, list] = {name: [] for name in columns}
+        for record, (name, question, passages) in enumerate(
+            zip(rows["id"], rows["question"], rows["passages"], strict=True)
+        ):
+            answers = rows["answers"][record] if labelled else []
+            if not passages or (labelled and not answers):
+                lacks = "answer; add one, or predict the file by --do_predict" if passages else "passage; add one"
+                raise ValueError(f"record {name!r} has no {lacks}")
+            texts = self._texts(question, passages[: self.max_passages])
+            spans = [span for place, text in enumerate(texts) for span in self._spans(place, text, passages, answers)]
+            if training and not spans:
+                continue
+            values = [record, [one.input_ids for one in texts], [_answerable(one) for one in texts]]
+            values += [max(len(one.input_ids) for one in texts), any(one.truncated for one in texts)]
+            for column, value in zip(columns, [*values, spans or [NOWHERE]], strict=False):
+                examples[column].append(value)
+        return examples
+
+    def _texts(self, question: str, passages: list[str]) -> list[Text]:
+        """Join a question with each passage, the passage cut to fit."""
+        encoded = self.tokenizer(
+            [f" {text}" for text in (question, *passages)], add_special_tokens=False, return_offsets_mapping=True
+        )
+        asked = self.prefix + encoded["input_ids"][0][: self.max_length // 2] + self.separator
+        room = max(1, self.max_length - len(asked) - len(self.separator))
+        return [
+            Text(asked + ids[:room] + self.separator, len(asked), offsets[:room], len(ids) > room)
+            for ids, offsets in zip(encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True)
+        ]
+
+    def _spans(self, place: int, text: Text, passages: list[str], answers: list[str]) -> list[list[int]]:
+        """Return [passage, start, end] in tokens of each occurrence that fits."""
+        spans = []
+        for start, end in occurrences(f" {passages[place]}", answers):
+            tokens = [number for number, (first, last) in enumerate(text.offsets) if last > start and first < end]
+            if tokens and text.offsets[tokens[-1]][1] >= end:
+                spans.append([place, text.first + tokens[0], text.first + tokens[-1]])
+        return spans
+
+    def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return passage, start, end and probability of the best span, and the loss of each question."""
+        start, end, spans = output.start_logits, output.end_logits, batch.get("answer_spans")
+        decided = self._best(start, end)
+        if spans is None:
+            return decided, None
+        losses = [spans_loss(*one, None) for one in zip(start.split(1), end.split(1), spans.split(1), strict=True)]
+        answerable = (spans[..., 0] >= 0).any(dim=1)
+        return decided, torch.stack(losses).masked_fill(~answerable.to(start.device), torch.nan)
+
+    def _best(self, start: Tensor, end: Tensor) -> Tensor:
+        """Return the likeliest span of at most `max_answer_length` tokens: (batch, 4), its probability last."""
+        batch, _, length = start.shape
+        probability = torch.full((batch,), -torch.inf, device=start.device)
+        decided = torch.zeros(batch, 3, device=start.device)
+        start, end = (one.flatten(1).log_softmax(dim=1).view_as(one) for one in (start.float(), end.float()))
+        for more in range(min(self.max_answer_length, length)):
+            scores = (start[..., : length - more] + end[..., more:]).flatten(1)  # (B, P * (S - more))
+            best, place = scores.max(dim=1)
+            passage, first = place // (length - more), place % (length - more)
+            found = torch.stack([passage, first, first + more], dim=1).float()
+            decided = torch.where((best > probability)[:, None], found, decided)
+            probability = torch.maximum(best, probability)
+        return torch.cat([decided, probability.exp()[:, None]], dim=1)
+
+    def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[str, dict[str, float]]]:
+        """Return the text of the best span of each question, its passage and its probability."""
+        found = []
+        for (passage, start, end, probability), row in zip(decided, rows, strict=True):
+            chosen = row["passages"][int(passage)]
+            (text,) = self._texts(row["question"], [chosen])
+            first, last = text.offsets[int(start) - text.first][0], text.offsets[int(end) - text.first][1]
+            answer = f" {chosen}"[first:last].strip()
+            found.append((answer, {"passage": int(passage), "probability": round(float(probability), 6)}))
+        return found
+
+    def gold(self, rows: Dataset) -> list[list[str]]:
+        """Return the accepted answers of each question."""
+        return list(rows["answers"])
+
+    def wrong(self, gold: list[str]) -> str:
+        """Return no answer; every question is encoded where it is evaluated, so nobody asks."""
+        return ""
+
+
+def _answerable(text: Text) -> list[int]:
+    """Return 1 for the tokens of the passage."""
+    return [0] * text.first + [1] * len(text.offsets) + [0] * (len(text.input_ids) - text.first - len(text.offsets))
+
+
+def occurrences(passage: str, answers: list[str]) -> list[tuple[int, int]]:
+    """Return start and end, in characters, of each place where an answer stands, as whole words and in any case."""
+    words = [(one.group().lower(), one.start(), one.end()) for one in WORD.finditer(passage)]
+    plain, found = [word for word, _, _ in words], set()
+    for wanted in ([one.group().lower() for one in WORD.finditer(answer)] for answer in answers):
+        for place in range(len(plain) - len(wanted) + 1) if wanted else ():
+            if plain[place : place + len(wanted)] == wanted:
+                found.add((words[place][1], words[place + len(wanted) - 1][2]))
+    return sorted(found)

@@ -1,0 +1,115 @@
+"""What tasks share that choose one of several answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import Tensor
+
+from ...configuration_kadapter import KAdapterConfig
+from ...modeling_kadapter import KAdapterForMultipleChoice, special_tokens
+from ._classes import cross_entropies, probabilities
+
+__all__ = ["ChoiceTask"]
+
+
+class ChoiceTask:
+    """Each choice is a text of its own, `<s> context </s> question </s> choice </s>`, scored at its first token.
+
+    What is too long is cut at its end, token by token from the longer of context and question with choice, as in the
+    official script. That one pads with the id of `<s>`; ours with that of padding, which nobody sees.
+    """
+
+    record_type = "multiple_choice"
+    model_class = KAdapterForMultipleChoice
+    tag = "multiple-choice"
+    metric, headline = "accuracy", "accuracy"
+    reads_all_tokens = False
+
+    def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.padding = {"input_ids": tokenizer.pad_token_id or 0, "labels": 0}
+        self.prefix, self.separator = special_tokens(tokenizer)
+        self.number: int | None = None
+        self.settings: dict[str, Any] = {}
+
+    def select(self, train: Dataset) -> Dataset:
+        """Return all training records."""
+        return train
+
+    def learn(self, train: Dataset) -> dict[str, Any]:
+        """Learn how many choices a question has; the head knows no labels."""
+        self.number = len(train[0]["choices"])
+        return {}
+
+    def recall(self, config: KAdapterConfig) -> None:
+        """Take nothing: the head scores any number of choices."""
+
+    def strata(self, rows: Dataset) -> list[str]:
+        """Return the place of each record's right choice."""
+        return self.gold(rows)
+
+    def encode(self, rows: dict[str, list], training: bool = False, labelled: bool = True) -> dict[str, list]:
+        """Tokenise each question with each of its choices.
+
+        Raises:
+            ValueError: a question has another number of choices than the first, or no label.
+        """
+        self._check(rows, labelled)
+        contexts, questions = (self._tokens(rows[name]) for name in ("context", "question"))
+        number = len(rows["choices"][0])
+        choices = self._tokens([choice for one in rows["choices"] for choice in one])
+        examples: dict[str, list] = {name: [] for name in ("record", "input_ids", "length", "truncated")}
+        for record, (context, question) in enumerate(zip(contexts, questions, strict=True)):
+            own = choices[record * number : (record + 1) * number]
+            texts = [self._text(context, question + self.separator + choice) for choice in own]
+            examples["record"].append(record)
+            examples["input_ids"].append([ids for ids, _ in texts])
+            examples["length"].append(max(len(ids) for ids, _ in texts))
+            examples["truncated"].append(any(truncated for _, truncated in texts))
+        return {**examples, "labels": rows["label"]} if labelled else examples
+
+    def _check(self, rows: dict[str, list], labelled: bool) -> None:
+        number = self.number or len(rows["choices"][0])
+        for record, choices, label in zip(rows["id"], rows["choices"], rows["label"], strict=True):
+            if len(choices) != number:
+                raise ValueError(
+                    f"record {record!r} has {len(choices)} choices and others have {number}; give as many"
+                )
+            if labelled and not 0 <= label < number:
+                raise ValueError(f"record {record!r} has no label; add it, or predict the file by --do_predict")
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        """Tokenise each text apart, as if a space stood before it (so does the official tokeniser)."""
+        return self.tokenizer([f" {text.strip()}" for text in texts], add_special_tokens=False)["input_ids"]
+
+    def _text(self, context: list[int], rest: list[int]) -> tuple[list[int], bool]:
+        """Join the parts of a text, cut to fit: one token after the other from the longer part, else from the rest."""
+        room = max(0, self.max_length - len(self.prefix) - 2 * len(self.separator))
+        lengths = [len(context), len(rest)]
+        cut = max(0, sum(lengths) - room)
+        for _ in range(cut):
+            lengths[0 if lengths[0] > lengths[1] else 1] -= 1
+        parts = context[: lengths[0]] + self.separator + rest[: lengths[1]]
+        return self.prefix + parts + self.separator, cut > 0
+
+    def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the choices' scores and the loss of each question."""
+        return output.logits.float(), cross_entropies(output.logits, batch.get("labels"))
+
+    def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[str, dict[str, float]]]:
+        """Return the place of the best choice of each question, and the probability of all."""
+        return [
+            (str(int(row.argmax())), {str(place): float(one) for place, one in enumerate(row)})
+            for row in probabilities(decided)
+        ]
+
+    def gold(self, rows: Dataset) -> list[str]:
+        """Return the place of each record's right choice, from 0."""
+        return [str(label) for label in rows["label"]]
+
+    def wrong(self, gold: str) -> str:
+        """Return no choice; every question can be encoded, so nobody asks."""
+        return ""

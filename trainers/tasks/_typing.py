@@ -1,0 +1,115 @@
+"""What tasks share that name all types of one marked mention."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...configuration_kadapter import KAdapterConfig
+from ...modeling_kadapter import KAdapterForEntityClassification
+from ._classes import check_labels, numbered
+from ._mentions import mark_within
+
+__all__ = ["TypingTask"]
+
+MARKERS = (" @",)  # with the sign for a space before it, unlike the bare one of relations: so the official scripts
+
+
+class TypingTask:
+    """A marker "@" around the mention, representation at the opening one, any number of types (official code).
+
+    The official code fails on an input that is too long. Ours cuts it around the mention; a record whose mention does
+    not fit is dropped in training and counts as wrong in evaluation.
+    """
+
+    record_type = "entity_typing"
+    model_class = KAdapterForEntityClassification
+    tag = "text-classification"
+    metric, headline = "entity_typing", "micro_f1"
+    reads_all_tokens = False
+    order: ClassVar[tuple[str, ...]] = ()  # labels that come first, in this order
+    at_least_one: ClassVar[bool] = False  # whether the likeliest type is given where none is likely
+
+    def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.padding = {"input_ids": tokenizer.pad_token_id or 0, "entity_positions": 0, "labels": 0.0}
+        self.label2id: dict[str, int] = {}
+        self.settings: dict[str, Any] = {}
+
+    def select(self, train: Dataset) -> Dataset:
+        """Return all training records."""
+        return train
+
+    def learn(self, train: Dataset) -> dict[str, Any]:
+        """Number the types of the training records, those of a published order first."""
+        found = {label for batch in train.iter(1000) for labels in batch["labels"] for label in labels}
+        fields = numbered([*self.order, *sorted(found - set(self.order))])
+        self.label2id = fields["label2id"]
+        return fields
+
+    def recall(self, config: KAdapterConfig) -> None:
+        """Take the types, numbered, from a trained model."""
+        self.label2id = dict(config.label2id)
+
+    def strata(self, rows: Dataset) -> list[str]:
+        """Return each record's rarest type."""
+        counts = Counter(label for labels in rows["labels"] for label in labels)
+        return [min(labels, key=lambda label: (counts[label], label), default="") for labels in rows["labels"]]
+
+    def encode(self, rows: dict[str, list], training: bool = False, labelled: bool = True) -> dict[str, list]:
+        """Mark, tokenise and label records.
+
+        Raises:
+            ValueError: a type is unknown to the model; the sentence names record and type.
+        """
+        if labelled:
+            check_labels("type", rows["id"], rows["labels"], self.label2id)
+        columns = ("record", "input_ids", "entity_positions", "truncated", *(["labels"] if labelled else []))
+        examples: dict[str, list] = {name: [] for name in columns}
+        spans = [[(mention["start"], mention["end"])] for mention in rows["mention"]]
+        marked = mark_within(self.tokenizer, rows["text"], spans, self.max_length, markers=MARKERS)
+        for record, one in enumerate(marked):
+            if one is None:
+                continue
+            examples["record"].append(record)
+            for name, value in one._asdict().items():
+                examples[name].append(value)
+            if labelled:
+                examples["labels"].append([int(name in rows["labels"][record]) for name in self.label2id])
+        return examples
+
+    def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the logits and the mean loss over the types of each example."""
+        logits, labels = output.logits.float(), batch.get("labels")
+        if labels is None:
+            return logits, None
+        return logits, F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(dim=1)
+
+    def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[list[str], dict[str, float]]]:
+        """Return the likely types of each example, and the probability of every type."""
+        names = sorted(self.label2id, key=self.label2id.__getitem__)
+        likely = decided > 0
+        if self.at_least_one:
+            likely |= decided == decided.max(axis=1, keepdims=True)
+        scores = torch.as_tensor(decided).double().sigmoid().numpy().round(6)
+        return [
+            (
+                [name for name, one in zip(names, row, strict=True) if one],
+                dict(zip(names, map(float, all_), strict=True)),
+            )
+            for row, all_ in zip(likely, scores, strict=True)
+        ]
+
+    def gold(self, rows: Dataset) -> list[list[str]]:
+        """Return each record's types."""
+        return list(rows["labels"])
+
+    def wrong(self, gold: list[str]) -> list[str]:
+        """Return no type, or an unknown one where none is right."""
+        return [] if gold else ["(too long)"]
