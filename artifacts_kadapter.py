@@ -20,6 +20,7 @@ from transformers.utils import cached_file, logging
 from .backbone_kadapter import check_shapes
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
 from .saving_kadapter import CONFIG, STRUCTURE, WEIGHTS, digest_of, write_directory
+from .sources_kadapter import fetch_referred, note_sources
 
 __all__ = ["Artifact", "copy_strictly", "merge", "read_artifact", "split_composition", "write_directory"]
 
@@ -45,13 +46,24 @@ class Artifact:
 def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
     """Read config.json and model.safetensors of one artifact, from a directory or the Hub.
 
+    Adapters to which it refers are read from where it says, and must be what they were.
+
     Raises:
-        OSError: there is no such artifact.
-        ValueError: it is of another model type, or damaged; the sentence names the file and the tensor or field.
+        OSError: there is no such artifact, or no adapter where it refers to one.
+        ValueError: it is of another model type, or damaged; the sentence names the file and the tensor or field. Or
+            an adapter has changed.
     """
-    where = os.fspath(id_or_path)
+    part = _read_own(os.fspath(id_or_path), **reading)
+    adapters = part.config.get("adapters") or {}
+    part.tensors.update(fetch_referred(adapters, part.where, reading, _read_own))
+    return part
+
+
+def _read_own(where: str, **reading: Any) -> Artifact:
+    """Read what an artifact itself holds."""
     written = _read_config(_file(where, CONFIG, reading), where)
-    tensors, record = _read_weights(_file(where, WEIGHTS, reading))
+    file = _file(where, WEIGHTS, reading)
+    tensors, record = _read_weights(file)
     config = _reconcile(written, record, where)
     try:
         KAdapterConfig.from_dict(dict(config))
@@ -59,6 +71,8 @@ def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
         raise ValueError(f"{where}: {CONFIG} describes no K-Adapter model ({error}); save it again") from error
     part = Artifact(config, {key.removeprefix("kadapter."): one for key, one in tensors.items()}, where, written)
     _check_names(part)
+    adapters = config.get("adapters") or {}
+    config["adapters"] = note_sources(adapters, part.tensors, where, file, reading.get("subfolder"))
     return part
 
 
@@ -210,11 +224,6 @@ def check_same_backbone(config: dict[str, Any], part: Artifact) -> None:
 
 
 # ---- into the model -----------------------------------------------------------------------------------------------
-
-
-def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, without it."""
-    return {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
 
 
 def copy_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], where: str, prefix: str = "") -> None:

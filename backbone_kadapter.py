@@ -212,16 +212,17 @@ def _tensor_digests(path: str) -> Iterator[tuple[str, bytes]]:
     try:
         if path.endswith(".bin"):
             for key, one in torch.load(path, map_location="cpu", weights_only=True, mmap=True).items():
-                yield key, _digest(key, one)
+                yield key, digest_of_tensor(key, one)
             return
         with safe_open(path, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 (not a dict)
-                yield key, _digest(key, opened.get_tensor(key))
+                yield key, digest_of_tensor(key, opened.get_tensor(key))
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch the backbone again") from error
 
 
-def _digest(key: str, one: Tensor) -> bytes:
+def digest_of_tensor(key: str, one: Tensor) -> bytes:
+    """Return a hash of a tensor's name, dtype, shape and bytes."""
     digest = hashlib.sha256(f"{key} {one.dtype} {tuple(one.shape)}".encode())
     digest.update(one.contiguous().flatten().view(torch.uint8).numpy())
     return digest.digest()

@@ -1,17 +1,20 @@
-"""Configuration of K-Adapter models: the shape of each knowledge adapter and the backbone that it stands beside."""
+"""Configuration of K-Adapter models: the adapters, the backbone that they stand beside, and their fusion."""
 
-import difflib
-import itertools
-import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig, PreTrainedConfig
 
-__all__ = ["FUSIONS", "KAdapterConfig", "KnowledgeAdapterConfig", "check_adapter_name", "default_layers"]
+from .shape_kadapter import KnowledgeAdapterConfig, check_adapter_name, check_choice, default_layers
+
+__all__ = [
+    "FUSIONS",
+    "KAdapterConfig",
+    "KnowledgeAdapterConfig",
+    "check_adapter_name",
+    "check_choice",
+    "default_layers",
+]
 
 FUSIONS = ("add", "concat", "gated")
 DEPENDENCY_HEADS = ("arc", "official")
@@ -26,139 +29,6 @@ BACKBONE_FIELDS = (
     "type_vocab_size",
     "vocab_size",
 )
-
-
-def default_layers(num_hidden_layers: int) -> list[int]:
-    """Return the tapped hidden states for a backbone of `num_hidden_layers` blocks, (0, 11, 22) for 24 blocks."""
-    taps = (0, num_hidden_layers // 2 - 1, num_hidden_layers - 2)
-    return sorted({max(0, tap) for tap in taps})
-
-
-def check_adapter_name(name: str) -> None:
-    """Refuse an adapter name that could not be a module name, a file name and a part of a repository name.
-
-    Raises:
-        TypeError: the name is no string.
-        ValueError: the name holds another character than letters, digits, "_" and "-", or is a method of a module.
-    """
-    if not isinstance(name, str):
-        raise TypeError(
-            f"an adapter name is a string, not {type(name).__name__} ({name!r}); call add_adapter(name, config)"
-        )
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"adapter name {name!r} may hold only letters, digits, '_' and '-'; choose another name")
-    if name in dir(dict) or name in ("add_module", "forward", "parameters", "training"):
-        raise ValueError(f"adapter name {name!r} is the name of a module's method; choose another name")
-
-
-@strict
-@dataclass(kw_only=True)
-class KnowledgeAdapterConfig:
-    """The shape of one knowledge adapter, stored with it so that nothing is guessed when it is loaded.
-
-    Args:
-        layers: the tapped hidden states, strictly increasing, 0 = embeddings, i = output of block i; None takes
-            (0, N // 2 - 1, N - 2) of an N-block backbone. One adapter layer stands at each.
-        hidden_size: inner width of an adapter layer, whatever the backbone's width.
-        num_hidden_layers: transformer blocks in each adapter layer; 0 for no blocks and no projections, so that the
-            adapter has no parameters and gives the sum of the states it taps (a control).
-        num_attention_heads: attention heads of each block; divides `hidden_size`.
-        intermediate_size: feed-forward width of each block.
-        hidden_act: activation of the feed-forward layer; "gelu" is the exact one.
-        hidden_dropout_prob: dropout after dense layers.
-        attention_probs_dropout_prob: dropout of the attention weights.
-        layer_norm_eps: epsilon of the layer norms.
-        projection_initializer_range: standard deviation of the projections at the start; the small default makes a
-            new adapter pass on the sum of the tapped states. None for torch's default, as in the official code's
-            fine-tuning "without knowledge".
-        skip_layers: 0 for none, else after every n-th layer the output of an earlier one is added, as published.
-        mask_padding: whether padding is hidden from the adapter; False reproduces the official code, which leaks it.
-        training: what the adapter was trained on and how well it did, for its model card; has no effect.
-
-    Raises:
-        ValueError: a size or a probability makes no adapter.
-
-    Source: K-Adapter, section 3.1, and fac-adapter.py of the official code.
-    """
-
-    layers: list[int] | tuple[int, ...] | None = None
-    hidden_size: int = 768
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float | int = 0.1
-    attention_probs_dropout_prob: float | int = 0.1
-    layer_norm_eps: float = 1e-5
-    projection_initializer_range: float | int | None = 2e-4
-    skip_layers: int = 0
-    mask_padding: bool = True
-    training: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} of a knowledge adapter must be at least 1")
-        if self.num_hidden_layers < 0:
-            raise ValueError(f"num_hidden_layers={self.num_hidden_layers} must be at least 0, which is for no blocks")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} of a knowledge adapter must be divisible by "
-                f"num_attention_heads={self.num_attention_heads}"
-            )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
-        if self.skip_layers < 0 or self.skip_layers == 1:
-            raise ValueError(f"skip_layers={self.skip_layers} must be 0 (off) or at least 2")
-        if self.layers is not None:
-            self._check_order(list(self.layers))
-
-    def _check_order(self, layers: list[int]) -> None:
-        if not layers or layers[0] < 0 or any(a >= b for a, b in itertools.pairwise(layers)):
-            raise ValueError(
-                f"layers={layers} must be indices of hidden states, at least one, none below 0, strictly increasing "
-                f"and without repeats; try layers={sorted({max(0, layer) for layer in layers}) or [0]}"
-            )
-
-    def for_backbone(self, num_hidden_layers: int) -> "KnowledgeAdapterConfig":
-        """Return this configuration with `layers` filled in and checked for a backbone of so many blocks.
-
-        Raises:
-            ValueError: a layer lies outside 0..num_hidden_layers.
-        """
-        layers = default_layers(num_hidden_layers) if self.layers is None else list(self.layers)
-        if layers[-1] > num_hidden_layers:
-            raise ValueError(
-                f"layers={layers} must lie in 0..{num_hidden_layers} for a backbone of {num_hidden_layers} blocks "
-                f"(0 = embeddings); try layers={default_layers(num_hidden_layers)}"
-            )
-        return KnowledgeAdapterConfig(**{**self.to_dict(), "layers": layers})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as a plain dict that JSON can hold."""
-        values = asdict(self)
-        values["layers"] = None if self.layers is None else list(self.layers)
-        return values
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], where: str = "") -> "KnowledgeAdapterConfig":
-        """Build the typed configuration from a plain dict; `where` names its origin in errors.
-
-        Raises:
-            TypeError: a value is of another type than its field.
-            ValueError: a key is unknown, or a value makes no adapter.
-        """
-        known = [one.name for one in fields(cls)]
-        for key in values:
-            if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known are {known}"
-                raise ValueError(f"unknown field {key!r} in the adapter configuration{where}; {hint}")
-        try:
-            return cls(**values)
-        except StrictDataclassFieldValidationError as error:
-            raise TypeError(f"the adapter configuration{where}: {error.__cause__}") from error
 
 
 def _from_backbone(name: str) -> property:
@@ -282,14 +152,6 @@ class KAdapterConfig(PreTrainedConfig):
     for _name in BACKBONE_FIELDS:
         locals()[_name] = _from_backbone(_name)
     del _name
-
-
-def check_choice(name: str, value: str, known: Iterable[str]) -> None:
-    """Raise ValueError, with the nearest that is known, where a value is none of those."""
-    if value not in known:
-        close = difflib.get_close_matches(value, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{name}={value!r} must be one of {list(known)}{hint}")
 
 
 KAdapterConfig.register_for_auto_class()

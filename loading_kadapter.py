@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .artifacts_kadapter import Artifact, copy_strictly, merge, read_parts, tensors_under
+from .artifacts_kadapter import Artifact, copy_strictly, merge, read_parts
 from .backbone_kadapter import READING, resolve_backbone
 from .configuration_kadapter import BACKBONE_FIELDS, KAdapterConfig
 from .saving_kadapter import STRUCTURE, upload, write_artifact
+from .sources_kadapter import referred, tensors_under, with_sources
 from .verbs_kadapter import refuse_keywords
 
 __all__ = ["ArtifactVerbs"]
@@ -147,10 +148,14 @@ class ArtifactVerbs:
         is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
         push_to_hub: bool = False,
+        bundle_adapters: bool | None = None,
         **kwargs: Any,
     ) -> None:
         """Save all adapters, the fusion and the head as one artifact; the backbone only if it was modified.
 
+        With `bundle_adapters=False` adapters that are unchanged since they were loaded are left out, and the artifact
+        refers to where they were loaded from, by revision and hash; loading fetches them from there. True leaves none
+        out. By default a model with a head refers to the unchanged ones of the Hub, and one without holds all.
         A new directory gets its name when it is complete; in an old one each file is replaced as a whole.
 
         Raises:
@@ -165,10 +170,17 @@ class ArtifactVerbs:
         self._notice_training()
         prefixes = ("adapters.", "fusion.", "head.", *(["backbone."] if self.config.backbone_modified else []))
         tensors = self._tensors(self.state_dict() if state_dict is None else state_dict, prefixes)
-        self._write(save_directory, self.config, tensors, type(self))
+        if bundle_adapters is None and self is self.base_model:
+            bundle_adapters = True
+        inside = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
+        names = referred(self.config.adapters, inside, bundle_adapters, os.fspath(save_directory))
+        left_out = tuple(f"{prefix}adapters.{name}." for name in names for prefix in ("", "kadapter."))
+        tensors = {key: one for key, one in tensors.items() if not key.startswith(left_out)}
+        self._write(save_directory, with_sources(self.config, names), tensors, type(self))
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
-            self.push_to_hub(repo_id, **{key: kwargs[key] for key in UPLOADING if key in kwargs})
+            uploading = {key: kwargs[key] for key in UPLOADING if key in kwargs}
+            self.push_to_hub(repo_id, bundle_adapters=bundle_adapters, **uploading)
 
     def save_adapter(self, path: str | os.PathLike, adapter_name: str) -> None:
         """Save one adapter as an artifact of its own, which AutoModel loads and which any other composes with.
@@ -183,7 +195,10 @@ class ArtifactVerbs:
         self._notice_training()
         values = {key: value for key, value in self.config.to_dict().items() if key not in ("id2label", "label2id")}
         values.update(
-            adapters={name: self.config.adapters[name]}, active_adapters=None, fusion="add", inner_projections=False
+            adapters={name: {**self.config.adapters[name], "source": {}}},
+            active_adapters=None,
+            fusion="add",
+            inner_projections=False,
         )
         config = KAdapterConfig(**values)
         prefixes = (f"adapters.{name}.", *(["backbone."] if config.backbone_modified else []))
@@ -217,17 +232,17 @@ class ArtifactVerbs:
         refuse_keywords(kwargs, UPLOADING, "push_adapter_to_hub")
         return upload(repo_id, lambda folder: self.save_adapter(folder, adapter_name), **kwargs)
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+    def push_to_hub(self, repo_id: str, bundle_adapters: bool | None = None, **kwargs: Any) -> str:
         """Upload the whole artifact, as `save_pretrained` writes it, and return the commit's address.
 
-        Keywords: `private`, `token`, `commit_message`, `commit_description`, `revision`, `create_pr`.
+        Other keywords: `private`, `token`, `commit_message`, `commit_description`, `revision`, `create_pr`.
 
         Raises:
             TypeError: a keyword is unknown.
             ValueError: the name holds a "+", which the Hub refuses.
         """
         refuse_keywords(kwargs, UPLOADING, "push_to_hub")
-        return upload(repo_id, self.save_pretrained, **kwargs)
+        return upload(repo_id, lambda folder: self.save_pretrained(folder, bundle_adapters=bundle_adapters), **kwargs)
 
 
 def _dtype(given: Any) -> Any:

@@ -13,10 +13,10 @@ from .artifacts_kadapter import (
     check_same_backbone,
     read_artifact,
     say_what_is_left_out,
-    tensors_under,
 )
 from .backbone_kadapter import READING, plain
 from .configuration_kadapter import KnowledgeAdapterConfig, check_adapter_name
+from .sources_kadapter import tensors_under
 
 __all__ = ["AdapterVerbs", "refuse_keywords"]
 
