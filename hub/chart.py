@@ -19,7 +19,7 @@ GREYS = dict(zip(CONTROLS, ("#4d4d4d", "#7a7a7a", "#a3a3a3", "#cccccc"), strict=
 # Okabe and Ito's colours, which colour-blind readers tell apart too; their second round is hatched.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 PANELS_BESIDE = 3
-GROUP = 0.84  # of the distance between groups
+GROUP, WIDEST = 0.84, 0.25  # of a group and of a bar, where groups are 1 apart
 
 
 def draw(table: Table, paths: Sequence[Path]) -> None:
@@ -51,13 +51,13 @@ def draw(table: Table, paths: Sequence[Path]) -> None:
 
 
 def _panel(axis: Axes, table: Table, columns: list[Column], rows: list[Row]) -> None:
-    width = GROUP / len(rows)
+    width = min(GROUP / len(rows), WIDEST)
     for number, (row, (colour, hatch)) in enumerate(zip(rows, _looks(rows), strict=True)):
         cells = [table[column].get(row) for column in columns]
         axis.bar(
             [group + (number - (len(rows) - 1) / 2) * width for group in range(len(columns))],
             [cell.mean if cell else nan for cell in cells],
-            yerr=[(cell.deviation or 0) if cell else nan for cell in cells],
+            yerr=[nan if cell is None or cell.deviation is None else cell.deviation for cell in cells],
             width=0.92 * width,
             label=label(row, rows),
             color=colour,
@@ -68,6 +68,7 @@ def _panel(axis: Axes, table: Table, columns: list[Column], rows: list[Row]) -> 
         )
     axis.set_xticks(range(len(columns)), [column.share for column in columns])
     axis.set_xlabel("training data")
+    axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylim(bottom=0)
     axis.yaxis.grid(True, color="#e3e3e3", linewidth=0.6)
     axis.set_axisbelow(True)
