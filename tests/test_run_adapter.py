@@ -244,7 +244,10 @@ def test_a_bad_recipe_is_told_in_a_sentence(tmp_path, text, problem):
     assert problem in str(error.value)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+RECIPES = [path for path in sorted((ROOT / "recipes").glob("*.yaml")) if "\nobjective:" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_parses_and_names_what_there_is(path, tmp_path):
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     given = ["--recipe", str(path), "--backbone", "b", "--data_dir", "d", "--output_dir", str(tmp_path)]

@@ -5,7 +5,9 @@ import importlib
 import numpy as np
 import pytest
 import torch
+import yaml
 from datasets import Dataset
+from tiny_runs import ROOT, tensors
 from tiny_tasks import flags, predictions, run_of, tokenizer_of_pieces, write_ground
 from transformers import AutoModel
 
@@ -72,6 +74,24 @@ def test_a_task_tells_command_published_number_and_ours(name):
 def test_an_unknown_task_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"no task 'tacrad'; there are \[.*\]; did you mean 'tacred'\?"):
         tasks.load("tacrad")
+
+
+RECIPES = [path for path in sorted((ROOT / "recipes").glob("*.yaml")) if "\ntask:" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_of_a_task_runs_on_a_tiny_backbone(ground, tmp_path, path):
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    places = {"data_dir": ground / values["task"], "backbone": ground / "backbone", "output_dir": tmp_path / "out"}
+    small = {"max_length": 40, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 2}
+    given = ["--recipe", path, "--adapters", ground / "fac", ground / "lin", "--states_dir", ground / "states"]
+    for name, value in {**places, **small, "report_to": "none", "save_artifact": "true"}.items():
+        given += [f"--{name}", value]
+    results = run_task.main([*map(str, given)])
+    run, trained = run_of(tmp_path / "out"), tensors(tmp_path / "out")
+    assert run["task"] == values["task"] and f"eval_{run['metric']['key']}" in results
+    assert run["freeze_backbone"] == values.get("freeze_backbone", True)
+    assert any("backbone" in key for key in trained) != run["freeze_backbone"]
 
 
 # --- relations

@@ -158,7 +158,6 @@ def _trainer(ground: Ground, model: Any, splits: dict[str, Split], run: TaskRunA
         args=run,
         train_dataset=splits.get("train"),
         eval_dataset=splits.get("validation"),
-        processing_class=ground.task.tokenizer,
         data_collator=PadToBatch(ground.task.padding),
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
         objective=ground.task,
@@ -197,7 +196,7 @@ def _write(ground: Ground, trainer: TaskTrainer, results: dict[str, float]) -> N
     if run.do_train and ground.flags.save_artifact:
         bundling = ground.flags.bundle_adapters
         model.save_pretrained(folder, **({} if bundling is None else {"bundle_adapters": bundling}))
-        replace_files(folder, trainer.processing_class.save_pretrained)
+        replace_files(folder, ground.task.tokenizer.save_pretrained)
     if run.do_eval:
         tell_on_card(folder, description, results, str(ground.corpus.corpus), ground.task.tag)
     replace_file(folder / RUN, json.dumps(description, indent=2))

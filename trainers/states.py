@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -118,4 +118,5 @@ def _save(path: Path, states: Tensor) -> None:
     except (OSError, SafetensorError) as error:
         print(f"states could not be kept in {str(path.parent)!r} ({error}); they are used all the same")
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
