@@ -6,7 +6,10 @@ make quickstart, or: python -m kadapter.quickstart [--backbone ID_OR_PATH] [--ou
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Annotated
 
 import matplotlib
@@ -34,6 +37,8 @@ DATA = {"fac": HERE / "facts", "lin": HERE / "grammar"}
 def main(
     backbone: Annotated[str | None, typer.Option(help="Hub id or directory; by default all-MiniLM-L6-v2.")] = None,
     output_dir: Annotated[Path, typer.Option(help="Where adapters, table and picture go.")] = Path("quickstart-run"),
+    max_steps: Annotated[int, typer.Option(help="Steps of each training; by default as its recipe says.")] = -1,
+    seeds: Annotated[int, typer.Option(help="Seeds of the heads by which the models are compared.", min=1)] = 3,
 ) -> None:
     """Train fac, then lin, compose them, and compare fresh heads on the features of each."""
     console = Console()
@@ -42,47 +47,54 @@ def main(
         console.rule(f"training the adapter {name}")
         flags = {"recipe": HERE.parent / "recipes" / f"quickstart_{name}.yaml", "backbone": source}
         flags.update(data_dir=data_dir, output_dir=output_dir / f"kadapter-{name}", overwrite_output_dir="true")
+        flags.update(max_steps=max_steps)
         run_adapter.main([str(part) for flag, value in flags.items() for part in (f"--{flag}", value)])
     console.rule("composing kadapter-fac+lin and training the same fresh head on each model")
-    scores = compare(output_dir, source)
+    scores = compare(output_dir, source, range(seeds))
     (output_dir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     console.print(table(scores))
     picture(scores, output_dir / "scores.png")
     console.print(f"adapters, scores.json and scores.png are in {output_dir}")
 
 
-def compare(output_dir: Path, source: str) -> dict[str, dict[str, float]]:
-    """Return for each model and task the score of the same fresh head on its frozen features, held-out part."""
+def compare(output_dir: Path, source: str, seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+    """Return for each model and task the scores by seed of the same fresh head on its frozen features."""
     model = KAdapterModel.from_pretrained(f"{output_dir}/kadapter-fac+lin")
     tokenizer = AutoTokenizer.from_pretrained(source)
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, list[float]]] = {}
     for names in ([], ["fac"], ["lin"], ["fac", "lin"]):
         if names:
             model.set_adapter(names)
         else:
             model.disable_adapters()
         row = "+ " + "+".join(names) if names else "backbone"
-        scores[row] = {task: probe.score(model, tokenizer, row) for task, probe in PROBES.items()}
+        scores[row] = {task: probe.scores(model, tokenizer, row, seeds) for task, probe in PROBES.items()}
     return scores
 
 
-def table(scores: dict[str, dict[str, float]]) -> Table:
+def table(scores: dict[str, dict[str, list[float]]]) -> Table:
     """Return the scores as a table."""
-    drawn = Table(title="a fresh head on frozen features, held-out part")
+    drawn = Table(title="a fresh head on frozen features, held-out part: mean over seeds ± standard deviation")
     drawn.add_column("model")
     for task in PROBES:
         drawn.add_column(task, justify="right")
     for row, values in scores.items():
-        drawn.add_row(row, *(f"{value:.3f}" for value in values.values()))
+        drawn.add_row(row, *(f"{mean(one):.3f} ± {spread(one):.3f}" for one in values.values()))
     return drawn
 
 
-def picture(scores: dict[str, dict[str, float]], path: Path) -> None:
+def spread(values: list[float]) -> float:
+    """Return the standard deviation over seeds, none for one."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def picture(scores: dict[str, dict[str, list[float]]], path: Path) -> None:
     """Write the scores as a bar chart."""
     figure, axes = pyplot.subplots(1, len(PROBES), figsize=(8, 3.2), layout="constrained")
     for axis, task in zip(axes, PROBES, strict=True):
-        values = [row[task] for row in scores.values()]
-        bars = axis.bar(list(scores), values, color=["#9aa5b1", "#2f6f9f", "#c2703d", "#5b8c5a"])
+        means = [mean(row[task]) for row in scores.values()]
+        spreads = [spread(row[task]) for row in scores.values()]
+        bars = axis.bar(list(scores), means, yerr=spreads, color=["#9aa5b1", "#2f6f9f", "#c2703d", "#5b8c5a"])
         axis.bar_label(bars, fmt="%.3f")
         axis.set(title=task, ylim=(0, 1))
     figure.savefig(path, dpi=150)
@@ -90,4 +102,7 @@ def picture(scores: dict[str, dict[str, float]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        sys.exit(f"quickstart: {error}")

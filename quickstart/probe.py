@@ -1,7 +1,8 @@
-"""What a frozen model's features are worth: the same fresh head trained on them, and measured on held-out records."""
+"""What a frozen model's features are worth: the same fresh head trained on them and measured, on held-out records."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .. import data_builders
 from ..configuration_kadapter import KAdapterConfig
-from ..modeling_kadapter import ArcHead, KAdapterModel
+from ..fusion_kadapter import new_fusion
+from ..heads_kadapter import ArcHead
+from ..modeling_kadapter import KAdapterModel
 from ..trainers import pretraining
 from ..trainers.arguments import AdapterArguments
 from ..trainers.collators import PadToBatch
@@ -24,52 +27,78 @@ from ..trainers.collators import PadToBatch
 __all__ = ["Probe"]
 
 IGNORED, BATCH, MAX_LENGTH = -100, 32, 96
+States = list[dict[str, Tensor]]  # for each example and source (positions, hidden)
 
 
 @dataclass
 class Probe:
-    """One task: a corpus, the objective whose head is trained on frozen features, and how it is trained.
+    """One task: held-out records, and the objective whose head is trained on frozen features by cross-validation.
+
+    No adapter has seen any of the records, and no head those that it is measured on.
 
     Args:
         objective: name of the objective.
         corpus: name of the corpus.
         data_dir: its directory, with the splits train and test.
-        epochs: passes over the features of the training part.
-        learning_rate: peak learning rate, falling linearly to zero.
-        seed: seed of the head and of the order; the same for every model that is compared.
+        folds: parts of the test split; each is measured by a head that was trained on the others.
+        epochs: passes over the features.
+        learning_rate: peak learning rate, falling linearly to zero; the gates' is ten times it.
     """
 
     objective: str
     corpus: str
     data_dir: Path
-    epochs: int = 30
+    folds: int = 5
+    epochs: int = 20
     learning_rate: float = 1e-3
-    seed: int = 0
 
-    def score(self, model: KAdapterModel, tokenizer: Any, label: str) -> float:
-        """Return the objective's metric on the test part for a fresh head on the model's fused features."""
+    def scores(self, model: KAdapterModel, tokenizer: Any, label: str, seeds: Sequence[int]) -> list[float]:
+        """Return for each seed the objective's metric of fresh heads on the active adapters' gated fusion.
+
+        A seed draws head, fusion, folds and order, the same for every model that is compared.
+        """
         arguments = AdapterArguments(objective=self.objective, backbone="", adapter_name=label)
         objective = pretraining.load(self.objective)(tokenizer, MAX_LENGTH, arguments)
         splits = data_builders.load(self.corpus, self.data_dir)
         fields = objective.learn(splits["train"])
-        train, test = (_encode(objective, splits[name]) for name in ("train", "test"))
-        config = KAdapterConfig(**{**model.config.to_dict(), **fields})
-        torch.manual_seed(self.seed)
-        head = objective.model_class.build_head(config)
-        self._train(head, _features(model, objective, train, f"{label}: reading {self.objective} train"), train)
-        features = _features(model, objective, test, f"{label}: reading {self.objective} test")
-        with torch.no_grad():
-            predictions = _logits(head.eval(), features).argmax(dim=-1)
-        return objective.measure(predictions.numpy(), _labels(test).numpy(), test)[objective.metric]
+        test = splits["test"]
+        test = test.map(objective.encode, batched=True, remove_columns=test.column_names)
+        config = KAdapterConfig(**{**model.config.to_dict(), **fields, "fusion": "gated"})
+        states, labels = _read(model, objective, test, f"{label}: reading {self.objective}"), _labels(test)
+        results = []
+        for seed in seeds:
+            predictions = self._predict(states, labels, seed, lambda: objective.model_class.build_head(config), config)
+            results.append(objective.measure(predictions.numpy(), labels.numpy(), test)[objective.metric])
+        return results
 
-    def _train(self, head: nn.Module, features: list[Tensor], examples: Dataset) -> None:
-        labels, order = _labels(examples), torch.Generator().manual_seed(self.seed)
-        steps = self.epochs * -(-len(features) // BATCH)
-        optimizer = torch.optim.AdamW(head.parameters(), lr=self.learning_rate)
+    def _predict(
+        self, states: States, labels: Tensor, seed: int, new_head: Callable, config: KAdapterConfig
+    ) -> Tensor:
+        """Return for every example what heads predict that were trained on the other folds, padded as the labels."""
+        order, predictions = torch.Generator().manual_seed(seed), torch.zeros_like(labels)
+        names = [name for name in states[0] if name != "backbone"]
+        for part in torch.randperm(len(states), generator=order).chunk(self.folds):
+            others = torch.ones(len(states), dtype=torch.bool).index_fill(0, part, False).nonzero()[:, 0]
+            torch.manual_seed(seed)
+            fusion = new_fusion(config, names)
+            torch.manual_seed(seed)  # whatever the fusion drew
+            fresh = Fresh(fusion, new_head())
+            self._train(fresh, states, labels, others, order)
+            with torch.no_grad():
+                found = fresh.eval()([states[index] for index in part]).argmax(dim=-1)
+            predictions[part] = found if labels.dim() == 1 else pad(found, (0, labels.shape[1] - found.shape[1]))
+        return predictions
+
+    def _train(self, fresh: Fresh, states: States, labels: Tensor, used: Tensor, order: torch.Generator) -> None:
+        gates = [one for name, one in fresh.named_parameters() if name.endswith(".gate")]
+        others = [one for name, one in fresh.named_parameters() if not name.endswith(".gate")]
+        groups = [{"params": others}, *([{"params": gates, "lr": 10 * self.learning_rate}] if gates else [])]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        steps = self.epochs * -(-len(used) // BATCH)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
         for _ in range(self.epochs):
-            for batch in torch.randperm(len(features), generator=order).split(BATCH):
-                logits = _logits(head.train(), [features[index] for index in batch])
+            for batch in used[torch.randperm(len(used), generator=order)].split(BATCH):
+                logits = fresh.train()([states[index] for index in batch])
                 loss = cross_entropy(logits.flatten(0, -2), _fit(labels[batch], logits).flatten())
                 loss.backward()
                 optimizer.step()
@@ -77,28 +106,35 @@ class Probe:
                 optimizer.zero_grad()
 
 
-def _encode(objective: Any, rows: Dataset) -> Dataset:
-    return rows.map(objective.encode, batched=True, remove_columns=rows.column_names)
+class Fresh(nn.Module):
+    """A new fusion and a new head on states that were read."""
+
+    def __init__(self, fusion: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.fusion, self.head = fusion, head
+
+    def forward(self, states: States) -> Tensor:
+        """Return logits of examples, each the states (positions, hidden) of its sources."""
+        lengths = torch.tensor([len(one["backbone"]) for one in states])
+        padded = {name: pad_sequence([one[name] for one in states], True) for name in states[0]}  # (B, n, H) each
+        fused = self.fusion(padded.pop("backbone"), padded)  # (B, n, H)
+        if isinstance(self.head, ArcHead):
+            return self.head(fused, torch.arange(fused.shape[1]) < lengths[:, None])
+        return self.head(fused)
 
 
-def _features(model: KAdapterModel, objective: Any, examples: Dataset, label: str) -> list[Tensor]:
-    """Encode every example once and keep the fused features, (positions, hidden), that the head reads."""
-    features: list[Tensor] = []
+def _read(model: KAdapterModel, objective: Any, examples: Dataset, label: str) -> States:
+    """Encode every example once and keep of each source the states, (positions, hidden), that the head reads."""
+    states: States = []
     loader = DataLoader(examples, BATCH, collate_fn=PadToBatch(objective.padding))
     with torch.no_grad():
         for batch in tqdm(loader, desc=label):
-            states = model(batch["input_ids"], batch["attention_mask"]).last_hidden_state.float()  # (B, S, H)
+            backbone, adapters = model.encode(batch["input_ids"], batch["attention_mask"])  # (B, S, H) each
             positions = batch["entity_positions" if "entity_positions" in batch else "word_positions"]
-            features += [one[at[at >= 0]] for one, at in zip(states, positions, strict=True)]
-    return features
-
-
-def _logits(head: nn.Module, features: list[Tensor]) -> Tensor:
-    padded = pad_sequence(features, batch_first=True)  # (B, positions, H)
-    if not isinstance(head, ArcHead):
-        return head(padded)
-    lengths = torch.tensor([len(one) for one in features])
-    return head(padded, torch.arange(padded.shape[1]) < lengths[:, None])
+            for row, at in enumerate(positions):
+                sources = {"backbone": backbone, **adapters}
+                states.append({name: one[row][at[at >= 0]].float() for name, one in sources.items()})
+    return states
 
 
 def _fit(labels: Tensor, logits: Tensor) -> Tensor:

@@ -88,10 +88,11 @@ def write_corpora(folder, train=40, held_out=13):
     return folder
 
 
-def write_backbone(folder, num_hidden_layers=4):
+def write_backbone(folder, tokenizer=None, num_hidden_layers=4, longest=60):
     """Save a random RoBERTa with a tokenizer of its own, and return its directory."""
     texts = [*PEOPLE, *PLACES, *(frame for frames in FRAMES.values() for frame in frames)]
-    tokenizer = tokenizer_of([" " + text for text in texts] * 3)
+    tokenizer = tokenizer or tokenizer_of([" " + text for text in texts] * 3)
+    tokenizer.model_max_length = longest
     torch.manual_seed(0)
     config = RobertaConfig(
         vocab_size=len(tokenizer),
@@ -99,7 +100,7 @@ def write_backbone(folder, num_hidden_layers=4):
         num_hidden_layers=num_hidden_layers,
         num_attention_heads=4,
         intermediate_size=48,
-        max_position_embeddings=64,
+        max_position_embeddings=longest + 4,
         pad_token_id=1,
         bos_token_id=0,
         eos_token_id=2,

@@ -1,0 +1,58 @@
+"""The quickstart as `make quickstart` runs it: the real corpora and recipes, a small random encoder, few steps."""
+
+import json
+import os
+import subprocess
+import sys
+from statistics import mean
+
+import pytest
+from tiny_runs import ROOT, run_command, tokenizer_of, write_backbone
+
+from kadapter import KAdapterModel
+
+ENVIRONMENT = {"COLUMNS": "100", "OMP_NUM_THREADS": "1"}  # the tests' processes share the cores
+TASKS = {"relation micro-F1", "head UAS"}
+COMMAND = [sys.executable, "-P", "-m", "kadapter.quickstart"]
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory):
+    """Two runs into one directory, the second with a single step: their folder, outputs and first scores."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "quickstart" / "facts").glob("*.txt"))]
+    backbone = write_backbone(folder / "backbone", tokenizer_of(texts, vocab_size=2000), longest=128)
+    command = [*COMMAND, "--backbone", backbone, "--output-dir", folder / "run", "--max-steps"]
+    first = run_command([*command, "3", "--seeds", "2"], **ENVIRONMENT)
+    scores = json.loads((folder / "run" / "scores.json").read_text(encoding="utf-8"))
+    return folder / "run", (first, run_command([*command, "1", "--seeds", "1"], **ENVIRONMENT)), scores
+
+
+def test_it_trains_two_adapters_and_scores_all_four_models_on_both_tasks(twice):
+    _, (output, _), scores = twice
+    assert list(scores) == ["backbone", "+ fac", "+ lin", "+ fac+lin"]
+    for row, values in scores.items():
+        assert values.keys() == TASKS
+        assert all(0 <= value <= 1 for seeds in values.values() for value in seeds)
+        assert all(f"{mean(seeds):.3f}" in output for seeds in values.values()), row
+
+
+def test_it_writes_a_picture_and_adapters_that_compose(twice):
+    folder, _, _ = twice
+    assert (folder / "scores.png").read_bytes().startswith(b"\x89PNG")
+    assert KAdapterModel.from_pretrained(f"{folder}/kadapter-fac+lin").active_adapters() == ["fac", "lin"]
+
+
+def test_it_can_be_run_again_in_the_same_directory(twice):
+    folder, (_, again), _ = twice
+    results = json.loads((folder / "kadapter-fac" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert results["global_step"] == 1
+    assert "scores.png" in again
+
+
+def test_an_encoder_that_is_not_there_is_one_sentence(tmp_path):
+    command = [*COMMAND, "--backbone", str(tmp_path / "none"), "--output-dir", str(tmp_path / "run")]
+    environment = {**os.environ, **ENVIRONMENT}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and str(tmp_path / "none") in done.stderr.splitlines()[-1]
