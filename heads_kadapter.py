@@ -43,7 +43,14 @@ class EntityHead(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (batch, mentions, hidden) to (batch, labels)."""
+        """Map (batch, mentions, hidden) to (batch, labels).
+
+        Raises:
+            ValueError: there is another number of mentions.
+        """
+        if features.shape[1] * features.shape[2] != self.dense.in_features:
+            mentions = self.dense.in_features // features.shape[2]
+            raise ValueError(f"the features of {features.shape[1]} mentions were given to a head made for {mentions}")
         return self.out_proj(self.dropout(self.dense(features.flatten(1).to(self.dense.weight.dtype))))
 
 

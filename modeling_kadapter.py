@@ -49,7 +49,7 @@ from .heads_kadapter import (
 from .loading_kadapter import ArtifactVerbs
 from .losses_kadapter import cross_entropy, multi_label_loss, spans_loss, spans_of
 from .saving_kadapter import drop_backbone, forgive_backbone
-from .tapping_kadapter import positions_of
+from .tapping_kadapter import Taps, positions_of
 from .verbs_kadapter import AdapterVerbs
 
 __all__ = [
@@ -204,7 +204,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         self.post_init()
         self.backbone = backbone if backbone is not None else random_backbone(config)
         self.backbone.requires_grad_(False).eval()
-        self._positions = positions_of(self.backbone)
+        self._positions, self._taps = positions_of(self.backbone), Taps()
         self.register_state_dict_post_hook(drop_backbone)
         self.register_load_state_dict_post_hook(forgive_backbone)
 
@@ -226,8 +226,9 @@ class KAdapterModel(KAdapterPreTrainedModel):
         Raises:
             ValueError: the mask has another shape, or the sequence is longer than the backbone takes.
         """
-        last, states, attentions = self._run_backbone(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        every = tuple(states) if output_hidden_states else None
+        inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
+        last, states, attentions = self._run_backbone(input_ids, attention_mask, output_hidden_states, **inputs)
+        every = tuple(states.values()) if output_hidden_states else None
         adapters = self._run_adapters(states, attention_mask)
         fused = self.fusion(last, adapters)  # (B, S, H)
         output = KAdapterModelOutput(fused, last, adapters, every, attentions)
@@ -235,19 +236,19 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def encode(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> tuple[Tensor, dict]:
         """Return R and the active adapters' outputs, each (batch, sequence, hidden), before any fusion."""
-        position_ids, inputs_embeds = kwargs.pop("position_ids", None), kwargs.pop("inputs_embeds", None)
-        last, states, _ = self._run_backbone(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
         return last, self._run_adapters(states, attention_mask)
 
     def _run_backbone(
         self,
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
+        every: bool | None = False,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[Tensor, list[Tensor], Any]:
-        """Return R, all hidden states and the attentions, without a graph unless the backbone or its input trains."""
+    ) -> tuple[Tensor, dict[int, Tensor], Any]:
+        """Return R, the tapped or all hidden states, and the attentions; a graph only if backbone or input train."""
         if position_ids is None:
             self._positions.check_length(input_ids if input_ids is not None else inputs_embeds)
         if position_ids is None and attention_mask is not None:
@@ -259,11 +260,12 @@ class KAdapterModel(KAdapterPreTrainedModel):
             self.config.backbone_modified = True  # whatever happens next: a changed backbone is never lost in saving
         trains = trains or (inputs_embeds is not None and inputs_embeds.requires_grad)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-            inputs.update(output_hidden_states=True, return_dict=True)
-            output = self.backbone(attention_mask=attention_mask, **inputs)
-        return output.last_hidden_state, list(output.hidden_states), getattr(output, "attentions", None)
+            inputs.update(attention_mask=attention_mask, return_dict=True)
+            taps = {layer for name in self.active_adapters() for layer in self.adapters[name].config.layers}
+            output, states = self._taps.run(self.backbone, inputs, None if every else taps)
+        return output.last_hidden_state, states, getattr(output, "attentions", None)
 
-    def _run_adapters(self, states: list[Tensor], attention_mask: Tensor | None) -> dict[str, Tensor]:
+    def _run_adapters(self, states: dict[int, Tensor], attention_mask: Tensor | None) -> dict[str, Tensor]:
         """Run the active adapters on the states that they tap, and let go of all others."""
         adapters = {name: self.adapters[name] for name in self.active_adapters()}
         taps = {layer: states[layer] for one in adapters.values() for layer in one.config.layers}
@@ -395,12 +397,12 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
             raise ValueError(
                 f"states hold {sorted(states)}, and this model reads {sorted(expected)}; read them again with its read"
             )
-        shape = tuple(states["backbone"].shape[:2])
+        shape = (*states["backbone"].shape[:2], self.kadapter.backbone.config.hidden_size)
         for key, one in states.items():
-            if one.shape != (*shape, self.config.hidden_size):
+            if one.shape != shape:
                 raise ValueError(
-                    f"states[{key!r}] has shape {tuple(one.shape)} and must have (batch, n, hidden), "
-                    f"{(*shape, self.config.hidden_size)}; read it again with this model's read"
+                    f"states[{key!r}] has shape {tuple(one.shape)} and must have (batch, n, hidden), {shape}; read it "
+                    "again with this model's read"
                 )
 
 

@@ -1,12 +1,13 @@
-"""How a backbone numbers its tokens."""
+"""How a backbone numbers its tokens, and how the hidden states that are tapped are kept and no others."""
 
 import inspect
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Positions", "positions_of"]
+__all__ = ["Positions", "Taps", "positions_of"]
 
 
 class Positions(NamedTuple):
@@ -41,3 +42,87 @@ def positions_of(backbone: nn.Module) -> Positions:
     padding = getattr(embeddings, "padding_idx", None)  # RoBERTa's rule: padding stays at its id, others follow
     first = 0 if padding is None else padding + 1
     return Positions(padding is not None, first, len(table.weight) - first)
+
+
+class Taps:
+    """Runs a backbone and keeps the hidden states that are tapped instead of all.
+
+    Its first run gives all of them, and shows which of its modules take them one after another: its blocks. Later runs
+    look at what goes into those. Where no such modules are found, all hidden states are asked for each time.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: list[str] | None = (
+            None  # names, so that they mean a copy's own modules; None before the first run
+        )
+
+    def run(
+        self, backbone: nn.Module, inputs: dict[str, Any], layers: Collection[int] | None
+    ) -> tuple[Any, dict[int, Tensor]]:
+        """Return a backbone's output and its hidden states at these layers, 0 = embeddings; at all for None."""
+        if layers is not None and not layers:
+            return backbone(**inputs), {}
+        if layers is not None and self.blocks and not torch.is_grad_enabled():  # in a graph all are kept anyway
+            found = self._run_and_tap(backbone, inputs, layers)
+            if found is not None:
+                return found
+        return self._run_and_learn(backbone, inputs)
+
+    def _run_and_tap(
+        self, backbone: nn.Module, inputs: dict[str, Any], layers: Collection[int]
+    ) -> tuple[Any, dict[int, Tensor]] | None:
+        """Run with a look at the blocks; None if they were called by others too, or have become other modules."""
+        entered: list[Tensor | None] = []
+        output = _watch(
+            backbone, self.blocks or (), lambda _, one: entered.append(one if len(entered) in layers else None), inputs
+        )
+        if len(entered) != backbone.config.num_hidden_layers:
+            return None
+        return output, {
+            layer: one for layer, one in enumerate([*entered, output.last_hidden_state]) if one is not None
+        }
+
+    def _run_and_learn(self, backbone: nn.Module, inputs: dict[str, Any]) -> tuple[Any, dict[int, Tensor]]:
+        """Run for all hidden states, and find out into which modules they go."""
+        lists = {name: one for name, one in backbone.named_modules() if isinstance(one, nn.ModuleList)}
+        members = [f"{name}.{number}" for name, one in lists.items() for number in range(len(one))]
+        entered: dict[str, list[Tensor | None]] = {name: [] for name in lists}
+        output = _watch(
+            backbone,
+            members,
+            lambda member, one: entered[member.rpartition(".")[0]].append(one),
+            {**inputs, "output_hidden_states": True},
+        )
+        states, last = output.hidden_states, output.last_hidden_state
+        alike = [name for name, found in entered.items() if _same([*found, last], states)]
+        self.blocks = [member for member in members if member.rpartition(".")[0] in alike[:1]]
+        return output, dict(enumerate(states))
+
+
+def _watch(
+    backbone: nn.Module, members: Iterable[str], tell: Callable[[str, Tensor | None], None], inputs: dict[str, Any]
+) -> Any:
+    """Run a backbone and tell the first tensor that goes into each of these modules, by name, at each call."""
+    modules = dict(backbone.named_modules())
+
+    def hook(name: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            tell(name, next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None))
+
+        return enter
+
+    hooks = [
+        modules[name].register_forward_pre_hook(hook(name), with_kwargs=True) for name in members if name in modules
+    ]
+    try:
+        return backbone(**inputs)
+    finally:
+        for one in hooks:
+            one.remove()
+
+
+def _same(found: Sequence[Tensor | None], states: Sequence[Tensor]) -> bool:
+    return len(found) == len(states) and all(
+        one is not None and (one is other or (one.device == other.device and torch.equal(one, other)))
+        for one, other in zip(found, states, strict=True)
+    )

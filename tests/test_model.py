@@ -1,6 +1,8 @@
 """What the model promises: a frozen backbone of any family, padding without effect, adapters apart from each other."""
 
+import copy
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -70,6 +72,40 @@ def test_right_padding_and_gaps_leave_the_backbone_as_it_is():
     inputs["attention_mask"][0, 4] = 0
     with torch.no_grad():
         assert torch.equal(model(**inputs).backbone_hidden_state, module(**inputs).last_hidden_state)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_after_its_first_run_a_backbone_is_asked_for_no_more_than_the_tapped_states(family):
+    model, asked = make_model(tiny_backbone(family), "fac", "lin"), []
+    model.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: asked.append(bool(kwargs.get("output_hidden_states"))), with_kwargs=True
+    )
+    first, second, third = (output(model, **batch(family)) for _ in range(3))
+    assert torch.equal(first, second) and torch.equal(first, third) and asked == [True, False, False]
+    with torch.no_grad():
+        every = model(**batch(family), output_hidden_states=True)
+    assert len(every.hidden_states) == 5 and torch.equal(every.last_hidden_state, first)
+    model.disable_adapters()
+    assert torch.equal(output(model, **batch(family)), every.backbone_hidden_state) and asked[3:] == [True, False]
+
+
+def test_two_threads_that_share_a_model_get_what_each_asked_for(backbone):
+    model, one, other = make_model(backbone, "fac"), batch(), batch(seed=5)
+    expected = [output(model, **inputs) for inputs in (one, other)]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            found = list(pool.map(lambda inputs: output(model, **inputs), (one, other)))
+            assert all(map(torch.equal, found, expected))
+
+
+def test_a_copy_and_a_replaced_backbone_are_tapped_in_their_own_blocks(backbone):
+    model = make_model(backbone, "fac")
+    before = output(model)
+    twin = copy.deepcopy(model)
+    assert torch.equal(output(twin), before)
+    twin.backbone = tiny_backbone("bert", seed=4).requires_grad_(False)
+    assert torch.equal(output(twin), output(twin)) and not torch.equal(output(twin), before)
+    assert torch.equal(output(model), before)
 
 
 def test_without_mask_padding_the_adapters_see_padding_as_the_official_code_does(backbone):

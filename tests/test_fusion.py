@@ -1,0 +1,136 @@
+"""Fusions and control adapters: what they start as, what they learn, what stays out."""
+
+import pytest
+import torch
+from helpers import batch, bytes_of, make_model, output, save_backbone, shake, small_adapter, tiny_backbone
+from torch.nn import functional as F
+
+from kadapter import KAdapterConfig, KAdapterForSequenceClassification, KAdapterModel, KnowledgeAdapterConfig
+
+
+def gated(*names, **kwargs):
+    adapters = {name: small_adapter() for name in names}
+    return KAdapterModel.from_backbone(tiny_backbone(), adapters=adapters, fusion="gated", **kwargs).eval()
+
+
+def test_gated_fusion_starts_as_the_plain_backbone_whatever_the_adapters():
+    model = gated("fac", "lin")
+    shake(model.adapters, std=3.0)
+    with torch.no_grad():
+        found = model(**batch())
+    assert torch.equal(found.last_hidden_state, F.layer_norm(found.backbone_hidden_state, (32,)))
+    assert model.fusion.gates() == {"fac": 0.0, "lin": 0.0}
+    assert torch.equal(output(gated()), found.last_hidden_state)  # without any adapter
+
+
+def test_gated_fusion_adds_what_each_gate_lets_through():
+    model = shake(gated("fac", "lin"))
+    with torch.no_grad():
+        found = model(**batch())
+        expected = model.fusion.layer_norm(found.backbone_hidden_state)
+        for name, states in found.adapter_hidden_states.items():
+            one = model.fusion.sources[name]
+            expected = expected + one.gate * one.dense(F.layer_norm(states, (32,)))
+    torch.testing.assert_close(found.last_hidden_state, expected)
+
+
+def test_a_third_adapter_behind_a_shut_gate_changes_no_bit():
+    model = shake(gated("fac", "lin"))
+    before, gates = output(model), model.fusion.gates()
+    model.add_adapter("random", small_adapter(projection_initializer_range=None))
+    assert torch.equal(output(model), before)
+    assert model.fusion.gates() == {**gates, "random": 0.0}
+    model.delete_adapter("random")
+    assert torch.equal(output(model), before)
+
+
+def test_a_gate_opens_for_the_adapter_that_helps_and_is_told_by_its_size():
+    torch.manual_seed(0)
+    model = KAdapterForSequenceClassification.from_backbone(
+        tiny_backbone(), adapters={"good": {}, "noise": {}}, fusion="gated", classifier_dropout=0.0
+    )
+    model.train_adapter([])
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=3e-3)
+    for _ in range(100):
+        labels, noise = torch.randint(0, 2, (64,)), torch.randn(3, 64, 1, 32)
+        noise[1, :, 0, :8] += 2.0 * labels[:, None]  # the good adapter alone knows the label
+        states = {"backbone": noise[0], "adapters.good": noise[1], "adapters.noise": noise[2]}
+        optimizer.zero_grad()
+        model(states=states, labels=labels).loss.backward()
+        optimizer.step()
+    gates = model.base_model.fusion.gates()
+    assert gates["good"] > 2 * gates["noise"] > 0
+
+
+def test_adapters_are_chosen_and_disabled_under_gated_fusion():
+    model = shake(gated("fac", "lin"))
+    both = output(model)
+    model.set_adapter("lin")
+    alone = output(model)
+    model.disable_adapters()
+    with torch.no_grad():
+        found = model(**batch())
+    assert torch.equal(found.last_hidden_state, model.fusion.layer_norm(found.backbone_hidden_state))
+    model.set_adapter(["fac", "lin"])
+    assert torch.equal(output(model), both) and not torch.equal(alone, both)
+
+
+@pytest.mark.parametrize("fusion", ["gated", "concat"])
+def test_a_learned_fusion_is_saved_with_its_model_and_comes_back(fusion, tmp_path):
+    model = make_model(save_backbone(tmp_path / "backbone"), "fac", "lin", fusion=fusion, inner_projections=True)
+    model.save_pretrained(tmp_path / "out")
+    again = KAdapterModel.from_pretrained(tmp_path / "out")
+    assert bytes_of(again) == bytes_of(model) and again.fusion.gates() == model.fusion.gates()
+    assert again.config.inner_projections and torch.equal(output(again), output(model))
+
+
+def test_inner_projections_stay_frozen_whatever_trains():
+    adapters = {"fac": small_adapter(), "lin": small_adapter()}
+    model = KAdapterForSequenceClassification.from_backbone(
+        tiny_backbone(), adapters=adapters, fusion="concat", inner_projections=True
+    )
+    for names in ([], ["fac"], ["fac", "lin"]):
+        model.train_adapter(names)
+        frozen = {key for key, one in model.named_parameters() if "fusion" in key and not one.requires_grad}
+        assert frozen == {key for key, _ in model.named_parameters() if ".inner." in key} and len(frozen) == 4
+
+
+def test_an_adapter_of_no_blocks_is_the_sum_of_the_states_it_taps(tmp_path):
+    model = KAdapterModel.from_backbone(
+        save_backbone(tmp_path / "backbone"), adapters={"taps": small_adapter(num_hidden_layers=0)}
+    ).eval()
+    assert list(model.adapters.parameters()) == []
+    with torch.no_grad():
+        found = model(**batch(), output_hidden_states=True)
+    states = found.hidden_states
+    torch.testing.assert_close(found.adapter_hidden_states["taps"], states[0] + states[2] + states[4])
+    model.save_pretrained(tmp_path / "out")
+    assert torch.equal(output(KAdapterModel.from_pretrained(tmp_path / "out")), found.last_hidden_state)
+
+
+def test_a_head_trains_beside_an_adapter_without_parameters():
+    model = KAdapterForSequenceClassification.from_backbone(
+        tiny_backbone(), adapters={"taps": small_adapter(num_hidden_layers=0)}, fusion="concat", dtype=torch.bfloat16
+    )
+    model.train_adapter([])
+    model(**batch(), labels=torch.tensor([0, 1, 0])).loss.backward()
+    assert all(one.grad is not None for one in model.parameters() if one.requires_grad)
+    model.train_adapter("taps")
+
+
+def test_without_an_initializer_range_an_adapter_starts_as_torch_starts_any_linear():
+    near = KAdapterModel.from_backbone(tiny_backbone(), adapters={"one": small_adapter()})
+    far = KAdapterModel.from_backbone(
+        tiny_backbone(), adapters={"one": small_adapter(projection_initializer_range=None)}
+    )
+    near, far = (model.adapters["one"].layers[0].down_project for model in (near, far))
+    assert near.weight.abs().max() < 2e-3 and near.bias.abs().max() == 0
+    assert far.weight.std().item() == pytest.approx((3 * 32) ** -0.5, rel=0.2) and far.bias.abs().max() > 0
+
+
+@pytest.mark.parametrize("value", ["x", 1.5, None])
+def test_a_value_of_another_type_is_told_in_one_sentence(value):
+    with pytest.raises(TypeError, match=rf"^hidden_size={value!r} makes no knowledge adapter: .*expected int"):
+        KnowledgeAdapterConfig(hidden_size=value)
+    with pytest.raises(TypeError, match=r"^the adapter configuration of 'fac': hidden_size="):
+        KAdapterConfig(adapters={"fac": {"hidden_size": value}})
