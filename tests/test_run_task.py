@@ -252,15 +252,20 @@ def test_the_best_checkpoint_by_the_tasks_measure_is_kept_and_patience_ends_a_ru
 # --- resuming and sweeps
 
 
+def killed_after(checkpoint, run, folder):
+    """A copy of a run as it stood when it had written that checkpoint."""
+    shutil.copytree(run, folder)
+    for path in folder.iterdir():
+        if path.name != checkpoint:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder
+
+
 @pytest.mark.parametrize("more", [(), UNFROZEN], ids=["frozen", "unfrozen"])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(ground, tmp_path, more):
     given = [*more, "--save_strategy", "epoch"]
     run_task.main(flags(ground, tmp_path / "whole", *given))
-    killed = tmp_path / "killed"
-    shutil.copytree(tmp_path / "whole", killed)
-    for path in killed.iterdir():
-        if path.name != "checkpoint-4":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    killed = killed_after("checkpoint-4", tmp_path / "whole", tmp_path / "killed")
     resumed = flags(ground, killed, *given, "--resume_from_checkpoint", "last")
     again = run_task.main(resumed)
     assert same_tensors(tmp_path / "whole", killed)
@@ -268,6 +273,15 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(ground, tmp_path, more)
     before = digest(killed)
     assert run_task.main(resumed)["eval_accuracy"] == again["eval_accuracy"]  # finished: left as it is
     assert digest(killed) == before
+
+
+def test_a_run_on_kept_states_can_be_resumed_on_texts(ground, tmp_path):
+    given = ["--save_strategy", "epoch", "--classifier_dropout", "0"]
+    run_task.main(flags(ground, tmp_path / "whole", *given))
+    killed = killed_after("checkpoint-4", tmp_path / "whole", tmp_path / "killed")
+    run_task.main(flags(ground, killed, *given, "--resume_from_checkpoint", "last", "--keep_states", "false"))
+    ours, theirs = tensors(killed), tensors(tmp_path / "whole")
+    assert all(torch.allclose(one, theirs[key], atol=1e-4) for key, one in ours.items())
 
 
 def test_a_sweep_runs_every_seed_and_rate_and_leaves_what_is_finished(ground, tmp_path, capsys):

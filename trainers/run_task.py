@@ -43,7 +43,7 @@ from kadapter.trainers.outputs import (
 from kadapter.trainers.states import keep_states
 from kadapter.trainers.task_arguments import HEADLINE, TaskRunArguments, parse_task_arguments
 from kadapter.trainers.task_data import Split, draw_fraction
-from kadapter.trainers.task_models import new_model, trained_model
+from kadapter.trainers.task_models import HeadAlone, new_model, trained_model
 from kadapter.trainers.task_outputs import (
     PREDICTED,
     PREDICTIONS,
@@ -111,17 +111,18 @@ def _trial(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
     """Train, evaluate and predict, as far as asked for, and write what comes of it."""
     resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
     model = _model(ground, run)
-    splits = _kept(ground, model, run) if _may_keep(ground, model) else dict(ground.splits)
+    keep = _may_keep(ground, model)
+    splits = _kept(ground, model, run) if keep else dict(ground.splits)
     if run.do_train:
         splits["train"] = draw_fraction(splits["train"], ground.strata, ground.corpus.train_fraction, run.seed)
         if ground.main:
             model.print_trainable_parameters()
             clear(run.output_dir, bool(resume))
     PartialState().wait_for_everyone()
-    trainer = _trainer(ground, model, splits, run)
+    trainer = _trainer(ground, HeadAlone(model) if keep else model, splits, run)
     results = _run(ground, trainer, splits, resume if isinstance(resume, str) else None)
     if ground.main:
-        _write(ground, trainer, results)
+        _write(ground, model, trainer, results)
     return results
 
 
@@ -186,9 +187,9 @@ def _run(ground: Ground, trainer: TaskTrainer, splits: dict[str, Split], checkpo
     return results
 
 
-def _write(ground: Ground, trainer: TaskTrainer, results: dict[str, float]) -> None:
+def _write(ground: Ground, model: Any, trainer: TaskTrainer, results: dict[str, float]) -> None:
     """Write predictions, the artifact and its card and, last of all, what the run was."""
-    run, model, folder = trainer.args, trainer.model, Path(trainer.args.output_dir)
+    run, folder = trainer.args, Path(trainer.args.output_dir)
     description = describe(ground, model, run) if run.do_train else read_run(folder)
     if run.do_eval:
         description["split"] = ground.corpus.eval_split

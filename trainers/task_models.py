@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import set_seed
 
 from ..artifacts_kadapter import read_artifact, split_composition
@@ -13,7 +14,7 @@ from ..configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
 from ..fusion_kadapter import new_fusion
 from .task_arguments import TaskArguments
 
-__all__ = ["MULTITASK", "check_adapters", "freeze", "new_model", "row_name", "trained_model"]
+__all__ = ["MULTITASK", "HeadAlone", "check_adapters", "freeze", "new_model", "row_name", "trained_model"]
 
 NONE, TAPS, RANDOM = "none", "taps", "random"
 MULTITASK = "multitask.json"  # stands beside a backbone that run_multitask.py trained
@@ -96,3 +97,20 @@ def trained_model(kind: type, folder: Path, config: KAdapterConfig, task: TaskAr
     model = kind.from_pretrained(folder, backbone=backbone, backbone_kwargs={"dtype": dtype})
     model.requires_grad_(False)
     return model
+
+
+class HeadAlone(nn.Module):
+    """Fusion and head of a model that learns from kept states, so that no step walks through what is frozen.
+
+    They have the names that they have in the model: its checkpoints are read here, and ours there.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.head = model.head
+        setattr(self, model.base_model_prefix, nn.ModuleDict({"fusion": model.base_model.fusion}))
+        self.whole = (model,)  # in a tuple: none of this module's own parts
+
+    def forward(self, **inputs: Any) -> Any:
+        """Return what the model does."""
+        return self.whole[0](**inputs)
