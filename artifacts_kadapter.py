@@ -246,7 +246,10 @@ def copy_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], where: st
                 f"{where}: tensor {prefix + key!r} has shape {shapes}; use the configuration it was saved with"
             )
     device = next(iter(expected.values())).device if expected else None
-    module.load_state_dict({key: one.to(device) for key, one in tensors.items()}, strict=False, assign=True)
+    # Memory of their own: a tensor in a mapped file starts at any byte, and some matrix products add in another order
+    # then, so that an output would differ in its last bit from that of the model that was saved.
+    own = {key: one.to(device, copy=True) for key, one in tensors.items()}
+    module.load_state_dict(own, strict=False, assign=True)
 
 
 def check_adapter(part: Artifact, name: str) -> KnowledgeAdapterConfig:

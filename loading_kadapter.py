@@ -78,7 +78,8 @@ class ArtifactVerbs:
 
         Several are named by a list, by `compose_with`, or by the shorthand "org/kadapter-fac+lin". A composition is
         fused by "add". `revision`, `subfolder` and `trust_remote_code` mean the artifact's repository; the backbone
-        has `backbone_kwargs` and its pinned revision, and `backbone` to say where it is found now. `dtype`,
+        has `backbone_kwargs` and its pinned revision, and `backbone` to say where it is found now. With `subfolder`
+        and without the package, transformers looks for our Python files at the repository's root. `dtype`,
         `device_map`, `attn_implementation`, `quantization_config` and `token` reach the backbone too.
 
         Raises:

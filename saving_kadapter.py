@@ -204,6 +204,8 @@ def model_card(config: KAdapterConfig) -> str:
         *(_row(name, one) for name, one in config.adapters.items()),
         *("", "```python", "from transformers import AutoModel", ""),
         *('model = AutoModel.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)', "```", ""),
+        "Where this stands in a `subfolder` of a repository, put a copy of the `*_kadapter.py` files at its root too:",
+        *("transformers looks for code there. With the package `kadapter` installed none is needed.", ""),
     ]
     return str(ModelCard("\n".join(lines), ignore_metadata_errors=True))
 

@@ -52,9 +52,7 @@ class Taps:
     """
 
     def __init__(self) -> None:
-        self.blocks: list[str] | None = (
-            None  # names, so that they mean a copy's own modules; None before the first run
-        )
+        self.blocks: list[str] = []  # their names, which mean a copy's own modules too
 
     def run(
         self, backbone: nn.Module, inputs: dict[str, Any], layers: Collection[int] | None
@@ -73,14 +71,15 @@ class Taps:
     ) -> tuple[Any, dict[int, Tensor]] | None:
         """Run with a look at the blocks; None if they were called by others too, or have become other modules."""
         entered: list[Tensor | None] = []
-        output = _watch(
-            backbone, self.blocks or (), lambda _, one: entered.append(one if len(entered) in layers else None), inputs
-        )
+
+        def keep(block: str, states: Tensor | None) -> None:
+            entered.append(states if len(entered) in layers else None)
+
+        output = _watch(backbone, self.blocks, keep, inputs)
         if len(entered) != backbone.config.num_hidden_layers:
             return None
-        return output, {
-            layer: one for layer, one in enumerate([*entered, output.last_hidden_state]) if one is not None
-        }
+        entered.append(output.last_hidden_state)
+        return output, {layer: one for layer, one in enumerate(entered) if one is not None}
 
     def _run_and_learn(self, backbone: nn.Module, inputs: dict[str, Any]) -> tuple[Any, dict[int, Tensor]]:
         """Run for all hidden states, and find out into which modules they go."""
@@ -95,7 +94,8 @@ class Taps:
         )
         states, last = output.hidden_states, output.last_hidden_state
         alike = [name for name, found in entered.items() if _same([*found, last], states)]
-        self.blocks = [member for member in members if member.rpartition(".")[0] in alike[:1]]
+        if alike:  # if others ran the backbone meanwhile none is, and what was found before stays
+            self.blocks = [member for member in members if member.rpartition(".")[0] == alike[0]]
         return output, dict(enumerate(states))
 
 

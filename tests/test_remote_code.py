@@ -6,22 +6,30 @@ from helpers import batch, make_model, run_python, save_backbone, small_adapter,
 
 from kadapter import (
     KAdapterForDependencyParsing,
+    KAdapterForEntityClassification,
     KAdapterForEntityPairClassification,
+    KAdapterForMultipleChoice,
+    KAdapterForQuestionAnswering,
     KAdapterForSequenceClassification,
+    KAdapterForTokenClassification,
     KAdapterModel,
 )
 
 PAIRS = torch.tensor([[1, 4], [2, 3], [0, 2]])
+# Each head with what it reads besides tokens; "AutoModelFor" + its third entry loads it.
 HEADS = {
-    "pair": (KAdapterForEntityPairClassification, {"entity_positions": PAIRS}),
-    "parse": (KAdapterForDependencyParsing, {"word_positions": PAIRS}),
-    "text": (KAdapterForSequenceClassification, {}),
+    "pair": (KAdapterForEntityPairClassification, {"entity_positions": PAIRS}, "SequenceClassification"),
+    "typing": (KAdapterForEntityClassification, {"entity_positions": PAIRS[:, :1]}, "SequenceClassification"),
+    "parse": (KAdapterForDependencyParsing, {"word_positions": PAIRS}, "TokenClassification"),
+    "text": (KAdapterForSequenceClassification, {}, "SequenceClassification"),
+    "tokens": (KAdapterForTokenClassification, {}, "TokenClassification"),
+    "answer": (KAdapterForQuestionAnswering, {}, "QuestionAnswering"),
+    "choice": (KAdapterForMultipleChoice, {}, "MultipleChoice"),
 }
 LOADING = """
-import sys, torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
-from transformers import pipeline
-inputs, pairs = torch.load("inputs.pt", weights_only=True)
+import sys, torch, transformers
+from transformers import AutoConfig, AutoModel, pipeline
+inputs, heads = torch.load("inputs.pt", weights_only=True)
 trust, found = {"trust_remote_code": True}, {}
 with torch.no_grad():
     model, info = AutoModel.from_pretrained("fac", output_loading_info=True, **trust)
@@ -34,16 +42,11 @@ with torch.no_grad():
     found["written"] = AutoModel.from_pretrained("org/kadapter-fac+lin", **trust)(**inputs).last_hidden_state
     found["below"] = type(model).from_pretrained("below", subfolder="one")(**inputs).last_hidden_state
     found["wide"] = AutoModel.from_pretrained("wide", **trust)(**inputs).last_hidden_state
-    pair = AutoModelForSequenceClassification.from_pretrained("pair", **trust)
-    found["pair"] = pair(**inputs, entity_positions=pairs).logits
-    text = AutoModelForSequenceClassification.from_pretrained("text", **trust)
-    found["text"] = text(**inputs).logits
-    found["parse"] = AutoModelForTokenClassification.from_pretrained("parse", **trust)(
-        **inputs, word_positions=pairs
-    ).logits
-    assert (type(pair).__name__[8:], type(text).__name__[8:]) == (
-        "ForEntityPairClassification", "ForSequenceClassification"
-    )
+    for name, (kind, auto, given) in heads.items():
+        head = getattr(transformers, "AutoModelFor" + auto).from_pretrained(name, **trust)
+        assert type(head).__name__ == kind
+        found[name] = head(**given)[0]
+    found["root"] = AutoModel.from_pretrained("repository", subfolder="one", **trust)(**inputs).last_hidden_state
     keywords = {"attn_implementation": "eager", "device_map": "cpu", "backbone_kwargs": {"output_attentions": True}}
     small = AutoModel.from_pretrained("fac", dtype=torch.bfloat16, **keywords, **trust)
     assert {one.dtype for one in small.parameters()} == {torch.bfloat16}
@@ -61,7 +64,8 @@ with torch.no_grad():
     found["features"] = torch.tensor(features)
     answer = pipeline("text-classification", model="text", top_k=None, **trust)("ada wrote to paris")
     answer = sorted(answer[0] if isinstance(answer[0], list) else answer, key=lambda one: one["label"])
-    found["scores"] = torch.tensor([one["score"] for one in answer])
+    tagged = pipeline("token-classification", model="tokens", ignore_labels=[], **trust)("ada wrote to paris")
+    found["scores"] = torch.tensor([one["score"] for one in (*answer, *tagged)])
     model.save_pretrained("again")
     found["again"] = AutoModel.from_pretrained("again", **trust)(**inputs).last_hidden_state
 torch.save(found, "found.pt")
@@ -78,28 +82,37 @@ def folder(tmp_path_factory):
     both.save_pretrained(folder / "org" / "kadapter-fac+lin")
     for name in ("fac", "lin"):
         both.save_adapter(folder / name, name)
-    both.save_adapter(folder / "below" / "one", "fac")
+    for place in ("below", "repository"):
+        both.save_adapter(folder / place / "one", "fac")
+    for path in (folder / "repository" / "one").glob("*_kadapter.py"):  # code is looked for at the root
+        path.rename(folder / "repository" / path.name)
     expected = {}
     with torch.no_grad():
         for name in ("composed", "list", "written"):
             expected[name] = both(**batch()).last_hidden_state
         both.set_adapter("fac")
-        expected.update({name: both(**batch()).last_hidden_state for name in ("fac", "below", "again")})
+        expected.update({name: both(**batch()).last_hidden_state for name in ("fac", "below", "root", "again")})
         tokens = tiny_tokenizer()(["ada wrote to paris"], return_tensors="pt", return_token_type_ids=False)
         expected["features"] = both(**tokens).last_hidden_state
-        for name, (head, inputs) in HEADS.items():
+        scores, heads = {}, {}
+        for name, (head, beside, auto) in HEADS.items():
             model = make_model(backbone, "fac", model_class=head, fusion="concat", num_labels=3, arc_size=8)
             model.save_pretrained(folder / name)
-            expected[name] = model(**batch(), **inputs).logits
+            inputs = {**batch(), **beside}
+            if name == "choice":
+                inputs = {key: torch.stack([one, one.flip(0)], dim=1) for key, one in inputs.items()}
+            heads[name] = (head.__name__, auto, inputs)
+            expected[name] = model(**inputs)[0]
             if name == "pair":
                 expected["fac of pair"] = model.base_model(**batch()).last_hidden_state
-            if name == "text":
-                expected["scores"] = model(**tokens).logits[0].softmax(dim=-1)
+            if name in ("text", "tokens"):
+                scores[name] = model(**tokens).logits[0].softmax(dim=-1)
+        expected["scores"] = torch.cat([scores["text"], scores["tokens"][1:-1].amax(dim=-1)])
         other = save_backbone(folder / "other", "distilbert")
         wide = KAdapterModel.from_backbone(other, adapters={"wide": small_adapter(hidden_size=40, layers=[4])}).eval()
         wide.save_pretrained(folder / "wide")
         expected["wide"] = wide(**batch()).last_hidden_state
-    torch.save((batch(), PAIRS), folder / "inputs.pt")
+    torch.save((batch(), heads), folder / "inputs.pt")
     torch.save(expected, folder / "expected.pt")
     return folder
 
@@ -134,15 +147,12 @@ try:
 except AttributeError as error:
     assert "KAdapterModel" in str(error)
 from kadapter.modeling_kadapter import KAdapterModel
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+import torch, transformers
+from transformers import AutoModel
 assert type(AutoModel.from_pretrained("fac")) is KAdapterModel
 assert type(AutoModel.from_pretrained("fac", trust_remote_code=True)) is KAdapterModel
-for auto, name in (
-    (AutoModelForSequenceClassification, "pair"),
-    (AutoModelForSequenceClassification, "text"),
-    (AutoModelForTokenClassification, "parse"),
-):
-    model = auto.from_pretrained(name)
-    assert [type(model).__name__] == model.config.architectures, name
+for name, (kind, auto, _) in torch.load("inputs.pt", weights_only=True)[1].items():
+    model = getattr(transformers, "AutoModelFor" + auto).from_pretrained(name)
+    assert [type(model).__name__] == model.config.architectures == [kind], name
 """
     assert run_python(code, folder, package=True).returncode == 0

@@ -197,4 +197,5 @@ def test_an_adapter_of_the_hub_is_referred_to_by_its_commit_though_newer_ones_fo
         run_python(PUSHING.replace("FIRST", first), tmp_path, package=True, **online)
         shake(model, seed=7).save_adapter(tmp_path / "newer", "fac")
         hub.commit("org/fac", {one.name: one.read_bytes() for one in (tmp_path / "newer").iterdir()})
-        run_python(LOADING, tmp_path, **{**online, "HF_HUB_CACHE": str(tmp_path / "fresh")})
+        loaded = run_python(LOADING, tmp_path, **{**online, "HF_HUB_CACHE": str(tmp_path / "fresh")})
+    assert loaded.returncode == 0
