@@ -284,6 +284,15 @@ def test_a_run_on_kept_states_can_be_resumed_on_texts(ground, tmp_path):
     assert all(torch.allclose(one, theirs[key], atol=1e-4) for key, one in ours.items())
 
 
+@pytest.mark.parametrize("other", [("--fusion", "gated"), UNFROZEN])
+def test_a_run_is_not_resumed_by_other_flags(ground, tmp_path, other):
+    given = ["--save_strategy", "epoch"]
+    run_task.main(flags(ground, tmp_path / "whole", *given))
+    killed = killed_after("checkpoint-4", tmp_path / "whole", tmp_path / "killed")
+    with pytest.raises(ValueError, match=r"checkpoint-4' was made by other flags: .* resume by the flags"):
+        run_task.main(flags(ground, killed, *given, *other, "--resume_from_checkpoint", "last"))
+
+
 def test_a_sweep_runs_every_seed_and_rate_and_leaves_what_is_finished(ground, tmp_path, capsys):
     more = ["--seeds", "0", "1", "--learning_rates", "0.01", "0.003", "--save_artifact", "false"]
     run_task.main(flags(ground, tmp_path / "out", *more))

@@ -102,13 +102,13 @@ def trained_model(kind: type, folder: Path, config: KAdapterConfig, task: TaskAr
 class HeadAlone(nn.Module):
     """Fusion and head of a model that learns from kept states, so that no step walks through what is frozen.
 
-    They have the names that they have in the model: its checkpoints are read here, and ours there.
+    They have the names and the order that they have in the model: its checkpoints are read here, and ours there.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.head = model.head
         setattr(self, model.base_model_prefix, nn.ModuleDict({"fusion": model.base_model.fusion}))
+        self.head = model.head
         self.whole = (model,)  # in a tuple: none of this module's own parts
 
     def forward(self, **inputs: Any) -> Any:
