@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import ROOT, digest, losses, results, run_command, same_tensors, tensors, tool
-from tiny_tasks import flags, predictions, run_of, write_adapters, write_corpus, write_ground, write_json
+from tiny_tasks import flags, predictions, run_of, write_adapters, write_ground, write_json
 from transformers import AutoModelForSequenceClassification, RobertaModel
 
 from kadapter import KAdapterForEntityPairClassification
+from kadapter.hub.comparison import Resampling
+from kadapter.hub.report import report
 from kadapter.trainers import run_task
 from kadapter.trainers.examples import column
 from kadapter.trainers.task_arguments import parse_task_arguments
@@ -355,22 +357,43 @@ def test_a_fraction_has_its_share_of_every_label_drawn_by_the_seed(ground, tmp_p
     assert runs[0.25, 0].keys() != runs[0.25, 1].keys()
 
 
-def test_episodes_are_answered_by_the_nearest_prototype_without_training(ground, tmp_path):
-    write_corpus(tmp_path / "fewrel", "fewrel")
-    shutil.copytree(ground / "backbone", tmp_path / "backbone")
-    write_adapters(tmp_path, tmp_path / "backbone", "fac")
-    more = ("--episodes", "20", "--way", "3", "--shot", "2", "--seed", "1")
-    given = without(flags(tmp_path, tmp_path / "out", *more, task="fewrel", adapters=("fac",)), "--do_train")
-    found = run_task.main(given)
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A backbone, two adapters and a small FewRel."""
+    return write_ground(tmp_path_factory.mktemp("few"), "fewrel")
+
+
+def run_episodes(few, output, *more, adapters=("fac",)):
+    given = flags(few, output, "--way", "3", "--shot", "2", *more, task="fewrel", adapters=adapters)
+    return run_task.main(without(given, "--do_train"))
+
+
+def test_episodes_are_answered_by_the_nearest_prototype_without_training(few, tmp_path):
+    found = run_episodes(few, tmp_path / "out", "--episodes", "20", "--seed", "1")
     told = predictions(tmp_path / "out")
     assert len(told) == 60 and all(len(one["scores"]) == 3 for one in told)
     assert all(one["prediction"] == max(one["scores"], key=one["scores"].get) for one in told)
     assert found["eval_accuracy"] == pytest.approx(np.mean([one["prediction"] == one["gold"] for one in told]))
-    assert run_of(tmp_path / "out")["row"] == "fac" and not (tmp_path / "out" / "model.safetensors").exists()
-    run_task.main([*given[:-1], "1", "--output_dir", str(tmp_path / "again")])
+    run = run_of(tmp_path / "out")
+    assert (run["row"], run["task"], run["seed"]) == ("fac", "fewrel 3-way 2-shot", 1)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    run_episodes(few, tmp_path / "again", "--episodes", "20", "--seed", "1")
     assert predictions(tmp_path / "again") == told
     with pytest.raises(ValueError, match="3 classes have more than 2 examples, and an episode needs 5; lower --way"):
-        run_task.main([*given, "--way", "5"])
+        run_episodes(few, tmp_path / "out", "--episodes", "20", "--way", "5")
+
+
+def test_episodes_ask_the_same_in_every_row_and_seed_so_that_the_report_pairs_them(few, tmp_path):
+    for row in ("backbone", "fac", "fac+lin"):
+        run_episodes(few, tmp_path / row, "--episodes", "30", "--seeds", "0", "1", "2", adapters=ROWS[row])
+    told = [predictions(tmp_path / "fac" / f"seed-{seed}") for seed in range(3)]
+    assert len({tuple((one["id"], one["gold"]) for one in run) for run in told}) == 1
+    assert len({tuple(tuple(one["scores"].values()) for one in run) for run in told}) == 3  # other labelled examples
+    (cells,) = report([tmp_path], tmp_path / "report", None, Resampling(resamples=200), tell=print).values()
+    assert {row.name: sorted(cell.runs) for row, cell in cells.items()} == {
+        row: [0, 1, 2] for row in ("backbone", "fac", "fac+lin")
+    }
+    assert all(cell.against["backbone"] for row, cell in cells.items() if row.name != "backbone")
 
 
 # --- bad input

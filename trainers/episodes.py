@@ -1,7 +1,8 @@
 """Few-shot episodes: N classes, K labelled examples of each, and the nearest prototype (FewRel, section 5).
 
 Nothing is trained: features are the states that a head would read, of each source layer-normed and side by side; a
-class is the mean of its labelled examples (Snell et al., 2017).
+class is the mean of its labelled examples (Snell et al., 2017). What is asked is the same for all seeds, which draw
+the labelled examples: so runs of several seeds can be compared question by question.
 """
 
 from __future__ import annotations
@@ -30,26 +31,36 @@ def run_episodes(
     Raises:
         ValueError: fewer than `way` classes have `shot` + 1 examples.
     """
-    features, groups = _features(split), defaultdict(list)
-    for place, name in enumerate(names):
-        groups[name].append(place)
-    classes = sorted(name for name, places in groups.items() if len(places) > shot)
-    if len(classes) < way:
-        raise ValueError(
-            f"{len(classes)} classes have more than {shot} examples, and an episode needs {way}; lower --way or --shot"
-        )
-    ids, generator = split.encoded_rows()["id"], np.random.default_rng(seed)
-    answered = []
+    features, groups = _features(split), _by_class(names, way, shot)
+    ids, answered = split.encoded_rows()["id"], []
     for number in range(episodes):
-        chosen = [classes[one] for one in generator.choice(len(classes), way, replace=False)]
-        drawn = np.stack([generator.choice(groups[name], shot + 1, replace=False) for name in chosen])  # (N, K + 1)
-        prototypes = features[torch.from_numpy(drawn[:, 1:])].mean(dim=1)  # (N, D)
-        distances = torch.cdist(features[torch.from_numpy(drawn[:, 0])], prototypes)  # (N, N)
-        for gold, query, row in zip(chosen, drawn[:, 0], distances.tolist(), strict=True):
+        asked, drawn = np.random.default_rng([number]), np.random.default_rng([number, seed])
+        chosen = asked.choice(sorted(groups), way, replace=False).tolist()
+        queries = [int(asked.choice(groups[name])) for name in chosen]
+        labelled = [
+            drawn.choice([one for one in groups[name] if one != query], shot, replace=False)
+            for name, query in zip(chosen, queries, strict=True)
+        ]
+        prototypes = features[torch.from_numpy(np.stack(labelled))].mean(dim=1)  # (N, D)
+        distances = torch.cdist(features[queries], prototypes)  # (N, N)
+        for gold, query, row in zip(chosen, queries, distances.tolist(), strict=True):
             scores = {name: round(-one, 6) for name, one in zip(chosen, row, strict=True)}
             told = {"gold": gold, "prediction": max(scores, key=scores.__getitem__), "scores": scores}
-            answered.append({"id": f"{number}:{ids[int(query)]}", **told})
+            answered.append({"id": f"{number}:{ids[query]}", **told})
     return answered
+
+
+def _by_class(names: Sequence[str], way: int, shot: int) -> dict[str, list[int]]:
+    """Return the places of the examples of each class that has enough of them."""
+    groups = defaultdict(list)
+    for place, name in enumerate(names):
+        groups[name].append(place)
+    enough = {name: places for name, places in groups.items() if len(places) > shot}
+    if len(enough) < way:
+        raise ValueError(
+            f"{len(enough)} classes have more than {shot} examples, and an episode needs {way}; lower --way or --shot"
+        )
+    return enough
 
 
 def _features(split: Split) -> Tensor:

@@ -216,7 +216,8 @@ def _few_shot(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
     if ground.main:
         write_lines(folder / PREDICTIONS, answered)
         replace_file(folder / "all_results.json", json.dumps(results, indent=4, sort_keys=True))
-        replace_file(folder / RUN, json.dumps(describe(ground, model, run), indent=2))
+        asked = {"task": f"{flags.task} {flags.way}-way {flags.shot}-shot"}  # a column of its own in reports
+        replace_file(folder / RUN, json.dumps({**describe(ground, model, run), **asked}, indent=2))
     return results
 
 

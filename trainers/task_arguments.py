@@ -76,7 +76,11 @@ class TaskArguments:
         default=True, metadata={"help": "Save the model; in large sweeps one may not want it."}
     )
     episodes: int = field(
-        default=0, metadata={"help": "Evaluate so many few-shot episodes by the nearest prototype, without training."}
+        default=0,
+        metadata={
+            "help": "Evaluate so many few-shot episodes by the nearest prototype, without training; the seed draws the "
+            "labelled examples."
+        },
     )
     way: int = field(default=5, metadata={"help": "Classes of an episode."})
     shot: int = field(default=1, metadata={"help": "Labelled examples of each class in an episode."})
