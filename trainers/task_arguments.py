@@ -78,8 +78,8 @@ class TaskArguments:
     episodes: int = field(
         default=0,
         metadata={
-            "help": "Evaluate so many few-shot episodes by the nearest prototype, without training; the seed draws the "
-            "labelled examples."
+            "help": "Evaluate so many few-shot episodes by the nearest prototype, without training; the seed draws "
+            "the labelled examples."
         },
     )
     way: int = field(default=5, metadata={"help": "Classes of an episode."})
