@@ -49,7 +49,7 @@ from .heads_kadapter import (
 from .loading_kadapter import ArtifactVerbs
 from .losses_kadapter import cross_entropy, multi_label_loss, spans_loss, spans_of
 from .saving_kadapter import drop_backbone, forgive_backbone
-from .tapping_kadapter import Taps, positions_of
+from .tapping_kadapter import Taps, check_tapped, positions_of
 from .verbs_kadapter import AdapterVerbs
 
 __all__ = [
@@ -220,11 +220,12 @@ class KAdapterModel(KAdapterPreTrainedModel):
     ) -> KAdapterModelOutput | tuple:
         """Return fused features, and what they were fused from; other keywords go to the backbone.
 
+        `hidden_states`, what `tap` returned for the same inputs, stands in for a run of the backbone.
         Shapes: `input_ids`, `attention_mask`, `position_ids` (batch, sequence); `inputs_embeds` (batch, sequence,
         hidden). Outputs at real tokens do not depend on padding (with `mask_padding`).
 
         Raises:
-            ValueError: the mask has another shape, or the sequence is longer than the backbone takes.
+            ValueError: the mask has another shape, the sequence is too long, or `hidden_states` lack a tapped one.
         """
         inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         last, states, attentions = self._run_backbone(input_ids, attention_mask, output_hidden_states, **inputs)
@@ -239,6 +240,11 @@ class KAdapterModel(KAdapterPreTrainedModel):
         last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
         return last, self._run_adapters(states, attention_mask)
 
+    def tap(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> dict[int, Tensor]:
+        """Return the hidden states (batch, sequence, hidden) that active adapters tap by layer, and the last as -1."""
+        last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
+        return check_tapped({**states, -1: last}, self.tapped())
+
     def _run_backbone(
         self,
         input_ids: Tensor | None,
@@ -246,33 +252,33 @@ class KAdapterModel(KAdapterPreTrainedModel):
         every: bool | None = False,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        hidden_states: dict[int, Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[int, Tensor], Any]:
         """Return R, the tapped or all hidden states, and the attentions; a graph only if backbone or input train."""
+        if hidden_states is not None:
+            return hidden_states[-1], check_tapped(hidden_states, self.tapped()), None
         if position_ids is None:
             self._positions.check_length(input_ids if input_ids is not None else inputs_embeds)
         if position_ids is None and attention_mask is not None:
             position_ids = self._positions.number(attention_mask, by_mask_alone=inputs_embeds is not None)
         inputs = {"input_ids": input_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
+        inputs.update(attention_mask=attention_mask, return_dict=True)
         inputs = {key: value for key, value in inputs.items() if value is not None}
         trains = any(one.requires_grad for one in self.backbone.parameters())
         if trains and torch.is_grad_enabled():
             self.config.backbone_modified = True  # whatever happens next: a changed backbone is never lost in saving
         trains = trains or (inputs_embeds is not None and inputs_embeds.requires_grad)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-            inputs.update(attention_mask=attention_mask, return_dict=True)
-            taps = {layer for name in self.active_adapters() for layer in self.adapters[name].config.layers}
-            output, states = self._taps.run(self.backbone, inputs, None if every else taps)
+            output, states = self._taps.run(self.backbone, inputs, None if every else self.tapped())
         return output.last_hidden_state, states, getattr(output, "attentions", None)
 
     def _run_adapters(self, states: dict[int, Tensor], attention_mask: Tensor | None) -> dict[str, Tensor]:
         """Run the active adapters on the states that they tap, and let go of all others."""
         adapters = {name: self.adapters[name] for name in self.active_adapters()}
-        taps = {layer: states[layer] for one in adapters.values() for layer in one.config.layers}
+        taps = {layer: states[layer] for layer in self.tapped()}
         states.clear()
-        return {
-            name: one([taps[layer] for layer in one.config.layers], attention_mask) for name, one in adapters.items()
-        }
+        return {name: one([taps[at] for at in one.config.layers], attention_mask) for name, one in adapters.items()}
 
     def train(self, mode: bool = True) -> KAdapterModel:
         """Set training mode; what is frozen, backbone or adapter, stays in eval mode."""

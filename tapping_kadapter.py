@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Positions", "Taps", "positions_of"]
+__all__ = ["Positions", "Taps", "check_tapped", "positions_of", "release"]
 
 
 class Positions(NamedTuple):
@@ -126,3 +126,28 @@ def _same(found: Sequence[Tensor | None], states: Sequence[Tensor]) -> bool:
         one is not None and (one is other or (one.device == other.device and torch.equal(one, other)))
         for one, other in zip(found, states, strict=True)
     )
+
+
+def check_tapped(hidden_states: dict[int, Tensor], layers: Collection[int]) -> dict[int, Tensor]:
+    """Return of given hidden states those at these layers, and the last as -1.
+
+    Raises:
+        ValueError: one of them, or -1 for the last, is missing.
+    """
+    if not {*layers, -1} <= set(hidden_states):
+        raise ValueError(
+            f"hidden_states hold the layers {sorted(hidden_states)}, and {sorted(layers)} are tapped, with -1 for the "
+            "last; give what this model's tap returns"
+        )
+    return {layer: hidden_states[layer] for layer in (*layers, -1)}
+
+
+def release(backbone: nn.Module) -> None:
+    """Empty a backbone's parameters, and let it refuse to run from then on."""
+
+    def refuse(module: nn.Module, args: tuple) -> None:
+        raise ValueError("the backbone's weights have left memory; give hidden_states, or load the model again")
+
+    for one in backbone.parameters():
+        one.data = one.data.new_empty(0)
+    backbone.register_forward_pre_hook(refuse, prepend=True)

@@ -17,6 +17,7 @@ from .artifacts_kadapter import (
 from .backbone_kadapter import READING, plain
 from .configuration_kadapter import KnowledgeAdapterConfig, check_adapter_name
 from .sources_kadapter import tensors_under
+from .tapping_kadapter import release
 
 __all__ = ["AdapterVerbs", "refuse_keywords"]
 
@@ -157,6 +158,11 @@ class AdapterVerbs:
         tensors = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
         return tensors_under(f"adapters.{names[0]}.", tensors)
 
+    def tapped(self) -> list[int]:
+        """Return the layers whose hidden states the active adapters read, in ascending order."""
+        core = self.base_model
+        return sorted({layer for name in self.active_adapters() for layer in core.adapters[name].config.layers})
+
     def enable_peft_hotswap(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: our adapters stand outside the backbone and are exchanged by load_adapter and set_adapter."""
         raise ValueError("knowledge adapters need no hot-swapping; load several and choose by set_adapter")
@@ -192,6 +198,19 @@ class AdapterVerbs:
             embeddings.requires_grad_(trains)
             self._mark_modified()
         return embeddings
+
+    def release_backbone(self) -> None:
+        """Let the frozen backbone's weights leave memory; from then on the model runs on `hidden_states` alone.
+
+        What is saved stays as it was, since a frozen backbone is in no artifact.
+
+        Raises:
+            ValueError: the backbone trains or was changed, so it is nowhere else.
+        """
+        self._notice_training()
+        if self.config.backbone_modified:
+            raise ValueError("this model's backbone trains or was changed, and exists nowhere else; keep it")
+        release(self.base_model.backbone)
 
     def _mark_modified(self) -> None:
         self.config.backbone_config = plain(self.base_model.backbone.config)

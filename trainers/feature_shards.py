@@ -1,0 +1,116 @@
+"""Shards of a feature cache: hidden states without padding, in files written at once and named by their checksum."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import suppress
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+__all__ = ["KEY", "PATTERN", "Layout", "Shard", "key_of", "read_shard", "write_shard"]
+
+KEY = "S16"  # numpy's name for 16 bytes
+PATTERN = "*.safetensors"
+
+
+class Layout(NamedTuple):
+    """What is kept of one token, and in which form.
+
+    Args:
+        layers: the hidden states, 0 = embeddings, -1 the last.
+        width: numbers in each.
+        stored: dtype in the files; int8 has a scale for each token and layer beside it.
+        read: dtype in which they are handed out.
+    """
+
+    layers: tuple[int, ...]
+    width: int
+    stored: torch.dtype
+    read: torch.dtype
+
+    @property
+    def token_bytes(self) -> int:
+        """Return the bytes that a token takes."""
+        scale = torch.float32.itemsize if self.stored == torch.int8 else 0
+        return len(self.layers) * (self.width * self.stored.itemsize + scale)
+
+    def encode(self, states: Tensor) -> dict[str, Tensor]:
+        """Turn states (..., width) into what is stored of them; nothing is lost where both dtypes are one."""
+        if self.stored != torch.int8:
+            return {"states": states.to(self.stored)}
+        states = states.float()
+        scales = states.abs().amax(dim=-1).clamp(min=torch.finfo(torch.float32).tiny) / 127  # (...)
+        return {"states": (states / scales[..., None]).round().to(torch.int8), "scales": scales}
+
+    def decode(self, stored: dict[str, Tensor]) -> Tensor:
+        """Turn what is stored into states (..., width)."""
+        if self.stored != torch.int8:
+            return stored["states"].to(self.read)
+        return (stored["states"].float() * stored["scales"][..., None]).to(self.read)
+
+
+class Shard(NamedTuple):
+    """One file, memory-mapped: the keys of its examples, where each begins, and what is stored of their tokens."""
+
+    keys: np.ndarray
+    starts: np.ndarray
+    stored: dict[str, Tensor]
+
+    def example(self, row: int) -> dict[str, Tensor]:
+        """Return what is stored of one example, (tokens, layers, ...) each."""
+        return {name: one[self.starts[row] : self.starts[row + 1]] for name, one in self.stored.items()}
+
+
+def key_of(input_ids: list[int]) -> bytes:
+    """Return what an example's states are found by: all that they depend on beside the backbone is its token ids."""
+    return blake2b(np.asarray(input_ids, dtype=np.int64).tobytes(), digest_size=16).digest()
+
+
+def write_shard(folder: Path, keys: np.ndarray, examples: list[dict[str, Tensor]]) -> Path:
+    """Write aside, give the file its name when it is complete, and return its path.
+
+    Raises:
+        OSError: it can't be written; nothing of it is left.
+    """
+    stored = {name: torch.cat([one[name] for one in examples]) for name in examples[0]}
+    lengths = torch.tensor([len(one["states"]) for one in examples])
+    data = save({**stored, "lengths": lengths, "keys": torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())})
+    path = folder / f"{blake2b(data, digest_size=16).hexdigest()}.safetensors"
+    partial = folder / f".{path.name}.{uuid.uuid4().hex}.partial"
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return path
+
+
+def read_shard(path: Path, layout: Layout) -> Shard:
+    """Open a shard that is what its name says.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it was cut short or changed, or holds something else.
+    """
+    with path.open("rb") as file:
+        if file_digest(file, lambda: blake2b(digest_size=16)).hexdigest() != path.stem:
+            raise ValueError("it was cut short or changed")
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        lengths, keys = stored.pop("lengths").numpy(), stored.pop("keys").numpy()
+        shape = (int(lengths.sum()), len(layout.layers), layout.width)
+        if stored["states"].shape != shape or stored["states"].dtype != layout.stored:
+            raise ValueError(f"its states are {tuple(stored['states'].shape)} and must be {shape}")
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"it is no shard ({error})") from error
+    return Shard(np.ascontiguousarray(keys).view(KEY)[:, 0], np.concatenate([[0], lengths.cumsum()]), stored)
