@@ -131,7 +131,7 @@ def parse_arguments(
 
 
 def _closest(name: str, kinds: tuple[type, ...], prefix: str = "") -> str:
-    known = [one.name for kind in kinds for one in fields(kind)]
+    known = [one.name for kind in kinds for one in fields(kind) if one.init]
     close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
     return f"; did you mean {prefix + close[0]!r}?" if close else "; --help lists all"
 
@@ -143,7 +143,7 @@ def _recipe_flags(path: Path, kinds: tuple[type, ...]) -> list[str]:
         raise ValueError(f"recipe {str(path)!r} can't be read: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"recipe {str(path)!r} must be a mapping of flags to values, not {type(values).__name__}")
-    known = [one.name for kind in kinds for one in fields(kind)]
+    known = [one.name for kind in kinds for one in fields(kind) if one.init]
     flags = []
     for key, value in values.items():
         if key not in known:

@@ -83,10 +83,7 @@ class KAdapterTrainer(Trainer):
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the objective's results and the mean loss over all labels."""
-        (predictions, losses), labels = prediction.predictions, prediction.label_ids
-        counted = losses[labels != IGNORED]
-        loss = float(counted.mean(dtype=np.float64)) if counted.size else 0.0
-        return {"loss": loss, **self.objective.measure(predictions, labels, self.eval_dataset)}
+        return measured(self.objective, prediction, self.eval_dataset)
 
     # ---- a stop at NaN --------------------------------------------------------------------------------------------
 
@@ -187,6 +184,14 @@ class InOrder(Sampler[int]):
 
     def __iter__(self) -> Any:
         return iter(self.order)
+
+
+def measured(objective: Any, prediction: EvalPrediction, evaluated: Any) -> dict[str, float]:
+    """Return an objective's results and the mean loss over all labels."""
+    (predictions, losses), labels = prediction.predictions, prediction.label_ids
+    counted = losses[labels != IGNORED]
+    loss = float(counted.mean(dtype=np.float64)) if counted.size else 0.0
+    return {"loss": loss, **objective.measure(predictions, labels, evaluated)}
 
 
 def predictions_and_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,9 @@ Prototypical Network 69.2 +- 0.2, human 92.2. Ours: not measured on those.
 
 With `--episodes` nothing is trained: in each episode every class has `--shot` labelled sentences, drawn by `--seed`,
 whose mean is its prototype, and one other sentence of each class, the same for all seeds, is given to the nearest.
-Features are those that a head would read, each source layer-normed. The published files share no relation between train and validation; for the
-supervised task give the files names without split words, so that sentences are held out by a hash.
+Features are those that a head would read, each source layer-normed. The published files share no relation between
+train and validation; for the supervised task give the files names without split words, so that sentences are held out
+by a hash.
 """
 
 from __future__ import annotations

@@ -1,0 +1,230 @@
+"""Train a whole encoder on several pre-training objectives, without adapters: the paper's RoBERTa + multitask.
+
+accelerate launch trainers/run_multitask.py --objectives factual linguistic --corpora fewrel conllu
+    --data_dirs DIR_WITH_FEWREL DIR_WITH_CONLLU --backbone ID_OR_PATH --output_dir OUT --do_train --do_eval
+
+Each batch is of one objective, and those of all are spread evenly over an epoch, which is one pass over each corpus.
+OUT is a plain encoder of transformers with its tokenizer: `run_task.py --backbone OUT --adapters none` is the row
+"multitask" of the results table (K-Adapter, section 4). The heads are left behind; all_results.json says how each
+objective was learned. Flags are those of run_adapter.py, where they mean something here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):
+    import _bootstrap  # noqa: F401 (run as a file)
+
+import torch
+from accelerate import PartialState
+from transformers import AutoConfig, AutoTokenizer, set_seed
+
+from kadapter.trainers import pretraining
+from kadapter.trainers.arguments import CorpusArguments, RunArguments, parse_arguments
+from kadapter.trainers.examples import check_record_type, encode, load_splits, sample
+from kadapter.trainers.multitask import (
+    Labelled,
+    MixedExamples,
+    MultitaskModel,
+    MultitaskTrainer,
+    PadToObjective,
+)
+from kadapter.trainers.outputs import (
+    check_output_directory,
+    checkpoint_to_resume,
+    clear,
+    replace_file,
+    replace_files,
+)
+from kadapter.trainers.task_models import MULTITASK
+
+
+@dataclass(kw_only=True)
+class CorporaArguments(CorpusArguments):
+    """Which records are trained and evaluated on: a corpus for each objective."""
+
+    corpus: str = field(init=False, default="")
+    data_dir: str = field(init=False, default="")
+    corpora: list[str] = field(metadata={"help": "Name of each objective's corpus: files of data_builders/."})
+    data_dirs: list[str] = field(metadata={"help": "Directory of each corpus as released."})
+
+    def each(self) -> list[CorpusArguments]:
+        """Return the arguments of each corpus alone."""
+        found = []
+        for name, folder in zip(self.corpora, self.data_dirs, strict=True):
+            one = copy.copy(self)
+            one.corpus, one.data_dir = name, folder
+            found.append(one)
+        return found
+
+
+@dataclass(kw_only=True)
+class MultitaskArguments:
+    """Which encoder is trained, by which objectives, under which heads."""
+
+    objectives: list[str] = field(metadata={"help": "Names of the objectives: files of trainers/pretraining/."})
+    backbone: str = field(metadata={"help": "Hub id or directory of the encoder."})
+    backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
+    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the heads."})
+    head: str = field(
+        default="default",
+        metadata={"choices": ["default", "official"], "help": "The objective's own head, or the published one."},
+    )
+    official_labels: str = field(
+        default="aligned",
+        metadata={"choices": ["aligned", "published"], "help": "Labels of the official dependency head."},
+    )
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Train the encoder as the flags say, and return the results of all objectives.
+
+    Raises:
+        ValueError: a flag, a corpus or the output directory is unfit; the sentence says which and what to do.
+        OSError: the backbone can't be read, or the results can't be written.
+        FloatingPointError: the loss became NaN; the last good checkpoint is kept.
+    """
+    corpora, flags, run = parse_arguments(argv, (CorporaArguments, MultitaskArguments, RunArguments))
+    state = PartialState()
+    objectives = _objectives(corpora, flags, run)
+    resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir)
+    check_output_directory(run.output_dir, bool(resume), run.overwrite_output_dir)
+    state.wait_for_everyone()
+    set_seed(run.seed)
+    with run.main_process_first(desc="corpora"):
+        fields, train, held_out = _examples(corpora, objectives, run, state.is_main_process)
+    model = _model(flags, objectives, fields)
+    if state.is_main_process:
+        _tell(model, run)
+        clear(run.output_dir, bool(resume))
+    state.wait_for_everyone()
+    trainer = _trainer(model, objectives, train, held_out, run)
+    results = _run(trainer, run, resume if isinstance(resume, str) else None)
+    if state.is_main_process:
+        _write(trainer, corpora, flags, results)
+    state.wait_for_everyone()
+    return results
+
+
+def _objectives(corpora: CorporaArguments, flags: MultitaskArguments, run: RunArguments) -> dict[str, Any]:
+    """Check all that can be checked before anything costs time, and return the objectives by name."""
+    if not run.do_train:
+        raise ValueError("there is nothing to do; give --do_train (and --do_eval to learn what it came to)")
+    numbers = {"--objectives": flags.objectives, "--corpora": corpora.corpora, "--data_dirs": corpora.data_dirs}
+    if len({len(given) for given in numbers.values()}) > 1:
+        told = ", ".join(f"{flag} has {len(given)}" for flag, given in numbers.items())
+        raise ValueError(f"{told}; give each objective one corpus and one directory, in one order")
+    if len(set(flags.objectives)) < len(flags.objectives):
+        raise ValueError(f"--objectives {' '.join(flags.objectives)} names one twice; name each once")
+    kinds = {name: pretraining.load(name) for name in flags.objectives}
+    for corpus, kind in zip(corpora.each(), kinds.values(), strict=True):
+        check_record_type(corpus, kind)
+    AutoConfig.from_pretrained(flags.backbone, revision=flags.backbone_revision)
+    tokenizer = AutoTokenizer.from_pretrained(flags.backbone, revision=flags.backbone_revision)
+    if corpora.max_length > tokenizer.model_max_length:
+        raise ValueError(
+            f"--max_length {corpora.max_length} is more than the {tokenizer.model_max_length} tokens that "
+            f"{flags.backbone!r} takes; lower it"
+        )
+    return {name: kind(tokenizer, corpora.max_length, flags) for name, kind in kinds.items()}
+
+
+def _examples(
+    corpora: CorporaArguments, objectives: dict[str, Any], run: RunArguments, tell: bool
+) -> tuple[dict[str, dict[str, Any]], MixedExamples, dict[str, Labelled]]:
+    """Build and encode all corpora; return what each head must know, and the examples to train and evaluate on."""
+    fields, examples = {}, {"train": {}, "eval": {}}
+    numbers = {"train": corpora.max_train_samples, "eval": corpora.max_eval_samples}
+    for corpus, (name, objective) in zip(corpora.each(), objectives.items(), strict=True):
+        splits = load_splits(corpus, True, run.do_eval, tell)
+        fields[name] = objective.learn(splits["train"])
+        for split, rows in splits.items():
+            examples[split][name] = encode(split, sample(rows, numbers[split]), objective, corpus, tell)
+    return (
+        fields,
+        MixedExamples(examples["train"]),
+        {name: Labelled(name, one) for name, one in examples["eval"].items()},
+    )
+
+
+def _model(flags: MultitaskArguments, objectives: dict[str, Any], fields: dict[str, dict[str, Any]]) -> MultitaskModel:
+    models: dict[str, Any] = {}
+    backbone, loading = flags.backbone, {"revision": flags.backbone_revision, "dtype": torch.float32}
+    for name, objective in objectives.items():
+        own = {"fusion": "add", "classifier_dropout": flags.classifier_dropout, **fields[name]}
+        models[name] = objective.model_class.from_backbone(backbone, **own, **loading)
+        backbone, loading = models[name].base_model.backbone, {}  # all others stand on the same
+    return MultitaskModel(models)
+
+
+def _tell(model: MultitaskModel, run: RunArguments) -> None:
+    step = run.train_batch_size * run.gradient_accumulation_steps * run.world_size
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    print(f"processes: {run.world_size}, device: {run.device.type}, examples in one step: {step}")
+    print(f"trainable params: {trained:,} (the whole encoder and {len(model.models)} heads)")
+
+
+def _trainer(
+    model: MultitaskModel,
+    objectives: dict[str, Any],
+    train: MixedExamples,
+    held_out: dict[str, Labelled],
+    run: RunArguments,
+) -> MultitaskTrainer:
+    run.ddp_find_unused_parameters = len(objectives) > 1  # no step uses the heads of the other objectives
+    return MultitaskTrainer(
+        model=model,
+        args=run,
+        train_dataset=train,
+        eval_dataset=held_out or None,
+        processing_class=next(iter(objectives.values())).tokenizer,
+        data_collator=PadToObjective(objectives),
+        objective=objectives,
+    )
+
+
+def _run(trainer: MultitaskTrainer, run: RunArguments, checkpoint: str | None) -> dict[str, float]:
+    if run.world_size > 1:
+        torch.manual_seed(run.seed + run.process_index)  # so that every process drops out other units
+    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.check_weights()
+    trainer.log_metrics("train", outcome.metrics)
+    trainer.save_metrics("train", outcome.metrics)
+    trainer.save_state()
+    results: dict[str, float] = trainer.evaluate() if run.do_eval else {}
+    if run.do_eval:
+        trainer.log_metrics("eval", results)
+        trainer.save_metrics("eval", results)
+    return results
+
+
+def _write(
+    trainer: MultitaskTrainer, corpora: CorporaArguments, flags: MultitaskArguments, results: dict[str, float]
+) -> None:
+    """Write encoder and tokenizer and, last of all, what they were trained on."""
+    output, run = Path(trainer.args.output_dir), trainer.args
+    replace_files(output, trainer.model.backbone.save_pretrained)
+    replace_files(output, trainer.processing_class.save_pretrained)
+    told = {
+        "backbone": flags.backbone,
+        "objectives": dict(zip(flags.objectives, corpora.corpora, strict=True)),
+        "epochs": round(trainer.state.epoch or 0, 2),
+        "steps": trainer.state.global_step,
+        "learning_rate": run.learning_rate,
+        "seed": run.seed,
+        "results": {key: value for key, value in results.items() if not key.endswith(("_runtime", "_per_second"))},
+    }
+    replace_file(output / MULTITASK, json.dumps(told, indent=2))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        sys.exit(f"run_multitask: {error}")
