@@ -14,6 +14,8 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..configuration_kadapter import FUSIONS
+
 __all__ = ["AdapterArguments", "CorpusArguments", "RunArguments", "parse_arguments"]
 
 
@@ -58,7 +60,7 @@ class AdapterArguments:
         default=True, metadata={"help": "Hide padding from the adapter (the official code: no)."}
     )
     fusion: str = field(
-        default="concat", metadata={"choices": ["concat", "add"], "help": "Fusion under the pre-training head."}
+        default="concat", metadata={"choices": list(FUSIONS), "help": "Fusion under the pre-training head."}
     )
     classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the pre-training head."})
     head: str = field(
