@@ -1,0 +1,78 @@
+"""What the commands share: their options, and lists of values after one option."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import _lengths
+import typer
+from typer.core import TyperCommand
+
+SizeOption = Annotated[Literal["large", "base", "tiny"], typer.Option(help="Shape of the backbone, as RoBERTa's.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often every contestant runs.")]
+Steps = Annotated[int, typer.Option(min=1, help="Training steps that are measured in each run.")]
+Warmup = Annotated[int, typer.Option(min=1, help="Steps before those that are measured.")]
+Batch = Annotated[int, typer.Option(min=1, help="Sentences in a batch.")]
+MaxLength = Annotated[int, typer.Option(min=8, max=512, help="Longest sentence in tokens; longer ones are cut.")]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the models run.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of a process.", show_default="one for each core")]
+DataDir = Annotated[Path | None, typer.Option(help="FewRel release, for its lengths instead of the recorded ones.")]
+Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer that counts the tokens of --data-dir.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Where the results are written, after every round.")]
+Markdown = Annotated[Path | None, typer.Option(help="Where the table is written.")]
+CORES = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
+class SpreadCommand(TyperCommand):
+    """A command whose options take several values at once: `--batches 1 16 64`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse flags after spreading them."""
+        return super().parse_args(ctx, spread(args))
+
+
+def spread(arguments: Sequence[str]) -> list[str]:
+    """Repeat an option before each of its values; there are no arguments that are not options."""
+    flags, option, expected = [], None, False
+    for one in arguments:
+        if one.startswith("--"):
+            option, expected = one, "=" not in one
+        elif not expected and option is not None:
+            flags.append(option.partition("=")[0])
+        flags.append(one)
+        expected = expected and one.startswith("--")
+    return flags
+
+
+def start(main: Callable[..., None]) -> None:
+    """Run a command; a failure that has a sentence ends with it.
+
+    Raises:
+        SystemExit: always, as commands do.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(cls=SpreadCommand, help=sys.modules[main.__module__].__doc__)(main)
+    try:
+        app()
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        sys.exit(f"{Path(sys.argv[0]).stem}: {error}")
+
+
+def lengths_of(data_dir: Path | None, tokenizer: str | None) -> list[int]:
+    """Return the lengths of all sentences, of a directory if there is one.
+
+    Raises:
+        ValueError: the directory has no tokenizer, or the tokenizer no directory.
+    """
+    if (data_dir is None) != (tokenizer is None):
+        raise ValueError("--data-dir and --tokenizer go together: give both, or neither for the recorded lengths")
+    return _lengths.recorded() if data_dir is None else _lengths.measured(data_dir, tokenizer)
+
+
+def name_of(adapters: int) -> str:
+    """Return the name of a contestant with so many adapters."""
+    return f"+{adapters}" if adapters else "backbone"

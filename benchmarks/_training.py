@@ -1,0 +1,177 @@
+"""One contestant's training steps, timed in its own process."""
+
+from __future__ import annotations
+
+import tempfile
+from random import Random
+from typing import Any
+
+import _lengths
+import _models
+import torch
+from _limit import Time, fractions, matrix_peak, now, since
+from _rounds import Marks
+from _work import SIZES, training_step
+from datasets import Dataset
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from kadapter.trainers.arguments import RunArguments
+from kadapter.trainers.collators import PadToBatch
+from kadapter.trainers.sampling import POOL, GlobalBatchSampler
+from kadapter.trainers.trainer import KAdapterTrainer
+
+PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
+
+
+def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
+    """Train one contestant for some steps; return its rate, the limit, and the share of the limit that it reached.
+
+    A job says contestant, size, batch, steps, warmup, longest, lengths, adapters, device, threads and round.
+    """
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(job["round"])
+    size, device = SIZES[job["size"]], job["device"]
+    dtype = torch.float32 if job["contestant"] == "official" else torch.bfloat16
+    peaks = [matrix_peak(size.matrix, dtype, device)]
+    trained = official if job["contestant"] == "official" else under_the_trainer
+    lengths, taken = trained(job, examples(job), marks)
+    marks.end()
+    peaks.append(matrix_peak(size.matrix, dtype, device))
+    operations = training_step(job["contestant"], size, lengths, job["adapters"])
+    return {
+        "tokens_per_second": sum(lengths) / taken.wall,
+        "tokens_per_cpu_second": sum(lengths) / taken.cpu,
+        "seconds_per_step": taken.wall / job["steps"],
+        "mflop_per_token": operations / sum(lengths) / 1e6,
+        **fractions(operations, taken, peaks),
+        "peak_device_mib": torch.cuda.max_memory_allocated() / 2**20 if device != "cpu" else 0.0,
+    }
+
+
+def examples(job: dict[str, Any]) -> Dataset:
+    """Make as many sentences of random tokens as warm-up and measured steps take.
+
+    Their lengths are those of the first batches of a corpus so large that batches of like length need little padding.
+    """
+    number, random = job["batch"] * (job["warmup"] + job["steps"]), Random(job["round"])
+    corpus = _lengths.draw(job["lengths"], max(POOL * job["batch"], number), job["longest"], job["round"])
+    lengths = [corpus[index] for index in list(in_batches(corpus, job))[:number]]
+    words = range(5, SIZES[job["size"]].vocabulary)
+    return Dataset.from_dict(
+        {
+            "length": lengths,
+            "input_ids": [[0, *random.choices(words, k=length - 2), 2] for length in lengths],
+            "entity_positions": [random.sample(range(1, length - 1), 2) for length in lengths],
+            "labels": random.choices(range(_models.RELATIONS), k=number),
+        }
+    )
+
+
+def in_batches(lengths: list[int], job: dict[str, Any]) -> GlobalBatchSampler:
+    """Return the order in which all but the official contestant train on sentences of these lengths."""
+    return GlobalBatchSampler(lengths, job["batch"], True, job["round"])
+
+
+# ---- as published -------------------------------------------------------------------------------------------------
+
+
+def official(job: dict[str, Any], data: Dataset, marks: Marks) -> tuple[list[int], Time]:
+    """Run the official procedure's steps; return the lengths that were trained on, and the time.
+
+    float32, all sentences padded to one length and in random order, clipping, and AdamW as a loop over tensors.
+    """
+    model = _models.Official(SIZES[job["size"]]).to(job["device"])
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.0, foreach=False, fused=False)
+    pad, data, begin = PadToBatch(PADDING), data.shuffle(seed=job["round"]), now(job["device"])
+    for step in range(job["warmup"] + job["steps"]):
+        if step == job["warmup"]:
+            marks.begin()
+            begin = now(job["device"])
+        rows = [data[step * job["batch"] + row] for row in range(job["batch"])]
+        official_step(model, trained, optimizer, to_fixed_length(pad(rows), job["longest"], job["device"]))
+    taken = since(begin, job["device"])
+    return data["length"][job["batch"] * job["warmup"] :], taken
+
+
+def official_step(model: nn.Module, trained: list, optimizer: torch.optim.Optimizer, batch: dict) -> None:
+    """One step of fac-adapter.py."""
+    loss = model(**batch)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    optimizer.step()
+    model.zero_grad()
+    loss.item()
+
+
+def to_fixed_length(batch: dict[str, torch.Tensor], length: int, device: str) -> dict[str, torch.Tensor]:
+    """Pad ids and mask to one length for all batches."""
+    missing = length - batch["input_ids"].shape[1]
+    for name, value in (("input_ids", _models.PAD), ("attention_mask", 0)):
+        batch[name] = nn.functional.pad(batch[name], (0, missing), value=value)
+    return {name: one.to(device) for name, one in batch.items()}
+
+
+# ---- under transformers' Trainer ----------------------------------------------------------------------------------
+
+
+def under_the_trainer(job: dict[str, Any], data: Dataset, marks: Marks) -> tuple[list[int], Time]:
+    """Train under --bf16 in batches of like length; return the lengths that were trained on, and the time."""
+    with tempfile.TemporaryDirectory(prefix="benchmark_") as folder:
+        arguments = RunArguments(
+            output_dir=folder,
+            bf16=True,
+            use_cpu=job["device"] == "cpu",
+            per_device_train_batch_size=job["batch"],
+            num_train_epochs=1,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            data_seed=job["round"],
+        )
+        stopwatch = Stopwatch(marks, job)
+        settings = {"args": arguments, "train_dataset": data, "callbacks": [stopwatch]}
+        run = trainer(job, data_collator=PadToBatch(PADDING), **settings)
+        run.remove_callback(PrinterCallback)  # this command has a table of its own
+        run.train()
+    return measured_lengths(data, job), stopwatch.taken
+
+
+def trainer(job: dict[str, Any], **settings: Any) -> Trainer:
+    """Return the trainer of a contestant's model."""
+    size, contestant = SIZES[job["size"]], job["contestant"]
+    if contestant == "ours":
+        return KAdapterTrainer(objective=None, model=_models.ours(size, torch.bfloat16, job["adapters"]), **settings)
+    model = _models.full(size) if contestant == "full" else _models.low_rank(size, contestant)
+    return SameBatches(model=model, **settings)
+
+
+class SameBatches(Trainer):
+    """transformers' Trainer with the batches that ours has."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> GlobalBatchSampler:
+        return GlobalBatchSampler(self.train_dataset["length"], self.args.train_batch_size, True, self.args.data_seed)
+
+
+def measured_lengths(data: Dataset, job: dict[str, Any]) -> list[int]:
+    """Return the lengths of the sentences that were trained on after the warm-up."""
+    lengths = list(data["length"])
+    return [lengths[index] for index in list(in_batches(lengths, job))[job["batch"] * job["warmup"] :]]
+
+
+class Stopwatch(TrainerCallback):
+    """Takes the time from the end of the last warm-up step to the end of the last step."""
+
+    def __init__(self, marks: Marks, job: dict[str, Any]) -> None:
+        self.marks, self.device = marks, job["device"]
+        self.first, self.last = job["warmup"], job["warmup"] + job["steps"]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at the clock."""
+        if state.global_step == self.first:
+            self.marks.begin()
+            self.begin = now(self.device)
+        elif state.global_step == self.last:
+            self.taken = since(self.begin, self.device)

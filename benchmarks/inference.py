@@ -1,0 +1,103 @@
+"""Reads sentences with a backbone alone and with adapters added to it: latency and throughput.
+
+    python benchmarks/inference.py --adapters 0 1 2 4 --batches 1 4 16 64 --rounds 5 --json FILE
+
+Everything is held and computed in --dtype. All contestants read the same batches, the longest sentences first. Weights
+are random.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Annotated, Any, Literal
+
+import _commands as told
+import typer
+from _rounds import Marks, Results, play
+from _tables import tell, write_json
+
+ADAPTERS, BATCHES = [0, 1, 2, 4], [1, 4, 16, 64]
+NUMBERS = ("latency_ms", "tokens_per_second", "tokens_per_cpu_second", "sentences_per_second")
+LIMITS = ("fraction_of_limit", "fraction_of_limit_by_cpu")
+
+
+def main(
+    adapters: Annotated[
+        list[int], typer.Option(min=0, help="Adapters of each contestant; the first is compared to.")
+    ] = ADAPTERS,
+    batches: Annotated[list[int], typer.Option(min=1, help="Sentences in a batch.")] = BATCHES,
+    repeats: Annotated[int, typer.Option(min=1, help="Batches of each size in each round.")] = 8,
+    dtype: Annotated[Literal["bf16", "fp32"], typer.Option(help="In which all is held and computed.")] = "bf16",
+    size: told.SizeOption = "large",
+    rounds: told.Rounds = 5,
+    max_length: told.MaxLength = 64,
+    device: told.Device = "cpu",
+    threads: told.Threads = told.CORES,
+    data_dir: told.DataDir = None,
+    tokenizer: told.Tokenizer = None,
+    json_file: told.Json = None,
+    markdown: told.Markdown = None,
+) -> None:
+    """Read with every number of adapters in each round and compare."""
+    shared = {"size": size, "batches": batches, "repeats": repeats, "longest": max_length, "dtype": dtype}
+    shared |= {"device": device, "threads": threads, "lengths": told.lengths_of(data_dir, tokenizer)}
+    jobs = {told.name_of(number): {**shared, "adapters": number} for number in adapters}
+    results = play(contest, jobs, rounds, device, lambda some: write_json(json_file, summary(some)))
+    title = f"Inference in {dtype}, RoBERTa-{size} sizes, medians of {rounds} rounds"
+    tell(title, table(summary(results)), device, threads, markdown)
+
+
+def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
+    """Run one contestant, in a process that has the heavy libraries."""
+    from _reading import contest
+
+    return contest(job, marks)
+
+
+def summary(results: Results) -> dict[str, dict[str, Any]]:
+    """Return for each contestant its memory, and by batch size what each round gave and the share of the limit."""
+    return {
+        name: {
+            **{key: _by_batch(runs, key) for key in NUMBERS},
+            **{key: {batch: median(one) for batch, one in _by_batch(runs, key).items()} for key in LIMITS},
+            "peak_rss_mib": max(one["peak_rss_mib"] for one in runs),
+            "peak_anonymous_mib": max(one["peak_anonymous_mib"] for one in runs),
+        }
+        for name, runs in results.items()
+        if runs
+    }
+
+
+def _by_batch(runs: list[dict[str, Any]], key: str) -> dict[str, list[float]]:
+    return {batch: [one["points"][batch][key] for one in runs] for batch in runs[0]["points"]}
+
+
+def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Return a row for each contestant and batch size, its time for a token beside that of the first contestant."""
+    first = next(iter(summary))
+    rows = []
+    for name, one in summary.items():
+        for batch, rates in one["tokens_per_second"].items():
+            times = {
+                key: median(summary[first][key][batch]) / median(one[key][batch])
+                for key in ("tokens_per_second", "tokens_per_cpu_second")
+            }
+            rows.append(
+                {
+                    "contestant": name,
+                    "batch": batch,
+                    "latency ms": f"{median(one['latency_ms'][batch]):.1f}",
+                    "tokens/s": f"{median(rates):.0f}",
+                    "sentences/s": f"{median(one['sentences_per_second'][batch]):.1f}",
+                    f"time against {first}": f"{times['tokens_per_second']:.2f}x",
+                    "CPU time": f"{times['tokens_per_cpu_second']:.2f}x",
+                    "of the limit": f"{one['fraction_of_limit'][batch]:.1%}",
+                    "by CPU time": f"{one['fraction_of_limit_by_cpu'][batch]:.1%}",
+                    "anonymous MiB": f"{one['peak_anonymous_mib']:.0f}",
+                }
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    told.start(main)

@@ -1,0 +1,71 @@
+"""Shows how our training step grows with sentence length, batch and number of adapters: time and memory.
+
+    python benchmarks/scaling.py --lengths 16 64 256 --batches 4 16 64 --adapters 1 2 4 --rounds 3 --json FILE
+
+One thing varies at a time; the others stay at --batch sentences of the recorded lengths and one adapter. With
+--lengths all sentences are of that length. Several adapters train together under one head. Weights are random.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Annotated, Any
+
+import _commands as told
+import typer
+from _rounds import play
+from _tables import tell, write_json
+from train_step import contest, summary
+
+Values = list[int]
+LENGTHS, BATCHES, ADAPTERS = [16, 32, 64, 128, 256], [1, 4, 16, 64], [1, 2, 4]
+
+
+def main(
+    lengths: Annotated[Values, typer.Option(min=8, max=512, help="Sentence lengths.")] = LENGTHS,
+    batches: Annotated[Values, typer.Option(min=1, help="Batch sizes.")] = BATCHES,
+    adapters: Annotated[Values, typer.Option(min=1, help="Numbers of adapters.")] = ADAPTERS,
+    size: told.SizeOption = "large",
+    rounds: told.Rounds = 3,
+    steps: told.Steps = 4,
+    warmup: told.Warmup = 2,
+    batch: told.Batch = 16,
+    max_length: told.MaxLength = 64,
+    device: told.Device = "cpu",
+    threads: told.Threads = told.CORES,
+    data_dir: told.DataDir = None,
+    tokenizer: told.Tokenizer = None,
+    json_file: told.Json = None,
+    markdown: told.Markdown = None,
+) -> None:
+    """Train with every length, batch size and number of adapters in each round."""
+    shared = {"contestant": "ours", "size": size, "batch": batch, "steps": steps, "warmup": warmup, "adapters": 1}
+    shared |= {"longest": max_length, "lengths": told.lengths_of(data_dir, tokenizer)}
+    shared |= {"device": device, "threads": threads}
+    jobs = {f"length {one}": {**shared, "lengths": [one], "longest": one} for one in lengths}
+    jobs |= {f"batch {one}": {**shared, "batch": one} for one in batches}
+    jobs |= {f"adapters {one}": {**shared, "adapters": one} for one in adapters}
+    results = play(contest, jobs, rounds, device, lambda some: write_json(json_file, summary(some)))
+    title = f"One training step of ours, RoBERTa-{size} sizes, medians of {rounds} rounds"
+    tell(title, table(summary(results)), device, threads, markdown)
+
+
+def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Return a row for each point."""
+    return [
+        {
+            "what varies": name,
+            "ms/step": f"{1000 * one['seconds_per_step']:.0f}",
+            "tokens/s": f"{median(one['tokens_per_second']):.0f}",
+            "MFLOP/token": f"{one['mflop_per_token']:.4g}",
+            "of the limit": f"{one['fraction_of_limit']:.1%}",
+            "by CPU time": f"{one['fraction_of_limit_by_cpu']:.1%}",
+            "anonymous MiB": f"{one['peak_anonymous_mib']:.0f}",
+            "device MiB": f"{one['peak_device_mib']:.0f}",
+        }
+        for name, one in summary.items()
+    ]
+
+
+if __name__ == "__main__":
+    told.start(main)

@@ -1,0 +1,98 @@
+"""Trains a knowledge adapter beside what else one could run, and compares tokens a second and memory.
+
+    python benchmarks/train_step.py --contestants official lora ours ours-cached --rounds 3 --json FILE
+
+official: the published procedure, float32, padded to --max-length. lora: PEFT's, rank 8 on query and value.
+bottleneck: a LoRA as wide as bottleneck adapters, at their places. full: the whole encoder. ours: one adapter beside a
+bfloat16 backbone. ours-cached: its tapped states kept. ours-cached-8bit: kept in 8 bits. All but the first train under
+--bf16 in the same batches of like length. Weights are random.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Annotated, Any
+
+import _commands as told
+import typer
+from _rounds import Results, play
+from _tables import tell, write_json
+from _work import CONTESTANTS
+
+ALL = list(CONTESTANTS)
+RATES = ("tokens_per_second", "tokens_per_cpu_second")
+LIMITS = ("fraction_of_limit", "fraction_of_limit_by_cpu", "matrix_peak_gflops")
+MEDIANS = (*LIMITS, "mflop_per_token", "seconds_per_step")
+PEAKS = ("peak_rss_mib", "peak_anonymous_mib", "peak_device_mib")
+
+
+def main(
+    contestants: Annotated[list[str], typer.Option(help=f"Any of {' '.join(CONTESTANTS)}.")] = ALL,
+    size: told.SizeOption = "large",
+    rounds: told.Rounds = 5,
+    steps: told.Steps = 6,
+    warmup: told.Warmup = 2,
+    batch: told.Batch = 16,
+    max_length: told.MaxLength = 64,
+    device: told.Device = "cpu",
+    threads: told.Threads = told.CORES,
+    data_dir: told.DataDir = None,
+    tokenizer: told.Tokenizer = None,
+    json_file: told.Json = None,
+    markdown: told.Markdown = None,
+) -> None:
+    """Train every contestant in each round and compare."""
+    for one in contestants:
+        if one not in CONTESTANTS:
+            raise typer.BadParameter(f"no contestant {one!r}; there are {', '.join(CONTESTANTS)}")
+    shared = {"size": size, "batch": batch, "steps": steps, "warmup": warmup, "longest": max_length, "adapters": 1}
+    shared |= {"device": device, "threads": threads, "lengths": told.lengths_of(data_dir, tokenizer)}
+    jobs = {one: {**shared, "contestant": one} for one in contestants}
+    results = play(contest, jobs, rounds, device, lambda some: write_json(json_file, summary(some)))
+    title = f"Training, RoBERTa-{size} sizes, batches of {batch} sentences, medians of {rounds} rounds"
+    tell(title, table(summary(results)), device, threads, markdown)
+
+
+def contest(job: dict[str, Any], marks: Any) -> dict[str, float]:
+    """Run one contestant, in a process that has the heavy libraries."""
+    from _training import contest
+
+    return contest(job, marks)
+
+
+def summary(results: Results) -> dict[str, dict[str, Any]]:
+    """Return rates by round, largest memory, and the median share of the limit of each contestant."""
+    return {
+        name: {
+            **{key: [one[key] for one in runs] for key in RATES},
+            **{key: median(one[key] for one in runs) for key in MEDIANS},
+            **{key: max(one[key] for one in runs) for key in PEAKS},
+        }
+        for name, runs in results.items()
+        if runs
+    }
+
+
+def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Return a row for each contestant, its rate beside that of the first."""
+    first = median(next(iter(summary.values()))["tokens_per_second"])
+    return [
+        {
+            "contestant": name,
+            "tokens/s": f"{(rate := median(one['tokens_per_second'])):.0f}",
+            "tokens/CPU s": f"{median(one['tokens_per_cpu_second']):.0f}",
+            "lowest to highest": f"{min(one['tokens_per_second']):.0f} to {max(one['tokens_per_second']):.0f}",
+            f"against {next(iter(summary))}": f"{rate / first:.2f}x",
+            "MFLOP/token": f"{one['mflop_per_token']:.4g}",
+            "of the limit": f"{one['fraction_of_limit']:.1%}",
+            "by CPU time": f"{one['fraction_of_limit_by_cpu']:.1%}",
+            "anonymous MiB": f"{one['peak_anonymous_mib']:.0f}",
+            "resident MiB": f"{one['peak_rss_mib']:.0f}",
+            "device MiB": f"{one['peak_device_mib']:.0f}",
+        }
+        for name, one in summary.items()
+    ]
+
+
+if __name__ == "__main__":
+    told.start(main)
