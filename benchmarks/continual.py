@@ -60,9 +60,8 @@ def main(
     given = [str(part) for flag, value in flags.items() if value is not None for part in (f"--{flag}", value)]
     given += more or []
     folders = dict(zip(METRICS, map(str, (fewrel, treebank, texts_and_triples)), strict=True))
-    settings = {"flags": given, "fine_tuning_rate": fine_tuning_rate, **folders}
     file = output_dir / "continual.json"
-    record = read_record(file, settings)
+    record = read_record(file, {"flags": given, "fine_tuning_rate": fine_tuning_rate, **folders})
     measured: Measured = record["measured"]
     kinds = [open_kind(name, folder, given, output_dir) for name, folder in folders.items()]
     for way in (KnowledgeAdapters(output_dir), FullFineTuning(output_dir, fine_tuning_rate)):

@@ -122,11 +122,14 @@ def test_a_run_that_was_stopped_repeats_only_what_is_missing(ran):
     record = json.loads(file.read_text(encoding="utf-8"))
     adapters, tuned = record["measured"].values()
     adapters["linguistic"]["1"]["results"]["eval_uas"] = 2.0  # stays, since it is not measured again
-    whole = json.dumps(record)
+    whole = json.loads(json.dumps(record))
     del tuned["factual"]["2"], adapters["triples"]["2"]
     file.write_text(json.dumps(record), encoding="utf-8")
     module.main(**{"seed": 0, **given})
-    assert json.loads(file.read_text(encoding="utf-8")) == json.loads(whole)
+    again = json.loads(file.read_text(encoding="utf-8"))
+    for one in (again, whole):  # safetensors writes a file's metadata in any order
+        del one["measured"]["knowledge adapters"]["triples"]["2"]["artifact"]
+    assert again == whole
     assert digest(run / "fine-tuned") == before
     assert "| 2.000 |" in (run / "continual.md").read_text(encoding="utf-8")
 
