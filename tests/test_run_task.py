@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import ROOT, digest, losses, results, run_command, same_tensors, tensors, tool
-from tiny_tasks import flags, predictions, run_of, write_adapters, write_ground, write_json
+from tiny_tasks import flags, predictions, run_of, write_adapters, write_corpus, write_ground, write_json
 from transformers import AutoModelForSequenceClassification, RobertaModel
 
 from kadapter import KAdapterForEntityPairClassification
@@ -213,6 +213,22 @@ def test_predictions_do_not_depend_on_batches_order_padding_or_kept_states(groun
             assert (one["prediction"], one["gold"]) == (expected["prediction"], expected["gold"])
             assert one["scores"] == pytest.approx(expected["scores"], abs=1e-5)
         assert found["eval_loss"] == pytest.approx(results(trained)["eval_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["entity_typing", "multiple_choice", "searchqa"])
+def test_answers_of_every_kind_do_not_depend_on_batches_or_kept_states(ground, tmp_path, task):
+    output = tmp_path / "out"
+    write_corpus(ground / task, task)
+    trained = run_task.main(flags(ground, output, "--num_train_epochs", "1", task=task))
+    told = predictions(output)
+    for more in (
+        ("--per_device_eval_batch_size", "1"),
+        ("--keep_states", "false", "--per_device_eval_batch_size", "5"),
+    ):
+        found = run_task.main(without(flags(ground, output, *more, task=task), "--do_train"))
+        assert found["eval_loss"] == pytest.approx(trained["eval_loss"], abs=1e-5)
+        for one, expected in zip(predictions(output), told, strict=True):
+            assert (one["id"], one["prediction"]) == (expected["id"], expected["prediction"])
 
 
 def test_evaluation_alone_reads_the_other_split_and_leaves_the_model(ground, trained, tmp_path):
@@ -449,11 +465,18 @@ def test_a_label_that_training_does_not_have_is_named_with_its_record(ground, tm
         run_task.main(flags(ground, tmp_path / "out", "--data_dir", data))
 
 
-def test_a_split_that_is_missing_is_told(ground, tmp_path):
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda path: path.unlink(), "--eval_split test needs 'test', which is missing or empty"),
+        (lambda path: path.write_text("[]"), r"test\.json, record 1: the file is empty or holds no record at all"),
+    ],
+)
+def test_a_split_that_is_missing_or_empty_is_told(ground, tmp_path, spoil, sentence):
     data = tmp_path / "data"
     shutil.copytree(ground / TASK, data)
-    (data / "test.json").unlink()
-    with pytest.raises(ValueError, match=r"--eval_split test needs 'test', which is missing or empty"):
+    spoil(data / "test.json")
+    with pytest.raises(ValueError, match=sentence):
         run_task.main(flags(ground, tmp_path / "out", "--data_dir", data, "--eval_split", "test"))
 
 
