@@ -48,16 +48,21 @@ def spread(arguments: Sequence[str]) -> list[str]:
     return flags
 
 
+def app_of(main: Callable[..., None]) -> typer.Typer:
+    """Return the command of a benchmark's main function."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(cls=SpreadCommand, help=sys.modules[main.__module__].__doc__)(main)
+    return app
+
+
 def start(main: Callable[..., None]) -> None:
     """Run a command; a failure that has a sentence ends with it.
 
     Raises:
         SystemExit: always, as commands do.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(cls=SpreadCommand, help=sys.modules[main.__module__].__doc__)(main)
     try:
-        app()
+        app_of(main)()
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"{Path(sys.argv[0]).stem}: {error}")
 

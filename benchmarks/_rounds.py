@@ -6,11 +6,13 @@ after another. On a CPU a fresh process is forked from a server that has importe
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-IMPORTED = [
-    "datasets",
-    "peft",
-    "kadapter.modeling_kadapter",
-    "kadapter.trainers.arguments",
-    "kadapter.trainers.trainer",
-]
+IMPORTED = ["datasets", "peft", "kadapter.modeling_kadapter", "kadapter.trainers.feature_trainer"]
 EVERY = 0.02  # seconds between two looks at a process's memory
 MIB = 2**20
 
@@ -136,6 +132,8 @@ def _run(contest: Callable, job: dict[str, Any], channel: Connection) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
-        channel.send(contest(job, Marks(channel)))
+        with redirect_stdout(io.StringIO()):
+            told = contest(job, Marks(channel))
+        channel.send(told)
     except Exception:  # noqa: BLE001 (told in the parent, whatever it is)
         channel.send({"failed": traceback.format_exc()})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import _lengths
@@ -14,12 +16,13 @@ from _rounds import Marks
 from _work import SIZES, training_step
 from datasets import Dataset
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from kadapter.trainers.arguments import RunArguments
 from kadapter.trainers.collators import PadToBatch
+from kadapter.trainers.feature_arguments import CacheArguments, open_features
+from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
 from kadapter.trainers.sampling import POOL, GlobalBatchSampler
-from kadapter.trainers.trainer import KAdapterTrainer
 
 PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 
@@ -118,34 +121,53 @@ def to_fixed_length(batch: dict[str, torch.Tensor], length: int, device: str) ->
 
 def under_the_trainer(job: dict[str, Any], data: Dataset, marks: Marks) -> tuple[list[int], Time]:
     """Train under --bf16 in batches of like length; return the lengths that were trained on, and the time."""
+    last = int("cached" in job["contestant"])  # the first epoch fills the cache
     with tempfile.TemporaryDirectory(prefix="benchmark_") as folder:
         arguments = RunArguments(
             output_dir=folder,
             bf16=True,
             use_cpu=job["device"] == "cpu",
             per_device_train_batch_size=job["batch"],
-            num_train_epochs=1,
+            num_train_epochs=1 + last,
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
             disable_tqdm=True,
             data_seed=job["round"],
         )
-        stopwatch = Stopwatch(marks, job)
-        settings = {"args": arguments, "train_dataset": data, "callbacks": [stopwatch]}
-        run = trainer(job, data_collator=PadToBatch(PADDING), **settings)
-        run.remove_callback(PrinterCallback)  # this command has a table of its own
-        run.train()
-    return measured_lengths(data, job), stopwatch.taken
+        stopwatch = Stopwatch(marks, job, last)
+        settings = {"args": arguments, "callbacks": [stopwatch]}
+        if job["contestant"].startswith("ours"):
+            ours(job, data, Path(folder, "features"), settings).train()
+        else:
+            theirs(job, data, settings).train()
+    return measured_lengths(data, job, last), stopwatch.taken
 
 
-def trainer(job: dict[str, Any], **settings: Any) -> Trainer:
-    """Return the trainer of a contestant's model."""
+def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, Any]) -> FeatureTrainer:
+    """Return the trainer of run_adapter.py, with a cache in a folder where the contestant has one."""
+    model = _models.ours(SIZES[job["size"]], torch.bfloat16, job["adapters"])
+    cache = CacheArguments(
+        cache_features=str(folder) if "cached" in job["contestant"] else None,
+        cache_dtype="int8" if "8bit" in job["contestant"] else None,
+    )
+    features, parts = open_features(cache, model, {"train": data}, settings["args"], tell=True)
+    return FeatureTrainer(
+        objective=None,
+        model=model,
+        features=features,
+        train_dataset=parts["train"],
+        data_collator=WithPlaces(PadToBatch(PADDING)),
+        processing_class=SimpleNamespace(pad_token_id=_models.PAD, model_max_length=512),
+        **settings,
+    )
+
+
+def theirs(job: dict[str, Any], data: Dataset, settings: dict[str, Any]) -> Trainer:
+    """Return transformers' Trainer of the whole encoder, or of what PEFT puts into it."""
     size, contestant = SIZES[job["size"]], job["contestant"]
-    if contestant == "ours":
-        return KAdapterTrainer(objective=None, model=_models.ours(size, torch.bfloat16, job["adapters"]), **settings)
     model = _models.full(size) if contestant == "full" else _models.low_rank(size, contestant)
-    return SameBatches(model=model, **settings)
+    return SameBatches(model=model, train_dataset=data, data_collator=PadToBatch(PADDING), **settings)
 
 
 class SameBatches(Trainer):
@@ -155,18 +177,21 @@ class SameBatches(Trainer):
         return GlobalBatchSampler(self.train_dataset["length"], self.args.train_batch_size, True, self.args.data_seed)
 
 
-def measured_lengths(data: Dataset, job: dict[str, Any]) -> list[int]:
-    """Return the lengths of the sentences that were trained on after the warm-up."""
+def measured_lengths(data: Dataset, job: dict[str, Any], epoch: int) -> list[int]:
+    """Return the lengths of the sentences that were trained on after the warm-up steps of an epoch."""
     lengths = list(data["length"])
-    return [lengths[index] for index in list(in_batches(lengths, job))[job["batch"] * job["warmup"] :]]
+    order = in_batches(lengths, job)
+    order.set_epoch(epoch)
+    return [lengths[index] for index in list(order)[job["batch"] * job["warmup"] :]]
 
 
 class Stopwatch(TrainerCallback):
-    """Takes the time from the end of the last warm-up step to the end of the last step."""
+    """Takes the time of one epoch, from the end of its last warm-up step to the end of its last step."""
 
-    def __init__(self, marks: Marks, job: dict[str, Any]) -> None:
+    def __init__(self, marks: Marks, job: dict[str, Any], epoch: int) -> None:
         self.marks, self.device = marks, job["device"]
-        self.first, self.last = job["warmup"], job["warmup"] + job["steps"]
+        self.last = (1 + epoch) * (job["warmup"] + job["steps"])
+        self.first = self.last - job["steps"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look at the clock."""

@@ -34,6 +34,7 @@ def main(
     warmup: told.Warmup = 2,
     batch: told.Batch = 16,
     max_length: told.MaxLength = 64,
+    fill: Annotated[bool, typer.Option("--fill", help="Make every sentence as long as --max-length.")] = False,
     device: told.Device = "cpu",
     threads: told.Threads = told.CORES,
     data_dir: told.DataDir = None,
@@ -46,7 +47,11 @@ def main(
         if one not in CONTESTANTS:
             raise typer.BadParameter(f"no contestant {one!r}; there are {', '.join(CONTESTANTS)}")
     shared = {"size": size, "batch": batch, "steps": steps, "warmup": warmup, "longest": max_length, "adapters": 1}
-    shared |= {"device": device, "threads": threads, "lengths": told.lengths_of(data_dir, tokenizer)}
+    shared |= {
+        "device": device,
+        "threads": threads,
+        "lengths": [max_length] if fill else told.lengths_of(data_dir, tokenizer),
+    }
     jobs = {one: {**shared, "contestant": one} for one in contestants}
     results = play(contest, jobs, rounds, device, lambda some: write_json(json_file, summary(some)))
     title = f"Training, RoBERTa-{size} sizes, batches of {batch} sentences, medians of {rounds} rounds"

@@ -1,0 +1,141 @@
+"""Every benchmark runs whole at a tiny size, and tells what it must. Nothing here asserts a time."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+from typer.testing import CliRunner
+
+FOLDER = ROOT / "benchmarks"
+TRAINING = ["--steps", "1", "--warmup", "1", "--batch", "4"]
+TOLD_OF_TRAINING = {"tokens_per_second", "tokens_per_cpu_second", "peak_rss_mib", "peak_anonymous_mib"}
+LIMIT = {"fraction_of_limit", "fraction_of_limit_by_cpu"}
+
+
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """Run a benchmark in this process, its contestants in fresh ones; return the JSON and what it printed."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(name, *arguments):
+        module = __import__(name)
+        app = sys.modules["_commands"].app_of(module.main)
+        path = tmp_path / f"{name}.json"
+        given = [*arguments, "--size", "tiny", "--rounds", "1", "--json", str(path)]
+        done = CliRunner().invoke(app, given, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return json.loads(path.read_text(encoding="utf-8")), done.output
+
+    return run
+
+
+def numbers_of(value):
+    """All numbers in nested lists and dicts."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from numbers_of(one)
+    else:
+        yield value
+
+
+def assert_told(results, names, keys):
+    assert list(results) == names
+    for one in results.values():
+        assert set(keys) <= set(one)
+        assert all(isinstance(number, int | float) and math.isfinite(number) for number in numbers_of(one))
+        assert one["peak_rss_mib"] >= one["peak_anonymous_mib"] > 0
+
+
+def test_training_steps_of_the_official_procedure_and_of_ours_are_compared(benchmark):
+    results, printed = benchmark("train_step", *TRAINING, "--contestants", "official", "ours")
+    assert_told(results, ["official", "ours"], TOLD_OF_TRAINING | LIMIT)
+    assert all(len(one["tokens_per_second"]) == 1 for one in results.values())
+    assert "| official |" in printed and "| ours |" in printed and "torch" in printed
+
+
+def test_training_on_kept_states_is_measured_where_the_backbone_is_gone(benchmark):
+    names = ["ours-cached", "ours-cached-8bit"]
+    results, _ = benchmark("train_step", *TRAINING, "--contestants", *names)
+    assert_told(results, names, TOLD_OF_TRAINING | LIMIT)
+
+
+def test_low_rank_and_full_training_are_compared_where_peft_is_installed(benchmark):
+    pytest.importorskip("peft", reason="peft comes with the extras benchmarks and test")
+    names = ["lora", "bottleneck", "full"]
+    results, _ = benchmark("train_step", *TRAINING, "--contestants", *names)
+    assert_told(results, names, TOLD_OF_TRAINING | LIMIT)
+
+
+def test_reading_is_compared_with_and_without_adapters_at_each_batch_size(benchmark):
+    results, printed = benchmark("inference", "--adapters", "0", "2", "--batches", "1", "4", "--repeats", "1")
+    assert_told(results, ["backbone", "+2"], {"latency_ms", "tokens_per_second"} | LIMIT)
+    assert all(set(one["latency_ms"]) == set(one["fraction_of_limit"]) == {"1", "4"} for one in results.values())
+    assert "time against backbone" in printed
+
+
+def test_loading_is_compared_with_and_without_adapters(benchmark):
+    results, printed = benchmark("load")
+    assert_told(results, ["backbone", "+2"], {"seconds", "seconds_to_first_answer", "fraction_of_limit"})
+    assert "against backbone" in printed
+
+
+def test_scaling_varies_one_thing_at_a_time(benchmark):
+    one = ["--lengths", "8", "--batches", "1", "--adapters", "2", "--steps", "1", "--warmup", "1"]
+    results, _ = benchmark("scaling", *one)
+    assert_told(results, ["length 8", "batch 1", "adapters 2"], {"seconds_per_step"} | LIMIT)
+
+
+def test_a_contestant_that_does_not_exist_and_lengths_without_a_tokenizer_are_refused_in_a_sentence(benchmark):
+    with pytest.raises(AssertionError, match="no contestant"):
+        benchmark("train_step", "--contestants", "theirs")
+    with pytest.raises(ValueError, match="go together"):
+        benchmark("train_step", "--data-dir", ".")
+
+
+def test_a_contestant_that_fails_ends_the_benchmark_with_its_reason(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    play = __import__("_rounds").play
+    with pytest.raises(RuntimeError, match=r"(?s)broken failed.*TypeError"):
+        play(os.path.join, {"broken": {}}, 1, "cpu", print)
+
+
+def test_every_benchmark_tells_its_options(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    for name in ("train_step", "inference", "scaling", "load"):
+        command = [sys.executable, str(FOLDER / f"{name}.py"), "--help"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert "--rounds" in done.stdout and "--json" in done.stdout and f"benchmarks/{name}.py" in done.stdout
+
+
+def test_values_after_one_option_are_spread_over_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spread = __import__("_commands").spread
+    assert spread(["--a", "1", "2", "--b", "x", "--a=3", "4"]) == "--a 1 --a 2 --b x --a=3 --a 4".split()
+
+
+def test_an_uncached_step_at_the_size_of_roberta_large_needs_what_its_weights_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    work = __import__("_work")
+    large, one = work.SIZES["large"], [1]
+    backbone, adapter = 302_000_000, 47_200_000  # weights in matrix products
+    assert work.training_step("ours", large, one) == pytest.approx(2 * backbone + 6 * adapter, rel=0.01)
+    assert work.training_step("ours-cached", large, one) == pytest.approx(6 * adapter, rel=0.01)
+    assert work.training_step("full", large, one) == pytest.approx(6 * backbone, rel=0.01)
+    assert work.training_step("lora", large, one) == pytest.approx(4 * backbone, rel=0.02)
+    assert work.training_step("ours", large, [9], adapters=2) > work.training_step("ours", large, [9])
+
+
+def test_recorded_lengths_are_those_of_all_sentences_and_draws_repeat(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    lengths = __import__("_lengths")
+    recorded = lengths.recorded()
+    assert len(recorded) == 21_000 and 34 < sum(recorded) / len(recorded) < 36
+    drawn = lengths.draw(recorded, 50, 40, seed=1)
+    assert drawn == lengths.draw(recorded, 50, 40, seed=1) != lengths.draw(recorded, 50, 40, seed=2)
+    assert max(drawn) <= 40
