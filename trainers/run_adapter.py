@@ -27,6 +27,9 @@ from kadapter.trainers import pretraining
 from kadapter.trainers.arguments import AdapterArguments, CorpusArguments, RunArguments, parse_arguments
 from kadapter.trainers.collators import PadToBatch
 from kadapter.trainers.examples import check_record_type, encode, load_splits, sample
+from kadapter.trainers.feature_arguments import CacheArguments, check_cache, open_features
+from kadapter.trainers.feature_cache import Features
+from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
 from kadapter.trainers.outputs import (
     HEAD,
     check_output_directory,
@@ -35,6 +38,8 @@ from kadapter.trainers.outputs import (
     replace_files,
 )
 from kadapter.trainers.trainer import KAdapterTrainer
+
+KINDS = (CorpusArguments, AdapterArguments, CacheArguments, RunArguments)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -45,7 +50,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         OSError: the backbone can't be read, or the results can't be written.
         FloatingPointError: the loss became NaN; the last good checkpoint is kept.
     """
-    corpus, adapter, run = parse_arguments(argv)
+    corpus, adapter, cache, run = parse_arguments(argv, KINDS)
+    check_cache(cache, adapter.mask_padding or adapter.without_adapter)
     state = PartialState()
     objective = _objective(corpus, adapter, run)
     resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
@@ -61,8 +67,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         _tell(model, run)
         if run.do_train:
             clear(run.output_dir, bool(resume))
+    with run.main_process_first(desc="features"):
+        features, examples = open_features(cache, model, examples, run, state.is_main_process)
     state.wait_for_everyone()
-    trainer = _trainer(model, objective, examples, run)
+    trainer = _trainer(model, objective, examples, features, run)
     results = _run(trainer, run, resume if isinstance(resume, str) else None)
     if run.do_train and state.is_main_process:
         _write(trainer, corpus, adapter, results)
@@ -135,7 +143,7 @@ def _new_model(adapter: AdapterArguments, objective: Any, fields: dict[str, Any]
     model = objective.model_class.from_backbone(
         adapter.backbone,
         revision=adapter.backbone_revision,
-        dtype=_backbone_dtype(run),
+        **_reading(run),
         fusion=adapter.fusion,
         classifier_dropout=adapter.classifier_dropout,
         **fields,
@@ -148,14 +156,19 @@ def _new_model(adapter: AdapterArguments, objective: Any, fields: dict[str, Any]
 
 def _trained_model(adapter: AdapterArguments, objective: Any, run: RunArguments) -> Any:
     """Load the model at OUT/pretraining_head; only the backbone, not what was trained, is held in bfloat16."""
-    backbone = {"revision": adapter.backbone_revision, "dtype": _backbone_dtype(run)}
+    backbone = {"revision": adapter.backbone_revision, **_reading(run)}
     return objective.model_class.from_pretrained(
         Path(run.output_dir) / HEAD, backbone=adapter.backbone, backbone_kwargs=backbone
     )
 
 
-def _backbone_dtype(run: RunArguments) -> torch.dtype:
-    return torch.bfloat16 if run.bf16 else torch.float32
+def _reading(run: RunArguments) -> dict[str, Any]:
+    """Say how the backbone reads: in float32 on a CPU with attention whose bits do not depend on the batch."""
+    exact = run.device.type == "cpu" and not run.bf16
+    return {
+        "dtype": torch.bfloat16 if run.bf16 else torch.float32,
+        **({"attn_implementation": "eager"} if exact else {}),
+    }
 
 
 def _tell(model: Any, run: RunArguments) -> None:
@@ -164,15 +177,18 @@ def _tell(model: Any, run: RunArguments) -> None:
     model.print_trainable_parameters()
 
 
-def _trainer(model: Any, objective: Any, examples: dict[str, Any], run: RunArguments) -> KAdapterTrainer:
-    return KAdapterTrainer(
+def _trainer(
+    model: Any, objective: Any, examples: dict[str, Any], features: Features | None, run: RunArguments
+) -> KAdapterTrainer:
+    return FeatureTrainer(
         model=model,
         args=run,
         train_dataset=examples.get("train"),
         eval_dataset=examples.get("eval"),
         processing_class=objective.tokenizer,
-        data_collator=PadToBatch(objective.padding),
+        data_collator=WithPlaces(PadToBatch(objective.padding)),
         objective=objective,
+        features=features,
     )
 
 

@@ -1,0 +1,345 @@
+"""The feature cache changes no bit of what is trained: it is read once, whatever happens to it, and then reused."""
+
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import batch, bytes_of, make_model, save_backbone, tiny_backbone
+from tiny_runs import (
+    NO_DROPOUT,
+    ROOT,
+    digest,
+    flags,
+    losses,
+    results_alike,
+    run_command,
+    same_tensors,
+    tool,
+    write_backbone,
+    write_corpora,
+    write_ground,
+)
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import RobertaModel
+
+from kadapter import KAdapterForTokenClassification
+from kadapter.trainers import run_adapter
+from kadapter.trainers.feature_arguments import size_of
+from kadapter.trainers.feature_cache import Examples, Features
+from kadapter.trainers.feature_shards import Layout, key_of
+
+QUIET = ("--report_to", "none", "--save_strategy", "no", "--num_train_epochs", "3")
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    return write_ground(tmp_path_factory.mktemp("ground"))
+
+
+@pytest.fixture
+def read():
+    """How many sentences the backbone has read so far, batch by batch."""
+    sizes = []
+
+    def count(module, given):
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings > 100:  # that of the words
+            sizes.append(len(given[0]))
+
+    hook = register_module_forward_pre_hook(count)
+    yield sizes
+    hook.remove()
+
+
+def run(ground, output, *more, objective="linguistic"):
+    run_adapter.main(flags(ground, objective, output, *QUIET, *more))
+    return output
+
+
+@pytest.fixture(scope="module")
+def plain(ground, tmp_path_factory):
+    return run(ground, tmp_path_factory.mktemp("plain") / "out")
+
+
+@pytest.fixture(scope="module")
+def cache(ground, tmp_path_factory):
+    """A complete cache, which a test copies before it harms it."""
+    folder = tmp_path_factory.mktemp("cache")
+    run(ground, folder / "out", "--cache_features", folder / "features")
+    return folder / "features"
+
+
+@pytest.fixture
+def copied(cache, tmp_path):
+    return shutil.copytree(cache, tmp_path / "features")
+
+
+def shards(folder):
+    return sorted(folder.rglob("*.safetensors"))
+
+
+def assert_same_run(one, other):
+    assert losses(one) == losses(other) and len(losses(one)) >= 10
+    assert same_tensors(one, other) and same_tensors(one / "pretraining_head", other / "pretraining_head")
+    assert results_alike(one, other)
+
+
+# ---- the same bits, and the backbone's work done once -------------------------------------------------------------
+
+
+def test_a_run_that_writes_the_cache_and_one_that_reads_it_equal_one_without_it(
+    ground, plain, cache, copied, read, capsys
+):
+    assert_same_run(plain, cache.parent / "out")
+    run(ground, copied.parent / "out", "--cache_features", copied)
+    assert_same_run(plain, copied.parent / "out")
+    assert read == []
+    printed = capsys.readouterr().out
+    assert "53 examples are in" in printed and "the backbone leaves memory" in printed
+
+
+def test_the_first_epoch_writes_the_cache_without_a_pass_of_its_own(ground, tmp_path, read, capsys):
+    run(ground, tmp_path / "out", "--cache_features", tmp_path / "features", "--max_train_samples", "35")
+    assert sum(read) == 35 + 13  # 3 of them are left out in the first epoch, and read before the second
+    printed = capsys.readouterr().out
+    assert "hidden states [0, 2, 4, -1] in float32 take" in printed and "48 will be" in printed
+
+
+def test_another_adapter_with_the_same_taps_reuses_it(ground, copied, tmp_path, read):
+    other = ["--adapter_hidden_size", "8", "--fusion", "add", "--seed", "5", "--head", "official"]
+    run(ground, tmp_path / "out", *other, "--cache_features", copied)
+    assert read == []
+    run(ground, tmp_path / "plain", *other)
+    assert_same_run(tmp_path / "plain", tmp_path / "out")
+
+
+def test_evaluation_alone_reads_the_cache(ground, plain, copied, tmp_path, read):
+    output = shutil.copytree(plain, tmp_path / "out")
+    given = flags(ground, "linguistic", output, *QUIET, "--cache_features", copied)
+    run_adapter.main([one for one in given if one != "--do_train"])
+    assert read == [] and results_alike(plain, output)
+
+
+def test_the_relation_head_of_bfloat16_runs_reads_the_cache_too(ground, tmp_path, read):
+    given = ["--bf16", "--cache_features", tmp_path / "features"]
+    run(ground, tmp_path / "first", *given, objective="factual")
+    number = len(read)
+    run(ground, tmp_path / "second", *given, objective="factual")
+    assert len(read) == number
+    assert_same_run(tmp_path / "first", tmp_path / "second")
+
+
+def test_two_processes_write_one_cache(ground, tmp_path, read):
+    command = [tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_adapter.py"]
+    given = [*QUIET, *NO_DROPOUT, "--cache_features", tmp_path / "features"]
+    halves = ["--per_device_train_batch_size", "4"]
+    printed = run_command([*command, *flags(ground, "linguistic", tmp_path / "two", *given, *halves)])
+    assert printed.count("the backbone leaves memory") == 1
+    run(ground, tmp_path / "one", *NO_DROPOUT, "--cache_features", tmp_path / "features")
+    assert read == []
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert one.keys() == two.keys() and max(abs(one[step] - two[step]) for step in one) < 1e-4
+
+
+# ---- whatever happens to it ---------------------------------------------------------------------------------------
+
+
+def test_damaged_shards_are_told_and_computed_again(ground, plain, copied, tmp_path, read, capsys):
+    cut, changed = shards(copied)
+    cut.write_bytes(cut.read_bytes()[:-5])
+    data = bytearray(changed.read_bytes())
+    data[len(data) // 2] ^= 1
+    changed.write_bytes(data)
+    (copied / "stray.safetensors").write_bytes(b"no shard")
+    run(ground, tmp_path / "out", "--cache_features", copied)
+    assert_same_run(plain, tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert printed.count("is not used: it was cut short or changed; its examples are computed again") == 2
+    assert sum(read) == 53
+    run(ground, tmp_path / "again", "--cache_features", copied)
+    assert sum(read) == 53
+
+
+def test_a_run_killed_in_its_first_epoch_goes_on_bit_for_bit(ground, plain, tmp_path, read):
+    more = ["--cache_features", tmp_path / "features", "--save_strategy", "steps"]
+    given = flags(ground, "linguistic", tmp_path / "out", *QUIET, *more)
+    code = (
+        "from kadapter.trainers import feature_cache, run_adapter; feature_cache.SHARD_BYTES = 1; run_adapter.main()"
+    )
+    command, step = [sys.executable, "-c", code, *given], random.SystemRandom().randint(1, 4)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as one:
+        for line in one.stdout:
+            step -= line.startswith("{'loss'")
+            if not step:
+                break
+        one.kill()
+    kept = len(shards(tmp_path / "features"))
+    (next((tmp_path / "features").iterdir()) / ".half.safetensors.0.partial").write_bytes(b"half")
+    assert kept and not step
+    run_adapter.main([*given, "--resume_from_checkpoint", "last"])
+    assert_same_run(plain, tmp_path / "out")
+    assert sum(read) <= 53 - 8 * kept
+
+
+def test_what_a_changed_corpus_leaves_as_it_was_is_reused(copied, ground, tmp_path, read):
+    changed = tmp_path / "ground"
+    shutil.copytree(ground, changed)
+    path = changed / "conllu" / "train.conllu"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("\n1\t", "\n1\tnew", 1), encoding="utf-8")
+    run(changed, tmp_path / "out", "--cache_features", copied)
+    assert read == [1]
+    run(changed, tmp_path / "plain")
+    assert_same_run(tmp_path / "plain", tmp_path / "out")
+
+
+def test_the_cache_of_another_backbone_is_left_alone(ground, copied, tmp_path, read, capsys):
+    other = tmp_path / "ground"
+    write_corpora(other)
+    write_backbone(other / "backbone", num_hidden_layers=5)
+    folder = next(copied.iterdir())
+    before = digest(folder)
+    run(other, tmp_path / "out", "--cache_features", copied, "--layers", "0", "2", "4")
+    assert "holds those of 1 other backbones, layers or precisions, left alone" in capsys.readouterr().out
+    assert sum(read) == 53 and digest(folder) == before
+
+
+def test_what_fits_into_the_budget_is_kept_and_the_rest_computed(ground, plain, tmp_path, read, capsys):
+    given = ["--cache_features", tmp_path / "features", "--cache_budget", "120KB"]
+    run(ground, tmp_path / "first", *given)
+    assert "so the backbone computes" in capsys.readouterr().out
+    number = sum(read)
+    run(ground, tmp_path / "second", *given)
+    assert 0 < sum(read) - number < number
+    assert 60_000 < sum(path.stat().st_size for path in shards(tmp_path / "features")) < 125_000
+    for output in ("first", "second"):
+        assert_same_run(plain, tmp_path / output)
+
+
+@pytest.mark.parametrize("budget", ["1KB", "0"])
+def test_a_budget_too_small_for_a_batch_is_told(ground, plain, tmp_path, capsys, budget):
+    run(ground, tmp_path / "out", "--cache_features", tmp_path / "features", "--cache_budget", budget)
+    assert "raise --cache_budget or free some space: training goes on without the cache" in capsys.readouterr().out
+    assert_same_run(plain, tmp_path / "out") and not shards(tmp_path / "features")
+
+
+def test_a_directory_that_can_not_be_written_is_told(ground, plain, tmp_path, capsys):
+    (tmp_path / "features").write_text("mine", encoding="utf-8")
+    run(ground, tmp_path / "out", "--cache_features", tmp_path / "features")
+    printed = capsys.readouterr().out
+    assert "features' can't be used (" in printed and "training goes on without the cache" in printed
+    assert_same_run(plain, tmp_path / "out")
+
+
+def test_flags_that_can_not_be_meant_are_refused(ground, tmp_path):
+    given = ["--cache_features", tmp_path / "features"]
+    with pytest.raises(ValueError, match=r"--cache_budget '50 gigs' is no size; give a number with its unit"):
+        run(ground, tmp_path / "out", *given, "--cache_budget", "50 gigs")
+    with pytest.raises(ValueError, match=r"keeps no padding, and with --mask_padding False the adapter reads it"):
+        run(ground, tmp_path / "out", *given, "--mask_padding", "False")
+    assert (size_of("50GB"), size_of("1.5 GiB"), size_of("10")) == (50 * 10**9, 3 * 2**29, 10)
+
+
+def test_eight_bits_change_little_and_the_same_whenever_they_are_read(ground, plain, tmp_path):
+    given = ["--cache_features", tmp_path / "features", "--cache_dtype", "int8"]
+    for output in ("first", "second"):
+        run(ground, tmp_path / output, *given)
+    assert_same_run(tmp_path / "first", tmp_path / "second")
+    ours, exact = losses(tmp_path / "first"), losses(plain)
+    assert ours != exact and abs(ours[1] - exact[1]) < 0.01
+    assert max(abs(ours[step] - exact[step]) for step in exact) < 0.5
+    assert sum(path.stat().st_size for path in shards(tmp_path / "features")) < 100_000
+
+
+# ---- the parts ----------------------------------------------------------------------------------------------------
+
+
+def features_in(folder, lengths, stored=torch.float32, room=None, told=None):
+    keys = np.frombuffer(b"".join(key_of([number]) for number in range(len(lengths))), dtype="S16")
+    examples, places = Examples.of(keys, np.array(lengths))
+    tell = told.append if told is not None else None
+    return Features(folder, Layout((0, 3, -1), 4, stored, torch.float32), examples, room, tell), places
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.int8])
+def test_what_is_got_is_what_was_put_without_its_padding(tmp_path, stored):
+    features, places = features_in(tmp_path, [5, 1, 3], stored)
+    states = torch.randn(3, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    read = features.put(places, states, [5, 1, 3])
+    assert (read - states).abs().max() < 0.02 and torch.equal(read, states) == (stored == torch.float32)
+    assert not features.has(places).any()
+    features.flush()
+    again, _ = features_in(tmp_path, [5, 1, 3], stored)
+    assert again.complete() and not len(again.missing())
+    got = again.get(places, length=6)
+    for number, length in enumerate([5, 1, 3]):
+        assert torch.equal(got[:, number, :length], read[:, number, :length])
+        assert not got[:, number, length:].any()
+
+
+def test_a_full_disk_is_told_once_and_leaves_nothing_behind(tmp_path):
+    told = []
+    features, places = features_in(tmp_path, [50] * 4, told=told)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        for row in range(2):
+            features.put(places[[row]], torch.ones(3, 1, 50, 4), [50])
+            features.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(told) == 1 and "nothing more can be kept in" in told[0] and "free some space" in told[0]
+    assert not list(tmp_path.iterdir()) and not features.has(places).any()
+
+
+def test_padding_of_given_states_does_not_reach_real_tokens():
+    model = make_model(tiny_backbone(), "fac", model_class=KAdapterForTokenClassification, num_labels=3).train()
+    inputs, found = batch(), []
+    mask = inputs["attention_mask"].bool()
+    tapped = model.base_model.tap(**inputs)
+    for padding in (None, 0.0, 7.0):
+        states = tapped
+        if padding is not None:
+            states = {layer: one.masked_fill(~mask[..., None], padding) for layer, one in tapped.items()}
+        torch.manual_seed(0)
+        model.zero_grad()
+        labels = torch.where(mask, 1, -100)
+        output = model(**inputs, hidden_states=states, labels=labels)
+        output.loss.backward()
+        grads = [one.grad for one in model.parameters() if one.grad is not None]
+        found.append([output.logits[mask], output.loss, *grads])
+    torch.manual_seed(0)
+    assert torch.equal(model(**inputs, labels=labels).loss, found[0][1])
+    assert len(found[0]) > 20
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_a_model_without_its_backbone_runs_on_states_alone_and_saves_as_before(tmp_path):
+    save_backbone(tmp_path / "backbone")
+    model = make_model(tmp_path / "backbone", "fac")
+    states, expected = model.tap(**batch()), model(**batch()).last_hidden_state
+    model.release_backbone()
+    assert not any(one.numel() for one in model.backbone.parameters())
+    assert torch.equal(model(**batch(), hidden_states=states).last_hidden_state, expected)
+    with pytest.raises(ValueError, match="weights have left memory; give hidden_states, or load the model again"):
+        model(**batch())
+    with pytest.raises(ValueError, match=r"hold the layers \[-1, 0\], and \[0, 2, 4\] are tapped"):
+        model(**batch(), hidden_states={layer: states[layer] for layer in (0, -1)})
+    model.save_pretrained(tmp_path / "saved")
+    loaded = type(model).from_pretrained(tmp_path / "saved")
+    assert torch.equal(loaded(**batch()).last_hidden_state, expected)
+    assert bytes_of(loaded.backbone) == bytes_of(
+        RobertaModel.from_pretrained(tmp_path / "backbone", add_pooling_layer=False)
+    )
+    loaded.backbone.requires_grad_(True)
+    with pytest.raises(ValueError, match="backbone trains or was changed"):
+        loaded.release_backbone()

@@ -1,0 +1,195 @@
+"""What a run is told of its feature cache, and how it opens one; what hinders it is told and costs only time."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from huggingface_hub import constants
+
+from .examples import column
+from .feature_cache import Examples, Features
+from .feature_shards import KEY, PATTERN, Layout, key_of
+from .outputs import replace_file
+
+__all__ = ["CacheArguments", "check_cache", "open_features", "readable", "size_of"]
+
+WITHOUT = "training goes on without the cache"
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass
+class CacheArguments:
+    """Whether what the frozen backbone reads is kept, and where."""
+
+    cache_features: str | None = field(
+        default=None,
+        metadata={
+            "nargs": "?",
+            "const": "true",
+            "help": "Keep the hidden states that the adapter taps, in this directory or in the Hugging Face cache.",
+        },
+    )
+    cache_budget: str | None = field(
+        default=None,
+        metadata={"help": "Most bytes that the cache's directory may take, such as 50GB; the rest is computed."},
+    )
+    cache_dtype: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["float32", "bfloat16", "int8"],
+            "help": "How the states are kept: by default as the backbone computes them; int8 with a scale each token.",
+        },
+    )
+
+
+def check_cache(flags: CacheArguments, mask_padding: bool) -> None:
+    """Refuse flags under which the cache would change what is trained.
+
+    Raises:
+        ValueError: the budget is no size, or the adapter reads padding, of which nothing is kept.
+    """
+    if flags.cache_budget is not None:
+        size_of(flags.cache_budget)
+    if flags.cache_features is not None and not mask_padding:
+        raise ValueError(
+            "--cache_features keeps no padding, and with --mask_padding False the adapter reads it; leave one out"
+        )
+
+
+def open_features(
+    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, tell: bool
+) -> tuple[Features | None, dict[str, Any]]:
+    """Return the cache, None where there is none, and the examples with a column `place`, theirs in the cache.
+
+    What hinders the cache is told in a sentence; nothing is lost but time.
+    """
+    if str(flags.cache_features).lower() in ("none", "false"):
+        return None, examples
+    say = print if tell else _say_nothing
+    directory = _directory(flags)
+    layout = _layout(flags, model)
+    folder = directory / _name(model, layout, run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "about.json").is_file():
+            replace_file(folder / "about.json", json.dumps(_about(model, layout, run), indent=2))
+        room = room_in(directory, flags.cache_budget)
+    except OSError as error:
+        say(f"features: --cache_features {str(directory)!r} can't be used ({error}); {WITHOUT}")
+        return None, examples
+    different, places = Examples.of(
+        np.concatenate([_keys(one) for one in examples.values()]),
+        np.concatenate([column(one, "length") for one in examples.values()]),
+    )
+    features = Features(folder, layout, different, room, say)
+    if not _worth_it(features, room, run, say):
+        return None, examples
+    _describe(features, directory, room, say)
+    ends = np.cumsum([len(one) for one in examples.values()])[:-1]
+    parts = zip(examples.items(), np.split(places, ends), strict=True)
+    return features, {split: one.add_column("place", part) for (split, one), part in parts}
+
+
+def _say_nothing(sentence: str) -> None:
+    """Say nothing, as all processes but one."""
+
+
+def _directory(flags: CacheArguments) -> Path:
+    named = str(flags.cache_features)
+    return Path(constants.HF_HOME, "kadapter", "features") if named.lower() == "true" else Path(named)
+
+
+def _layout(flags: CacheArguments, model: Any) -> Layout:
+    read = next(model.base_model.backbone.parameters()).dtype
+    stored = read if flags.cache_dtype is None else getattr(torch, flags.cache_dtype)
+    return Layout((*model.tapped(), -1), model.config.hidden_size, stored, read)
+
+
+def _about(model: Any, layout: Layout, run: Any) -> dict[str, Any]:
+    """Return all that the states depend on beside the token ids."""
+    return {
+        "backbone": model.config.backbone_fingerprint,
+        "attention": model.base_model.backbone.config._attn_implementation,
+        "layers": list(layout.layers),
+        "stored": str(layout.stored),
+        "computed": [str(layout.read), run.bf16, run.fp16, run.device.type],
+        "versions": [torch.__version__, transformers.__version__],
+        "format": 1,
+    }
+
+
+def _name(model: Any, layout: Layout, run: Any) -> str:
+    source = Path(model.config.backbone_name_or_path or "backbone").name
+    about = json.dumps(_about(model, layout, run), sort_keys=True)
+    return f"{source}-{blake2b(about.encode(), digest_size=8).hexdigest()}"
+
+
+def _keys(examples: Any) -> np.ndarray:
+    batches = examples.select_columns("input_ids").iter(1000)
+    return np.frombuffer(b"".join(key_of(ids) for batch in batches for ids in batch["input_ids"]), dtype=KEY)
+
+
+def _worth_it(features: Features, room: int, run: Any, say: Callable[[str], None]) -> bool:
+    """Return whether a batch at least is there or fits."""
+    batch = min(run.per_device_train_batch_size, len(features.wanted))
+    if features.wanted.sum() >= batch:
+        return True
+    takes = readable(features.bytes_of()[features.examples.turns[:batch]].sum())
+    say(
+        f"features: there is room for {readable(room)}, and one shard takes at least the {takes} of a batch; "
+        f"raise --cache_budget or free some space: {WITHOUT}"
+    )
+    return False
+
+
+def _describe(features: Features, directory: Path, room: int, say: Callable[[str], None]) -> None:
+    layout, examples, takes = features.layout, features.examples, readable(features.bytes_of().sum())
+    there, number = int((features.shard >= 0).sum()), len(examples.keys)
+    say(
+        f"features: {number} different examples, {int(examples.lengths.sum())} tokens, hidden states "
+        f"{list(layout.layers)} in {str(layout.stored).removeprefix('torch.')} take {takes}"
+        f"; {there} examples are in {str(features.folder)!r}, {len(features.missing())} will be"
+    )
+    others = sum(path.is_dir() and path != features.folder for path in directory.iterdir())
+    if others and not there:
+        say(f"features: {str(directory)!r} holds those of {others} other backbones, layers or precisions, left alone")
+    if not features.wanted.all():
+        say(
+            f"features: there is room for {readable(room)}, so the backbone computes {int((~features.wanted).sum())} "
+            "examples each time"
+        )
+
+
+def size_of(text: str) -> int:
+    """Return a number of bytes, as in 50GB or 1.5GiB.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]?I?)B?", text.strip().upper())
+    if found is None or found[2] not in UNITS:
+        raise ValueError(f"--cache_budget {text!r} is no size; give a number with its unit, such as 50GB")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def readable(size: float) -> str:
+    """Return a number of bytes as a reader wants it."""
+    unit = next((one for one in "TGMK" if size >= UNITS[one]), "")
+    return f"{size / UNITS[unit]:.3g} {unit}B"
+
+
+def room_in(directory: Path, budget: str | None) -> int:
+    """Return the bytes that may still be written: what the disk and the budget of the whole directory leave."""
+    free = shutil.disk_usage(directory).free
+    used = sum(path.stat().st_size for path in directory.rglob(PATTERN))
+    return free if budget is None else min(free, max(0, size_of(budget) - used))
