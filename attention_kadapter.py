@@ -18,13 +18,17 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(width, eps=eps)
 
-    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """Map (batch, sequence, width) to the same shape; the mask is what `attention_mask_of` returns."""
-        split = states.shape[:2] + (self.heads, -1)
-        query, key, value = (one(states).view(split).transpose(1, 2) for one in (self.query, self.key, self.value))
+    def forward(self, states: Tensor, mask: Tensor | None, among: Tensor | None = None) -> Tensor:
+        """Map (batch, n, width) to the same shape; the mask is what `attention_mask_of` returns.
+
+        The states attend to all those `among` (batch, sequence, width) which they are; by default they are all.
+        """
+        among = states if among is None else among
+        given = ((self.query, states), (self.key, among), (self.value, among))
+        query, key, value = (one(read).unflatten(-1, (self.heads, -1)).transpose(1, 2) for one, read in given)
         dropout = self.attention_dropout if self.training else 0.0
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        context = self.dense(context.transpose(1, 2).flatten(2))  # (B, S, D)
+        context = self.dense(context.transpose(1, 2).flatten(2))  # (B, n, D)
         return self.layer_norm(states + self.dropout(context))
 
 

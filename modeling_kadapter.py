@@ -71,6 +71,7 @@ __all__ = [
 ]
 
 logger = logging.get_logger(__name__)
+FEW = 8  # where fewer than one position in so many is read, the last adapter block computes no others
 
 
 class AdapterBlock(GradientCheckpointingLayer):
@@ -88,8 +89,8 @@ class AdapterBlock(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=eps)
 
-    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        states = self.attention(states, mask)
+    def forward(self, states: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
+        states = self.attention(states if at is None else gather(states, at), mask, states)  # (B, S or n, D)
         return self.layer_norm(states + self.dropout(self.output(self.activation(self.intermediate(states)))))
 
 
@@ -111,13 +112,12 @@ class KnowledgeAdapterLayer(nn.Module):
                 nn.init.normal_(projection.weight, std=config.projection_initializer_range)
                 nn.init.zeros_(projection.bias)
 
-    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        if not self.blocks:
-            return states
-        inner = self.down_project(states)  # (B, S, D)
-        for block in self.blocks:
-            inner = block(inner, mask)
-        return states + self.up_project(inner)  # (B, S, H)
+    def forward(self, states: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
+        inner = self.down_project(states) if self.blocks else None  # (B, S, D)
+        for number, block in enumerate(self.blocks, start=1):
+            inner = block(inner, mask, at if number == len(self.blocks) else None)
+        states = states if at is None else gather(states, at)
+        return states if inner is None else states + self.up_project(inner)  # (B, S or n, H)
 
 
 class KnowledgeAdapter(nn.Module):
@@ -128,17 +128,20 @@ class KnowledgeAdapter(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(KnowledgeAdapterLayer(config, backbone_hidden_size) for _ in config.layers)
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor | None) -> Tensor:
-        """Map the tapped hidden states, each (batch, sequence, hidden), to the adapter's own of the same shape."""
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor | None, at: Tensor | None = None
+    ) -> Tensor:
+        """Map tapped hidden states, each (batch, sequence, hidden), to the adapter's own, all or `at` (batch, n)."""
         like = next(self.parameters(), hidden_states[0])
         mask = attention_mask_of(attention_mask if self.config.mask_padding else None, like.device)
         skip, outputs = self.config.skip_layers, []
+        few = at if at is not None and FEW * at.shape[1] < hidden_states[0].shape[1] and not skip else None
         for number, (layer, state) in enumerate(zip(self.layers, hidden_states, strict=True), start=1):
-            state = state.to(like)
-            outputs.append(layer(state + outputs[-1] if outputs else state, mask))
+            state = state.to(like) + outputs[-1] if outputs else state.to(like)
+            outputs.append(layer(state, mask, few if number == len(self.layers) else None))
             if skip and number % skip == 0:  # the index is the official code's, whatever was meant by it
                 outputs[-1] = outputs[-1] + outputs[number // skip]
-        return outputs[-1]  # (B, S, H)
+        return outputs[-1] if at is few else gather(outputs[-1], at)  # (B, S or n, H)
 
 
 @dataclass
@@ -235,10 +238,12 @@ class KAdapterModel(KAdapterPreTrainedModel):
         output = KAdapterModelOutput(fused, last, adapters, every, attentions)
         return output.to_tuple() if return_dict is False else output
 
-    def encode(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> tuple[Tensor, dict]:
-        """Return R and the active adapters' outputs, each (batch, sequence, hidden), before any fusion."""
+    def encode(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, at: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return R and the active adapters' outputs before any fusion, at all positions or those `at` (batch, n)."""
         last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
-        return last, self._run_adapters(states, attention_mask)
+        return last if at is None else gather(last, at), self._run_adapters(states, attention_mask, at)
 
     def tap(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> dict[int, Tensor]:
         """Return the hidden states (batch, sequence, hidden) that active adapters tap by layer, and the last as -1."""
@@ -273,12 +278,12 @@ class KAdapterModel(KAdapterPreTrainedModel):
             output, states = self._taps.run(self.backbone, inputs, None if every else self.tapped())
         return output.last_hidden_state, states, getattr(output, "attentions", None)
 
-    def _run_adapters(self, states: dict[int, Tensor], attention_mask: Tensor | None) -> dict[str, Tensor]:
+    def _run_adapters(self, states: dict[int, Tensor], mask: Tensor | None, at: Tensor | None = None) -> dict:
         """Run the active adapters on the states that they tap, and let go of all others."""
         adapters = {name: self.adapters[name] for name in self.active_adapters()}
         taps = {layer: states[layer] for layer in self.tapped()}
         states.clear()
-        return {name: one([taps[at] for at in one.config.layers], attention_mask) for name, one in adapters.items()}
+        return {name: one([taps[tap] for tap in one.config.layers], mask, at) for name, one in adapters.items()}
 
     def train(self, mode: bool = True) -> KAdapterModel:
         """Set training mode; what is frozen, backbone or adapter, stays in eval mode."""
@@ -304,7 +309,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
                 del self.config.adapters[name]
                 raise
             adapter.requires_grad_(False)
-        adapter.to(_device_of(self.backbone)).train(self.training and tensors is None)
+        adapter.to(self.backbone.device).train(self.training and tensors is None)
         self.adapters[name] = adapter
         if self.config.active_adapters is not None:
             self.config.active_adapters = [*self.config.active_adapters, name]
@@ -329,11 +334,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         if new.keep(self.fusion):
             fusion = self.config.fusion
             logger.warning(f"fusion {fusion!r} combines another set of adapters now and is untrained; train it")
-        self.fusion = new.to(_device_of(self.backbone)).train(self.training)
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+        self.fusion = new.to(self.backbone.device).train(self.training)
 
 
 # ---- heads --------------------------------------------------------------------------------------------------------
@@ -374,9 +375,8 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
                 "there is nothing to read; give input_ids, inputs_embeds, or states that were read before"
             )
         positions = self._positions_read(given, attention_mask, inputs)
-        backbone, adapters = self.kadapter.encode(input_ids, attention_mask, **inputs)
-        states = {"backbone": backbone, **{f"adapters.{name}": one for name, one in adapters.items()}}
-        return states if positions is None else {key: gather(one, positions) for key, one in states.items()}
+        backbone, adapters = self.kadapter.encode(input_ids, attention_mask, positions, **inputs)
+        return {"backbone": backbone, **{f"adapters.{name}": one for name, one in adapters.items()}}
 
     def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
         """Return the positions (batch, n) that the head reads, None for all; takes its keywords out of `inputs`."""

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import batch, make_model, save_backbone, small_adapter, tiny_backbone, tiny_tokenizer
+from helpers import batch, make_model, save_backbone, shake, small_adapter, tiny_backbone, tiny_tokenizer
 
 from kadapter import (
     KAdapterForDependencyParsing,
@@ -93,6 +93,61 @@ def test_gathering_before_fusing_equals_fusing_everything(pair_model):
         states = pair_model.base_model(**batch()).last_hidden_state
         features = torch.stack([states[row, at] for row, at in enumerate(inputs["entity_positions"])])
         torch.testing.assert_close(found, pair_model.head(features), rtol=1e-5, atol=1e-5)
+
+
+def rows_of_last_blocks(model):
+    """How many positions the last block of each adapter computes, by name, filled as the model runs."""
+    rows = {}
+    for name, adapter in model.base_model.adapters.items():
+        adapter.layers[-1].blocks[-1].intermediate.register_forward_pre_hook(
+            lambda _, given, name=name: rows.update({name: given[0].shape[1]})
+        )
+    return rows
+
+
+@pytest.mark.parametrize("skip", [0, 2])
+def test_the_last_block_computes_only_what_the_head_reads_where_that_is_little(tmp_path, skip):
+    shape = small_adapter(skip_layers=skip, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
+    model = KAdapterForEntityPairClassification.from_backbone(
+        save_backbone(tmp_path), adapters={"fac": shape, "lin": small_adapter()}, num_labels=3, classifier_dropout=0
+    )
+    shake(model, std=0.1).train_adapter("fac")
+    inputs, positions, labels = batch(lengths=(30, 17, 9)), torch.tensor([[1, 28], [2, 3], [0, 2]]), torch.arange(3)
+    rows, found = rows_of_last_blocks(model), []
+    for _ in range(2):
+        model.zero_grad()
+        states = model.base_model(**inputs)  # all of them, as whoever asks for them gets them
+        assert rows == {"fac": 30, "lin": 30} and states.last_hidden_state.shape == (3, 30, 32)
+        if not found:
+            logits = model(**inputs, entity_positions=positions).logits
+            assert rows == {"fac": 30 if skip else 2, "lin": 2}
+        else:
+            rows_of_mentions = torch.arange(3)[:, None]
+            logits = model.head(states.last_hidden_state[rows_of_mentions, positions])
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        found.append([logits, *(one.grad for one in model.parameters() if one.requires_grad)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_where_a_head_reads_much_or_the_text_is_short_the_last_block_computes_all(pair_model, parser):
+    rows = rows_of_last_blocks(pair_model)
+    pair_model(**batch(lengths=(16, 9)), entity_positions=torch.tensor([[1, 4], [2, 3]]))
+    assert rows == {"fac": 16}
+    rows = rows_of_last_blocks(parser)
+    parser(**batch(lengths=(30, 20)), word_positions=torch.arange(25).expand(2, -1))
+    assert rows == {"lin": 30}
+
+
+def test_an_adapter_without_blocks_gives_a_head_the_sum_of_what_it_taps(tmp_path):
+    model = KAdapterForEntityPairClassification.from_backbone(
+        save_backbone(tmp_path), adapters={"sum": small_adapter(num_hidden_layers=0)}, num_labels=3
+    ).eval()
+    inputs, positions = batch(lengths=(30, 20)), torch.tensor([[1, 4], [2, 3]])
+    with torch.no_grad():
+        every = model.base_model(**inputs).adapter_hidden_states["sum"]
+        found = model.read(**inputs, entity_positions=positions)["adapters.sum"]
+    assert torch.equal(found, every[torch.arange(2)[:, None], positions])
 
 
 @pytest.mark.parametrize("positions", [None, torch.tensor([1, 2]), torch.tensor([[1], [2], [3]])])
