@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 
 import datasets
 
+from .. import plugins
 from ._common import CorpusBuilder
 from ._counts import read_counts
 from ._features import (
@@ -48,7 +47,7 @@ AnyDataset = datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset 
 
 def available() -> list[str]:
     """Names the corpora that can be loaded: the files of this folder."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.name.startswith("_"))
+    return plugins.available(__name__)
 
 
 def get_builder(name: str) -> type[CorpusBuilder]:
@@ -57,11 +56,7 @@ def get_builder(name: str) -> type[CorpusBuilder]:
     Raises:
         ValueError: there is no corpus of this name; the sentence lists those there are.
     """
-    names = available()
-    if name not in names:
-        guess = "".join(f"did you mean {close!r}? " for close in get_close_matches(str(name), names, n=1))
-        raise ValueError(f"there is no corpus {name!r}; {guess}known are: {', '.join(names)}")
-    module = import_module(f"{__name__}.{name}")
+    module = plugins.find(__name__, "corpus", name)
     classes = [member for _, member in inspect.getmembers(module, inspect.isclass)]
     return next(cls for cls in classes if issubclass(cls, CorpusBuilder) and cls.__module__ == module.__name__)
 

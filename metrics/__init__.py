@@ -6,13 +6,12 @@ examples is a weighting of rows. Its class deriving from `evaluate.Metric` says 
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from .. import plugins
 
 __all__ = ["Metric", "available", "load"]
 
@@ -42,7 +41,7 @@ class Metric(Protocol):
 
 def available() -> list[str]:
     """Return the names of all metrics."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    return plugins.available(__name__)
 
 
 def load(name: str) -> Metric:
@@ -51,9 +50,4 @@ def load(name: str) -> Metric:
     Raises:
         ValueError: there is no such file.
     """
-    if name not in available():
-        close = difflib.get_close_matches(str(name), available(), n=1)
-        raise ValueError(
-            f"no metric {name!r}; there are {available()}" + "".join(f"; did you mean {one!r}?" for one in close)
-        )
-    return importlib.import_module(f"{__name__}.{name}")
+    return plugins.find(__name__, "metric", name)

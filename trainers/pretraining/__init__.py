@@ -5,13 +5,11 @@ A file holds one class `Objective`: what a corpus becomes for the model, which h
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from pathlib import Path
 from typing import Any, Protocol
 
 from datasets import Dataset
 
+from ... import plugins
 from ...configuration_kadapter import KAdapterConfig
 
 __all__ = ["Objective", "available", "load"]
@@ -53,7 +51,7 @@ class Objective(Protocol):
 
 def available() -> list[str]:
     """Return the names of all objectives."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    return plugins.available(__name__)
 
 
 def load(name: str) -> type[Objective]:
@@ -62,9 +60,4 @@ def load(name: str) -> type[Objective]:
     Raises:
         ValueError: there is no such file.
     """
-    if name not in available():
-        close = difflib.get_close_matches(name, available(), n=1)
-        raise ValueError(
-            f"no objective {name!r}; there are {available()}" + "".join(f"; did you mean {one!r}?" for one in close)
-        )
-    return importlib.import_module(f"{__name__}.{name}").Objective
+    return plugins.find(__name__, "objective", name).Objective

@@ -6,15 +6,13 @@ which metric it is judged. Its docstring says the command, the published number 
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from datasets import Dataset
 from torch import Tensor
 
+from ... import plugins
 from ...configuration_kadapter import KAdapterConfig
 
 __all__ = ["Task", "available", "load"]
@@ -86,7 +84,7 @@ class Task(Protocol):
 
 def available() -> list[str]:
     """Return the names of all tasks."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    return plugins.available(__name__)
 
 
 def load(name: str) -> type[Task]:
@@ -95,9 +93,4 @@ def load(name: str) -> type[Task]:
     Raises:
         ValueError: there is no such file.
     """
-    if name not in available():
-        close = difflib.get_close_matches(name, available(), n=1)
-        raise ValueError(
-            f"no task {name!r}; there are {available()}" + "".join(f"; did you mean {one!r}?" for one in close)
-        )
-    return importlib.import_module(f"{__name__}.{name}").Task
+    return plugins.find(__name__, "task", name).Task
