@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .runs import Run
+from .runs import Run, pool_folds
 
 __all__ = ["CONTROLS", "Cell", "Column", "Interval", "Resampling", "Row", "Table", "label", "tabulate"]
 
@@ -161,12 +161,14 @@ Table = dict[Column, dict[Row, Cell]]
 def tabulate(runs: Sequence[Run], references: Sequence[str], resampling: Resampling) -> Table:
     """Group runs by column and row, in the order of a results table, and compare each row with the reference rows.
 
+    The rounds of a cross-validation count as one run on the examples of all of them.
+
     Raises:
         ValueError: two runs of one column were measured on other examples or by other metrics, or two of one row have
             one seed.
     """
     columns: dict[Column, list[Run]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: (run.task, run.said["train_fraction"], run.said["split"])):
+    for run in sorted(pool_folds(runs), key=lambda run: (run.task, run.said["train_fraction"], run.said["split"])):
         columns[Column.of(run)].append(run)
     return {column: _compared(of_column, references, resampling) for column, of_column in columns.items()}
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 
 from .. import metrics
 
-__all__ = ["Run", "find_runs"]
+__all__ = ["Run", "find_runs", "pool_folds"]
 
 DESCRIPTION, PREDICTIONS, RESULTS = "run.json", "predictions.jsonl", "all_results.json"
 NUMBER = (int, float)
@@ -131,6 +133,34 @@ def read_run(directory: Path) -> Run:
             "are of different runs; evaluate again with --do_eval"
         )
     return run
+
+
+def pool_folds(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs with those that differ only in their round of cross-validation as one, on all their examples.
+
+    Raises:
+        ValueError: an example stands in two rounds of them.
+    """
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for number, run in enumerate(runs):
+        told = {name: value for name, value in run.said.items() if name in FIELDS and name != "gates"}
+        crossed = run.said.get("fold") is not None
+        alike[json.dumps(told, sort_keys=True) if crossed else str(number)].append(run)
+    return [_pooled(rounds) if len(rounds) > 1 else rounds[0] for rounds in alike.values()]
+
+
+def _pooled(rounds: list[Run]) -> Run:
+    examples: dict[str, tuple[Any, Any]] = {}
+    for run in rounds:
+        if twice := examples.keys() & run.examples.keys():
+            raise ValueError(
+                f"{run.directory}: example {min(twice)!r} was measured in another round of the cross-validation too; "
+                "leave one of the two runs out"
+            )
+        examples |= run.examples
+    first = rounds[0]
+    gates = {name: fmean(run.said["gates"][name] for run in rounds) for name in first.said["gates"]}
+    return Run(first.directory, {**first.said, "gates": gates}, examples)
 
 
 def _description(path: Path) -> dict[str, Any]:

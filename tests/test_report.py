@@ -17,7 +17,7 @@ from kadapter.hub.report import report
 RIGHT, WRONG = "right", "wrong"
 
 
-def write_run(folder, answers, row="backbone", seed=0, **changes):
+def write_run(folder, answers, row="backbone", seed=0, first=0, **changes):
     """A run on examples whose gold answer is "right"; `answers` has a letter for each example, r for right."""
     predictions = [RIGHT if letter == "r" else WRONG for letter in answers]
     said = {
@@ -36,7 +36,9 @@ def write_run(folder, answers, row="backbone", seed=0, **changes):
     }
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({**said, **changes}))
-    lines = [{"id": f"e{n}", "gold": RIGHT, "prediction": one, "scores": {}} for n, one in enumerate(predictions)]
+    lines = [
+        {"id": f"e{n}", "gold": RIGHT, "prediction": one, "scores": {}} for n, one in enumerate(predictions, first)
+    ]
     write_lines(folder, lines)
     results = metrics.load("accuracy").compute(predictions, [RIGHT] * len(predictions))
     (folder / "all_results.json").write_text(json.dumps({f"eval_{key}": one for key, one in results.items()}))
@@ -155,6 +157,29 @@ def test_an_interval_holds_its_difference_and_lies_within_the_bounds_of_the_scor
     write_run(place / "runs/fac", random.sample(first, len(first)), "fac")
     interval = reported(place / "runs", place / "out")["fac"].against["backbone"]
     assert -1 <= interval.low <= interval.difference <= interval.high <= 1
+
+
+def test_the_rounds_of_a_cross_validation_are_one_run_on_the_examples_of_all(runs, tmp_path):
+    for fold, (backbone, fac) in enumerate((("rrww", "rrrw"), ("rw", "rr"))):
+        write_run(runs / f"b{fold}", backbone, first=4 * fold, fold=fold)
+        write_run(runs / f"f{fold}", fac, "fac", first=4 * fold, fold=fold, gates={"fac": float(fold)})
+    cells = reported(runs, tmp_path / "out")
+    assert cells["backbone"].mean == pytest.approx(3 / 6) and cells["fac"].mean == pytest.approx(5 / 6)
+    assert cells["fac"].against["backbone"].difference == pytest.approx(2 / 6)
+    assert cells["fac"].gates() == {"fac": [0.5]} and list(cells["fac"].runs) == [0]
+
+
+def test_a_round_that_is_there_twice_is_refused(runs):
+    for name in ("one", "other"):
+        write_run(runs / name, "rr", fold=1)
+    assert "other: example 'e0' was measured in another round of the cross-validation too" in refusal(runs)
+
+
+def test_a_row_that_lacks_a_round_is_refused(runs):
+    for fold in range(2):
+        write_run(runs / f"b{fold}", "rr", first=2 * fold, fold=fold)
+    write_run(runs / "f", "rr", "fac", fold=0)
+    assert "2 ids are in one alone" in refusal(runs)
 
 
 def test_a_report_is_the_same_each_time(runs, tmp_path):

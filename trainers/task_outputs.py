@@ -36,6 +36,7 @@ def describe(ground: Any, model: Any, run: Any) -> dict[str, Any]:
         "train_fraction": ground.corpus.train_fraction,
         "learning_rate": run.learning_rate,
         "seed": run.seed,
+        "fold": ground.corpus.fold,
         "split": ground.corpus.eval_split,
         "metric": {"name": task.metric, "key": task.headline, "settings": task.settings},
         "gates": model.base_model.fusion.gates(),
