@@ -98,7 +98,7 @@ def _pin(config: KAdapterConfig, module: PreTrainedModel, checkpoint: Checkpoint
 
 def plain(backbone_config: PreTrainedConfig) -> dict[str, Any]:
     """Return a backbone's configuration as a plain dict, without what depends on how it was loaded."""
-    passing = ("_name_or_path", "dtype", "transformers_version")
+    passing = ("_name_or_path", "dtype", "transformers_version", "quantization_config")
     return {key: value for key, value in backbone_config.to_dict().items() if key not in passing}
 
 

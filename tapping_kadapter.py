@@ -1,13 +1,16 @@
 """How a backbone numbers its tokens, and how the hidden states that are tapped are kept and no others."""
 
+import contextlib
+import ctypes
 import inspect
+import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Positions", "Taps", "check_tapped", "positions_of", "release"]
+__all__ = ["Positions", "Taps", "check_tapped", "give_back", "positions_of", "release"]
 
 
 class Positions(NamedTuple):
@@ -148,6 +151,16 @@ def release(backbone: nn.Module) -> None:
     def refuse(module: nn.Module, args: tuple) -> None:
         raise ValueError("the backbone's weights have left memory; give hidden_states, or load the model again")
 
-    for one in backbone.parameters():
-        one.data = one.data.new_empty(0)
+    for module in backbone.modules():
+        for name, one in module.named_parameters(recurse=False):  # exchanged, since 8-bit weights can't be emptied
+            empty = torch.empty(0, dtype=one.dtype, device=one.device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=False))
     backbone.register_forward_pre_hook(refuse, prepend=True)
+    give_back()
+
+
+def give_back() -> None:
+    """Give the memory that was freed back to the system, which glibc else keeps in its heap for itself."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library, which has its own ways
+            ctypes.CDLL(None).malloc_trim(0)
