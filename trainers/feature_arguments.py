@@ -117,7 +117,9 @@ def _layout(flags: CacheArguments, model: Any) -> Layout:
 
 def _about(model: Any, layout: Layout, run: Any) -> dict[str, Any]:
     """Return all that the states depend on beside the token ids."""
+    quantized = getattr(model.base_model.backbone.config, "quantization_config", None)
     return {
+        **({} if quantized is None else {"quantized": repr(quantized)}),
         "backbone": model.config.backbone_fingerprint,
         "attention": model.base_model.backbone.config._attn_implementation,
         "layers": list(layout.layers),
