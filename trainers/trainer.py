@@ -18,6 +18,8 @@ from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from kadapter.tapping_kadapter import give_back
+
 from .examples import column
 from .outputs import PARTIAL, last_complete_checkpoint, remove, replace_file
 from .sampling import GlobalBatchSampler
@@ -66,6 +68,7 @@ class KAdapterTrainer(Trainer):
     def _run_epoch(self, *, epoch: int, **arguments: Any) -> None:
         """Run one epoch in its order, which accelerate forgets to choose when several processes resume within it."""
         self.order.set_epoch(epoch)
+        give_back()  # what loading the model, encoding the corpus and evaluating left in the heap
         super()._run_epoch(epoch=epoch, **arguments)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
