@@ -20,6 +20,7 @@ from typing import Annotated
 
 import typer
 
+from kadapter import KAdapterConfig
 from kadapter.data_builders import FOLDS
 from kadapter.trainers import run_task
 from kadapter.trainers.outputs import replace_file
@@ -81,8 +82,9 @@ class Study:
 
 
 def rows(fac: Path, lin: Path) -> Iterator[tuple[str, list]]:
-    """Yield every row of the table: its name, and its adapters and fusion as flags."""
-    alone = {"backbone": ["none"], "taps": ["taps"], "random": ["random", fac, lin]}
+    """Yield every row of the table: its name, and its adapters and fusion as flags; `taps` sees what fac sees."""
+    (seen,) = (one["layers"] for one in KAdapterConfig.from_pretrained(fac).adapters.values())
+    alone = {"backbone": ["none"], "taps": ["taps", "--layers", *seen], "random": ["random", fac, lin]}
     known = {"fac": [fac], "lin": [lin], "fac+lin": [fac, lin]}
     third = {"fac+lin+random": [fac, lin, "random", fac]}
     for fusion, several in (("concat", alone | known), ("gated", alone | known | third)):
