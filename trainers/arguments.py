@@ -16,7 +16,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..configuration_kadapter import FUSIONS
 
-__all__ = ["AdapterArguments", "CorpusArguments", "RunArguments", "parse_arguments"]
+__all__ = ["AdapterArguments", "CorpusArguments", "RunArguments", "closest", "flags_of", "parse_arguments"]
 
 
 @dataclass
@@ -128,14 +128,34 @@ def parse_arguments(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no flag" + _closest(unknown[0].removeprefix("--"), kinds, "--"))
+        raise ValueError(f"{unknown[0]!r} is no flag" + closest(unknown[0].removeprefix("--"), kinds, "--"))
     return tuple(parsed)
 
 
-def _closest(name: str, kinds: tuple[type, ...], prefix: str = "") -> str:
-    known = [one.name for kind in kinds for one in fields(kind) if one.init]
-    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+def closest(name: str, kinds: tuple[type, ...], prefix: str = "") -> str:
+    """Return the end of a sentence on a name that is no flag: the nearest one, or where all are listed."""
+    close = difflib.get_close_matches(name.replace("-", "_"), _known(kinds), n=1)
     return f"; did you mean {prefix + close[0]!r}?" if close else "; --help lists all"
+
+
+def flags_of(values: dict[str, Any], kinds: tuple[type, ...], where: str) -> list[str]:
+    """Return a mapping of flags to values as a command line; null leaves the default.
+
+    Raises:
+        ValueError: a key is no flag; the sentence begins with `where`.
+    """
+    flags = []
+    for key, value in values.items():
+        if key not in _known(kinds):
+            raise ValueError(f"{where}: {key!r} is no flag" + closest(str(key), kinds))
+        if value is not None:
+            value = json.dumps(value) if isinstance(value, dict) else value
+            flags += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def _known(kinds: tuple[type, ...]) -> list[str]:
+    return [one.name for kind in kinds for one in fields(kind) if one.init]
 
 
 def _recipe_flags(path: Path, kinds: tuple[type, ...]) -> list[str]:
@@ -145,12 +165,4 @@ def _recipe_flags(path: Path, kinds: tuple[type, ...]) -> list[str]:
         raise ValueError(f"recipe {str(path)!r} can't be read: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"recipe {str(path)!r} must be a mapping of flags to values, not {type(values).__name__}")
-    known = [one.name for kind in kinds for one in fields(kind) if one.init]
-    flags = []
-    for key, value in values.items():
-        if key not in known:
-            raise ValueError(f"recipe {str(path)!r}: {key!r} is no flag" + _closest(str(key), kinds))
-        if value is not None:  # null leaves the default
-            value = json.dumps(value) if isinstance(value, dict) else value
-            flags += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
-    return flags
+    return flags_of(values, kinds, f"recipe {str(path)!r}")

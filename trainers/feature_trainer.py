@@ -42,12 +42,14 @@ class FeatureTrainer(KAdapterTrainer):
 
     Args:
         features: the cache, or None.
+        reader: what has a `tap` that lets the backbone read a batch; None for the model itself.
         arguments: keywords of `KAdapterTrainer`.
     """
 
-    def __init__(self, *, features: Features | None = None, **arguments: Any) -> None:
+    def __init__(self, *, features: Features | None = None, reader: Any = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.features, self.released = features, False
+        self.reader = reader if reader is not None else self.model.base_model
         if features is not None and features.complete():
             self._release()
 
@@ -69,7 +71,7 @@ class FeatureTrainer(KAdapterTrainer):
         more = (0, max(0, min(SHORTEST, self.processing_class.model_max_length) - length))
         padded = F.pad(input_ids, more, value=self.processing_class.pad_token_id or 0), F.pad(attention_mask, more)
         with torch.no_grad(), self.compute_loss_context_manager():
-            return {layer: one[:, :length] for layer, one in self.model.base_model.tap(*padded).items()}
+            return {layer: one[:, :length] for layer, one in self.reader.tap(*padded).items()}
 
     def _find_or_tap(
         self, features: Features, places: Sequence[int], input_ids: Tensor, attention_mask: Tensor
@@ -130,5 +132,5 @@ class FeatureTrainer(KAdapterTrainer):
         self.released = True
         size = sum(one.nbytes for one in self.model.base_model.backbone.parameters())
         self.model.release_backbone()
-        if self.is_world_process_zero():
+        if size and self.is_world_process_zero():  # of several adapters the first lets it go
             print(f"features: all examples are kept; the backbone leaves memory ({readable(size)})")

@@ -7,10 +7,19 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-__all__ = ["check_output_directory", "checkpoint_to_resume", "clear", "last_complete_checkpoint", "replace_files"]
+__all__ = [
+    "check_output_directory",
+    "checkpoint_to_resume",
+    "clear",
+    "last_complete_checkpoint",
+    "replace_file",
+    "replace_files",
+    "write_adapter",
+]
 
 PARTIAL = ".partial"
 COMPLETE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
@@ -26,8 +35,9 @@ def check_output_directory(output_dir: str, resume: bool, overwrite: bool) -> No
         ValueError: the directory holds another run, or is a file.
     """
     folder = Path(output_dir)
-    if folder.is_file():
-        raise ValueError(f"--output_dir {output_dir!r} is a file; name a directory")
+    file = next((str(one) for one in (folder, *folder.parents) if one.is_file()), None)
+    if file is not None:
+        raise ValueError(f"--output_dir {file!r} is a file; name a directory")
     used = folder.is_dir() and any(PARTIAL not in path.name for path in folder.iterdir())
     artifacts = [folder / COMPLETE[0], folder / HEAD / COMPLETE[0]]
     finished = any(path.exists() for path in artifacts) and last_complete_checkpoint(output_dir) is None
@@ -117,3 +127,30 @@ def replace_files(directory: Path, fill: Callable[[Path], object]) -> None:
                 os.replace(path, directory / path.name)
     except OSError as error:
         raise OSError(f"could not save to {str(directory)!r} ({error}); free some space and resume the run") from error
+
+
+def write_adapter(trainer: Any, corpus: Any, adapter: Any, results: dict[str, float]) -> None:
+    """Write what `run_adapter.py` trained: the adapter to OUT, the model with its head to OUT/pretraining_head.
+
+    Raises:
+        OSError: it can't be written; what was there before is untouched.
+    """
+    output, model = Path(trainer.args.output_dir), trainer.model
+    if not adapter.without_adapter:
+        model.config.adapters[adapter.adapter_name]["training"] = {
+            "objective": adapter.objective,
+            "corpus": corpus.corpus,
+            "epochs": round(trainer.state.epoch or 0, 2),
+            "steps": trainer.state.global_step,
+            "learning_rate": trainer.args.learning_rate,
+            "seed": trainer.args.seed,
+            "results": {key.removeprefix("eval_"): value for key, value in results.items() if _is_result(key)},
+        }
+        model.save_adapter(output, adapter.adapter_name)
+        replace_files(output, trainer.processing_class.save_pretrained)
+    model.save_pretrained(output / HEAD)
+    replace_files(output / HEAD, trainer.processing_class.save_pretrained)
+
+
+def _is_result(key: str) -> bool:
+    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_loss", "_time"))

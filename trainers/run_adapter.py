@@ -4,14 +4,17 @@ accelerate launch trainers/run_adapter.py --objective linguistic --corpus conllu
     --adapter_name lin --output_dir OUT --do_train --do_eval
 
 OUT is the adapter's artifact; OUT/pretraining_head is the complete model with the head that it was trained under.
-`--recipe FILE.yaml` gives defaults that flags override. `--do_eval` without `--do_train` evaluates the model at
+`--recipe FILE.yaml` gives defaults that flags override. `--variants FILE.yaml` trains several adapters at once, into
+OUT/NAME each (docs/several_adapters.md). `--do_eval` without `--do_train` evaluates the model at
 OUT/pretraining_head. Several processes on CPU: `torchrun --nproc_per_node 2`, or with ACCELERATE_USE_CPU=1
 `accelerate launch --multi_gpu --num_processes 2` (`accelerate launch --cpu` silently runs one).
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,10 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from kadapter.configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
 from kadapter.trainers import pretraining
-from kadapter.trainers.arguments import AdapterArguments, CorpusArguments, RunArguments, parse_arguments
+from kadapter.trainers.arguments import AdapterArguments, CorpusArguments, RunArguments
 from kadapter.trainers.collators import PadToBatch
 from kadapter.trainers.examples import check_record_type, encode, load_splits, sample
-from kadapter.trainers.feature_arguments import CacheArguments, check_cache, open_features
+from kadapter.trainers.feature_arguments import check_cache, open_features
 from kadapter.trainers.feature_cache import Features
 from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
 from kadapter.trainers.outputs import (
@@ -35,47 +38,108 @@ from kadapter.trainers.outputs import (
     check_output_directory,
     checkpoint_to_resume,
     clear,
-    replace_files,
+    replace_file,
+    write_adapter,
 )
 from kadapter.trainers.trainer import KAdapterTrainer
-
-KINDS = (CorpusArguments, AdapterArguments, CacheArguments, RunArguments)
+from kadapter.trainers.turns import OneOfSeveral, SharedBackbone, Turns, bare_config
+from kadapter.trainers.variants import Settings, settings_of
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Run one training or evaluation as the flags say, and return its results.
+    """Run one training or evaluation as the flags say, or several at once, and return the results.
+
+    Those of several have keys such as "NAME/eval_loss", and OUT/all_results.json holds them.
 
     Raises:
         ValueError: a flag, the corpus or the output directory is unfit; the sentence says which and what to do.
         OSError: the backbone can't be read, or the results can't be written.
-        FloatingPointError: the loss became NaN; the last good checkpoint is kept.
+        FloatingPointError: the loss became NaN; the last good checkpoint is kept, and other adapters went on.
     """
-    corpus, adapter, cache, run = parse_arguments(argv, KINDS)
-    check_cache(cache, adapter.mask_padding or adapter.without_adapter)
+    given, several = settings_of(argv)
+    if not several:
+        return _run_all(given)[given[0].adapter.adapter_name]
+    turns = Turns(apart=(FloatingPointError,) if given[0].run.world_size == 1 else ())
+    if given[0].run.do_train:
+        results = _run_all(given, turns)
+    else:
+        results = {one.adapter.adapter_name: _run_all([one])[one.adapter.adapter_name] for one in given}
+    named = {f"{name}/{key}": value for name, found in results.items() for key, value in found.items()}
+    if PartialState().is_main_process:
+        path = Path(given[0].run.output_dir).parent / "all_results.json"
+        replace_file(path, json.dumps(named, indent=4, sort_keys=True))
+    if turns.failures:
+        told = "; ".join(f"{name}: {error}" for name, error in turns.failures.items())
+        raise FloatingPointError(f"of {len(given)} adapters {len(turns.failures)} did not end well; {told}")
+    return named
+
+
+def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dict[str, float]]:
+    """Train or evaluate one adapter, or train several in turns, and return the results of each."""
+    corpus, _, cache, run, _ = given[0]
     state = PartialState()
-    objective = _objective(corpus, adapter, run)
-    resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
-    trained = None if run.do_train else _trained_config(adapter, objective, run)
-    if run.do_train:
-        check_output_directory(run.output_dir, bool(resume), run.overwrite_output_dir)
+    objective, resumed, trained = _check(given)
     state.wait_for_everyone()
     set_seed(run.seed)
     with run.main_process_first(desc="corpus"):
         fields, examples = _examples(corpus, objective, trained, run, state.is_main_process)
-    model = _new_model(adapter, objective, fields, run) if trained is None else _trained_model(adapter, objective, run)
-    if state.is_main_process:
-        _tell(model, run)
+    models = _models(given, objective, fields, trained is None)
+    for one, model, resume in zip(given, models, resumed, strict=True) if state.is_main_process else ():
+        _tell(model, one.run)
         if run.do_train:
-            clear(run.output_dir, bool(resume))
+            clear(one.run.output_dir, bool(resume))
+    reader = SharedBackbone(models) if turns is not None else None
     with run.main_process_first(desc="features"):
-        features, examples = open_features(cache, model, examples, run, state.is_main_process)
+        features, examples = open_features(
+            cache, models[0] if reader is None else reader.model, examples, run, state.is_main_process
+        )
     state.wait_for_everyone()
-    trainer = _trainer(model, objective, examples, features, run)
-    results = _run(trainer, run, resume if isinstance(resume, str) else None)
-    if run.do_train and state.is_main_process:
-        _write(trainer, corpus, adapter, results)
-    state.wait_for_everyone()
-    return results
+
+    def job(number: int) -> dict[str, float]:
+        one, resume = given[number], resumed[number]
+        own = {} if turns is None else {"reader": reader, "turns": turns, "name": one.adapter.adapter_name}
+        trainer = _trainer(models[number], objective, examples, features, one.run, **own)
+        results = _run(trainer, one.run, resume if isinstance(resume, str) else None)
+        if run.do_train and state.is_main_process:
+            write_adapter(trainer, one.corpus, one.adapter, results)
+        state.wait_for_everyone()
+        return results
+
+    jobs = {one.adapter.adapter_name: partial(job, number) for number, one in enumerate(given)}
+    return {name: run_it() for name, run_it in jobs.items()} if turns is None else turns.run(jobs)
+
+
+def _check(given: list[Settings]) -> tuple[Any, list[str | bool], KAdapterConfig | None]:
+    """Check all that can be; return the objective, what each adapter resumes from, and what one was trained as."""
+    resumed, trained = [], None
+    for corpus, adapter, cache, run, variants in given:
+        try:
+            check_cache(cache, adapter.mask_padding or adapter.without_adapter)
+            objective = _objective(corpus, adapter, run)
+            resumed.append(checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False)
+            if run.do_train:
+                check_output_directory(run.output_dir, bool(resumed[-1]), run.overwrite_output_dir)
+            else:
+                trained = _trained_config(adapter, objective, run)
+        except (ValueError, TypeError) as error:
+            if variants.variants is None:
+                raise
+            raise ValueError(f"variants {variants.variants!r}, adapter {adapter.adapter_name!r}: {error}") from error
+    return objective, resumed, trained
+
+
+def _models(given: list[Settings], objective: Any, fields: dict[str, Any], new: bool) -> list[Any]:
+    """Return a model for each adapter, all on one backbone; those that are trained begin at their own seed."""
+    models: list[Any] = []
+    for one in given:
+        set_seed(one.run.seed)
+        beside = models[0] if models else None
+        models.append(
+            _new_model(one.adapter, objective, fields, one.run, beside)
+            if new
+            else _trained_model(one.adapter, objective, one.run)
+        )
+    return models
 
 
 def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArguments) -> pretraining.Objective:
@@ -139,15 +203,16 @@ def _examples(
     return fields, examples
 
 
-def _new_model(adapter: AdapterArguments, objective: Any, fields: dict[str, Any], run: RunArguments) -> Any:
-    model = objective.model_class.from_backbone(
-        adapter.backbone,
-        revision=adapter.backbone_revision,
-        **_reading(run),
-        fusion=adapter.fusion,
-        classifier_dropout=adapter.classifier_dropout,
-        **fields,
-    )
+def _new_model(
+    adapter: AdapterArguments, objective: Any, fields: dict[str, Any], run: RunArguments, beside: Any = None
+) -> Any:
+    """Return a new model, on the same backbone as `beside` if there is another."""
+    own = {"fusion": adapter.fusion, "classifier_dropout": adapter.classifier_dropout, **fields}
+    if beside is None:
+        kind, reading = objective.model_class, _reading(run)
+        model = kind.from_backbone(adapter.backbone, revision=adapter.backbone_revision, **reading, **own)
+    else:
+        model = objective.model_class(bare_config(beside, own), beside.base_model.backbone)
     if not adapter.without_adapter:
         model.add_adapter(adapter.adapter_name, _shape(adapter))
         model.train_adapter(adapter.adapter_name)
@@ -178,9 +243,10 @@ def _tell(model: Any, run: RunArguments) -> None:
 
 
 def _trainer(
-    model: Any, objective: Any, examples: dict[str, Any], features: Features | None, run: RunArguments
+    model: Any, objective: Any, examples: dict[str, Any], features: Features | None, run: RunArguments, **own: Any
 ) -> KAdapterTrainer:
-    return FeatureTrainer(
+    kind = OneOfSeveral if own else FeatureTrainer
+    return kind(
         model=model,
         args=run,
         train_dataset=examples.get("train"),
@@ -189,6 +255,7 @@ def _trainer(
         data_collator=WithPlaces(PadToBatch(objective.padding)),
         objective=objective,
         features=features,
+        **own,
     )
 
 
@@ -207,31 +274,6 @@ def _run(trainer: KAdapterTrainer, run: RunArguments, checkpoint: str | None) ->
         trainer.log_metrics("eval", results)
         trainer.save_metrics("eval", results)
     return results
-
-
-def _write(
-    trainer: KAdapterTrainer, corpus: CorpusArguments, adapter: AdapterArguments, results: dict[str, float]
-) -> None:
-    """Write the adapter to OUT and the model with its head to OUT/pretraining_head."""
-    output, model = Path(trainer.args.output_dir), trainer.model
-    if not adapter.without_adapter:
-        model.config.adapters[adapter.adapter_name]["training"] = {
-            "objective": adapter.objective,
-            "corpus": corpus.corpus,
-            "epochs": round(trainer.state.epoch or 0, 2),
-            "steps": trainer.state.global_step,
-            "learning_rate": trainer.args.learning_rate,
-            "seed": trainer.args.seed,
-            "results": {key.removeprefix("eval_"): value for key, value in results.items() if _is_result(key)},
-        }
-        model.save_adapter(output, adapter.adapter_name)
-        replace_files(output, trainer.processing_class.save_pretrained)
-    model.save_pretrained(output / HEAD)
-    replace_files(output / HEAD, trainer.processing_class.save_pretrained)
-
-
-def _is_result(key: str) -> bool:
-    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_loss", "_time"))
 
 
 if __name__ == "__main__":
