@@ -43,10 +43,11 @@ def main(
     seeds: Annotated[int, typer.Option(help="Seeds on test, from 0.")] = 5,
     folds: Annotated[bool, typer.Option("--folds", help="Cross-validate: each fold of the corpus in turn.")] = False,
     train_backbone: Annotated[bool, typer.Option("--train-backbone", help="Train the encoder too.")] = False,
+    more: Annotated[list[str] | None, typer.Argument(help="After --: flags of run_task.py for all.")] = None,
 ) -> None:
     """Run the grid and then the test runs of every row and share."""
     shared = ["--recipe", RECIPES / f"study_{task}.yaml", "--data_dir", data_dir, "--backbone", backbone]
-    shared += [*(["--exclude", exclude] if exclude else []), "--freeze_backbone", not train_backbone]
+    shared += [*(["--exclude", exclude] if exclude else []), "--freeze_backbone", not train_backbone, *(more or [])]
     study = Study(output_dir, TRAINED_RATES if train_backbone else FROZEN_RATES, seeds)
     epochs = TRAINED_EPOCHS if train_backbone else FROZEN_EPOCHS
     if unknown := sorted({*(shares or ())} - epochs.keys()):
