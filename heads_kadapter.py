@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .attention_kadapter import Attention, attention_mask_of
 from .configuration_kadapter import KAdapterConfig
+from .losses_kadapter import can_be_looked_at
 
 __all__ = [
     "NOT_READ",
@@ -114,7 +115,7 @@ def gather(states: Tensor, positions: Tensor) -> Tensor:
     Raises:
         ValueError: a position lies outside the sequence.
     """
-    if positions.device.type == "cpu" and positions.numel() and int(positions.max()) >= states.shape[1]:
+    if can_be_looked_at(positions) and positions.numel() and int(positions.max()) >= states.shape[1]:
         raise ValueError(
             f"position {int(positions.max())} lies outside the {states.shape[1]} tokens of the batch; was it cut?"
         )

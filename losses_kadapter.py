@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["cross_entropy", "multi_label_loss", "spans_loss", "spans_of"]
+__all__ = ["can_be_looked_at", "cross_entropy", "multi_label_loss", "spans_loss", "spans_of"]
+
+
+def can_be_looked_at(values: Tensor) -> bool:
+    """Return whether values are there to be checked: not on another device, nor in a graph that is compiled."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | None:
@@ -18,7 +23,7 @@ def cross_entropy(logits: Tensor, labels: Tensor | None, num_items_in_batch: Ten
     """
     if labels is None:
         return None
-    if labels.device.type == "cpu" and labels.numel() and int(labels.max()) >= logits.shape[-1]:
+    if can_be_looked_at(labels) and labels.numel() and int(labels.max()) >= logits.shape[-1]:
         raise ValueError(
             f"label {int(labels.max())} is none of the {logits.shape[-1]} classes, 0 to {logits.shape[-1] - 1}"
         )
@@ -87,7 +92,8 @@ def spans_loss(
         return None
     spans = answer_spans.to(start.device)
     start, end = start.view(len(start), -1, start.shape[-1]), end.view(len(end), -1, end.shape[-1])
-    _check_spans(spans, start)
+    if not torch.compiler.is_compiling():
+        _check_spans(spans, start)
     answerable = (spans[..., 0] >= 0).any(dim=1)  # (B,)
     losses = sum(_occurrence_loss(scores, spans, column) for scores, column in ((start, 1), (end, 2))) / 2
     number = answerable.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch

@@ -326,19 +326,27 @@ def test_the_number_of_trainable_parameters_is_printed(backbone, capsys):
     assert "trainable params: " in capsys.readouterr().out
 
 
-def test_activation_checkpointing_gives_equal_gradients(backbone):
+def test_activation_checkpointing_computes_blocks_twice_and_gives_equal_gradients(backbone):
     def gradients(checkpointing):
-        adapters = {"fac": small_adapter(hidden_dropout_prob=0, attention_probs_dropout_prob=0)}
-        model = shake(KAdapterModel.from_backbone(backbone, adapters=adapters))
+        model = KAdapterForEntityPairClassification.from_backbone(
+            backbone, adapters={"fac": small_adapter()}, num_labels=3
+        )
         if checkpointing:
-            model.activation_checkpointing_enable()
+            shake(model).activation_checkpointing_enable()
             assert model.is_activation_checkpointing
-        model.train()
-        model(**batch()).last_hidden_state.square().mean().backward()
-        return [one.grad for one in model.adapters.parameters()]
+        shake(model).train()
+        computed = []
+        for layer in model.base_model.adapters["fac"].layers:
+            for block in layer.blocks:
+                block.intermediate.register_forward_pre_hook(lambda module, given: computed.append(module))
+        torch.manual_seed(5)  # dropout too is drawn alike
+        inputs = {**batch(lengths=(30, 20)), "entity_positions": torch.tensor([[1, 4], [2, 3]])}
+        model(**inputs, labels=torch.tensor([0, 2])).loss.backward()
+        return [len(computed), *(one.grad for one in model.parameters() if one.requires_grad)]
 
-    for one, other in zip(gradients(True), gradients(False), strict=True):
-        assert torch.equal(one, other)
+    (twice, *found), (once, *expected) = gradients(True), gradients(False)
+    assert (twice, once) == (12, 6) and len(found) > 90
+    assert all(map(torch.equal, found, expected))
 
 
 def test_resized_embeddings_are_frozen_as_before(backbone):

@@ -101,6 +101,17 @@ def test_only_the_positions_that_a_head_reads_are_kept(name, positions):
     assert {tuple(one.shape) for one in states_of(model, inputs).values()} == {(3, positions, 32)}
 
 
+@pytest.mark.parametrize(("name", "fusion"), [("text", "concat"), ("parse", "gated"), ("passages", "add")])
+def test_adapters_fusion_head_and_loss_compile_as_one_graph_and_give_the_same_numbers(name, fusion):
+    model, inputs, rest = made(name, fusion)
+    rows = {key: inputs[key].flatten(0, -2) for key in ("input_ids", "attention_mask")}
+    given = {**inputs, **rest, "hidden_states": model.base_model.tap(**rows)}
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        found, expected = compiled(**given), model(**given)
+    assert list(found) == list(expected) and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
 def test_head_and_fusion_train_on_states_as_on_inputs():
     model, inputs, rest = made("pair", "concat")
     model.train_adapter([])
