@@ -221,6 +221,8 @@ def test_flags_that_can_not_be_meant_for_several_are_refused(ground, tmp_path):
         run_adapter.main(flags(ground, "linguistic", tmp_path / "out", "--variants", tmp_path / "none.yaml"))
     with pytest.raises(ValueError, match=r"--resume_from_checkpoint 'x' is of one adapter; with --variants say last"):
         run_together(ground, tmp_path / "out", "--resume_from_checkpoint", "x")
+    with pytest.raises(ValueError, match="--report_to wandb keeps one run in a process; with --variants give tensor"):
+        run_together(ground, tmp_path / "out", "--report_to", "wandb")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("variants: some.yaml\n", encoding="utf-8")
     with pytest.raises(ValueError, match="variants is no flag of a recipe; give --variants on the command line"):

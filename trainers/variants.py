@@ -76,6 +76,11 @@ def _several(argv: list[str], file: str, variants: dict[str, dict[str, Any]]) ->
             f"--resume_from_checkpoint {common.resume_from_checkpoint!r} is of one adapter; with --variants say last, "
             "which is each adapter's own"
         )
+    trackers = sorted(set(common.report_to or []) - {"none", "tensorboard"})
+    if trackers:
+        raise ValueError(
+            f"--report_to {trackers[0]} keeps one run in a process; with --variants give tensorboard or none"
+        )
     several = []
     for name, values in variants.items():
         flags = flags_of(values, KINDS, f"variants {file!r}, adapter {name!r}")
