@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from .attention_kadapter import Attention, attention_mask_of
 from .configuration_kadapter import KAdapterConfig
-from .losses_kadapter import can_be_looked_at
 
 __all__ = [
     "NOT_READ",
@@ -21,6 +20,7 @@ __all__ = [
     "PositionHead",
     "TokenHead",
     "as_rows",
+    "can_be_looked_at",
     "check_positions",
     "check_words",
     "first_tokens",
@@ -107,6 +107,11 @@ class PositionHead(nn.Module):
 
 
 # ---- tokens -------------------------------------------------------------------------------------------------------
+
+
+def can_be_looked_at(values: Tensor) -> bool:
+    """Return whether values are there to be checked: not on another device, nor in a graph that is compiled."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def gather(states: Tensor, positions: Tensor) -> Tensor:
