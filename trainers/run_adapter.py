@@ -85,7 +85,7 @@ def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dic
         fields, examples = _examples(corpus, objective, trained, run, state.is_main_process)
     models = _models(given, objective, fields, trained is None)
     for one, model, resume in zip(given, models, resumed, strict=True) if state.is_main_process else ():
-        _tell(model, one.run)
+        _tell(model, one.run, one.adapter.adapter_name if turns is not None else None)
         if run.do_train:
             clear(one.run.output_dir, bool(resume))
     reader = SharedBackbone(models) if turns is not None else None
@@ -236,9 +236,10 @@ def _reading(run: RunArguments) -> dict[str, Any]:
     }
 
 
-def _tell(model: Any, run: RunArguments) -> None:
+def _tell(model: Any, run: RunArguments, name: str | None) -> None:
     step = run.train_batch_size * run.gradient_accumulation_steps * run.world_size
-    print(f"processes: {run.world_size}, device: {run.device.type}, examples in one step: {step}")
+    told = f"processes: {run.world_size}, device: {run.device.type}, examples in one step: {step}"
+    print(told if name is None else f"{name}: {told}")
     model.print_trainable_parameters()
 
 
