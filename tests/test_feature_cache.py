@@ -29,10 +29,12 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import RobertaModel
 
 from kadapter import KAdapterForTokenClassification
+from kadapter.tapping_kadapter import give_back
 from kadapter.trainers import run_adapter
 from kadapter.trainers.feature_arguments import size_of
 from kadapter.trainers.feature_cache import Examples, Features
 from kadapter.trainers.feature_shards import Layout, key_of
+from kadapter.trainers.trainer import keep_few_kernels
 
 QUIET = ("--report_to", "none", "--save_strategy", "no", "--num_train_epochs", "3")
 
@@ -298,6 +300,29 @@ def test_a_full_disk_is_told_once_and_leaves_nothing_behind(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(told) == 1 and "nothing more can be kept in" in told[0] and "free some space" in told[0]
     assert not list(tmp_path.iterdir()) and not features.has(places).any()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_memory_freed_between_what_stays_is_given_back():
+    def anonymous():
+        with open("/proc/self/status", encoding="ascii") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
+
+    held = [torch.ones(16_000) for _ in range(2000)]  # 64 KB each, all in the heap
+    kept, before = held[::50], anonymous()
+    del held
+    give_back()
+    assert anonymous() < before - 80 and all(one.sum() == 16_000 for one in kept)
+
+
+def test_the_kernels_of_a_few_shapes_are_kept_unless_the_user_says_otherwise(monkeypatch):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    for said, expected in (("", "256"), ("7", "7")):
+        monkeypatch.setenv(name, said)
+        if not said:
+            monkeypatch.delenv(name)
+        keep_few_kernels()
+        assert os.environ[name] == expected
 
 
 def test_padding_of_given_states_does_not_reach_real_tokens():

@@ -24,9 +24,10 @@ from .examples import column
 from .outputs import PARTIAL, last_complete_checkpoint, remove, replace_file
 from .sampling import GlobalBatchSampler
 
-__all__ = ["KAdapterTrainer"]
+__all__ = ["KAdapterTrainer", "keep_few_kernels"]
 
 IGNORED = -100
+KERNELS = 256  # matrix products whose kernels a CPU keeps, by kind and shape: some steps' worth, a quarter MiB each
 DISK_IS_FULL = ("PytorchStreamWriter", "iostream error")  # so torch.save says it, in a RuntimeError
 
 
@@ -45,6 +46,7 @@ class KAdapterTrainer(Trainer):
     staging: Path | None = None
 
     def __init__(self, *, objective: Any, **arguments: Any) -> None:
+        keep_few_kernels()
         super().__init__(
             **arguments, compute_metrics=self.measure, preprocess_logits_for_metrics=predictions_and_losses
         )
@@ -174,6 +176,14 @@ class KAdapterTrainer(Trainer):
             path = folder / "all_results.json"
             everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             replace_file(path, json.dumps({**everything, **metrics}, indent=4, sort_keys=True))
+
+
+def keep_few_kernels() -> None:
+    """Keep the kernels of fewer shapes than oneDNN would: by default up to 1,024, some 17 MiB for each new length.
+
+    It is heard before the first matrix product of the process, and what the environment says goes before it.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
 class InOrder(Sampler[int]):
