@@ -27,7 +27,7 @@ from .sampling import GlobalBatchSampler
 __all__ = ["KAdapterTrainer", "keep_few_kernels"]
 
 IGNORED = -100
-KERNELS = 256  # matrix products whose kernels a CPU keeps, by kind and shape: some steps' worth, a quarter MiB each
+KERNELS = 256  # matrix products whose kernels a CPU keeps, by kind and shape: some steps' worth, half a MiB each
 DISK_IS_FULL = ("PytorchStreamWriter", "iostream error")  # so torch.save says it, in a RuntimeError
 
 
@@ -179,11 +179,12 @@ class KAdapterTrainer(Trainer):
 
 
 def keep_few_kernels() -> None:
-    """Keep the kernels of fewer shapes than oneDNN would: by default up to 1,024, some 17 MiB for each new length.
+    """Keep the kernels of fewer shapes than oneDNN and PyTorch would: 1,024 each, some 17 MiB for each new length.
 
     It is heard before the first matrix product of the process, and what the environment says goes before it.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, str(KERNELS))
 
 
 class InOrder(Sampler[int]):
