@@ -320,7 +320,7 @@ def test_the_kernels_of_a_few_shapes_are_kept_unless_the_user_says_otherwise(mon
     monkeypatch.delenv(ours, raising=False)
     monkeypatch.setenv(theirs, "7")
     keep_few_kernels()
-    assert (os.environ.pop(ours), os.environ[theirs]) == ("256", "7")
+    assert (os.environ.pop(ours), os.environ[theirs]) == ("64", "7")
 
 
 def test_padding_of_given_states_does_not_reach_real_tokens():

@@ -27,7 +27,7 @@ from .sampling import GlobalBatchSampler
 __all__ = ["KAdapterTrainer", "keep_few_kernels"]
 
 IGNORED = -100
-KERNELS = 256  # matrix products whose kernels a CPU keeps, by kind and shape: some steps' worth, half a MiB each
+KERNELS = 64  # matrix products whose kernels a CPU keeps, by kind and shape: a step's worth, half a MiB each
 DISK_IS_FULL = ("PytorchStreamWriter", "iostream error")  # so torch.save says it, in a RuntimeError
 
 
