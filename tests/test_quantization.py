@@ -1,16 +1,19 @@
 """A backbone whose weights are held in 8 bits by torchao: it alone, whatever is trained, saved or kept beside it."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
 from helpers import batch, make_model, output, save_backbone
+from tiny_runs import flags, write_ground
 from torch import nn
 from transformers import TorchAoConfig
 
 from kadapter import KAdapterModel
+from kadapter.trainers import run_adapter
 from kadapter.trainers.feature_arguments import CacheArguments, open_features
 
 torchao = pytest.importorskip("torchao.quantization", reason="torchao comes with the extras quantization and test")
@@ -63,3 +66,24 @@ def test_it_is_released_and_what_it_read_is_kept_apart_from_what_others_read(pla
     states, expected = quantized.tap(**batch()), output(quantized)
     quantized.release_backbone()
     assert torch.equal(output(quantized, **batch(), hidden_states=states), expected)
+
+
+def test_an_adapter_is_trained_beside_it_by_a_flag(tmp_path):
+    ground = write_ground(tmp_path / "ground")
+    short = ["--max_steps", "2", "--report_to", "none", "--quantize_backbone"]
+    losses = {
+        given: run_adapter.main(flags(ground, "factual", tmp_path / given, *short, given))["eval_loss"]
+        for given in ("true", "false")
+    }
+    assert losses["true"] != losses["false"] and losses["true"] == pytest.approx(losses["false"], rel=0.05)
+    artifact = KAdapterModel.from_pretrained(tmp_path / "true")
+    assert weights(artifact) == {torch.Tensor}
+    again = flags(ground, "factual", tmp_path / "true", *short, "true", "--do_train", "false")
+    assert run_adapter.main(again)["eval_loss"] == losses["true"]
+
+
+def test_without_torchao_the_flag_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    given = flags(tmp_path, "factual", tmp_path / "out", "--quantize_backbone", "true")
+    with pytest.raises(ValueError, match=r"--quantize_backbone needs torchao; pip install 'kadapter\[quantization\]'"):
+        run_adapter.main(given)

@@ -47,6 +47,9 @@ class AdapterArguments:
     backbone: str = field(metadata={"help": "Hub id or directory of the frozen encoder."})
     adapter_name: str = field(metadata={"help": "Name of the adapter, such as fac or lin."})
     backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
+    quantize_backbone: bool = field(
+        default=False, metadata={"help": "Hold the weights of the frozen encoder in 8 bits (needs torchao)."}
+    )
     layers: list[int] | None = field(
         default=None, metadata={"help": "Tapped hidden states; by default 0, N/2 - 1, N - 2 of an N-block backbone."}
     )

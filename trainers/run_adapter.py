@@ -12,6 +12,7 @@ OUT/pretraining_head. Several processes on CPU: `torchrun --nproc_per_node 2`, o
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from functools import partial
@@ -23,7 +24,7 @@ if __package__ in (None, ""):
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoTokenizer, TorchAoConfig, set_seed
 
 from kadapter.configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
 from kadapter.trainers import pretraining
@@ -146,6 +147,8 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
     """Check all that can be checked before anything costs time, and return the objective."""
     if not (run.do_train or run.do_eval):
         raise ValueError("there is nothing to do; give --do_train, --do_eval or both")
+    if adapter.quantize_backbone and importlib.util.find_spec("torchao") is None:
+        raise ValueError("--quantize_backbone needs torchao; pip install 'kadapter[quantization]'")
     kind = pretraining.load(adapter.objective)
     check_record_type(corpus, kind)
     check_adapter_name(adapter.adapter_name)
@@ -209,7 +212,7 @@ def _new_model(
     """Return a new model, on the same backbone as `beside` if there is another."""
     own = {"fusion": adapter.fusion, "classifier_dropout": adapter.classifier_dropout, **fields}
     if beside is None:
-        kind, reading = objective.model_class, _reading(run)
+        kind, reading = objective.model_class, _reading(adapter, run)
         model = kind.from_backbone(adapter.backbone, revision=adapter.backbone_revision, **reading, **own)
     else:
         model = objective.model_class(bare_config(beside, own), beside.base_model.backbone)
@@ -221,19 +224,22 @@ def _new_model(
 
 def _trained_model(adapter: AdapterArguments, objective: Any, run: RunArguments) -> Any:
     """Load the model at OUT/pretraining_head; only the backbone, not what was trained, is held in bfloat16."""
-    backbone = {"revision": adapter.backbone_revision, **_reading(run)}
+    backbone = {"revision": adapter.backbone_revision, **_reading(adapter, run)}
     return objective.model_class.from_pretrained(
         Path(run.output_dir) / HEAD, backbone=adapter.backbone, backbone_kwargs=backbone
     )
 
 
-def _reading(run: RunArguments) -> dict[str, Any]:
+def _reading(adapter: AdapterArguments, run: RunArguments) -> dict[str, Any]:
     """Say how the backbone reads: in float32 on a CPU with attention whose bits do not depend on the batch."""
-    exact = run.device.type == "cpu" and not run.bf16
-    return {
-        "dtype": torch.bfloat16 if run.bf16 else torch.float32,
-        **({"attn_implementation": "eager"} if exact else {}),
-    }
+    reading: dict[str, Any] = {"dtype": torch.bfloat16 if run.bf16 else torch.float32}
+    if run.device.type == "cpu" and not run.bf16:
+        reading["attn_implementation"] = "eager"
+    if adapter.quantize_backbone:
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        reading["quantization_config"] = TorchAoConfig(Int8WeightOnlyConfig())
+    return reading
 
 
 def _tell(model: Any, run: RunArguments, name: str | None) -> None:
