@@ -71,6 +71,10 @@ class Study:
 
     def row(self, place: str, given: list) -> None:
         """Choose the learning rate of a row on validation and run all seeds on test, as far as that is not done."""
+        rate = self.learning_rates[0] if len(self.learning_rates) == 1 else self._choose(place, given)
+        run(given, self.output_dir / "test" / place, self.seeds, "--eval_split", "test", "--learning_rate", rate)
+
+    def _choose(self, place: str, given: list) -> str:
         chosen_file = self.output_dir / "chosen.json"
         chosen = json.loads(chosen_file.read_text(encoding="utf-8")) if chosen_file.is_file() else {}
         if place not in chosen:
@@ -78,8 +82,7 @@ class Study:
             run(given, grid, 1, "--eval_split", "validation", "--learning_rates", *self.learning_rates)
             chosen[place] = best(grid)
             replace_file(chosen_file, json.dumps(chosen, indent=2))
-        rate = chosen[place]["learning_rate"]
-        run(given, self.output_dir / "test" / place, self.seeds, "--eval_split", "test", "--learning_rate", rate)
+        return chosen[place]["learning_rate"]
 
 
 def rows(fac: Path, lin: Path) -> Iterator[tuple[str, list]]:

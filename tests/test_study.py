@@ -61,7 +61,7 @@ def test_the_rate_that_is_best_on_validation_is_read_on_test_with_all_seeds(stud
 
 
 def test_the_rounds_of_a_cross_validation_are_reported_as_one_run(study, ground, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "FROZEN_RATES", ("1e-2",))
+    monkeypatch.setattr(study, "FROZEN_RATES", ("1e-2",))  # one alone needs no choice
     rows = ["--only", "fac.gated", "--seeds", "1", "--folds"]
     command(study, ground, tmp_path / "out", "cosmosqa", *rows)
     table = report(
