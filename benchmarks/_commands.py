@@ -1,15 +1,18 @@
-"""What the commands share: their options, and lists of values after one option."""
+"""What the commands share: their options, lists of values after one option, and what is done with the results."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import _lengths
+import _plots
 import typer
+from _rounds import Results, play
+from _tables import tell, write_json
 from typer.core import TyperCommand
 
 SizeOption = Annotated[Literal["large", "base", "tiny"], typer.Option(help="Shape of the backbone, as RoBERTa's.")]
@@ -24,7 +27,35 @@ DataDir = Annotated[Path | None, typer.Option(help="FewRel release, for its leng
 Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer that counts the tokens of --data-dir.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Where the results are written, after every round.")]
 Markdown = Annotated[Path | None, typer.Option(help="Where the table is written.")]
+Plot = Annotated[Path | None, typer.Option(callback=_plots.checked, help="Where it is drawn, as .svg or .png.")]
 CORES = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
+class Files(NamedTuple):
+    """Where results are written, None for nowhere."""
+
+    json: Path | None
+    markdown: Path | None
+    plot: Path | None
+
+
+class Benchmark(NamedTuple):
+    """What a benchmark runs in fresh processes, and makes of what they return: JSON, rows of a table, and panels."""
+
+    contest: Callable[[dict[str, Any], Any], dict[str, Any]]
+    summary: Callable[[Results], dict[str, dict[str, Any]]]
+    table: Callable[[dict[str, dict[str, Any]]], list[dict[str, str]]]
+    panels: Callable[[dict[str, dict[str, Any]]], list[list[_plots.Bars | _plots.Lines]]]
+
+
+def compare(benchmark: Benchmark, jobs: Mapping[str, dict[str, Any]], rounds: int, title: str, files: Files) -> None:
+    """Run every job in each round, and tell the results; all jobs are of one device and as many threads."""
+    device, threads = (next(iter(jobs.values()))[key] for key in ("device", "threads"))
+    contest, summary_of = benchmark.contest, benchmark.summary
+    summary = summary_of(play(contest, jobs, rounds, device, lambda some: write_json(files.json, summary_of(some))))
+    tell(f"{title}, medians of {rounds} rounds", benchmark.table(summary), device, threads, files.markdown)
+    if files.plot is not None:
+        _plots.draw(benchmark.panels(summary), files.plot)
 
 
 class SpreadCommand(TyperCommand):

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 import _commands as told
 import typer
-from _rounds import Marks, Results, play
-from _tables import tell, write_json
+from _plots import Lines
+from _rounds import Marks, Results
 
 ADAPTERS, BATCHES = [0, 1, 2, 4], [1, 4, 16, 64]
 NUMBERS = ("latency_ms", "tokens_per_second", "tokens_per_cpu_second", "sentences_per_second")
@@ -37,14 +37,14 @@ def main(
     tokenizer: told.Tokenizer = None,
     json_file: told.Json = None,
     markdown: told.Markdown = None,
+    plot: told.Plot = None,
 ) -> None:
     """Read with every number of adapters in each round and compare."""
     shared = {"size": size, "batches": batches, "repeats": repeats, "longest": max_length, "dtype": dtype}
     shared |= {"device": device, "threads": threads, "lengths": told.lengths_of(data_dir, tokenizer)}
     jobs = {told.name_of(number): {**shared, "adapters": number} for number in adapters}
-    results = play(contest, jobs, rounds, device, lambda some: write_json(json_file, summary(some)))
-    title = f"Inference in {dtype}, RoBERTa-{size} sizes, medians of {rounds} rounds"
-    tell(title, table(summary(results)), device, threads, markdown)
+    title = f"Inference in {dtype}, RoBERTa-{size} sizes"
+    told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
 
 
 def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
@@ -98,6 +98,17 @@ def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
             )
     return rows
 
+
+def panels(summary: dict[str, dict[str, Any]]) -> list[list[Lines]]:
+    """Return a panel of throughput and one of latency, against batch size."""
+    rates, times = (
+        {name: {int(batch): runs for batch, runs in one[key].items()} for name, one in summary.items()}
+        for key in ("tokens_per_second", "latency_ms")
+    )
+    return [[Lines("batch size", rates, "tokens/s"), Lines("batch size", times, "latency (ms)", logarithmic=True)]]
+
+
+BENCHMARK = told.Benchmark(contest, summary, table, panels)
 
 if __name__ == "__main__":
     told.start(main)

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import _commands as told
 import typer
+from _plots import Bars
 from _rounds import Marks, Results, play
-from _tables import tell, write_json
 
 ADAPTERS = [0, 2]
 TIMES = ("seconds", "seconds_to_first_answer", "cpu_seconds_to_first_answer")
@@ -31,15 +31,15 @@ def main(
     threads: told.Threads = told.CORES,
     json_file: told.Json = None,
     markdown: told.Markdown = None,
+    plot: told.Plot = None,
 ) -> None:
     """Load every number of adapters in each round and compare."""
     with TemporaryDirectory(prefix="benchmark_") as folder:
-        shared = {"size": size, "folder": folder, "threads": threads}
+        shared = {"size": size, "folder": folder, "device": "cpu", "threads": threads}
         play(write, {"writing": {**shared, "number": max(adapters)}}, 1, "cpu", lambda results: None)
         jobs = {told.name_of(number): {**shared, "adapters": number} for number in adapters}
-        results = play(contest, jobs, rounds, "cpu", lambda some: write_json(json_file, summary(some)))
-    title = f"Loading, RoBERTa-{size} sizes, medians of {rounds} rounds"
-    tell(title, table(summary(results)), "cpu", threads, markdown)
+        title = f"Loading, RoBERTa-{size} sizes"
+        told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
 
 
 def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
@@ -89,6 +89,19 @@ def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
         for name, one in summary.items()
     ]
 
+
+def panels(summary: dict[str, dict[str, Any]]) -> list[list[Bars]]:
+    """Return panels of the time until the model stands, that until its first answer, and memory."""
+    return [
+        [
+            Bars("seconds", {name: one["seconds"] for name, one in summary.items()}),
+            Bars("seconds to first answer", {name: one["seconds_to_first_answer"] for name, one in summary.items()}),
+            Bars("anonymous MiB", {name: [one["peak_anonymous_mib"]] for name, one in summary.items()}),
+        ]
+    ]
+
+
+BENCHMARK = told.Benchmark(contest, summary, table, panels)
 
 if __name__ == "__main__":
     told.start(main)

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 
 import _commands as told
 import typer
-from _rounds import play
-from _tables import tell, write_json
+from _plots import Lines
 from train_step import contest, summary
 
 Values = list[int]
@@ -37,6 +36,7 @@ def main(
     tokenizer: told.Tokenizer = None,
     json_file: told.Json = None,
     markdown: told.Markdown = None,
+    plot: told.Plot = None,
 ) -> None:
     """Train with every length, batch size and number of adapters in each round."""
     shared = {"contestant": "ours", "size": size, "batch": batch, "steps": steps, "warmup": warmup, "adapters": 1}
@@ -45,9 +45,8 @@ def main(
     jobs = {f"length {one}": {**shared, "lengths": [one], "longest": one} for one in lengths}
     jobs |= {f"batch {one}": {**shared, "batch": one} for one in batches}
     jobs |= {f"adapters {one}": {**shared, "adapters": one} for one in adapters}
-    results = play(contest, jobs, rounds, device, lambda some: write_json(json_file, summary(some)))
-    title = f"One training step of ours, RoBERTa-{size} sizes, medians of {rounds} rounds"
-    tell(title, table(summary(results)), device, threads, markdown)
+    title = f"One training step of ours, RoBERTa-{size} sizes"
+    told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
 
 
 def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
@@ -66,6 +65,25 @@ def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
         for name, one in summary.items()
     ]
 
+
+def panels(summary: dict[str, dict[str, Any]]) -> list[list[Lines]]:
+    """Return a row of times of a step and one of memory, a panel for each thing that varies."""
+    varied: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for name, one in summary.items():
+        axis, _, place = name.rpartition(" ")
+        points = varied.setdefault(axis, {"seconds": {}, "memory": {}})
+        points["seconds"][int(place)] = [one["seconds_per_step"]]
+        points["memory"][int(place)] = [one["peak_anonymous_mib"]]
+    return [
+        [
+            Lines(axis, {"ours": points["seconds"]}, "seconds a step", logarithmic=True)
+            for axis, points in varied.items()
+        ],
+        [Lines(axis, {"ours": points["memory"]}, "anonymous MiB") for axis, points in varied.items()],
+    ]
+
+
+BENCHMARK = told.Benchmark(contest, summary, table, panels)
 
 if __name__ == "__main__":
     told.start(main)

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import _commands as told
 import typer
-from _rounds import Results, play
-from _tables import tell, write_json
+from _plots import Bars
+from _rounds import Results
 from _work import CONTESTANTS
 
 ALL = list(CONTESTANTS)
@@ -41,6 +41,7 @@ def main(
     tokenizer: told.Tokenizer = None,
     json_file: told.Json = None,
     markdown: told.Markdown = None,
+    plot: told.Plot = None,
 ) -> None:
     """Train every contestant in each round and compare."""
     for one in contestants:
@@ -53,9 +54,8 @@ def main(
         "lengths": [max_length] if fill else told.lengths_of(data_dir, tokenizer),
     }
     jobs = {one: {**shared, "contestant": one} for one in contestants}
-    results = play(contest, jobs, rounds, device, lambda some: write_json(json_file, summary(some)))
-    title = f"Training, RoBERTa-{size} sizes, batches of {batch} sentences, medians of {rounds} rounds"
-    tell(title, table(summary(results)), device, threads, markdown)
+    title = f"Training, RoBERTa-{size} sizes, batches of {batch} sentences"
+    told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
 
 
 def contest(job: dict[str, Any], marks: Any) -> dict[str, float]:
@@ -98,6 +98,15 @@ def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
         for name, one in summary.items()
     ]
 
+
+def panels(summary: dict[str, dict[str, Any]]) -> list[list[Bars]]:
+    """Return a panel of rates and one of memory."""
+    rates = {name: one["tokens_per_second"] for name, one in summary.items()}
+    memory = {name: [one["peak_anonymous_mib"]] for name, one in summary.items()}
+    return [[Bars("tokens/s", rates), Bars("peak anonymous memory (MiB)", memory)]]
+
+
+BENCHMARK = told.Benchmark(contest, summary, table, panels)
 
 if __name__ == "__main__":
     told.start(main)

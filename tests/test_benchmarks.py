@@ -44,6 +44,11 @@ def numbers_of(value):
         yield value
 
 
+def assert_drawn(picture, *words):
+    text = picture.read_text(encoding="utf-8")
+    assert [word for word in words if f">{word}</text>" not in text] == []
+
+
 def assert_told(results, names, keys):
     assert list(results) == names
     for one in results.values():
@@ -52,8 +57,11 @@ def assert_told(results, names, keys):
         assert one["peak_rss_mib"] >= one["peak_anonymous_mib"] > 0
 
 
-def test_training_steps_of_the_official_procedure_and_of_ours_are_compared(benchmark):
-    results, printed = benchmark("train_step", *TRAINING, "--contestants", "official", "ours")
+def test_training_steps_of_the_official_procedure_and_of_ours_are_compared_and_drawn(benchmark, tmp_path):
+    picture = tmp_path / "rates.svg"
+    names = ["--contestants", "official", "ours"]
+    results, printed = benchmark("train_step", *TRAINING, *names, "--plot", str(picture))
+    assert_drawn(picture, "tokens/s", "peak anonymous memory (MiB)", "official", "ours")
     assert_told(results, ["official", "ours"], TOLD_OF_TRAINING | LIMIT)
     assert all(len(one["tokens_per_second"]) == 1 for one in results.values())
     assert "| official |" in printed and "| ours |" in printed and "torch" in printed
@@ -72,22 +80,28 @@ def test_low_rank_and_full_training_are_compared_where_peft_is_installed(benchma
     assert_told(results, names, TOLD_OF_TRAINING | LIMIT)
 
 
-def test_reading_is_compared_with_and_without_adapters_at_each_batch_size(benchmark):
-    results, printed = benchmark("inference", "--adapters", "0", "2", "--batches", "1", "4", "--repeats", "1")
+def test_reading_is_compared_with_and_without_adapters_at_each_batch_size(benchmark, tmp_path):
+    picture, axes = tmp_path / "latency.svg", ["--adapters", "0", "2", "--batches", "1", "4"]
+    results, printed = benchmark("inference", *axes, "--repeats", "1", "--plot", str(picture))
+    assert_drawn(picture, "latency (ms)", "tokens/s", "backbone", "+2", "1", "4")
     assert_told(results, ["backbone", "+2"], {"latency_ms", "tokens_per_second"} | LIMIT)
     assert all(set(one["latency_ms"]) == set(one["fraction_of_limit"]) == {"1", "4"} for one in results.values())
     assert "time against backbone" in printed
 
 
-def test_loading_is_compared_with_and_without_adapters(benchmark):
-    results, printed = benchmark("load")
+def test_loading_is_compared_with_and_without_adapters(benchmark, tmp_path):
+    picture = tmp_path / "loading.png"
+    results, printed = benchmark("load", "--plot", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert_told(results, ["backbone", "+2"], {"seconds", "seconds_to_first_answer", "fraction_of_limit"})
     assert "against backbone" in printed
 
 
-def test_scaling_varies_one_thing_at_a_time(benchmark):
+def test_scaling_varies_one_thing_at_a_time_and_draws_a_panel_for_each(benchmark, tmp_path):
+    picture = tmp_path / "scaling.svg"
     one = ["--lengths", "8", "--batches", "1", "--adapters", "2", "--steps", "1", "--warmup", "1"]
-    results, _ = benchmark("scaling", *one)
+    results, _ = benchmark("scaling", *one, "--plot", str(picture))
+    assert_drawn(picture, "length", "batch", "adapters", "8", "seconds a step", "anonymous MiB")
     assert_told(results, ["length 8", "batch 1", "adapters 2"], {"seconds_per_step"} | LIMIT)
 
 
@@ -96,6 +110,12 @@ def test_a_contestant_that_does_not_exist_and_lengths_without_a_tokenizer_are_re
         benchmark("train_step", "--contestants", "theirs")
     with pytest.raises(ValueError, match="go together"):
         benchmark("train_step", "--data-dir", ".")
+
+
+def test_a_picture_of_an_unknown_kind_is_refused_before_anything_runs(benchmark, tmp_path):
+    with pytest.raises(AssertionError, match=r"ends in none of \.svg \.png"):
+        benchmark("load", "--plot", "loads.pdf")
+    assert not (tmp_path / "load.json").exists()
 
 
 def test_a_contestant_that_fails_ends_the_benchmark_with_its_reason(monkeypatch):
