@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import logging
 import multiprocessing
+import os
+import socket
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +45,10 @@ class Marks:
 
 
 class Memory:
-    """The largest resident and the largest anonymous memory that a process was seen with, in bytes."""
+    """The largest resident and the largest anonymous memory that processes were seen with together, in bytes."""
 
-    def __init__(self, process_id: int) -> None:
-        self._status = Path(f"/proc/{process_id}/status")
+    def __init__(self, process_ids: Sequence[int]) -> None:
+        self._files = [Path(f"/proc/{one}/status") for one in process_ids]
         self.reset()
 
     def reset(self) -> None:
@@ -55,13 +57,18 @@ class Memory:
 
     def look(self) -> None:
         """Look once; a process that has ended is seen with nothing."""
-        try:
-            lines = self._status.read_text(encoding="ascii").splitlines()
-        except OSError:
-            return
-        sizes = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "RssAnon"))}
-        self.resident = max(self.resident, 1024 * int(sizes.get("VmRSS", 0)))
-        self.anonymous = max(self.anonymous, 1024 * int(sizes.get("RssAnon", 0)))
+        sizes = [_sizes(path) for path in self._files]
+        self.resident = max(self.resident, sum(one.get("VmRSS", 0) for one in sizes))
+        self.anonymous = max(self.anonymous, sum(one.get("RssAnon", 0) for one in sizes))
+
+
+def _sizes(status: Path) -> dict[str, int]:
+    """Return the bytes of each kind of memory that a status of a process names."""
+    try:
+        lines = status.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return {}
+    return {line.partition(":")[0]: 1024 * int(line.split()[1]) for line in lines if line.endswith(" kB")}
 
 
 def play(
@@ -73,7 +80,8 @@ def play(
 ) -> Results:
     """Run every job in a fresh process in each round, and return for each name what `contest` returned, with memory.
 
-    A job gets its round as "round". `after_round` is told all results so far, so that a killed benchmark leaves some.
+    A job gets its round as "round". One with "processes" runs in so many, which find one another by the environment
+    as torchrun's do. `after_round` is told all results so far, so that a killed benchmark leaves some.
 
     Raises:
         RuntimeError: a contestant failed; the sentence holds its traceback.
@@ -88,7 +96,7 @@ def play(
         for number in range(rounds):
             for name in _turned(list(jobs), number):
                 progress.update(task, description=f"round {number + 1}: {name}")
-                results[name].append(_in_fresh_process(context, contest, {**jobs[name], "round": number}, name))
+                results[name].append(_in_fresh_processes(context, contest, {**jobs[name], "round": number}, name))
                 progress.advance(task)
             after_round(results)
     return results
@@ -100,35 +108,67 @@ def _turned(names: Sequence[str], number: int) -> list[str]:
     return [*names[first:], *names[:first]]
 
 
-def _in_fresh_process(context: Any, contest: Callable, job: dict[str, Any], name: str) -> dict[str, Any]:
-    here, there = context.Pipe()
-    process = context.Process(target=_run, args=(contest, job, there), daemon=True)
-    process.start()
-    there.close()
-    memory, watching, told = Memory(process.pid), True, None
-    while told is None or isinstance(told, str):
-        if watching:
-            memory.look()
-        if not here.poll(EVERY):
-            continue
-        try:
-            told = here.recv()
-        except EOFError:
+def _in_fresh_processes(context: Any, contest: Callable, job: dict[str, Any], name: str) -> dict[str, Any]:
+    """Run a job in as many processes as it says; return what the first tells, with the memory of all together."""
+    number, peers = job.get("processes", 1), {}
+    meeting = {"WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    for rank in range(number):
+        here, there = context.Pipe()
+        environment = {**meeting, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": job["threads"]}
+        arguments = (contest, job, there, environment if number > 1 else {})
+        peers[here] = context.Process(target=_run, args=arguments, daemon=True)
+        peers[here].start()
+        there.close()
+    try:
+        told, memory = _watch(peers, name)
+    except RuntimeError:
+        for process in peers.values():
+            process.terminate()
+        raise
+    finally:
+        for process in peers.values():
             process.join()
-            raise RuntimeError(
-                f"{name} ended with exit code {process.exitcode}; -9 is for too little memory"
-            ) from None
-        if told == "begin":
-            memory.reset()
-        watching = watching and told != "end"
-    process.join()
-    if "failed" in told:
-        raise RuntimeError(f"{name} failed:\n{told['failed']}")
     return {**told, "peak_rss_mib": memory.resident / MIB, "peak_anonymous_mib": memory.anonymous / MIB}
 
 
-def _run(contest: Callable, job: dict[str, Any], channel: Connection) -> None:
+def _watch(peers: dict[Connection, Any], name: str) -> tuple[dict[str, Any], Memory]:
+    """Look at the memory of processes while the first says so, until each has told its results."""
+    memory, watching, results = Memory([one.pid for one in peers.values()]), True, {}
+    first = next(iter(peers))
+    while len(results) < len(peers):
+        if watching:
+            memory.look()
+        for channel in wait([one for one in peers if one not in results], EVERY):
+            told = _hear(channel, peers[channel], name)
+            if isinstance(told, dict):
+                results[channel] = told
+            elif channel is first:
+                watching = watching and told != "end"
+                if told == "begin":
+                    memory.reset()
+    return results[first], memory
+
+
+def _hear(channel: Connection, process: Any, name: str) -> dict[str, Any] | str:
+    try:
+        told = channel.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"{name} ended with exit code {process.exitcode}; -9 is for too little memory") from None
+    if "failed" in told:
+        raise RuntimeError(f"{name} failed:\n{told['failed']}")
+    return told
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def _run(contest: Callable, job: dict[str, Any], channel: Connection, environment: dict[str, Any]) -> None:
     """Run a contestant in its own process, where libraries keep their advice to themselves."""
+    os.environ.update({name: str(value) for name, value in environment.items()})
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
 import _lengths
 import _models
 import torch
+import torch.distributed as together
 from _limit import Time, fractions, matrix_peak, now, since
 from _rounds import Marks
-from _work import SIZES, training_step
+from _work import SIZES, Size, training_step
 from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainerCallback
@@ -31,19 +34,22 @@ PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
     """Train one contestant for some steps; return its rate, the limit, and the share of the limit that it reached.
 
-    A job says contestant, size, batch, steps, warmup, longest, lengths, adapters, device, threads and round.
+    A job says contestant, size, batch, steps, warmup, longest, lengths, adapters, device, threads and round, and may
+    say processes, which share each batch.
     """
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["round"])
+    if job.get("processes", 1) > 1:
+        meet(job)
     if job["contestant"].startswith("ours"):
         keep_few_kernels()  # as its trainer does, which here comes after products that measure the limit
     size, device = SIZES[job["size"]], job["device"]
     dtype = torch.float32 if job["contestant"] == "official" else torch.bfloat16
-    peaks = [matrix_peak(size.matrix, dtype, device)]
+    peaks = [limit(size, dtype, device)]
     trained = official if job["contestant"] == "official" else under_the_trainer
     lengths, taken = trained(job, examples(job), marks)
-    marks.end()
-    peaks.append(matrix_peak(size.matrix, dtype, device))
+    peaks.append(limit(size, dtype, device))
+    taken, peaks = of_all(taken, peaks)
     operations = training_step(job["contestant"], size, lengths, job["adapters"])
     return {
         "tokens_per_second": sum(lengths) / taken.wall,
@@ -79,6 +85,35 @@ def in_batches(lengths: list[int], job: dict[str, Any]) -> GlobalBatchSampler:
     return GlobalBatchSampler(lengths, job["batch"], True, job["round"])
 
 
+# ---- by several processes -----------------------------------------------------------------------------------------
+
+
+def meet(job: dict[str, Any]) -> None:
+    """Wait for the other processes; on GPUs each takes one."""
+    if job["device"] != "cpu":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    together.init_process_group("gloo" if job["device"] == "cpu" else "nccl")
+
+
+def limit(size: Size, dtype: torch.dtype, device: str) -> Time:
+    """Return the operations a second of matrix products, while the other processes measure theirs."""
+    if together.is_initialized():
+        together.barrier()
+    return matrix_peak(size.matrix, dtype, device)
+
+
+def of_all(taken: Time, peaks: list[Time]) -> tuple[Time, list[Time]]:
+    """Return the time and the limit of all processes: what their cores worked, and what they reach side by side."""
+    if not together.is_initialized():
+        return taken, peaks
+    everyone: list[Any] = [None] * together.get_world_size()
+    together.all_gather_object(everyone, (taken, Time(*map(max, zip(*peaks, strict=True)))))
+    together.destroy_process_group()
+    times, limits = zip(*everyone, strict=True)
+    taken = Time(max(one.wall for one in times), sum(one.cpu for one in times))
+    return taken, [Time(sum(one.wall for one in limits), fmean(one.cpu for one in limits))]
+
+
 # ---- as published -------------------------------------------------------------------------------------------------
 
 
@@ -98,6 +133,7 @@ def official(job: dict[str, Any], data: Dataset, marks: Marks) -> tuple[list[int
         rows = [data[step * job["batch"] + row] for row in range(job["batch"])]
         official_step(model, trained, optimizer, to_fixed_length(pad(rows), job["longest"], job["device"]))
     taken = since(begin, job["device"])
+    marks.end()
     return data["length"][job["batch"] * job["warmup"] :], taken
 
 
@@ -130,7 +166,7 @@ def under_the_trainer(job: dict[str, Any], data: Dataset, marks: Marks) -> tuple
             output_dir=folder,
             bf16=True,
             use_cpu=job["device"] == "cpu",
-            per_device_train_batch_size=job["batch"],
+            per_device_train_batch_size=job["batch"] // job.get("processes", 1),
             num_train_epochs=1 + last,
             save_strategy="no",
             logging_strategy="no",
@@ -203,3 +239,4 @@ class Stopwatch(TrainerCallback):
             self.begin = now(self.device)
         elif state.global_step == self.last:
             self.taken = since(self.begin, self.device)
+            self.marks.end()

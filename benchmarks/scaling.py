@@ -1,9 +1,10 @@
 """Shows how our training step grows with sentence length, batch and number of adapters: time and memory.
 
-    python benchmarks/scaling.py --lengths 16 64 256 --batches 4 16 64 --adapters 1 2 4 --rounds 3 --json FILE
+    python benchmarks/scaling.py --lengths 16 64 256 --batches 4 16 64 --adapters 1 2 4 --processes 1 2 --json FILE
 
 One thing varies at a time; the others stay at --batch sentences of the recorded lengths and one adapter. With
---lengths all sentences are of that length. Several adapters train together under one head. Weights are random.
+--lengths all sentences are of that length. Several adapters train together under one head. Several processes share
+each batch and the threads, or have a GPU each, and their memory is counted together. Weights are random.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from _plots import Lines
 from train_step import contest, summary
 
 Values = list[int]
-LENGTHS, BATCHES, ADAPTERS = [16, 32, 64, 128, 256], [1, 4, 16, 64], [1, 2, 4]
+LENGTHS, BATCHES, ADAPTERS, PROCESSES = [16, 32, 64, 128, 256], [1, 4, 16, 64], [1, 2, 4], [1, 2]
 
 
 def main(
     lengths: Annotated[Values, typer.Option(min=8, max=512, help="Sentence lengths.")] = LENGTHS,
     batches: Annotated[Values, typer.Option(min=1, help="Batch sizes.")] = BATCHES,
     adapters: Annotated[Values, typer.Option(min=1, help="Numbers of adapters.")] = ADAPTERS,
+    processes: Annotated[Values, typer.Option(min=1, help="Numbers of processes.")] = PROCESSES,
     size: told.SizeOption = "large",
     rounds: told.Rounds = 3,
     steps: told.Steps = 4,
@@ -38,15 +40,35 @@ def main(
     markdown: told.Markdown = None,
     plot: told.Plot = None,
 ) -> None:
-    """Train with every length, batch size and number of adapters in each round."""
+    """Train with every length, batch size, number of adapters and of processes in each round."""
+    check(processes, batch, device)
     shared = {"contestant": "ours", "size": size, "batch": batch, "steps": steps, "warmup": warmup, "adapters": 1}
     shared |= {"longest": max_length, "lengths": told.lengths_of(data_dir, tokenizer)}
     shared |= {"device": device, "threads": threads}
     jobs = {f"length {one}": {**shared, "lengths": [one], "longest": one} for one in lengths}
     jobs |= {f"batch {one}": {**shared, "batch": one} for one in batches}
     jobs |= {f"adapters {one}": {**shared, "adapters": one} for one in adapters}
+    jobs |= {f"processes {one}": {**shared, "processes": one, "threads": max(1, threads // one)} for one in processes}
     title = f"One training step of ours, RoBERTa-{size} sizes"
     told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
+
+
+def check(processes: Values, batch: int, device: str) -> None:
+    """Refuse what can't be divided.
+
+    Raises:
+        BadParameter: the batch among processes, or GPUs.
+    """
+    for one in processes:
+        if batch % one:
+            raise typer.BadParameter(f"--processes {one} can't share --batch {batch} evenly; change one of them")
+    if device != "cpu":
+        import torch
+
+        if max(processes) > torch.cuda.device_count():
+            raise typer.BadParameter(
+                f"--processes {max(processes)} need a GPU each, and there are {torch.cuda.device_count()}; give fewer"
+            )
 
 
 def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:

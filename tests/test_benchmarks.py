@@ -99,10 +99,12 @@ def test_loading_is_compared_with_and_without_adapters(benchmark, tmp_path):
 
 def test_scaling_varies_one_thing_at_a_time_and_draws_a_panel_for_each(benchmark, tmp_path):
     picture = tmp_path / "scaling.svg"
-    one = ["--lengths", "8", "--batches", "1", "--adapters", "2", "--steps", "1", "--warmup", "1"]
-    results, _ = benchmark("scaling", *one, "--plot", str(picture))
-    assert_drawn(picture, "length", "batch", "adapters", "8", "seconds a step", "anonymous MiB")
-    assert_told(results, ["length 8", "batch 1", "adapters 2"], {"seconds_per_step"} | LIMIT)
+    one = ["--lengths", "8", "--batches", "1", "--adapters", "2", "--processes", "2"]
+    results, _ = benchmark("scaling", *one, *TRAINING, "--plot", str(picture))
+    assert_drawn(picture, "length", "batch", "adapters", "processes", "8", "seconds a step", "anonymous MiB")
+    assert_told(results, ["length 8", "batch 1", "adapters 2", "processes 2"], {"seconds_per_step"} | LIMIT)
+    alone, both = (results[name]["peak_anonymous_mib"] for name in ("batch 1", "processes 2"))
+    assert both > 1.5 * alone  # each has libraries and a model of its own
 
 
 def test_a_contestant_that_does_not_exist_and_lengths_without_a_tokenizer_are_refused_in_a_sentence(benchmark):
@@ -110,6 +112,11 @@ def test_a_contestant_that_does_not_exist_and_lengths_without_a_tokenizer_are_re
         benchmark("train_step", "--contestants", "theirs")
     with pytest.raises(ValueError, match="go together"):
         benchmark("train_step", "--data-dir", ".")
+
+
+def test_processes_that_can_not_share_a_batch_are_refused_in_a_sentence(benchmark):
+    with pytest.raises(AssertionError, match="3 can't share --batch 16"):
+        benchmark("scaling", "--processes", "3")
 
 
 def test_a_picture_of_an_unknown_kind_is_refused_before_anything_runs(benchmark, tmp_path):
