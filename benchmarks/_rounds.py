@@ -110,13 +110,10 @@ def _turned(names: Sequence[str], number: int) -> list[str]:
 
 def _in_fresh_processes(context: Any, contest: Callable, job: dict[str, Any], name: str) -> dict[str, Any]:
     """Run a job in as many processes as it says; return what the first tells, with the memory of all together."""
-    number, peers = job.get("processes", 1), {}
-    meeting = {"WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
-    for rank in range(number):
+    peers = {}
+    for environment in _environments(job):
         here, there = context.Pipe()
-        environment = {**meeting, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": job["threads"]}
-        arguments = (contest, job, there, environment if number > 1 else {})
-        peers[here] = context.Process(target=_run, args=arguments, daemon=True)
+        peers[here] = context.Process(target=_run, args=(contest, job, there, environment), daemon=True)
         peers[here].start()
         there.close()
     try:
@@ -160,10 +157,15 @@ def _hear(channel: Connection, process: Any, name: str) -> dict[str, Any] | str:
     return told
 
 
-def _free_port() -> int:
+def _environments(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what each process of a job finds in its environment beside ours, by which they find one another."""
+    if (number := job.get("processes", 1)) == 1:
+        return [{}]
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+        port = one.getsockname()[1]
+    shared = {"WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": job["threads"]}
+    return [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(number)]
 
 
 def _run(contest: Callable, job: dict[str, Any], channel: Connection, environment: dict[str, Any]) -> None:
