@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import _lengths
 import _plots
 import typer
-from _rounds import Results, play
+from _rounds import Marks, Results, play
 from _tables import tell, write_json
 from typer.core import TyperCommand
 
@@ -40,18 +42,23 @@ class Files(NamedTuple):
 
 
 class Benchmark(NamedTuple):
-    """What a benchmark runs in fresh processes, and makes of what they return: JSON, rows of a table, and panels."""
+    """The module whose `contest` runs in fresh processes, and what is made of its results: JSON, a table, panels."""
 
-    contest: Callable[[dict[str, Any], Any], dict[str, Any]]
+    module: str
     summary: Callable[[Results], dict[str, dict[str, Any]]]
     table: Callable[[dict[str, dict[str, Any]]], list[dict[str, str]]]
     panels: Callable[[dict[str, dict[str, Any]]], list[list[_plots.Bars | _plots.Lines]]]
 
 
+def contest_in(module: str, job: dict[str, Any], marks: Marks) -> dict[str, Any]:
+    """Run one contestant, in a process that has the heavy libraries, which the command has not."""
+    return import_module(module).contest(job, marks)
+
+
 def compare(benchmark: Benchmark, jobs: Mapping[str, dict[str, Any]], rounds: int, title: str, files: Files) -> None:
-    """Run every job in each round, and tell the results; all jobs are of one device and as many threads."""
+    """Run every job in each round, and tell the results; the first job says on which device, by how many threads."""
     device, threads = (next(iter(jobs.values()))[key] for key in ("device", "threads"))
-    contest, summary_of = benchmark.contest, benchmark.summary
+    contest, summary_of = partial(contest_in, benchmark.module), benchmark.summary
     summary = summary_of(play(contest, jobs, rounds, device, lambda some: write_json(files.json, summary_of(some))))
     tell(f"{title}, medians of {rounds} rounds", benchmark.table(summary), device, threads, files.markdown)
     if files.plot is not None:

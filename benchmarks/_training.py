@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -17,13 +18,15 @@ import torch.distributed as together
 from _limit import Time, fractions, matrix_peak, now, since
 from _rounds import Marks
 from _work import SIZES, Size, training_step
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from kadapter.trainers.arguments import RunArguments
 from kadapter.trainers.collators import PadToBatch
+from kadapter.trainers.examples import column
 from kadapter.trainers.feature_arguments import CacheArguments, open_features
+from kadapter.trainers.feature_cache import Features
 from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
 from kadapter.trainers.sampling import POOL, GlobalBatchSampler
 from kadapter.trainers.trainer import keep_few_kernels
@@ -35,7 +38,7 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
     """Train one contestant for some steps; return its rate, the limit, and the share of the limit that it reached.
 
     A job says contestant, size, batch, steps, warmup, longest, lengths, adapters, device, threads and round, and may
-    say processes, which share each batch.
+    say processes, which share each batch, and corpus: the number of sentences that all but a few steps leave alone.
     """
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["round"])
@@ -47,7 +50,7 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
     dtype = torch.float32 if job["contestant"] == "official" else torch.bfloat16
     peaks = [limit(size, dtype, device)]
     trained = official if job["contestant"] == "official" else under_the_trainer
-    lengths, taken = trained(job, examples(job), marks)
+    lengths, taken = trained(job, marks)
     peaks.append(limit(size, dtype, device))
     taken, peaks = of_all(taken, peaks)
     operations = training_step(job["contestant"], size, lengths, job["adapters"])
@@ -66,18 +69,21 @@ def examples(job: dict[str, Any]) -> Dataset:
 
     Their lengths are those of the first batches of a corpus so large that batches of like length need little padding.
     """
-    number, random = job["batch"] * (job["warmup"] + job["steps"]), Random(job["round"])
+    number = job["batch"] * (job["warmup"] + job["steps"])
     corpus = _lengths.draw(job["lengths"], max(POOL * job["batch"], number), job["longest"], job["round"])
-    lengths = [corpus[index] for index in list(in_batches(corpus, job))[:number]]
-    words = range(5, SIZES[job["size"]].vocabulary)
-    return Dataset.from_dict(
-        {
-            "length": lengths,
-            "input_ids": [[0, *random.choices(words, k=length - 2), 2] for length in lengths],
-            "entity_positions": [random.sample(range(1, length - 1), 2) for length in lengths],
-            "labels": random.choices(range(_models.RELATIONS), k=number),
+    return Dataset.from_list(list(sentences(job, [corpus[index] for index in list(in_batches(corpus, job))[:number]])))
+
+
+def sentences(job: dict[str, Any], lengths: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Make a sentence of random tokens of each length."""
+    random, words = Random(job["round"]), range(5, SIZES[job["size"]].vocabulary)
+    for length in lengths:
+        yield {
+            "length": length,
+            "input_ids": [0, *random.choices(words, k=length - 2), 2],
+            "entity_positions": random.sample(range(1, length - 1), 2),
+            "labels": random.randrange(_models.RELATIONS),
         }
-    )
 
 
 def in_batches(lengths: list[int], job: dict[str, Any]) -> GlobalBatchSampler:
@@ -117,7 +123,7 @@ def of_all(taken: Time, peaks: list[Time]) -> tuple[Time, list[Time]]:
 # ---- as published -------------------------------------------------------------------------------------------------
 
 
-def official(job: dict[str, Any], data: Dataset, marks: Marks) -> tuple[list[int], Time]:
+def official(job: dict[str, Any], marks: Marks) -> tuple[list[int], Time]:
     """Run the official procedure's steps; return the lengths that were trained on, and the time.
 
     float32, all sentences padded to one length and in random order, clipping, and AdamW as a loop over tensors.
@@ -125,7 +131,7 @@ def official(job: dict[str, Any], data: Dataset, marks: Marks) -> tuple[list[int
     model = _models.Official(SIZES[job["size"]]).to(job["device"])
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.0, foreach=False, fused=False)
-    pad, data, begin = PadToBatch(PADDING), data.shuffle(seed=job["round"]), now(job["device"])
+    pad, data, begin = PadToBatch(PADDING), examples(job).shuffle(seed=job["round"]), now(job["device"])
     for step in range(job["warmup"] + job["steps"]):
         if step == job["warmup"]:
             marks.begin()
@@ -158,16 +164,19 @@ def to_fixed_length(batch: dict[str, torch.Tensor], length: int, device: str) ->
 # ---- under transformers' Trainer ----------------------------------------------------------------------------------
 
 
-def under_the_trainer(job: dict[str, Any], data: Dataset, marks: Marks) -> tuple[list[int], Time]:
+def under_the_trainer(job: dict[str, Any], marks: Marks) -> tuple[list[int], Time]:
     """Train under --bf16 in batches of like length; return the lengths that were trained on, and the time."""
-    last = int("cached" in job["contestant"])  # the first epoch fills the cache
+    corpus = job.get("corpus")
+    last = int("cached" in job["contestant"] and not corpus)  # the first epoch fills the cache
     with tempfile.TemporaryDirectory(prefix="benchmark_") as folder:
+        data = corpus_of(job, folder) if corpus else examples(job)
         arguments = RunArguments(
             output_dir=folder,
             bf16=True,
             use_cpu=job["device"] == "cpu",
             per_device_train_batch_size=job["batch"] // job.get("processes", 1),
             num_train_epochs=1 + last,
+            max_steps=job["warmup"] + job["steps"] if corpus else -1,
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
@@ -191,6 +200,9 @@ def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, A
         cache_dtype="int8" if "8bit" in job["contestant"] else None,
     )
     features, parts = open_features(cache, model, {"train": data}, settings["args"], tell=True)
+    if job.get("corpus"):
+        keep(features, parts["train"], job)
+        model.release_backbone()
     return FeatureTrainer(
         objective=None,
         model=model,
@@ -216,12 +228,34 @@ class SameBatches(Trainer):
         return GlobalBatchSampler(self.train_dataset["length"], self.args.train_batch_size, True, self.args.data_seed)
 
 
+def corpus_of(job: dict[str, Any], folder: str) -> Dataset:
+    """Make as many sentences as a job says, in a file that is mapped into memory as that of a run is."""
+    disable_progress_bars()
+    lengths = _lengths.draw(job["lengths"], job["corpus"], job["longest"], job["round"])
+    return Dataset.from_generator(sentences, gen_kwargs={"job": job, "lengths": lengths}, cache_dir=folder)
+
+
+def keep(features: Features, data: Dataset, job: dict[str, Any]) -> None:
+    """Fill a cache with random states of the sentences that are trained on, for which there is room if not for all."""
+    trained = list(in_batches(column(data, "length"), job))[: job["batch"] * (job["warmup"] + job["steps"])]
+    rows = data.select(trained)
+    places, lengths = list(rows["place"]), list(rows["length"])
+    layout = features.layout
+    features.wanted[places] = True
+    for first in range(0, len(places), job["batch"]):
+        batch = slice(first, first + job["batch"])
+        shape = (len(layout.layers), len(places[batch]), max(lengths[batch]), layout.width)
+        features.put(places[batch], torch.randn(shape, dtype=layout.read), lengths[batch])
+    features.flush()
+
+
 def measured_lengths(data: Dataset, job: dict[str, Any], epoch: int) -> list[int]:
     """Return the lengths of the sentences that were trained on after the warm-up steps of an epoch."""
     lengths = list(data["length"])
+    first, last = (job["batch"] * one for one in (job["warmup"], job["warmup"] + job["steps"]))
     order = in_batches(lengths, job)
     order.set_epoch(epoch)
-    return [lengths[index] for index in list(order)[job["batch"] * job["warmup"] :]]
+    return [lengths[index] for index in list(order)[first:last]]
 
 
 class Stopwatch(TrainerCallback):

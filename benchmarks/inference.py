@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import _commands as told
 import typer
 from _plots import Lines
-from _rounds import Marks, Results
+from _rounds import Results
 
 ADAPTERS, BATCHES = [0, 1, 2, 4], [1, 4, 16, 64]
 NUMBERS = ("latency_ms", "tokens_per_second", "tokens_per_cpu_second", "sentences_per_second")
@@ -45,13 +45,6 @@ def main(
     jobs = {told.name_of(number): {**shared, "adapters": number} for number in adapters}
     title = f"Inference in {dtype}, RoBERTa-{size} sizes"
     told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
-
-
-def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Run one contestant, in a process that has the heavy libraries."""
-    from _reading import contest
-
-    return contest(job, marks)
 
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:
@@ -108,7 +101,7 @@ def panels(summary: dict[str, dict[str, Any]]) -> list[list[Lines]]:
     return [[Lines("batch size", rates, "tokens/s"), Lines("batch size", times, "latency (ms)", logarithmic=True)]]
 
 
-BENCHMARK = told.Benchmark(contest, summary, table, panels)
+BENCHMARK = told.Benchmark("_reading", summary, table, panels)
 
 if __name__ == "__main__":
     told.start(main)

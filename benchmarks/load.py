@@ -49,13 +49,6 @@ def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
     return write(job)
 
 
-def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Run one contestant, in a process that has the heavy libraries."""
-    from _loading import contest
-
-    return contest(job, marks)
-
-
 def summary(results: Results) -> dict[str, dict[str, Any]]:
     """Return times by round, memory, and the median share of the limit of each contestant."""
     return {
@@ -101,7 +94,7 @@ def panels(summary: dict[str, dict[str, Any]]) -> list[list[Bars]]:
     ]
 
 
-BENCHMARK = told.Benchmark(contest, summary, table, panels)
+BENCHMARK = told.Benchmark("_loading", summary, table, panels)
 
 if __name__ == "__main__":
     told.start(main)

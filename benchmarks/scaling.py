@@ -4,7 +4,9 @@
 
 One thing varies at a time; the others stay at --batch sentences of the recorded lengths and one adapter. With
 --lengths all sentences are of that length. Several adapters train together under one head. Several processes share
-each batch and the threads, or have a GPU each, and their memory is counted together. Weights are random.
+each batch and the threads, or have a GPU each, and their memory is counted together. Corpora are trained on kept
+states: so many sentences are written, ordered and looked up, and the cache holds those of the steps that are run.
+Weights are random.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from typing import Annotated, Any
 import _commands as told
 import typer
 from _plots import Lines
-from train_step import contest, summary
+from train_step import summary
 
 Values = list[int]
-LENGTHS, BATCHES, ADAPTERS, PROCESSES = [16, 32, 64, 128, 256], [1, 4, 16, 64], [1, 2, 4], [1, 2]
+LENGTHS, BATCHES = [16, 32, 64, 128, 256], [1, 4, 16, 64]
+ADAPTERS, PROCESSES, CORPORA = [1, 2, 4], [1, 2], [1_000, 30_000, 1_000_000]
 
 
 def main(
@@ -26,6 +29,7 @@ def main(
     batches: Annotated[Values, typer.Option(min=1, help="Batch sizes.")] = BATCHES,
     adapters: Annotated[Values, typer.Option(min=1, help="Numbers of adapters.")] = ADAPTERS,
     processes: Annotated[Values, typer.Option(min=1, help="Numbers of processes.")] = PROCESSES,
+    corpora: Annotated[Values, typer.Option(min=1, help="Sentences in the corpus, on kept states.")] = CORPORA,
     size: told.SizeOption = "large",
     rounds: told.Rounds = 3,
     steps: told.Steps = 4,
@@ -40,8 +44,8 @@ def main(
     markdown: told.Markdown = None,
     plot: told.Plot = None,
 ) -> None:
-    """Train with every length, batch size, number of adapters and of processes in each round."""
-    check(processes, batch, device)
+    """Train with every length, batch size, number of adapters and of processes, and corpus size in each round."""
+    check(processes, corpora, batch, steps + warmup, device)
     shared = {"contestant": "ours", "size": size, "batch": batch, "steps": steps, "warmup": warmup, "adapters": 1}
     shared |= {"longest": max_length, "lengths": told.lengths_of(data_dir, tokenizer)}
     shared |= {"device": device, "threads": threads}
@@ -49,16 +53,22 @@ def main(
     jobs |= {f"batch {one}": {**shared, "batch": one} for one in batches}
     jobs |= {f"adapters {one}": {**shared, "adapters": one} for one in adapters}
     jobs |= {f"processes {one}": {**shared, "processes": one, "threads": max(1, threads // one)} for one in processes}
+    cached = {**shared, "contestant": "ours-cached"}
+    jobs |= {f"corpus {one}": {**cached, "corpus": one} for one in corpora}
     title = f"One training step of ours, RoBERTa-{size} sizes"
     told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
 
 
-def check(processes: Values, batch: int, device: str) -> None:
-    """Refuse what can't be divided.
+def check(processes: Values, corpora: Values, batch: int, steps: int, device: str) -> None:
+    """Refuse what can't be run.
 
     Raises:
-        BadParameter: the batch among processes, or GPUs.
+        BadParameter: processes can't share a batch, or GPUs, or a corpus is too small.
     """
+    if min(corpora) < batch * steps:
+        raise typer.BadParameter(
+            f"--corpora {min(corpora)}: the steps alone take {batch * steps} sentences; give more"
+        )
     for one in processes:
         if batch % one:
             raise typer.BadParameter(f"--processes {one} can't share --batch {batch} evenly; change one of them")
@@ -105,7 +115,7 @@ def panels(summary: dict[str, dict[str, Any]]) -> list[list[Lines]]:
     ]
 
 
-BENCHMARK = told.Benchmark(contest, summary, table, panels)
+BENCHMARK = told.Benchmark("_training", summary, table, panels)
 
 if __name__ == "__main__":
     told.start(main)

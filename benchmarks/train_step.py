@@ -58,13 +58,6 @@ def main(
     told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
 
 
-def contest(job: dict[str, Any], marks: Any) -> dict[str, float]:
-    """Run one contestant, in a process that has the heavy libraries."""
-    from _training import contest
-
-    return contest(job, marks)
-
-
 def summary(results: Results) -> dict[str, dict[str, Any]]:
     """Return rates by round, largest memory, and the median share of the limit of each contestant."""
     return {
@@ -106,7 +99,7 @@ def panels(summary: dict[str, dict[str, Any]]) -> list[list[Bars]]:
     return [[Bars("tokens/s", rates), Bars("peak anonymous memory (MiB)", memory)]]
 
 
-BENCHMARK = told.Benchmark(contest, summary, table, panels)
+BENCHMARK = told.Benchmark("_training", summary, table, panels)
 
 if __name__ == "__main__":
     told.start(main)

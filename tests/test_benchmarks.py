@@ -99,10 +99,11 @@ def test_loading_is_compared_with_and_without_adapters(benchmark, tmp_path):
 
 def test_scaling_varies_one_thing_at_a_time_and_draws_a_panel_for_each(benchmark, tmp_path):
     picture = tmp_path / "scaling.svg"
-    one = ["--lengths", "8", "--batches", "1", "--adapters", "2", "--processes", "2"]
+    one = ["--lengths", "8", "--batches", "1", "--adapters", "2", "--processes", "2", "--corpora", "50"]
     results, _ = benchmark("scaling", *one, *TRAINING, "--plot", str(picture))
-    assert_drawn(picture, "length", "batch", "adapters", "processes", "8", "seconds a step", "anonymous MiB")
-    assert_told(results, ["length 8", "batch 1", "adapters 2", "processes 2"], {"seconds_per_step"} | LIMIT)
+    names = ["length 8", "batch 1", "adapters 2", "processes 2", "corpus 50"]
+    assert_told(results, names, {"seconds_per_step"} | LIMIT)
+    assert_drawn(picture, *(name.split()[0] for name in names), "8", "50", "seconds a step", "anonymous MiB")
     alone, both = (results[name]["peak_anonymous_mib"] for name in ("batch 1", "processes 2"))
     assert both > 1.5 * alone  # each has libraries and a model of its own
 
@@ -114,9 +115,11 @@ def test_a_contestant_that_does_not_exist_and_lengths_without_a_tokenizer_are_re
         benchmark("train_step", "--data-dir", ".")
 
 
-def test_processes_that_can_not_share_a_batch_are_refused_in_a_sentence(benchmark):
+def test_processes_that_can_not_share_a_batch_and_corpora_below_the_steps_are_refused_in_a_sentence(benchmark):
     with pytest.raises(AssertionError, match="3 can't share --batch 16"):
         benchmark("scaling", "--processes", "3")
+    with pytest.raises(AssertionError, match="take 8 sentences"):
+        benchmark("scaling", *TRAINING, "--corpora", "7")
 
 
 def test_a_picture_of_an_unknown_kind_is_refused_before_anything_runs(benchmark, tmp_path):
