@@ -286,10 +286,9 @@ def test_the_command_runs_as_a_process_of_its_own(backbone, here):
     assert list(KAdapterModel.from_pretrained("kadapter-lin").config.adapters) == ["lin"]
     again = subprocess.run([*command, *words], check=False, capture_output=True, text=True)
     assert again.returncode == 1
-    assert (
-        again.stderr.strip()
-        == "kadapter: 'kadapter-lin' is in use already; name another directory or pass --overwrite"
-    )
+    said = again.stderr.strip().splitlines()[-1]  # torchao, where it is installed, has its own to say before
+    assert said == "kadapter: 'kadapter-lin' is in use already; name another directory or pass --overwrite"
+    assert "Traceback" not in again.stderr
 
 
 def test_help_names_the_commands_and_imports_no_torch():

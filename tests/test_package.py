@@ -175,10 +175,10 @@ def test_every_requirement_is_pinned_to_a_version_that_it_allows() -> None:
     assert [str(one) for one in requirements if not one.specifier.contains(pins.get(one.name, "0"))] == []
 
 
-def imported(path: Path) -> set[str]:
-    """The top-level names of what a file imports, at its top or within."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imported(path: Path, at_its_top: bool = False) -> set[str]:
+    """The top-level names of what a file imports, anywhere or at its top alone."""
+    names, tree = set(), ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if at_its_top else ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -187,11 +187,12 @@ def imported(path: Path) -> set[str]:
 
 
 def undeclared(path: Path) -> set[str]:
-    """What a module imports that neither Python, setup.cfg nor the project itself provides."""
-    projects = {one.name.replace("-", "_") for one in declared()[""]}
+    """What a module imports that neither Python, setup.cfg nor the project itself provides, or an extra at its top."""
+    projects, optional = ({one.name.replace("-", "_") for one in declared()[group]} for group in ("", "quantization"))
     other_names = {"pyyaml": "yaml", "scikit_learn": "sklearn"}
     provided = {other_names.get(name, name) for name in projects} | set(sys.stdlib_module_names)
-    return imported(ROOT / path) - provided - {"kadapter", "_bootstrap"}
+    needed = imported(ROOT / path) - (optional - imported(ROOT / path, at_its_top=True))
+    return needed - provided - {"kadapter", "_bootstrap"}
 
 
 def test_everything_that_a_module_imports_is_declared() -> None:
