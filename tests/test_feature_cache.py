@@ -20,12 +20,12 @@ from tiny_runs import (
     results_alike,
     run_command,
     same_tensors,
+    sentences_read,
     tool,
     write_backbone,
     write_corpora,
     write_ground,
 )
-from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import RobertaModel
 
 from kadapter import KAdapterForTokenClassification
@@ -46,16 +46,8 @@ def ground(tmp_path_factory):
 
 @pytest.fixture
 def read():
-    """How many sentences the backbone has read so far, batch by batch."""
-    sizes = []
-
-    def count(module, given):
-        if isinstance(module, torch.nn.Embedding) and module.num_embeddings > 100:  # that of the words
-            sizes.append(len(given[0]))
-
-    hook = register_module_forward_pre_hook(count)
-    yield sizes
-    hook.remove()
+    with sentences_read() as sizes:
+        yield sizes
 
 
 def run(ground, output, *more, objective="linguistic"):

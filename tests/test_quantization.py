@@ -16,7 +16,7 @@ from kadapter import KAdapterModel
 from kadapter.trainers import run_adapter
 from kadapter.trainers.feature_arguments import CacheArguments, open_features
 
-torchao = pytest.importorskip("torchao.quantization", reason="torchao comes with the extras quantization and test")
+torchao = pytest.importorskip("torchao.quantization", reason="torchao comes with the extra quantization")
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ import json
 import shutil
 
 import pytest
-import torch
 import yaml
-from tiny_runs import flags, losses, results, results_alike, same_tensors, write_ground
-from torch.nn.modules.module import register_module_forward_pre_hook
+from tiny_runs import flags, losses, results, results_alike, same_tensors, sentences_read, write_ground
 
 from kadapter import KAdapterModel
 from kadapter.trainers import run_adapter
@@ -29,16 +27,8 @@ def ground(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def read():
-    """How many sentences the backbone has read so far, batch by batch."""
-    sizes = []
-
-    def count(module, given):
-        if isinstance(module, torch.nn.Embedding) and module.num_embeddings > 100:  # that of the words
-            sizes.append(len(given[0]))
-
-    hook = register_module_forward_pre_hook(count)
-    yield sizes
-    hook.remove()
+    with sentences_read() as sizes:
+        yield sizes
 
 
 def run_together(ground, output, *more, variants=VARIANTS, objective="linguistic", order=ORDER):

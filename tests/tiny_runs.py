@@ -6,11 +6,13 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,6 +157,22 @@ def losses(folder):
     """The logged training losses by step."""
     state = json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
     return {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
+
+
+@contextmanager
+def sentences_read():
+    """Tells how many sentences backbones have read so far, batch by batch."""
+    sizes = []
+
+    def count(module, given):
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings > 100:  # that of the words
+            sizes.append(len(given[0]))
+
+    hook = register_module_forward_pre_hook(count)
+    try:
+        yield sizes
+    finally:
+        hook.remove()
 
 
 def digest(folder):
