@@ -158,25 +158,47 @@ def test_training_on_kept_states_is_training_on_texts(ground, tmp_path, row):
     assert all(torch.allclose(one, theirs[key], atol=1e-4) for key, one in ours.items())
 
 
-def test_states_are_kept_for_other_rows_seeds_and_fractions_and_not_for_other_adapters(ground, tmp_path, capsys):
-    def encoded(*more, adapters=("fac", "lin")):
-        run_task.main(flags(ground, tmp_path / "out", "--states_dir", tmp_path / "s", "--overwrite_output_dir", *more,
-                            adapters=adapters))  # fmt: skip
-        return [
-            int(line.split(",")[-1].split()[0]) for line in capsys.readouterr().out.splitlines() if "states:" in line
-        ]
+@pytest.fixture
+def encoded_now(ground, tmp_path, capsys):
+    """Run a row with flags and return how many examples of the two splits had to be encoded."""
 
-    assert encoded() == [3, 3]
-    assert encoded("--seed", "3", "--train_fraction", "0.5", "--learning_rate", "1e-3") == [0, 0]
-    assert encoded(adapters=("lin",)) == encoded(adapters=("none",)) == [0, 0]
-    assert encoded("--bf16") == [3, 3]
+    def run(*more, adapters=("fac", "lin")):
+        given = ["--states_dir", tmp_path / "s", "--overwrite_output_dir", *more]
+        run_task.main(flags(ground, tmp_path / "out", *given, adapters=adapters))
+        told = [line for line in capsys.readouterr().out.splitlines() if "states:" in line]
+        return [int(line.split(",")[-1].split()[0]) for line in told]
+
+    return run
+
+
+def test_states_are_kept_for_other_rows_seeds_and_fractions_and_not_for_other_adapters(encoded_now, ground, tmp_path):
+    all_of_them = encoded_now()
+    assert min(all_of_them) > 0
+    assert encoded_now("--seed", "3", "--train_fraction", "0.5", "--learning_rate", "1e-3") == [0, 0]
+    assert encoded_now(adapters=("lin",)) == encoded_now(adapters=("none",)) == [0, 0]
+    assert encoded_now("--bf16") == all_of_them
     write_adapters(tmp_path, ground / "backbone", "one", "two", "fac")
-    assert encoded(adapters=(str(tmp_path / "fac"),)) == [1, 1]  # of the same name, with other weights
-    damaged = min((tmp_path / "s").glob("*.safetensors"))
+    others = str(tmp_path / "fac")
+    assert encoded_now(adapters=(others,)) == all_of_them  # of the same name, with other weights
+    assert encoded_now(adapters=(others,)) == [0, 0]
+
+
+def test_the_rounds_of_a_cross_validation_encode_each_example_once(encoded_now):
+    first = encoded_now("--fold", "0", "--eval_split", "test")
+    second = encoded_now("--fold", "1", "--eval_split", "test")
+    third = encoded_now("--fold", "2", "--eval_split", "test")
+    assert min(first) > 0 and sum(second) > 0  # round 0 never saw its validation part, which round 1 tests
+    assert third == [0, 0]
+
+
+def test_a_damaged_shard_of_kept_states_is_encoded_again(encoded_now, tmp_path):
+    train, held_out = encoded_now()
+    damaged = min((tmp_path / "s").glob("*/*.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:40])
-    before = encoded(), encoded("--bf16"), encoded(adapters=(str(tmp_path / "fac"),))
-    assert sum(map(sum, before)) == 1
-    assert not list((tmp_path / "s").glob("*partial*"))
+    again = encoded_now()
+    assert again in ([train, 0], [0, held_out])
+    assert encoded_now() == [0, 0]
+    assert not list((tmp_path / "s").rglob("*partial*"))
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(ground, tmp_path, capsys):

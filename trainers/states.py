@@ -1,8 +1,9 @@
 """States that a head reads, encoded once: where backbone and adapters are frozen they never change.
 
-They are kept for each source apart, the backbone and each adapter, so that rows of a table share them, and so do
-seeds, learning rates and fractions of one split. The key holds all that they depend on: the backbone's fingerprint,
-the adapter's configuration and tensors, the examples and the code that made them, the precision.
+They are kept for each source apart, the backbone and each adapter, and for each example apart, so that rows of a table
+share them, and so do seeds, learning rates, fractions and the rounds of a cross-validation. The key of a source holds
+all that its states depend on: the backbone's fingerprint, the adapter's configuration and tensors, the model's code,
+the precision. An example's is a hash of what the model reads of it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from huggingface_hub import constants
@@ -29,6 +32,10 @@ from .task_data import Split
 __all__ = ["keep_states"]
 
 NOT_READ = ("labels", "answer_spans")
+HASH_BYTES = 16
+CODE = Path(__file__).resolve().parents[1]
+
+Part = tuple[Sequence[int], Tensor]  # places in a split, and their states
 
 
 def keep_states(split: Split, model: Any, task: Any, run: Any, directory: str | None, tell: bool) -> Split:
@@ -37,54 +44,67 @@ def keep_states(split: Split, model: Any, task: Any, run: Any, directory: str | 
     Only the main process encodes; call it there first.
     """
     folder = Path(directory) if directory else Path(constants.HF_HOME, "kadapter", "states")
-    paths = {source: folder / f"{key}.safetensors" for source, key in _keys(split, model, run).items()}
-    states = {source: _load(path, len(split.examples)) for source, path in paths.items()}
-    missing = [source for source, one in states.items() if one is None]
-    if missing:
-        encoded = _encode(split, model, task, run)
-        for source in missing:
-            _save(paths[source], encoded[source])
-            states[source] = encoded[source]
+    read = {name: value for name, value in task.padding.items() if name not in NOT_READ}
+    names = _names(split.examples, [name for name in read if name in split.examples.column_names])
+    folders = {source: folder / key for source, key in _keys(model, run).items()}
+    parts = {source: _kept(one, names) for source, one in folders.items()}
+    lacking = {source: _lacking(one, len(names)) for source, one in parts.items()}
+    missing = np.unique(np.concatenate(list(lacking.values())))
+    encoded = _encode(split, missing, model, PadToBatch(read), run) if len(missing) else {}
+    for source, places in lacking.items():
+        if len(places):
+            new = encoded[source][torch.as_tensor(np.searchsorted(missing, places))]
+            _save(folders[source], [names[place] for place in places], new)
+            parts[source].append((places, new))
     if tell:
-        print(f"states: {len(split.examples)} examples of {sorted(states)}, {len(missing)} sources encoded now")
-    return split.with_states({source: one for source, one in states.items() if one is not None}, list(task.padding))
+        print(f"states: {len(names)} examples of {sorted(parts)}, {len(missing)} encoded now")
+    return split.with_states({source: _joined(one, len(names)) for source, one in parts.items()}, list(task.padding))
 
 
-def _keys(split: Split, model: Any, run: Any) -> dict[str, str]:
-    """Return for each source of states a hash of all that they depend on."""
+def _names(examples: datasets.Dataset, columns: list[str]) -> list[bytes]:
+    """Return for each example a hash of what the model reads of it."""
+    values = (examples.with_format(None)[name][:] for name in columns)
+    return [
+        blake2b(repr([*zip(columns, one, strict=True)]).encode(), digest_size=HASH_BYTES).digest()
+        for one in zip(*values, strict=True)
+    ]
+
+
+def _keys(model: Any, run: Any) -> dict[str, str]:
+    """Return for each source of states a hash of all that they depend on besides the examples."""
     config, core = model.config, model.base_model
+    code = [_hash([path.read_text(encoding="utf-8")]) for path in sorted(CODE.glob("*_kadapter.py"))]
     precision = [str(next(core.backbone.parameters()).dtype), run.bf16, run.fp16, str(run.device.type)]
-    common = [config.backbone_fingerprint, split.examples._fingerprint, len(split.examples), type(model).__name__]
-    keys = {"backbone": _hash([*common, *precision])}
+    common = [config.backbone_fingerprint, type(model).__name__, code, *precision]
+    keys = {"backbone": _hash(common)}
     for name in model.active_adapters():
         shape = {key: value for key, value in config.adapters[name].items() if key not in ("training", "source")}
-        keys[f"adapters.{name}"] = _hash([*common, *precision, shape], core.adapters[name].state_dict())
+        keys[f"adapters.{name}"] = _hash([*common, shape], core.adapters[name].state_dict())
     return keys
 
 
 def _hash(parts: list[Any], tensors: dict[str, Tensor] | None = None) -> str:
-    total = blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16)
+    total = blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=HASH_BYTES)
     for name, one in sorted((tensors or {}).items()):
         total.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
         total.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return total.hexdigest()
 
 
-def _encode(split: Split, model: Any, task: Any, run: Any) -> dict[str, Tensor]:
-    """Read every example of a split, not only those in use, in batches of like length."""
-    whole = Split.of(split.rows, split.examples)
-    collate = PadToBatch({name: value for name, value in task.padding.items() if name not in NOT_READ})
+def _encode(split: Split, places: np.ndarray, model: Any, collate: PadToBatch, run: Any) -> dict[str, Tensor]:
+    """Read these examples, whether they are in use or not, in batches of like length."""
+    whole = replace(split, places=places)
     order = np.argsort(-whole.column("length"), kind="stable")
     states: dict[str, Tensor] = {}
     model.to(run.device).eval()
-    for places in _batches(order, run.per_device_eval_batch_size):
-        batch = collate([whole[int(place)] for place in places])
+    for batch_places in _batches(order, run.per_device_eval_batch_size):
+        batch = collate([whole[int(place)] for place in batch_places])
         with torch.no_grad(), _precision(run):
             read = model.read(**{name: one.to(run.device) for name, one in batch.items()})
         for source, one in read.items():
             if source not in states:
                 states[source] = torch.empty(len(whole), *one.shape[1:], dtype=one.dtype)
-            states[source][torch.as_tensor(places)] = one.cpu()
+            states[source][torch.as_tensor(batch_places)] = one.cpu()
     return states
 
 
@@ -100,23 +120,59 @@ def _precision(run: Any) -> AbstractContextManager:
     return torch.autocast(run.device.type, dtype=torch.bfloat16 if run.bf16 else torch.float16)
 
 
-def _load(path: Path, number: int) -> Tensor | None:
-    try:
-        states = load_file(path)["states"]
-    except (OSError, SafetensorError, KeyError):  # none yet, or damaged: encoded again
-        return None
-    return states if len(states) == number else None
+# ---- on disk: a folder for each source, in it a shard for whatever was encoded at once ------------------------------
 
 
-def _save(path: Path, states: Tensor) -> None:
-    """Write aside and give it its name when complete; a cache that can't be written costs only time."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+def _kept(folder: Path, names: list[bytes]) -> list[Part]:
+    """Return what is kept of these examples' states, each once."""
+    parts: list[Part] = []
+    lacking = range(len(names))
+    for path in sorted(folder.glob("*.safetensors")):
+        rows, states = _load(path)
+        here = [place for place in lacking if names[place] in rows]
+        if states is not None and here:
+            parts.append((here, states[[rows[names[place]] for place in here]]))
+            lacking = [place for place in lacking if names[place] not in rows]
+    return parts
+
+
+def _lacking(parts: list[Part], number: int) -> np.ndarray:
+    there = np.zeros(number, dtype=bool)
+    for places, _ in parts:
+        there[places] = True
+    return np.flatnonzero(~there)
+
+
+def _joined(parts: list[Part], number: int) -> Tensor:
+    """Return the states of all examples in their order, (examples, n, hidden)."""
+    first = parts[0][1]
+    states = torch.empty(number, *first.shape[1:], dtype=first.dtype)
+    for places, one in parts:
+        states[torch.as_tensor(places)] = one
+    return states
+
+
+def _load(path: Path) -> tuple[dict[bytes, int], Tensor | None]:
+    """Return a shard's rows by the hash of their example, and its states; one that is damaged is as if not there."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"states": states.contiguous()}, partial)
+        shard = load_file(path)
+        names, states = shard["examples"].numpy(), shard["states"]
+    except (OSError, SafetensorError, KeyError):
+        return {}, None
+    return {one.tobytes(): row for row, one in enumerate(names)}, states
+
+
+def _save(folder: Path, names: list[bytes], states: Tensor) -> None:
+    """Write a shard aside and give it its name when complete; a cache that can't be written costs only time."""
+    path = folder / f"{uuid.uuid4().hex}.safetensors"
+    partial = path.with_name(f".{path.name}.partial")
+    examples = torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8).view(-1, HASH_BYTES)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"examples": examples, "states": states.contiguous()}, partial)
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        print(f"states could not be kept in {str(path.parent)!r} ({error}); they are used all the same")
+        print(f"states could not be kept in {str(folder)!r} ({error}); they are used all the same")
     finally:
         with suppress(OSError):
             partial.unlink()
