@@ -1,5 +1,6 @@
 """The feature cache changes no bit of what is trained: it is read once, whatever happens to it, and then reused."""
 
+import json
 import os
 import random
 import resource
@@ -204,6 +205,37 @@ def test_the_cache_of_another_backbone_is_left_alone(ground, copied, tmp_path, r
     run(other, tmp_path / "out", "--cache_features", copied, "--layers", "0", "2", "4")
     assert "holds those of 1 other backbones, layers or precisions, left alone" in capsys.readouterr().out
     assert sum(read) == 53 and digest(folder) == before
+
+
+@pytest.mark.parametrize("change", [{"hidden_act": "relu"}, {"layer_norm_eps": 1e-2}])
+def test_the_same_weights_under_another_configuration_are_another_backbone(ground, copied, tmp_path, read, change):
+    other = shutil.copytree(ground, tmp_path / "ground")
+    config = other / "backbone" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    run(other, tmp_path / "plain")
+    number = sum(read)
+    run(other, tmp_path / "out", "--cache_features", copied)
+    assert sum(read) - number == 53 and len([*copied.iterdir()]) == 2
+    assert_same_run(tmp_path / "plain", tmp_path / "out")
+
+
+def test_shards_moved_from_another_backbones_folder_are_not_used(ground, copied, tmp_path, capsys):
+    other = shutil.copytree(ground, tmp_path / "ground")
+    config = other / "backbone" / "config.json"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace('"hidden_act": "gelu"', '"hidden_act": "relu"'), encoding="utf-8")
+    given = ["--cache_features", copied]
+    first = next(copied.iterdir())
+    run(other, tmp_path / "plain", *given)
+    second = next(path for path in copied.iterdir() if path != first)
+    for path in shards(second):
+        path.unlink()
+    for path in shards(first):
+        shutil.copy(path, second)
+    capsys.readouterr()
+    run(other, tmp_path / "out", *given)
+    assert f"is not used: it was made in {first.name!r}, for another backbone" in capsys.readouterr().out
+    assert_same_run(tmp_path / "plain", tmp_path / "out")
 
 
 def test_what_fits_into_the_budget_is_kept_and_the_rest_computed(ground, plain, tmp_path, read, capsys):

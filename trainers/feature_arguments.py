@@ -16,6 +16,7 @@ import torch
 import transformers
 from huggingface_hub import constants
 
+from ..backbone_kadapter import plain
 from .examples import column
 from .feature_cache import Examples, Features
 from .feature_shards import KEY, PATTERN, Layout, key_of
@@ -82,7 +83,7 @@ def open_features(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "about.json").is_file():
-            replace_file(folder / "about.json", json.dumps(_about(model, layout, run), indent=2))
+            replace_file(folder / "about.json", _about(model, layout, run))
         room = room_in(directory, flags.cache_budget)
     except OSError as error:
         say(f"features: --cache_features {str(directory)!r} can't be used ({error}); {WITHOUT}")
@@ -115,25 +116,27 @@ def _layout(flags: CacheArguments, model: Any) -> Layout:
     return Layout((*model.tapped(), -1), model.config.hidden_size, stored, read)
 
 
-def _about(model: Any, layout: Layout, run: Any) -> dict[str, Any]:
-    """Return all that the states depend on beside the token ids."""
-    quantized = getattr(model.base_model.backbone.config, "quantization_config", None)
-    return {
+def _about(model: Any, layout: Layout, run: Any) -> str:
+    """Return in JSON all that the states depend on beside the token ids."""
+    backbone = model.base_model.backbone.config
+    quantized = getattr(backbone, "quantization_config", None)
+    about = {
         **({} if quantized is None else {"quantized": repr(quantized)}),
         "backbone": model.config.backbone_fingerprint,
-        "attention": model.base_model.backbone.config._attn_implementation,
+        "configuration": plain(backbone),  # the same weights read otherwise under another activation, say
+        "attention": backbone._attn_implementation,
         "layers": list(layout.layers),
         "stored": str(layout.stored),
         "computed": [str(layout.read), run.bf16, run.fp16, run.device.type],
         "versions": [torch.__version__, transformers.__version__],
-        "format": 1,
+        "format": 2,
     }
+    return json.dumps(about, indent=2, sort_keys=True, default=repr)
 
 
 def _name(model: Any, layout: Layout, run: Any) -> str:
     source = Path(model.config.backbone_name_or_path or "backbone").name
-    about = json.dumps(_about(model, layout, run), sort_keys=True)
-    return f"{source}-{blake2b(about.encode(), digest_size=8).hexdigest()}"
+    return f"{source}-{blake2b(_about(model, layout, run).encode(), digest_size=8).hexdigest()}"
 
 
 def _keys(examples: Any) -> np.ndarray:

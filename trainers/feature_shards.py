@@ -77,12 +77,15 @@ def key_of(input_ids: list[int]) -> bytes:
 def write_shard(folder: Path, keys: np.ndarray, examples: list[dict[str, Tensor]]) -> Path:
     """Write aside, give the file its name when it is complete, and return its path.
 
+    The folder's name, which stands for all that states depend on beside token ids, is in the file too.
+
     Raises:
         OSError: it can't be written; nothing of it is left.
     """
     stored = {name: torch.cat([one[name] for one in examples]) for name in examples[0]}
     lengths = torch.tensor([len(one["states"]) for one in examples])
-    data = save({**stored, "lengths": lengths, "keys": torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())})
+    known_by = torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())
+    data = save({**stored, "lengths": lengths, "keys": known_by}, {"folder": folder.name})
     path = folder / f"{blake2b(data, digest_size=16).hexdigest()}.safetensors"
     partial = folder / f".{path.name}.{uuid.uuid4().hex}.partial"
     try:
@@ -99,13 +102,14 @@ def read_shard(path: Path, layout: Layout) -> Shard:
 
     Raises:
         OSError: it can't be read.
-        ValueError: it was cut short or changed, or holds something else.
+        ValueError: it was cut short or changed, comes from another folder, or holds something else.
     """
     with path.open("rb") as file:
         if file_digest(file, lambda: blake2b(digest_size=16)).hexdigest() != path.stem:
             raise ValueError("it was cut short or changed")
     try:
         with safe_open(path, framework="pt") as file:
+            made_in = (file.metadata() or {}).get("folder")
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         lengths, keys = stored.pop("lengths").numpy(), stored.pop("keys").numpy()
         shape = (int(lengths.sum()), len(layout.layers), layout.width)
@@ -113,4 +117,6 @@ def read_shard(path: Path, layout: Layout) -> Shard:
             raise ValueError(f"its states are {tuple(stored['states'].shape)} and must be {shape}")
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"it is no shard ({error})") from error
+    if made_in != path.parent.name:
+        raise ValueError(f"it was made in {made_in!r}, for another backbone, other layers or another precision")
     return Shard(np.ascontiguousarray(keys).view(KEY)[:, 0], np.concatenate([[0], lengths.cumsum()]), stored)
