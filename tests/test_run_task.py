@@ -27,6 +27,7 @@ ROWS = {
     "fac": ("fac",),
     "lin": ("lin",),
     "fac+lin": ("fac", "lin"),
+    "fac+random_lin": ("fac", "random", "lin"),
     "fac+lin+random_fac": ("fac", "lin", "random", "fac"),
 }
 PARTS = {"concat": "projections", "gated": "sources"}  # of a fusion, one for each adapter
@@ -66,6 +67,7 @@ def test_every_row_runs_and_says_what_it_is(ground, tmp_path, row, capsys):
     run = run_of(tmp_path / "out")
     names = {"backbone": [], "random": ["fac", "lin"]}.get(row, row.split("+"))
     assert (run["row"], run["adapters"], list(run["gates"])) == (row, names, names)
+    assert run["random"] == (names if row == "random" else [one for one in names if "random" in one])
     assert (run["seed"], run["train_fraction"], run["freeze_backbone"], run["freeze_adapters"]) == (
         42,
         1.0,

@@ -14,7 +14,16 @@ from ..configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
 from ..fusion_kadapter import new_fusion
 from .task_arguments import TaskArguments
 
-__all__ = ["MULTITASK", "HeadAlone", "check_adapters", "freeze", "new_model", "row_name", "trained_model"]
+__all__ = [
+    "MULTITASK",
+    "HeadAlone",
+    "check_adapters",
+    "freeze",
+    "new_model",
+    "random_names",
+    "row_name",
+    "trained_model",
+]
 
 NONE, TAPS, RANDOM = "none", "taps", "random"
 MULTITASK = "multitask.json"  # stands beside a backbone that run_multitask.py trained
@@ -39,7 +48,16 @@ def row_name(task: TaskArguments, names: list[str]) -> str:
         return task.row
     if not names:
         return "multitask" if (Path(task.backbone) / MULTITASK).is_file() else "backbone"
-    return RANDOM if task.adapters[0] == RANDOM else "+".join(names)
+    return RANDOM if _all_random(task) else "+".join(names)
+
+
+def random_names(task: TaskArguments, names: list[str]) -> list[str]:
+    """Return which of a row's adapters have random weights; beside adapters of knowledge their names say it too."""
+    return names if _all_random(task) else [name for name in names if name.startswith(f"{RANDOM}_")]
+
+
+def _all_random(task: TaskArguments) -> bool:
+    return task.adapters[:1] == [RANDOM]
 
 
 def new_model(kind: type, task: TaskArguments, fields: dict[str, Any], seed: int, dtype: torch.dtype) -> Any:
@@ -71,15 +89,19 @@ def _add_adapters(model: Any, task: TaskArguments) -> None:
             model.add_adapter(TAPS, KnowledgeAdapterConfig(num_hidden_layers=0, layers=task.layers))
         elif given != NONE:
             for artifact in split_composition(given):
-                _add_random(model, artifact) if at_random else model.load_adapter(artifact)
+                _add_random(model, artifact, _all_random(task)) if at_random else model.load_adapter(artifact)
 
 
-def _add_random(model: Any, artifact: str) -> None:
-    """Add adapters of an artifact's names and shapes in torch's default initialisation (the paper's no knowledge)."""
+def _add_random(model: Any, artifact: str, alone: bool) -> None:
+    """Add adapters of an artifact's names and shapes in torch's default initialisation (the paper's no knowledge).
+
+    Unless all adapters of a row are random they are called random_NAME, so that no row of reports hides them.
+    """
     for name, values in read_artifact(artifact).config["adapters"].items():
         shape = {key: value for key, value in values.items() if key not in ("training", "source")}
         new = KnowledgeAdapterConfig.from_dict({**shape, "projection_initializer_range": None}, f" of {artifact}")
-        model.add_adapter(f"{RANDOM}_{name}" if name in model.base_model.adapters else name, new)
+        free = alone and name not in model.base_model.adapters
+        model.add_adapter(name if free else f"{RANDOM}_{name}", new)
 
 
 def freeze(model: Any, task: TaskArguments) -> Any:

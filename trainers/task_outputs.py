@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard
 
 from .outputs import replace_file
-from .task_models import row_name
+from .task_models import random_names, row_name
 
 __all__ = ["PREDICTED", "PREDICTIONS", "RUN", "describe", "read_results", "read_run", "tell_on_card", "write_lines"]
 
@@ -29,6 +29,7 @@ def describe(ground: Any, model: Any, run: Any) -> dict[str, Any]:
         "task": flags.task,
         "row": row_name(flags, names),
         "adapters": names,
+        "random": random_names(flags, names),
         "fusion": flags.fusion,
         "backbone": flags.backbone,
         "freeze_backbone": flags.freeze_backbone,
