@@ -31,6 +31,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Where the results are
 Markdown = Annotated[Path | None, typer.Option(help="Where the table is written.")]
 Plot = Annotated[Path | None, typer.Option(callback=_plots.checked, help="Where it is drawn, as .svg or .png.")]
 CORES = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+BY_CPU_TIME = ("tokens/CPU s", "by CPU time", "CPU time")  # columns that tell nothing of what a GPU computes
 
 
 class Files(NamedTuple):
@@ -60,7 +61,10 @@ def compare(benchmark: Benchmark, jobs: Mapping[str, dict[str, Any]], rounds: in
     device, threads = (next(iter(jobs.values()))[key] for key in ("device", "threads"))
     contest, summary_of = partial(contest_in, benchmark.module), benchmark.summary
     summary = summary_of(play(contest, jobs, rounds, device, lambda some: write_json(files.json, summary_of(some))))
-    tell(f"{title}, medians of {rounds} rounds", benchmark.table(summary), device, threads, files.markdown)
+    rows = benchmark.table(summary)
+    if device != "cpu":
+        rows = [{name: cell for name, cell in row.items() if name not in BY_CPU_TIME} for row in rows]
+    tell(f"{title}, medians of {rounds} rounds", rows, device, threads, files.markdown)
     if files.plot is not None:
         _plots.draw(benchmark.panels(summary), files.plot)
 

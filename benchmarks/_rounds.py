@@ -30,18 +30,29 @@ Results = dict[str, list[dict[str, Any]]]
 
 
 class Marks:
-    """What a contestant tells about itself: memory counts between `begin` and `end`, or always if it says neither."""
+    """What a contestant tells about itself: memory counts between `begin` and `end`, or always if it says neither.
 
-    def __init__(self, channel: Connection) -> None:
-        self._channel = channel
+    Memory of a GPU, whose peak only the process itself knows, counts between them alone.
+    """
+
+    def __init__(self, channel: Connection, device: str = "cpu") -> None:
+        self._channel, self._device, self.device_bytes = channel, device, 0
 
     def begin(self) -> None:
         """What is measured begins now."""
+        if self._device != "cpu":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
         self._channel.send("begin")
 
     def end(self) -> None:
         """What is measured is over."""
         self._channel.send("end")
+        if self._device != "cpu":
+            import torch
+
+            self.device_bytes = torch.cuda.max_memory_allocated()
 
 
 class Memory:
@@ -175,7 +186,8 @@ def _run(contest: Callable, job: dict[str, Any], channel: Connection, environmen
     logging.disable(logging.WARNING)
     try:
         with redirect_stdout(io.StringIO()):
-            told = contest(job, Marks(channel))
-        channel.send(told)
+            marks = Marks(channel, job.get("device", "cpu"))
+            told = contest(job, marks)
+        channel.send({**told, "peak_device_mib": marks.device_bytes / MIB})
     except Exception:  # noqa: BLE001 (told in the parent, whatever it is)
         channel.send({"failed": traceback.format_exc()})

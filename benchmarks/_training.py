@@ -60,7 +60,6 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
         "seconds_per_step": taken.wall / job["steps"],
         "mflop_per_token": operations / sum(lengths) / 1e6,
         **fractions(operations, taken, peaks),
-        "peak_device_mib": torch.cuda.max_memory_allocated() / 2**20 if device != "cpu" else 0.0,
     }
 
 
@@ -197,7 +196,7 @@ def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, A
     model = _models.ours(SIZES[job["size"]], torch.bfloat16, job["adapters"])
     cache = CacheArguments(
         cache_features=str(folder) if "cached" in job["contestant"] else None,
-        cache_dtype="int8" if "8bit" in job["contestant"] else None,
+        cache_dtype="int8" if job["contestant"] == "ours-cached-8bit" else None,
     )
     features, parts = open_features(cache, model, {"train": data}, settings["args"], tell=True)
     if job.get("corpus"):

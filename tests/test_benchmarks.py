@@ -5,9 +5,12 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import ROOT
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 FOLDER = ROOT / "benchmarks"
@@ -133,6 +136,40 @@ def test_a_contestant_that_fails_ends_the_benchmark_with_its_reason(monkeypatch)
     play = __import__("_rounds").play
     with pytest.raises(RuntimeError, match=r"(?s)broken failed.*TypeError"):
         play(os.path.join, {"broken": {}}, 1, "cpu", print)
+
+
+def test_the_limit_of_a_gpu_is_taken_from_large_products_and_many_between_two_waits(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    limit, waits = __import__("_limit"), []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
+    with FlopCounterMode(display=False) as counted:
+        limit.matrix_peak(128, torch.bfloat16, "meta")
+    assert counted.get_total_flops() / (len(waits) / 2) >= 4 * 2 * 8192**3
+
+
+def test_memory_of_a_gpu_counts_from_begin_to_end_alone(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    told, peak = [], [9]
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peak.__setitem__(0, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peak[0])
+    marks = __import__("_rounds").Marks(SimpleNamespace(send=told.append), "cuda")
+    marks.begin()
+    peak[0] += 3
+    marks.end()
+    peak[0] += 5
+    assert (told, marks.device_bytes) == (["begin", "end"], 3)
+
+
+def test_no_column_tells_cpu_time_of_what_a_gpu_computes(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    commands, module = __import__("_commands"), __import__("train_step")
+    one = dict.fromkeys((*module.RATES, *module.MEDIANS, *module.PEAKS), 1.0)
+    monkeypatch.setattr(commands, "play", lambda *arguments: {"ours": [one]})
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    jobs = {"ours": {"device": "cuda", "threads": 1}}
+    commands.compare(module.BENCHMARK, jobs, 1, "Training", commands.Files(None, None, None))
+    printed = capsys.readouterr().out
+    assert "| tokens/s |" in printed and "of the limit" in printed and "CPU" not in printed
 
 
 def test_every_benchmark_tells_its_options(tmp_path):
