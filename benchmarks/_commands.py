@@ -25,8 +25,14 @@ Batch = Annotated[int, typer.Option(min=1, help="Sentences in a batch.")]
 MaxLength = Annotated[int, typer.Option(min=8, max=512, help="Longest sentence in tokens; longer ones are cut.")]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the models run.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of a process.", show_default="one for each core")]
-DataDir = Annotated[Path | None, typer.Option(help="FewRel release, for its lengths instead of the recorded ones.")]
-Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer that counts the tokens of --data-dir.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="FewRel release with the lengths.", show_default="../shared/data/fewrel, else recorded lengths"),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(help="What counts the tokens of --data-dir.", show_default="../shared/models/all-MiniLM-L6-v2"),
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Where the results are written, after every round.")]
 Markdown = Annotated[Path | None, typer.Option(help="Where the table is written.")]
 Plot = Annotated[Path | None, typer.Option(callback=_plots.checked, help="Where it is drawn, as .svg or .png.")]
@@ -59,7 +65,12 @@ def contest_in(module: str, job: dict[str, Any], marks: Marks) -> dict[str, Any]
 def compare(benchmark: Benchmark, jobs: Mapping[str, dict[str, Any]], rounds: int, title: str, files: Files) -> None:
     """Run every job in each round, and tell the results; the first job says on which device, by how many threads."""
     device, threads = (next(iter(jobs.values()))[key] for key in ("device", "threads"))
-    contest, summary_of = partial(contest_in, benchmark.module), benchmark.summary
+    contest = partial(contest_in, benchmark.module)
+    said = {name: {key: job[key] for key in ("sentences",) if key in job} for name, job in jobs.items()}
+
+    def summary_of(results: Results) -> dict[str, dict[str, Any]]:
+        return {name: {**one, **said[name]} for name, one in benchmark.summary(results).items()}
+
     summary = summary_of(play(contest, jobs, rounds, device, lambda some: write_json(files.json, summary_of(some))))
     rows = benchmark.table(summary)
     if device != "cpu":
@@ -109,15 +120,21 @@ def start(main: Callable[..., None]) -> None:
         sys.exit(f"{Path(sys.argv[0]).stem}: {error}")
 
 
-def lengths_of(data_dir: Path | None, tokenizer: str | None) -> list[int]:
-    """Return the lengths of all sentences, of a directory if there is one.
+def sentences_of(data_dir: Path | None, tokenizer: str | None) -> dict[str, Any]:
+    """Return the part of a job that says how long sentences are, as "lengths", and where that is from, as "sentences".
 
     Raises:
         ValueError: the directory has no tokenizer, or the tokenizer no directory.
     """
     if (data_dir is None) != (tokenizer is None):
-        raise ValueError("--data-dir and --tokenizer go together: give both, or neither for the recorded lengths")
-    return _lengths.recorded() if data_dir is None else _lengths.measured(data_dir, tokenizer)
+        raise ValueError("--data-dir and --tokenizer go together: give both, or neither for the lengths of FewRel")
+    lengths, source = _lengths.chosen(data_dir, tokenizer)
+    return {"lengths": lengths, "sentences": source}
+
+
+def sentences_alike(length: int) -> dict[str, Any]:
+    """Return the same part for sentences that are all of one length."""
+    return {"lengths": [length], "sentences": f"{length} tokens each"}
 
 
 def name_of(adapters: int) -> str:

@@ -1,4 +1,7 @@
-"""How long sentences are: FewRel's lengths as recorded, or those of a directory with its release."""
+"""How long sentences are: FewRel's lengths as recorded, or those of a directory with its release.
+
+Both count the marks of two mentions and the special tokens.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from pathlib import Path
 from random import Random
 
 # Sentences of FewRel 1.0 (the 21,000 of 30 relations) by their number of tokens, from SHORTEST on, for the tokenizer
-# of all-MiniLM-L6-v2, with the marks of two mentions and the special tokens; 35 tokens on average.
+# of all-MiniLM-L6-v2; 35 tokens on average.
+RECORDED = "lengths recorded of FewRel by all-MiniLM-L6-v2"
 SHORTEST = 10
 SENTENCES = (
     *(2, 1, 1, 4, 18, 25, 44, 63, 102, 145, 190, 282, 378, 418, 507, 561, 610, 661, 699, 771, 857, 853, 893, 887, 933),
@@ -39,6 +43,24 @@ SENTENCES = (
     ),
     *(7, 9, 11, 4, 5, 1, 3, 3, 0, 0, 1, 0, 1, 1, 0, 0, 0, 1),
 )
+
+# What is read where nothing else is asked for, if both are beside the repository.
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+RELEASE, TOKENIZER = "data/fewrel", "models/all-MiniLM-L6-v2"
+
+
+def chosen(data_dir: Path | None, tokenizer: str | None) -> tuple[list[int], str]:
+    """Return the lengths of a directory, else of the release beside the repository, else as recorded; and which.
+
+    Raises:
+        OSError: there is no such tokenizer.
+        ValueError: the directory holds no FewRel release.
+    """
+    if data_dir is None or tokenizer is None:
+        data_dir, tokenizer = SHARED / RELEASE, str(SHARED / TOKENIZER)
+        if not (data_dir.is_dir() and Path(tokenizer).is_dir()):
+            return recorded(), RECORDED
+    return measured(data_dir, tokenizer), f"lengths read from {data_dir.name} by {Path(tokenizer).name}"
 
 
 def recorded() -> list[int]:

@@ -41,9 +41,9 @@ def main(
 ) -> None:
     """Read with every number of adapters in each round and compare."""
     shared = {"size": size, "batches": batches, "repeats": repeats, "longest": max_length, "dtype": dtype}
-    shared |= {"device": device, "threads": threads, "lengths": told.lengths_of(data_dir, tokenizer)}
+    shared |= {"device": device, "threads": threads, **told.sentences_of(data_dir, tokenizer)}
     jobs = {told.name_of(number): {**shared, "adapters": number} for number in adapters}
-    title = f"Inference in {dtype}, RoBERTa-{size} sizes"
+    title = f"Inference in {dtype}, RoBERTa-{size} sizes, {shared['sentences']}"
     told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py --lengths 16 64 256 --batches 4 16 64 --adapters 1 2 4 --processes 1 2 --json FILE
 
-One thing varies at a time; the others stay at --batch sentences of the recorded lengths and one adapter. With
---lengths all sentences are of that length. Several adapters train together under one head. Several processes share
-each batch and the threads, or have a GPU each, and their memory is counted together. Corpora are trained on kept
-states: so many sentences are written, ordered and looked up, and the cache holds those of the steps that are run.
+One thing varies at a time; the others stay at --batch sentences of FewRel's lengths and one adapter. With --lengths
+all sentences are of that length. Several adapters train together under one head. Several processes share each batch
+and the threads, or have a GPU each, and their memory is counted together. Corpora are trained on kept states, by
+ours-cached: so many sentences are written, ordered and looked up, and the cache holds those of the steps that are run.
 Weights are random.
 """
 
@@ -22,6 +22,7 @@ from train_step import summary
 Values = list[int]
 LENGTHS, BATCHES = [16, 32, 64, 128, 256], [1, 4, 16, 64]
 ADAPTERS, PROCESSES, CORPORA = [1, 2, 4], [1, 2], [1_000, 30_000, 1_000_000]
+ON_CORPORA = "ours-cached"  # trains where the corpus varies, and ours where anything else does
 
 
 def main(
@@ -47,15 +48,15 @@ def main(
     """Train with every length, batch size, number of adapters and of processes, and corpus size in each round."""
     check(processes, corpora, batch, steps + warmup, device)
     shared = {"contestant": "ours", "size": size, "batch": batch, "steps": steps, "warmup": warmup, "adapters": 1}
-    shared |= {"longest": max_length, "lengths": told.lengths_of(data_dir, tokenizer)}
+    shared |= {"longest": max_length, **told.sentences_of(data_dir, tokenizer)}
     shared |= {"device": device, "threads": threads}
-    jobs = {f"length {one}": {**shared, "lengths": [one], "longest": one} for one in lengths}
+    jobs = {f"length {one}": {**shared, **told.sentences_alike(one), "longest": one} for one in lengths}
     jobs |= {f"batch {one}": {**shared, "batch": one} for one in batches}
     jobs |= {f"adapters {one}": {**shared, "adapters": one} for one in adapters}
     jobs |= {f"processes {one}": {**shared, "processes": one, "threads": max(1, threads // one)} for one in processes}
-    cached = {**shared, "contestant": "ours-cached"}
+    cached = {**shared, "contestant": ON_CORPORA}
     jobs |= {f"corpus {one}": {**cached, "corpus": one} for one in corpora}
-    title = f"One training step of ours, RoBERTa-{size} sizes"
+    title = f"One training step of ours, on corpora of {ON_CORPORA}, RoBERTa-{size} sizes, {shared['sentences']}"
     told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
 
 
@@ -106,12 +107,14 @@ def panels(summary: dict[str, dict[str, Any]]) -> list[list[Lines]]:
         points = varied.setdefault(axis, {"seconds": {}, "memory": {}})
         points["seconds"][int(place)] = [one["seconds_per_step"]]
         points["memory"][int(place)] = [one["peak_anonymous_mib"]]
+    trains = {axis: ON_CORPORA if axis == "corpus" else "ours" for axis in varied}
+    labels = {axis: f"{axis} ({trains[axis]})" for axis in varied}
     return [
         [
-            Lines(axis, {"ours": points["seconds"]}, "seconds a step", logarithmic=True)
+            Lines(labels[axis], {trains[axis]: points["seconds"]}, "seconds a step", logarithmic=True)
             for axis, points in varied.items()
         ],
-        [Lines(axis, {"ours": points["memory"]}, "anonymous MiB") for axis, points in varied.items()],
+        [Lines(labels[axis], {trains[axis]: points["memory"]}, "anonymous MiB") for axis, points in varied.items()],
     ]
 
 

@@ -51,10 +51,10 @@ def main(
     shared |= {
         "device": device,
         "threads": threads,
-        "lengths": [max_length] if fill else told.lengths_of(data_dir, tokenizer),
+        **(told.sentences_alike(max_length) if fill else told.sentences_of(data_dir, tokenizer)),
     }
     jobs = {one: {**shared, "contestant": one} for one in contestants}
-    title = f"Training, RoBERTa-{size} sizes, batches of {batch} sentences"
+    title = f"Training, RoBERTa-{size} sizes, batches of {batch} sentences, {shared['sentences']}"
     told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
 
 

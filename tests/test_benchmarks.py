@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, tiny_tokenizer
+from tiny_tasks import write_corpus
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ LIMIT = {"fraction_of_limit", "fraction_of_limit_by_cpu"}
 def benchmark(monkeypatch, tmp_path):
     """Run a benchmark in this process, its contestants in fresh ones; return the JSON and what it printed."""
     monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(__import__("_lengths"), "SHARED", tmp_path / "shared")
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 
@@ -43,7 +45,7 @@ def numbers_of(value):
     if isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
             yield from numbers_of(one)
-    else:
+    elif not isinstance(value, str):
         yield value
 
 
@@ -68,6 +70,16 @@ def test_training_steps_of_the_official_procedure_and_of_ours_are_compared_and_d
     assert_told(results, ["official", "ours"], TOLD_OF_TRAINING | LIMIT)
     assert all(len(one["tokens_per_second"]) == 1 for one in results.values())
     assert "| official |" in printed and "| ours |" in printed and "torch" in printed
+    assert "lengths recorded of FewRel" in printed and "lengths recorded of FewRel" in results["ours"]["sentences"]
+
+
+def test_lengths_are_those_of_the_release_beside_the_repository_where_there_is_one(benchmark, tmp_path):
+    shared = tmp_path / "shared"
+    write_corpus(shared / "data/fewrel", "fewrel")
+    tiny_tokenizer(shared / "models/all-MiniLM-L6-v2")
+    results, printed = benchmark("inference", "--adapters", "0", "--batches", "1", "--repeats", "1")
+    assert results["backbone"]["sentences"] == "lengths read from fewrel by all-MiniLM-L6-v2"
+    assert results["backbone"]["sentences"] in printed
 
 
 def test_training_on_kept_states_is_measured_where_the_backbone_is_gone(benchmark):
@@ -106,7 +118,9 @@ def test_scaling_varies_one_thing_at_a_time_and_draws_a_panel_for_each(benchmark
     results, _ = benchmark("scaling", *one, *TRAINING, "--plot", str(picture))
     names = ["length 8", "batch 1", "adapters 2", "processes 2", "corpus 50"]
     assert_told(results, names, {"seconds_per_step"} | LIMIT)
-    assert_drawn(picture, *(name.split()[0] for name in names), "8", "50", "seconds a step", "anonymous MiB")
+    assert_drawn(picture, "length (ours)", "batch (ours)", "adapters (ours)", "processes (ours)", "8", "50")
+    assert_drawn(picture, "corpus (ours-cached)", "seconds a step", "anonymous MiB")
+    assert results["length 8"]["sentences"] == "8 tokens each" != results["corpus 50"]["sentences"]
     alone, both = (results[name]["peak_anonymous_mib"] for name in ("batch 1", "processes 2"))
     assert both > 1.5 * alone  # each has libraries and a model of its own
 
