@@ -10,18 +10,21 @@ import torch
 from _limit import span
 from _rounds import Marks
 from _work import SIZES
+from huggingface_hub import constants
 from transformers import AutoModel
 from transformers.utils import logging
 
 from kadapter.modeling_kadapter import KAdapterModel
 
 CHUNK = 2**24  # bytes read at once
+HOME = "home"  # where it is remembered which checkpoint the backbone is, once that was found out
 logging.disable_progress_bar()
 
 
 def write(job: dict[str, Any]) -> dict[str, Any]:
     """Write a backbone to FOLDER/backbone, and the adapters that a job's "number" asks for to FOLDER/adapterN."""
     folder, size = Path(job["folder"]), SIZES[job["size"]]
+    constants.HF_HOME = str(folder / HOME)
     _models.backbone(size, pooler=True).save_pretrained(folder / "backbone")
     model = KAdapterModel.from_backbone(str(folder / "backbone"))
     for number in range(job["number"]):
@@ -32,9 +35,13 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
-    """Load the backbone, alone or under adapters, and answer once; say how long it took beside plain reading."""
+    """Load the backbone, alone or under adapters, and answer once; say how long it took beside plain reading.
+
+    A job's "first" says that nothing was loaded before, and its "round" which of several first times it is.
+    """
     torch.set_num_threads(job["threads"])
     folder, models = Path(job["folder"]), []
+    constants.HF_HOME = str(folder / (f"empty{job['round']}" if job["first"] else HOME))
     parts = [folder / f"adapter{number}" for number in range(job["adapters"])]
     reading = span(lambda: _read([folder / "backbone", *parts]), "cpu")
     marks.begin()

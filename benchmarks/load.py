@@ -3,8 +3,9 @@
     python benchmarks/load.py --adapters 0 2 --rounds 5 --json FILE
 
 A random backbone and as many adapters as are needed are written to a temporary folder first. Time is given until the
-model stands, and until its first answer, since files may be read only then. There is no arithmetic in loading: the
-limit is here the time that plainly reading the same files takes.
+model stands, and until its first answer, since files may be read only then. Adapters are loaded as ever, and for the
+first time, with an empty HF_HOME, when it must be found out by hashing all its weights which checkpoint the backbone
+is. There is no arithmetic in loading: the limit is here the time that plainly reading the same files takes.
 """
 
 from __future__ import annotations
@@ -37,9 +38,19 @@ def main(
     with TemporaryDirectory(prefix="benchmark_") as folder:
         shared = {"size": size, "folder": folder, "device": "cpu", "threads": threads}
         play(write, {"writing": {**shared, "number": max(adapters)}}, 1, "cpu", lambda results: None)
-        jobs = {told.name_of(number): {**shared, "adapters": number} for number in adapters}
+        jobs = jobs_of(adapters, shared)
         title = f"Loading, RoBERTa-{size} sizes"
         told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
+
+
+def jobs_of(adapters: list[int], shared: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the job of each contestant, for adapters also that of their first load."""
+    jobs = {}
+    for number in adapters:
+        jobs[told.name_of(number)] = {**shared, "adapters": number, "first": False}
+        if number:
+            jobs[f"{told.name_of(number)}, first load"] = {**shared, "adapters": number, "first": True}
+    return jobs
 
 
 def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:

@@ -10,9 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import ROOT, tiny_tokenizer
+from huggingface_hub import constants
 from tiny_tasks import write_corpus
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
+
+from kadapter import backbone_kadapter
 
 FOLDER = ROOT / "benchmarks"
 TRAINING = ["--steps", "1", "--warmup", "1", "--batch", "4"]
@@ -108,8 +111,24 @@ def test_loading_is_compared_with_and_without_adapters(benchmark, tmp_path):
     picture = tmp_path / "loading.png"
     results, printed = benchmark("load", "--plot", str(picture))
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert_told(results, ["backbone", "+2"], {"seconds", "seconds_to_first_answer", "fraction_of_limit"})
+    names = ["backbone", "+2", "+2, first load"]
+    assert_told(results, names, {"seconds", "seconds_to_first_answer", "fraction_of_limit"})
     assert "against backbone" in printed
+
+
+def test_a_backbone_is_hashed_at_a_first_load_alone(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(constants, "HF_HOME", constants.HF_HOME)
+    loading, hashed = __import__("_loading"), []
+    monkeypatch.setattr(backbone_kadapter, "digest_of_tensor", lambda key, one: hashed.append(key) or b"")
+    job = {"folder": str(tmp_path), "size": "tiny", "threads": torch.get_num_threads(), "round": 0, "adapters": 1}
+    loading.write({**job, "number": 1})
+    counts = []
+    for first in (False, True):
+        hashed.clear()
+        loading.contest({**job, "first": first}, SimpleNamespace(begin=list, end=list))
+        counts.append(len(hashed))
+    assert counts[0] == 0 < counts[1]
 
 
 def test_scaling_varies_one_thing_at_a_time_and_draws_a_panel_for_each(benchmark, tmp_path):
