@@ -49,10 +49,19 @@ def adapter_config(size: Size) -> KnowledgeAdapterConfig:
     )
 
 
-def ours(size: Size, dtype: torch.dtype, adapters: int = 1) -> KAdapterForEntityPairClassification:
-    """Return knowledge adapters, in float32 and training, under a head beside a frozen backbone held in a dtype."""
-    fields = {"fusion": "concat", "num_labels": RELATIONS}
-    model = KAdapterForEntityPairClassification.from_backbone(backbone(size, dtype), **fields)
+def ours(
+    size: Size, dtype: torch.dtype, adapters: int = 1, quantized: bool = False
+) -> KAdapterForEntityPairClassification:
+    """Return knowledge adapters, in float32 and training, under a head beside a frozen backbone held in a dtype.
+
+    The weights of one that is quantized are held in 8 bits, as by run_adapter.py's --quantize_backbone.
+    """
+    fields, plain = {"fusion": "concat", "num_labels": RELATIONS}, backbone(size, dtype)
+    if quantized:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(plain, Int8WeightOnlyConfig())
+    model = KAdapterForEntityPairClassification.from_backbone(plain, **fields)
     model.train_adapter(_add_adapters(model, size, adapters))
     return model
 

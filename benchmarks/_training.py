@@ -17,7 +17,7 @@ import torch
 import torch.distributed as together
 from _limit import Time, fractions, matrix_peak, now, since
 from _rounds import Marks
-from _work import SIZES, Size, training_step
+from _work import QUANTIZED, SIZES, Size, training_step
 from datasets import Dataset, disable_progress_bars
 from torch import nn
 from transformers import Trainer, TrainerCallback
@@ -193,7 +193,7 @@ def under_the_trainer(job: dict[str, Any], marks: Marks) -> tuple[list[int], Tim
 
 def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, Any]) -> FeatureTrainer:
     """Return the trainer of run_adapter.py, with a cache in a folder where the contestant has one."""
-    model = _models.ours(SIZES[job["size"]], torch.bfloat16, job["adapters"])
+    model = _models.ours(SIZES[job["size"]], torch.bfloat16, job["adapters"], job["contestant"] == QUANTIZED)
     cache = CacheArguments(
         cache_features=str(folder) if "cached" in job["contestant"] else None,
         cache_dtype="int8" if job["contestant"] == "ours-cached-8bit" else None,

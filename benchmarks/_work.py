@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-CONTESTANTS = ("official", "lora", "bottleneck", "full", "ours", "ours-cached", "ours-cached-8bit")
+QUANTIZED = "ours-8bit-backbone"  # takes part only where it is asked for
+CONTESTANTS = ("official", "lora", "bottleneck", "full", "ours", "ours-cached", "ours-cached-8bit", QUANTIZED)
 LORA_RANK, BOTTLENECK = 8, 64  # PEFT's default, and the width at which bottleneck adapters are usually compared
 
 

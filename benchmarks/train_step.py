@@ -4,12 +4,15 @@
 
 official: the published procedure, float32, padded to --max-length. lora: PEFT's, rank 8 on query and value.
 bottleneck: a LoRA as wide as bottleneck adapters, at their places. full: the whole encoder. ours: one adapter beside a
-bfloat16 backbone. ours-cached: its tapped states kept. ours-cached-8bit: kept in 8 bits. All but the first train under
---bf16 in the same batches of like length. Weights are random.
+bfloat16 backbone. ours-cached: its tapped states kept. ours-cached-8bit: kept in 8 bits. ours-8bit-backbone, only
+where it is asked for: ours beside a backbone held in 8 bits. All but the first train under --bf16 in the same batches
+of like length. Weights are random.
 """
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
 from statistics import median
 from typing import Annotated, Any
 
@@ -17,9 +20,9 @@ import _commands as told
 import typer
 from _plots import Bars
 from _rounds import Results
-from _work import CONTESTANTS
+from _work import CONTESTANTS, QUANTIZED
 
-ALL = list(CONTESTANTS)
+ALL = [one for one in CONTESTANTS if one != QUANTIZED]
 RATES = ("tokens_per_second", "tokens_per_cpu_second")
 LIMITS = ("fraction_of_limit", "fraction_of_limit_by_cpu", "matrix_peak_gflops")
 MEDIANS = (*LIMITS, "mflop_per_token", "seconds_per_step")
@@ -53,9 +56,25 @@ def main(
         "threads": threads,
         **(told.sentences_alike(max_length) if fill else told.sentences_of(data_dir, tokenizer)),
     }
-    jobs = {one: {**shared, "contestant": one} for one in contestants}
+    jobs = {one: {**shared, "contestant": one} for one in able(contestants)}
     title = f"Training, RoBERTa-{size} sizes, batches of {batch} sentences, {shared['sentences']}"
     told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
+
+
+def able(contestants: list[str]) -> list[str]:
+    """Return the contestants that can train here, and say which one can't.
+
+    Raises:
+        ValueError: none is left.
+    """
+    if QUANTIZED not in contestants or find_spec("torchao") is not None:
+        return contestants
+    sentence = f"{QUANTIZED} is left out, since it needs torchao; pip install 'kadapter[quantization]'"
+    rest = [one for one in contestants if one != QUANTIZED]
+    if not rest:
+        raise ValueError(sentence)
+    print(sentence, file=sys.stderr)
+    return rest
 
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:

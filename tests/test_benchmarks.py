@@ -91,6 +91,23 @@ def test_training_on_kept_states_is_measured_where_the_backbone_is_gone(benchmar
     assert_told(results, names, TOLD_OF_TRAINING | LIMIT)
 
 
+def test_training_beside_a_backbone_in_8_bits_is_measured_where_torchao_is_installed(benchmark):
+    pytest.importorskip("torchao", reason="torchao comes with the extra quantization")
+    results, _ = benchmark("train_step", *TRAINING, "--contestants", "ours-8bit-backbone")
+    assert_told(results, ["ours-8bit-backbone"], TOLD_OF_TRAINING | LIMIT)
+
+
+def test_a_contestant_that_needs_torchao_is_left_out_with_a_sentence_where_it_is_missing(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = __import__("train_step")
+    assert "ours-8bit-backbone" not in module.ALL
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert module.able(["ours", "ours-8bit-backbone"]) == ["ours"]
+    assert "ours-8bit-backbone is left out, since it needs torchao" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="needs torchao"):
+        module.able(["ours-8bit-backbone"])
+
+
 def test_low_rank_and_full_training_are_compared_where_peft_is_installed(benchmark):
     pytest.importorskip("peft", reason="peft comes with the extras benchmarks and test")
     names = ["lora", "bottleneck", "full"]
