@@ -19,19 +19,21 @@ class Face(evaluate.Metric, ABC):
     @property
     @abstractmethod
     def prediction(self) -> Any:
-        """Feature of one prediction."""
+        """Feature of one prediction, or a tuple of those that it may be of."""
 
     @property
     @abstractmethod
     def reference(self) -> Any:
-        """Feature of one reference."""
+        """Feature of one reference, or a tuple likewise."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=inspect.getdoc(type(self)),
-            citation="",
-            features=Features({"predictions": self.prediction, "references": self.reference}),
-        )
+        kinds = zip(_several(self.prediction), _several(self.reference), strict=True)
+        features = [Features({"predictions": one, "references": other}) for one, other in kinds]
+        return evaluate.MetricInfo(description=inspect.getdoc(type(self)), citation="", features=features)
 
     def _compute(self, predictions: list, references: list, **settings: Any) -> dict[str, float]:
         return sys.modules[type(self).__module__].compute(predictions, references, **settings)
+
+
+def _several(features: Any) -> tuple[Any, ...]:
+    return features if isinstance(features, tuple) else (features,)

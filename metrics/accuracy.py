@@ -65,4 +65,4 @@ def compute(
 class Accuracy(Face):
     """Accuracy, macro_f1 over the classes that occur, and micro_f1, of one label an example."""
 
-    prediction = reference = Value("string")
+    prediction = reference = (Value("string"), Value("int64"))

@@ -132,3 +132,9 @@ def test_the_evaluate_library_loads_the_file_itself(name, tmp_path):
     loaded = evaluate.load(metric.__file__, cache_dir=str(tmp_path))
     expected = metric.compute(predictions, references, **settings)
     assert loaded.compute(predictions=predictions, references=references, **settings) == expected
+
+
+def test_accuracy_takes_numbers_of_labels_as_the_function_does(tmp_path):
+    metric = metrics.load("accuracy")
+    given = {"predictions": [0, 3, 1, 1], "references": [0, 2, 1, 3]}
+    assert face(metric)(cache_dir=str(tmp_path)).compute(**given) == metric.compute(*given.values())
