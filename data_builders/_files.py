@@ -153,9 +153,13 @@ def _parsed(line: str) -> Any:
 
 def json_records(path: Path) -> NumberedRecords:
     """Yields the items of a file that is one JSON array, or else the JSON values of its lines."""
+    return json_array(path) if is_json_array(path) else json_lines(path)
+
+
+def is_json_array(path: Path) -> bool:
+    """Whether the first thing in a file opens a JSON array."""
     with path.open("rb") as handle:
-        array = _first_byte(handle) == b"["
-    return json_array(path) if array else json_lines(path)
+        return _first_byte(handle) == b"["
 
 
 def json_array(path: Path) -> NumberedRecords:

@@ -4,7 +4,8 @@ Source: Han et al., EMNLP 2018; https://github.com/thunlp/FewRel
 Licence: MIT.
 Layout: JSON objects, one or more files (``train_wiki.json``, ``val_wiki.json``): relation id -> list of
     ``{"tokens": [str], "h": [name, Wikidata id, [[token index, ...], ...]], "t": [the same]}``. The mention is the
-    first index list that is contiguous; the name is lower-cased and not trusted, the tokens are.
+    first index list that is contiguous; the name is lower-cased and not trusted, the tokens are. ``load_file`` also
+    reads such objects without relations, for predictions: one JSON array of them, or one a line.
 Splits: by file name. The published ones share no relation, for few-shot learning; to classify relations, give the
     files names without split words: then a tenth of the sentences is "validation", by hash.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ._common import CorpusBuilder, Row
-from ._files import NumberedRecords, json_members
+from ._files import NumberedRecords, is_json_array, json_members, json_records
 from ._records import BadRecord, relation_row, required, shown, strings, typed, wikidata_id
 
 SAMPLE_FILES = {
@@ -59,6 +60,10 @@ class FewRel(CorpusBuilder):
 
     def read(self, path: Path) -> NumberedRecords:
         """Yields (relation, sentence record), numbered through the whole file."""
+        if not self.config.labelled and _has_no_relations(path):
+            for number, record in json_records(path):
+                yield number, record if isinstance(record, BadRecord) else ("", record)
+            return
         number = 0
         for _, member in json_members(path):
             relation, records = ("", [member]) if isinstance(member, BadRecord) else member
@@ -71,11 +76,17 @@ class FewRel(CorpusBuilder):
     def rows(self, record: tuple[str, Any]) -> Iterable[Row]:
         """Returns the one row of a sentence."""
         relation, sentence = record
-        if not relation.strip():
+        if self.config.labelled and not relation.strip():
             raise BadRecord("the relation, the key of the list of records, is blank")
         tokens = strings(sentence, "tokens")
         (head, head_id), (tail, tail_id) = (_mention(sentence, name, len(tokens)) for name in "ht")
         return [relation_row(tokens, head, tail, relation, head_id, tail_id)]
+
+
+def _has_no_relations(path: Path) -> bool:
+    """Whether a file holds sentence records themselves, in an array or by lines, and not lists of them by relation."""
+    _, first = next(json_records(path), (1, None))
+    return is_json_array(path) or (isinstance(first, dict) and "tokens" in first)
 
 
 def _mention(record: dict[str, Any], name: str, length: int) -> tuple[tuple[int, int], str]:

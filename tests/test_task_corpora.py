@@ -224,6 +224,41 @@ def test_the_published_training_file_is_split_exactly_and_no_sentence_is_in_two_
 # --- Wiki80 with TACRED's keys, and FewRel
 
 
+BARE = {"tokens": ["Mira", "saw", "Tarnstad"], "h": ["mira", "Q901", [[0]]], "t": ["tarnstad", "Q902", [[2]]]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([BARE, BARE]),
+        f"{json.dumps(BARE)}\n{json.dumps({'id': 'x', **BARE})}\n",
+        json.dumps({"P1": [BARE], "": [BARE]}),
+        json.dumps({"P1": [BARE, BARE]}, indent=1),
+    ],
+    ids=["array", "lines", "by relation", "by relation in lines"],
+)
+def test_sentences_of_fewrel_are_read_to_be_predicted_with_and_without_relations(text: str, tmp_path: Path) -> None:
+    found = load_file("fewrel", corpus(tmp_path, some_json=text) / "some.json")
+    assert found["text"] == ["Mira saw Tarnstad"] * 2 and found["id"] == ["some.json:1", "some.json:2"]
+    assert found["tail"][1] == {"start": 9, "end": 17} and found["head_id"][1] == "Q901"
+    assert set(found["relation"]) == ({"P1", ""} if '"": ' in text else {"P1"} if "P1" in text else {""})
+
+
+def test_sentences_of_fewrel_without_relations_are_no_corpus_and_may_be_malformed(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, train_json=json.dumps([BARE]))
+    with pytest.raises(
+        ValueError, match=r"train\.json, record 1: the file must be one JSON object but begins with '\['"
+    ):
+        rows("fewrel", folder)
+    for record, reason in (
+        (7, "a record must be a JSON object but is 7"),
+        ({"tokens": ["a"]}, "field 'h' is missing"),
+    ):
+        corpus(tmp_path, bad_json=json.dumps([BARE, record]))
+        with pytest.raises(ValueError, match=rf"bad\.json, record 2: {reason}"):
+            load_file("fewrel", tmp_path / "bad.json")
+
+
 def related(number: int) -> dict[str, Any]:
     spans = {"subj_start": 0, "subj_end": 0, "obj_start": 2, "obj_end": 2}
     return {"token": ["Mira", "saw", "Tarnstad", str(number)], "relation": f"r{number % 3}", **spans}
@@ -408,6 +443,17 @@ def test_a_question_for_which_nothing_was_found_is_dropped_and_counted(tmp_path:
     built = load("searchqa", folder, cache_dir=tmp_path)
     assert built["train"]["id"] == ["train.txt:2"]
     assert counts(built)["train"] == {"dropped_no_passages": 1, "records": 2, "rows": 1}
+
+
+@pytest.mark.parametrize("name", ["searchqa", "quasar_t"])
+def test_a_passage_without_a_visible_character_is_none(name: str, tmp_path: Path) -> None:
+    blank = [[], [""], [" ", "\u200b"]]
+    folder = corpus(
+        tmp_path / "corpus", train_txt=[ANSWERED] * 2, train_json=[passages(*blank), passages(*blank, LONG)]
+    )
+    built = load(name, folder, cache_dir=tmp_path)
+    assert built["train"]["passages"] == [[" ".join(LONG)]]
+    assert counts(built)["train"] == {"blank_passages": 3, "dropped_no_passages": 1, "records": 2, "rows": 1}
 
 
 @pytest.mark.parametrize(
