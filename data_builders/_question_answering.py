@@ -3,8 +3,9 @@
 A file of questions has the file of their passages beside it; a builder says how the one's name follows from the
 other's. The n-th question belongs to the n-th list of passages. Passages of five tokens or fewer are skipped and
 counted (``short_passages``), as OpenQA does, unless a question has no others; a question for which no passage at all
-was retrieved is dropped and counted (``dropped_no_passages``), as there. Kept and counted: questions none of whose
-answers occurs in a passage (``answer_nowhere``), and those without answers (``unlabelled``).
+was retrieved is dropped and counted (``dropped_no_passages``), as there. A passage without a visible character is none
+(``blank_passages``). Kept and counted: questions none of whose answers occurs in a passage (``answer_nowhere``), and
+those without answers (``unlabelled``).
 """
 
 from __future__ import annotations
@@ -65,14 +66,20 @@ def question_row(
     question: str, passages: Sequence[str], answers: Sequence[str], **more: str
 ) -> list[Row | Dropped | Noted]:
     """Builds the typed row of a question and the notes on it, or says that it has no passage."""
-    if not passages:
+    visible = [passage for passage in passages if _is_visible(passage)]
+    if not visible:
         return [Dropped("no_passages", question)]
-    long = [passage for passage in passages if len(passage.split()) > SHORT]
-    kept = long or list(passages)
-    notes = {"short_passages": len(passages) - len(kept), "unlabelled": not answers}
+    long = [passage for passage in visible if len(passage.split()) > SHORT]
+    kept = long or visible
+    notes = {"blank_passages": len(passages) - len(visible), "short_passages": len(visible) - len(kept)}
+    notes["unlabelled"] = not answers
     notes["answer_nowhere"] = bool(answers) and not occurs(answers, kept)
     row = {**more, "question": question, "passages": kept, "answers": list(answers)}
     return [row, *(Noted(what, question, int(number)) for what, number in notes.items() if number)]
+
+
+def _is_visible(text: str) -> bool:
+    return any(one.isprintable() and not one.isspace() for one in text)
 
 
 def answers_of(record: Any, name: str) -> list[str]:

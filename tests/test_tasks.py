@@ -8,12 +8,13 @@ import torch
 import yaml
 from datasets import Dataset
 from tiny_runs import ROOT, tensors
-from tiny_tasks import flags, predictions, run_of, tokenizer_of_pieces, write_ground
+from tiny_tasks import flags, predictions, run_of, tokenizer_of_pieces, tokenizer_of_words, write_ground
 from transformers import AutoModel
 
 from kadapter import data_builders, metrics
 from kadapter.trainers import run_task, tasks
 from kadapter.trainers.collators import PadToBatch
+from kadapter.trainers.examples import encode
 from kadapter.trainers.task_arguments import TaskCorpusArguments
 from kadapter.trainers.tasks._answers import occurrences
 
@@ -207,7 +208,7 @@ def test_the_longer_part_is_cut_first(tokenizer):
 def test_choices_of_uneven_number_are_told(tokenizer):
     task = task_of("multiple_choice", tokenizer)
     task.learn(Dataset.from_dict({"choices": [["a", "b", "c"]]}))
-    with pytest.raises(ValueError, match="record 'c1' has 2 choices and others have 3; give as many"):
+    with pytest.raises(ValueError, match="record 'c1' has 2 choices and the first of training has 3; give as many"):
         task.encode(choice_rows())
     with pytest.raises(ValueError, match="record 'c1' has no label; add it, or predict the file"):
         task_of("multiple_choice", tokenizer).encode(choice_rows(label=-1))
@@ -269,6 +270,42 @@ def test_the_best_span_is_found_and_read_from_the_passage(tokenizer):
     assert answers[0][0] == "in May" and answers[0][1]["passage"] == 0 and answers[0][1]["probability"] > 0.99
     assert len(tokenizer(f" {answers[1][0]}", add_special_tokens=False)["input_ids"]) <= 2
     assert losses[0] < 0.01 < losses[1] and decided.shape == (2, 4)
+
+
+def test_all_passages_are_read_unless_the_flag_says_how_many(tokenizer):
+    rows = question_rows(["paris"], passages=["in May a b c", *["He visited Paris ."] * 30])
+    whole, part = task_of("searchqa", tokenizer), task_of("searchqa", tokenizer, max_passages=1)
+    examples, cut = whole.encode(rows), part.encode(rows)
+    assert len(examples["input_ids"][0]) == 31 and len(examples["answer_spans"][0]) == 30
+    assert len(cut["input_ids"][0]) == 1 and cut["answer_spans"] == [[[-1, -1, -1]]]
+    assert (examples["truncated"], cut["truncated"]) == ([False], [True])
+    others = [question_rows(["paris"]), question_rows(["Lyon"]), question_rows(["paris"], passages=["a b c d e"])]
+    several = Dataset.from_dict({key: [one[key][0] for one in (rows, *others)] for key in rows})
+    assert part.left_out(several) == ["3 questions lost passages to --max_passages 1, 1 of them their only answer"]
+    assert whole.left_out(several) == []
+
+
+@pytest.mark.parametrize("blank", ["", "\u200b", "\u0301"])
+def test_where_no_passage_has_a_token_the_answer_is_nothing(blank):
+    task = task_of("searchqa", tokenizer_of_words("he visited paris".split()))
+    rows = question_rows(["Paris"], passages=[blank])
+    example = {key: value[0] for key, value in task.encode(rows).items()}
+    assert not any(example["answer_mask"][0])
+    none = torch.full((1, 1, example["length"]), torch.finfo(torch.float).min)
+    decided, _ = task.judge(type("Output", (), {"start_logits": none, "end_logits": none}), {})
+    assert task.answers(decided.numpy(), Dataset.from_dict(rows)) == [("", {"passage": 0, "probability": 0.0})]
+
+
+# --- what is wrong with a record, and where it stands
+
+
+@pytest.mark.parametrize(("split", "source", "where"), [("test", None, "DIR"), ("predict", "FILE", "FILE")])
+def test_an_unfit_record_is_told_with_its_place_and_split(tokenizer, split, source, where):
+    task = task_of("multiple_choice", tokenizer)
+    task.learn(Dataset.from_dict({"choices": [["a", "b", "c"]]}))
+    rows, corpus = Dataset.from_dict(choice_rows()), TaskCorpusArguments(data_dir="DIR")
+    with pytest.raises(ValueError, match=f"^{where}, {split}: record 'c1' has 2 choices and the first of training"):
+        encode(split, rows, task, corpus, False, source)
 
 
 # --- the collator

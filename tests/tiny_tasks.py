@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helpers import shake, small_adapter
 from tiny_runs import PEOPLE, PLACES, SPECIAL, relation_record, with_special_tokens, write_backbone
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from kadapter import KAdapterModel
 
@@ -26,6 +26,14 @@ def tokenizer_of_pieces(pieces):
     vocab = {token: number for number, token in enumerate(tokens)}
     one = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>"))
     one.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return with_special_tokens(one)
+
+
+def tokenizer_of_words(words):
+    """An uncased WordPiece as BERT's, which drops what is no visible character; its words are these."""
+    vocab = {token: number for number, token in enumerate([*SPECIAL, *words])}
+    one = Tokenizer(models.WordPiece(vocab=vocab, unk_token="<unk>"))
+    one.normalizer, one.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     return with_special_tokens(one)
 
 

@@ -82,23 +82,28 @@ def encode(
     objective: Any,
     corpus: CorpusArguments,
     tell: bool,
+    source: str | None = None,
     **options: bool,
 ) -> datasets.Dataset:
     """Encode records, with a column `length`, and print how many are kept, dropped and truncated.
 
     An objective whose examples have a column `record`, the place in the batch, gets it back as the place in `rows`.
-    `options` are keywords of the objective's `encode`.
+    `source` is where the records come from, if not the corpus' folder; `options` are keywords of the objective's
+    `encode`.
 
     What was encoded stays in the corpus' cache, for the other processes and later runs. Its key holds all that the
     examples depend on, the code too.
 
     Raises:
-        ValueError: every record was dropped, or the objective refuses one.
+        ValueError: every record was dropped, or the objective refuses one; the sentence says where it is.
     """
     training = split == "train"
 
     def encode_batch(batch: dict[str, list], places: list[int]) -> dict[str, list]:
-        examples = objective.encode(batch, training, **options)
+        try:
+            examples = objective.encode(batch, training, **options)
+        except ValueError as error:
+            raise ValueError(f"{source or corpus.data_dir}, {split}: {error}") from error
         if "record" in examples:
             examples["record"] = [places[record] for record in examples["record"]]
         return {"length": [len(ids) for ids in examples["input_ids"]], **examples}

@@ -32,7 +32,9 @@ class TaskCorpusArguments(CorpusArguments):
         metadata={"help": "CORPUS=DIR, other corpora; records whose sentence occurs in one of them are left out."},
     )
     fold: int | None = field(default=None, metadata={"help": "Round of cross-validation over all files, 0 to 4."})
-    max_passages: int = field(default=20, metadata={"help": "Passages read for one question, the first ones."})
+    max_passages: int | None = field(
+        default=None, metadata={"help": "Read so many passages of a question, the first ones; by default all."}
+    )
     max_answer_length: int = field(default=20, metadata={"help": "Longest answer in tokens."})
     negative_sample: int | None = field(
         default=None, metadata={"help": "TACRED: keep the first so many - 1 training records without a relation."}
@@ -47,10 +49,10 @@ class TaskArguments:
     backbone: str = field(metadata={"help": "Hub id or directory of the encoder."})
     backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
     adapters: list[str] = field(
-        default_factory=lambda: ["none"],
+        default_factory=list,
         metadata={
             "help": "Artifacts of adapters; none; taps (the sum of the tapped states); random ARTIFACTS (their shapes "
-            "alone, initialised at random)."
+            "alone, initialised at random). By default none, or those of the trained model."
         },
     )
     layers: list[int] | None = field(
@@ -59,7 +61,9 @@ class TaskArguments:
     row: str | None = field(
         default=None, metadata={"help": "Name of the row in reports; by default told by adapters."}
     )
-    fusion: str = field(default="concat", metadata={"choices": list(FUSIONS), "help": "How outputs are fused."})
+    fusion: str | None = field(
+        default=None, metadata={"choices": list(FUSIONS), "help": "How outputs are fused; by default concat."}
+    )
     freeze_backbone: bool = field(default=True, metadata={"help": "Whether the encoder stays as it is."})
     freeze_adapters: bool = field(default=True, metadata={"help": "Whether the adapters stay as they are."})
     classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the task's head."})
@@ -78,8 +82,8 @@ class TaskArguments:
     episodes: int = field(
         default=0,
         metadata={
-            "help": "Evaluate so many few-shot episodes by the nearest prototype, without training; the seed draws "
-            "the labelled examples."
+            "help": "Evaluate so many few-shot episodes by the nearest prototype, without training or fusion; the "
+            "seed draws the labelled examples."
         },
     )
     way: int = field(default=5, metadata={"help": "Classes of an episode."})
@@ -103,15 +107,36 @@ class TaskRunArguments(RunArguments):
         default=None, metadata={"help": "Run once with each learning rate, into OUT/lr-N."}
     )
 
+    save_strategy: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["no", "steps", "epoch", "best"],
+            "help": "When to save; by default as --eval_strategy where the best checkpoint is kept, else by steps.",
+        },
+    )
+    save_steps: float | None = field(
+        default=None, metadata={"help": "Save so often; by default as --eval_steps in that case, else every 500."}
+    )
+
     def __post_init__(self) -> None:
         """Let early stopping mean all that it needs."""
         if self.early_stopping_patience is not None:
             self.load_best_model_at_end = True
-        if self.load_best_model_at_end and self.eval_strategy == "no":
-            self.eval_strategy = self.save_strategy = "epoch"
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
-            self.metric_for_best_model = HEADLINE
+        if self.load_best_model_at_end:
+            self._keep_the_best()
+        self.save_strategy = self.save_strategy or "steps"
+        self.save_steps = 500 if self.save_steps is None else self.save_steps
         super().__post_init__()
+
+    def _keep_the_best(self) -> None:
+        """Evaluate if nobody said when, and save whenever is evaluated, as comparing checkpoints needs it."""
+        if self.eval_strategy == "no":
+            self.eval_strategy = self.save_strategy = "epoch"
+        if self.save_strategy is None:
+            self.save_strategy = self.eval_strategy
+            self.save_steps = self.save_steps or self.eval_steps or self.logging_steps
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = HEADLINE
 
 
 def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskCorpusArguments, TaskArguments, TaskRunArguments]:
@@ -124,8 +149,22 @@ def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskCorpusArgum
     if not 0 < corpus.train_fraction <= 1:
         raise ValueError(f"--train_fraction {corpus.train_fraction} must lie in (0, 1]")
     for name, value in (("max_passages", corpus.max_passages), ("way", task.way), ("shot", task.shot)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"--{name} {value} must be at least 1")
     if not (run.do_train or run.do_eval or run.do_predict or task.episodes):
         raise ValueError("there is nothing to do; give --do_train, --do_eval, --do_predict FILE or --episodes N")
+    if task.episodes:
+        _check_episodes(task, run)
+    if run.do_train or task.episodes:
+        task.fusion = task.fusion or "concat"
     return corpus, task, run
+
+
+def _check_episodes(task: TaskArguments, run: TaskRunArguments) -> None:
+    given = {"--do_train": run.do_train, "--do_predict": run.do_predict, f"--fusion {task.fusion}": task.fusion}
+    for flag, value in given.items():
+        if value:
+            raise ValueError(
+                f"{flag} has no meaning with --episodes, in which nothing is trained, predicted or fused; leave one "
+                "of them out"
+            )

@@ -15,7 +15,7 @@ from torch import Tensor
 from .examples import build_corpus, column, encode, sample
 from .task_arguments import TaskCorpusArguments, TaskRunArguments
 
-__all__ = ["Split", "draw_fraction", "encoded", "load_task_splits"]
+__all__ = ["Split", "draw_fraction", "encoded", "load_task_splits", "tell_left_out"]
 
 
 @dataclass
@@ -105,10 +105,17 @@ def encoded(split: str, rows: datasets.Dataset, task: Any, corpus: TaskCorpusArg
     limit = corpus.max_train_samples if split == "train" else corpus.max_eval_samples
     rows = sample(rows, limit)
     examples = encode(split, rows, task, corpus, tell)
+    tell_left_out(split, rows, task, tell)
     lost = len(rows) - len(examples)
     if tell and lost and split != "train":
         print(f"{split}: {lost} records do not fit into --max_length {corpus.max_length} and count as wrong")
     return Split.of(rows, examples)
+
+
+def tell_left_out(split: str, rows: datasets.Dataset, task: Any, tell: bool) -> None:
+    """Print what of the records the task did not read."""
+    for sentence in task.left_out(rows) if tell else ():
+        print(f"{split}: {sentence}")
 
 
 def draw_fraction(split: Split, strata: Sequence[str], fraction: float, seed: int) -> Split:

@@ -69,6 +69,9 @@ class Task(Protocol):
             ValueError: a record is unfit or has an unknown label; the sentence names it.
         """
 
+    def left_out(self, rows: Dataset) -> list[str]:
+        """Return what of the records the task did not read, besides what examples tell; a sentence each."""
+
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return for each example what it is decided by (batch, n), and its loss (batch,), NaN where it has none."""
 

@@ -34,7 +34,8 @@ class AnswerTask:
 
     Where an answer occurs, as whole words and in any case, however often and in whichever passages, counts as right
     (distant supervision). A question whose answers occur nowhere in what fits is dropped in training, and predicted
-    like all others in evaluation. Long passages are cut at their end, a question at half of the length.
+    like all others in evaluation. Long passages are cut at their end, a question at half of the length. All passages
+    are read, unless `--max_passages` says how many, the first ones.
     """
 
     record_type = "question_answering"
@@ -92,14 +93,26 @@ class AnswerTask:
                 lacks = "answer; add one, or predict the file by --do_predict" if passages else "passage; add one"
                 raise ValueError(f"record {name!r} has no {lacks}")
             texts = self._texts(question, passages[: self.max_passages])
+            cut = len(texts) < len(passages) or any(one.truncated for one in texts)
             spans = [span for place, text in enumerate(texts) for span in self._spans(place, text, passages, answers)]
             if training and not spans:
                 continue
             values = [record, [one.input_ids for one in texts], [_answerable(one) for one in texts]]
-            values += [max(len(one.input_ids) for one in texts), any(one.truncated for one in texts)]
+            values += [max(len(one.input_ids) for one in texts), cut]
             for column, value in zip(columns, [*values, spans or [NOWHERE]], strict=False):
                 examples[column].append(value)
         return examples
+
+    def left_out(self, rows: Dataset) -> list[str]:
+        """Return how many questions lost passages to `--max_passages`, and how many of these their only answer."""
+        most = self.max_passages
+        cut = [row for row in rows if len(row["passages"]) > most] if most is not None else []
+        lost = 0
+        for row in cut:
+            holding = (number for number, one in enumerate(row["passages"]) if occurrences(one, row["answers"]))
+            lost += next(holding, -1) >= most
+        told = f"{len(cut)} questions lost passages to --max_passages {most}, {lost} of them their only answer"
+        return [told] if cut else []
 
     def _texts(self, question: str, passages: list[str]) -> list[Text]:
         """Join a question with each passage, the passage cut to fit."""
@@ -148,14 +161,18 @@ class AnswerTask:
         return torch.cat([decided, probability.exp()[:, None]], dim=1)
 
     def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[str, dict[str, float]]]:
-        """Return the text of the best span of each question, its passage and its probability."""
+        """Return the text of the best span of each question, its passage and its probability.
+
+        Where no passage has a token, as of characters that the tokenizer drops, the answer is "".
+        """
         found = []
         for (passage, start, end, probability), row in zip(decided, rows, strict=True):
             chosen = row["passages"][int(passage)]
             (text,) = self._texts(row["question"], [chosen])
-            first, last = text.offsets[int(start) - text.first][0], text.offsets[int(end) - text.first][1]
-            answer = f" {chosen}"[first:last].strip()
-            found.append((answer, {"passage": int(passage), "probability": round(float(probability), 6)}))
+            pointed_at = text.offsets[max(0, int(start) - text.first) : max(0, int(end) - text.first + 1)]
+            answer = f" {chosen}"[pointed_at[0][0] : pointed_at[-1][1]].strip() if pointed_at else ""
+            likely = round(float(probability), 6) if pointed_at else 0.0
+            found.append((answer, {"passage": int(passage), "probability": likely}))
         return found
 
     def gold(self, rows: Dataset) -> list[list[str]]:

@@ -73,10 +73,11 @@ class ChoiceTask:
 
     def _check(self, rows: dict[str, list], labelled: bool) -> None:
         number = self.number or len(rows["choices"][0])
+        first = "the first" if self.number is None else "the first of training"
         for record, choices, label in zip(rows["id"], rows["choices"], rows["label"], strict=True):
             if len(choices) != number:
                 raise ValueError(
-                    f"record {record!r} has {len(choices)} choices and others have {number}; give as many"
+                    f"record {record!r} has {len(choices)} choices and {first} has {number}; give as many"
                 )
             if labelled and not 0 <= label < number:
                 raise ValueError(f"record {record!r} has no label; add it, or predict the file by --do_predict")
@@ -94,6 +95,10 @@ class ChoiceTask:
             lengths[0 if lengths[0] > lengths[1] else 1] -= 1
         parts = context[: lengths[0]] + self.separator + rest[: lengths[1]]
         return self.prefix + parts + self.separator, cut > 0
+
+    def left_out(self, rows: Dataset) -> list[str]:
+        """Return nothing: what does not fit is told by examples."""
+        return []
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the choices' scores and the loss of each question."""

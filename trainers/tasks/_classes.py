@@ -88,6 +88,10 @@ class ClassTask:
         """Return no label."""
         return ""
 
+    def left_out(self, rows: Dataset) -> list[str]:
+        """Return nothing: what does not fit is told by examples."""
+        return []
+
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the logits and the loss of each example."""
         return output.logits.float(), cross_entropies(output.logits, batch.get("labels"))

@@ -84,6 +84,10 @@ class TypingTask:
                 examples["labels"].append([int(name in rows["labels"][record]) for name in self.label2id])
         return examples
 
+    def left_out(self, rows: Dataset) -> list[str]:
+        """Return nothing: what does not fit is told by examples."""
+        return []
+
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the logits and the mean loss over the types of each example."""
         logits, labels = output.logits.float(), batch.get("labels")
