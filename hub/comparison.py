@@ -104,6 +104,11 @@ class Cell:
         """Standard deviation over seeds, of a sample; None for one seed."""
         return stdev(run.score for run in self.runs.values()) if len(self.runs) > 1 else None
 
+    def trained_on(self) -> list[tuple[int, float]]:
+        """Return the numbers of examples that its runs trained on and their shares of all, where they tell."""
+        told = [(run.said.get("train_examples"), run.said.get("train_share")) for run in self.runs.values()]
+        return sorted({(number, share) for number, share in told if number and share})
+
     def gates(self) -> dict[str, list[float]]:
         """Return the gates of each adapter, one a seed; none where fusion has no gates."""
         gates = defaultdict(list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from shutil import get_terminal_size
 from statistics import fmean, stdev
@@ -79,7 +79,7 @@ def _parts(table: Table, rows: list[Row], marks: dict[str, str], resampling: Res
     """Return the titles, tables and notes of a report."""
     compared = sum(len(cell.against) for _, _, cell in _cells(table))
     percent = f"{100 * resampling.confidence:g}%"
-    cells = "Mean ± standard deviation over seeds (number of seeds)."
+    cells = "Mean ± standard deviation over seeds (number of seeds)." + _trained_on(table)
     if compared:
         told = ", ".join(f"{mark} = {name}" for name, mark in marks.items())
         cells += (
@@ -95,6 +95,21 @@ def _parts(table: Table, rows: list[Row], marks: dict[str, str], resampling: Res
     drawn += [("Differences", _differences(table, rows, list(marks)), intervals)] if compared else []
     drawn += [("Gates", _gates(table, rows), gates)] if any(cell.gates() for _, _, cell in _cells(table)) else []
     return drawn
+
+
+def _trained_on(table: Table) -> str:
+    """Return how many examples the runs of each column truly trained on: of each label its share, but at least one."""
+    told = []
+    for column, cells in table.items():
+        if found := sorted({one for cell in cells.values() for one in cell.trained_on()}):
+            numbers, shares = ([one[place] for one in (found[0], found[-1])] for place in (0, 1))
+            percent = _range(f"{100 * share:.3g}%" for share in shares)
+            told.append(f"{column.task} {column.share}, {_range(map(str, numbers))} ({percent})")
+    return f" Training examples: {'; '.join(told)}." if told else ""
+
+
+def _range(ends: Iterable[str]) -> str:
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _marks(table: Table, references: Sequence[str]) -> dict[str, str]:
@@ -192,6 +207,7 @@ def _line(column: Column, row: Row, cell: Cell) -> dict[str, Any]:
         "row": row.name,
         "adapters": " ".join(row["adapters"]),
         **{name: row[name] for name in ("fusion", "freeze_backbone", "freeze_adapters", "backbone")},
+        "train_examples": " ".join(str(number) for number, _ in cell.trained_on()),
         "seeds": " ".join(map(str, cell.runs)),
         "mean": cell.mean,
         "standard_deviation": cell.deviation,

@@ -34,6 +34,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "metric": dict,
     "gates": dict,
 }
+MAYBE = {"train_examples": int, "train_share": NUMBER}  # what runs of earlier versions don't tell
 TOLERANCE = 1e-6
 
 
@@ -160,12 +161,14 @@ def _pooled(rounds: list[Run]) -> Run:
         examples |= run.examples
     first = rounds[0]
     gates = {name: fmean(run.said["gates"][name] for run in rounds) for name in first.said["gates"]}
-    return Run(first.directory, {**first.said, "gates": gates}, examples)
+    told = {name: fmean(run.said[name] for run in rounds) for name in MAYBE if all(name in run.said for run in rounds)}
+    told |= {"train_examples": round(told["train_examples"])} if "train_examples" in told else {}
+    return Run(first.directory, {**first.said, **told, "gates": gates}, examples)
 
 
 def _description(path: Path) -> dict[str, Any]:
     said = _object(path, path.read_text(encoding="utf-8"))
-    for name, kind in FIELDS.items():
+    for name, kind in {**FIELDS, **{name: kind for name, kind in MAYBE.items() if name in said}}.items():
         if name not in said:
             raise ValueError(f"{path} lacks {name!r}; run trainers/run_task.py again")
         if not isinstance(said[name], kind) or (kind is not bool and isinstance(said[name], bool)):

@@ -223,6 +223,22 @@ def test_columns_are_tasks_shares_of_the_training_data_and_splits(runs, tmp_path
     assert "Differences" not in text and "Gates" not in text
 
 
+def test_the_number_of_examples_truly_trained_on_is_told(runs, tmp_path):
+    few = {"train_fraction": 0.1, "train_share": 0.1029}
+    write_run(runs / "1", "rw", train_examples=250, **few)
+    write_run(runs / "2", "rw", "fac", train_examples=250, **few)
+    write_run(runs / "3", "rw", task="birds")
+    for fold, number in enumerate((30, 34)):
+        given = {"train_examples": number, "train_share": number / 100, "task": "crossed"}
+        write_run(runs / f"f{fold}", "rw", first=2 * fold, fold=fold, **given)
+    report([runs], tmp_path / "out", tell=lambda text: None)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Training examples: colours 10%, 250 (10.3%); crossed 100%, 32 (32%)." in text
+    with (tmp_path / "out" / "report.csv").open() as file:
+        told = {line["task"]: line["train_examples"] for line in csv.DictReader(file)}
+    assert told == {"birds": "", "colours": "250", "crossed": "32"}
+
+
 def test_rows_of_one_name_are_told_apart_and_compared_with_what_is_most_like_them(runs, tmp_path):
     write_run(runs / "1", "rrrr")
     write_run(runs / "2", "wwww", freeze_backbone=False)
@@ -342,6 +358,7 @@ def test_damaged_predictions_are_refused_by_file_and_line(runs, lines, reason):
     [
         ({"seed": "0"}, "run.json says seed='0', which is of no use"),
         ({"seed": True}, "run.json says seed=True, which is of no use"),
+        ({"train_examples": "250"}, "run.json says train_examples='250', which is of no use"),
         ({"gates": None}, "run.json says gates=None, which is of no use"),
         ({"metric": {"name": "accuracy"}}, "'metric' lacks ['key']"),
         ({"metric": {"name": "bleu", "key": "bleu"}}, "no metric 'bleu'; there are accuracy, "),
