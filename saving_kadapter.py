@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -191,7 +192,7 @@ def model_card(config: KAdapterConfig) -> str:
         base_model_relation=None if local else "adapter",
     )
     shown = f"`{Path(backbone).name if local else backbone}`" if backbone else "a backbone that exists only in memory"
-    lines = ["---", data.to_yaml(), "---", CARD_MARK, f"# Knowledge adapter {' + '.join(names)}".rstrip(), ""]
+    lines = ["---", data.to_yaml(), "---", CARD_MARK, f"# {_title(config)}", ""]
     lines += [
         f"For the encoder {shown} (revision `{config.backbone_revision or '-'}`, fingerprint "
         f"`{(config.backbone_fingerprint or '-')[:12]}`), after K-Adapter (Wang et al., Findings of ACL 2021).",
@@ -202,12 +203,36 @@ def model_card(config: KAdapterConfig) -> str:
         "",
         *("| adapter | layers | inner width | trained on | objective | result |", "|---|---|---|---|---|---|"),
         *(_row(name, one) for name, one in config.adapters.items()),
-        *("", "```python", "from transformers import AutoModel", ""),
-        *('model = AutoModel.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)', "```", ""),
+        *_usage(config),
         "Where this stands in a `subfolder` of a repository, put a copy of the `*_kadapter.py` files at its root too:",
         *("transformers looks for code there. With the package `kadapter` installed none is needed.", ""),
     ]
     return str(ModelCard("\n".join(lines), ignore_metadata_errors=True))
+
+
+def _title(config: KAdapterConfig) -> str:
+    """Return what an artifact is called: by its head's task, if it has one, and by its adapters."""
+    task = re.sub("(?<=[a-z])(?=[A-Z])", " ", (_head(config) or "").removeprefix("KAdapterFor")).capitalize()
+    adapters = f"knowledge adapter {' + '.join(config.adapters)}" if config.adapters else ""
+    title = " with ".join(part for part in (task, adapters) if part) or "encoder without adapters"
+    return title[0].upper() + title[1:]
+
+
+def _head(config: KAdapterConfig) -> str | None:
+    kind = (config.architectures or ["KAdapterModel"])[0]
+    return None if kind == "KAdapterModel" else kind
+
+
+def _usage(config: KAdapterConfig) -> list[str]:
+    """Return how an artifact is loaded, its head too."""
+    own = [name for name in config.auto_map or {} if name not in ("AutoConfig", "AutoModel")]
+    kind = own[0] if own else "AutoModel"
+    lines = ["", "```python", f"from transformers import {kind}", ""]
+    lines += [f'model = {kind}.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)', "```", ""]
+    if _head(config):
+        told = f"The model with its head is a `{_head(config)}`; `AutoModel` gives the encoder and its adapters alone."
+        lines += [told, ""]
+    return lines
 
 
 def _row(name: str, adapter: dict[str, Any]) -> str:

@@ -446,6 +446,15 @@ def test_the_card_tells_data_and_results(tmp_path, backbone):
     model.save_adapter(tmp_path / "out", "fac")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "fewrel | factual | eval_uas 0.7124, epochs 3 |" in text and str(tmp_path) not in text
+    assert "\n# Knowledge adapter fac\n" in text and "\nmodel = AutoModel.from_pretrained(" in text
+
+
+def test_the_card_of_a_model_with_a_head_tells_the_head_and_its_auto_class(tmp_path, backbone):
+    make_model(backbone, "fac", model_class=KAdapterForEntityPairClassification).save_pretrained(tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "\n# Entity pair classification with knowledge adapter fac\n" in text
+    assert "`KAdapterForEntityPairClassification`" in text
+    assert "\nmodel = AutoModelForSequenceClassification.from_pretrained(" in text
 
 
 def test_nothing_is_saved_of_a_model_with_nan(artifact):

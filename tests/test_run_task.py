@@ -127,6 +127,15 @@ def test_frozen_parts_keep_every_bit_and_the_artifact_answers_alike(ground, trai
     assert model.config.id2label == {0: "P19", 1: "P20", 2: "P937"}
 
 
+def test_the_card_is_of_the_task_and_its_lines_load_the_head(trained):
+    card = (trained / "README.md").read_text(encoding="utf-8")
+    assert "\n# relation_classification: fac+lin\n" in card and "`KAdapterForEntityPairClassification`" in card
+    lines = card.split("```python\n")[1].split("```")[0].replace("REPO_OR_DIRECTORY", str(trained))
+    names = {}
+    exec(lines, names)
+    assert type(names["model"]).__name__ == "KAdapterForEntityPairClassification"
+
+
 def test_an_unfrozen_backbone_trains_through_frozen_adapters_and_is_saved(ground, tmp_path):
     output = tmp_path / "out"
     trained = run_task.main(flags(ground, output, *UNFROZEN))
@@ -279,7 +288,8 @@ def test_records_that_do_not_fit_count_as_wrong(ground, tmp_path, capsys):
 
 def test_the_best_checkpoint_by_the_tasks_measure_is_kept_and_patience_ends_a_run(ground, tmp_path):
     output = tmp_path / "out"
-    more = ["--early_stopping_patience", "1", "--num_train_epochs", "30", "--save_total_limit", "1"]
+    more = ["--early_stopping_patience", "1", "--eval_strategy", "epoch", "--num_train_epochs", "30"]
+    more += ["--save_total_limit", "1"]
     reached = run_task.main(without(flags(ground, output, *more), "--save_strategy", "no"))
     state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
     scores = [one["eval_accuracy"] for one in state["log_history"] if "eval_accuracy" in one]
@@ -289,6 +299,29 @@ def test_the_best_checkpoint_by_the_tasks_measure_is_kept_and_patience_ends_a_ru
     assert {key.split(".")[0] for key in kept} == {"head", "kadapter"}
     assert not [key for key in kept if "adapters" in key or "backbone" in key]  # nothing but what trains
     assert all(torch.equal(tensors(output)[key], one) for key, one in kept.items())
+
+
+@pytest.mark.parametrize(
+    ("more", "when"),
+    [
+        (("--eval_strategy", "epoch"), ("epoch", 500)),
+        (("--eval_strategy", "steps", "--eval_steps", "3"), ("steps", 3)),
+        (("--eval_strategy", "steps", "--logging_steps", "7"), ("steps", 7)),
+        (("--eval_strategy", "steps", "--eval_steps", "3", "--save_steps", "6"), ("steps", 6)),
+        (("--eval_strategy", "epoch", "--save_strategy", "best"), ("best", 500)),
+        ((), ("epoch", 500)),
+    ],
+)
+def test_patience_saves_when_it_evaluates_unless_told_otherwise(ground, tmp_path, more, when):
+    given = without(flags(ground, tmp_path), "--save_strategy", "no", "--logging_steps", "1")
+    run = parse_task_arguments([*given, "--early_stopping_patience", "2", *more])[2]
+    assert (str(run.save_strategy.value), run.save_steps) == when
+    assert run.load_best_model_at_end and run.eval_strategy.value in ("epoch", "steps")
+
+
+def test_without_patience_saving_is_as_ever(ground, tmp_path):
+    run = parse_task_arguments(without(flags(ground, tmp_path), "--save_strategy", "no"))[2]
+    assert (run.save_strategy.value, run.save_steps, run.load_best_model_at_end) == ("steps", 500, False)
 
 
 # --- resuming and sweeps
@@ -368,6 +401,29 @@ def test_two_processes_equal_one(ground, tmp_path):
     assert results(tmp_path / "two")["eval_loss"] == pytest.approx(results(tmp_path / "one")["eval_loss"], abs=1e-4)
 
 
+def test_two_processes_answer_every_question_as_one(ground, tmp_path):
+    output = tmp_path / "out"
+    write_corpus(ground / "searchqa", "searchqa")
+    trained = run_task.main(flags(ground, output, "--max_steps", "1", task="searchqa"))
+    told = predictions(output)
+    given = without(flags(ground, output, "--per_device_eval_batch_size", "3", task="searchqa"), "--do_train")
+    run_command([tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_task.py", *given])
+    assert [(one["id"], one["prediction"]) for one in predictions(output)] == [
+        (one["id"], one["prediction"]) for one in told
+    ]
+    again = results(output)
+    assert again["eval_records"] == 13 and again["eval_exact_match"] == trained["eval_exact_match"]
+    assert again["eval_loss"] == pytest.approx(trained["eval_loss"], abs=1e-5)
+
+
+def test_passages_that_a_flag_leaves_out_are_told(ground, tmp_path, capsys):
+    write_corpus(ground / "searchqa", "searchqa")
+    run_task.main(flags(ground, tmp_path / "out", "--max_steps", "1", "--max_passages", "1", task="searchqa"))
+    printed = capsys.readouterr().out
+    assert "validation: 13 questions lost passages to --max_passages 1, " in printed
+    assert "validation: 13 examples kept, 0 dropped, 13 of the kept truncated" in printed
+
+
 # --- fractions and episodes
 
 
@@ -386,7 +442,7 @@ def trained_on(ground, output, monkeypatch, *more):
     return {split.rows[int(record)]["id"]: split.rows[int(record)]["relation"] for record in column(split, "record")}
 
 
-def test_a_fraction_has_its_share_of_every_label_drawn_by_the_seed(ground, tmp_path, monkeypatch):
+def test_a_fraction_has_its_share_of_every_label_drawn_by_the_seed(ground, tmp_path, monkeypatch, capsys):
     runs = {}
     for number, (fraction, seed) in enumerate(((0.5, 0), (0.25, 0), (0.25, 1), (0.01, 0))):
         more = ("--train_fraction", fraction, "--seed", seed)
@@ -394,6 +450,9 @@ def test_a_fraction_has_its_share_of_every_label_drawn_by_the_seed(ground, tmp_p
     counts = {key: np.unique([*one.values()], return_counts=True)[1].tolist() for key, one in runs.items()}
     assert counts == {(0.5, 0): [6, 6, 6], (0.25, 0): [3, 3, 3], (0.25, 1): [3, 3, 3], (0.01, 0): [1, 1, 1]}
     assert runs[0.01, 0].keys() < runs[0.25, 0].keys() < runs[0.5, 0].keys()
+    last = run_of(tmp_path / "3")
+    assert (last["train_fraction"], last["train_examples"], last["train_share"]) == (0.01, 3, pytest.approx(3 / 36))
+    assert "train: 3 examples are trained on, 8.33% of all" in capsys.readouterr().out
     assert runs[0.25, 0].keys() != runs[0.25, 1].keys()
 
 
@@ -415,7 +474,7 @@ def test_episodes_are_answered_by_the_nearest_prototype_without_training(few, tm
     assert all(one["prediction"] == max(one["scores"], key=one["scores"].get) for one in told)
     assert found["eval_accuracy"] == pytest.approx(np.mean([one["prediction"] == one["gold"] for one in told]))
     run = run_of(tmp_path / "out")
-    assert (run["row"], run["task"], run["seed"]) == ("fac", "fewrel 3-way 2-shot", 1)
+    assert (run["row"], run["task"], run["seed"], run["fusion"]) == ("fac", "fewrel 3-way 2-shot", 1, "none")
     assert not (tmp_path / "out" / "model.safetensors").exists()
     run_episodes(few, tmp_path / "again", "--episodes", "20", "--seed", "1")
     assert predictions(tmp_path / "again") == told
@@ -456,6 +515,9 @@ def test_episodes_ask_the_same_in_every_row_and_seed_so_that_the_report_pairs_th
         (["--resume_from_checkpoint", "nowhere"], r"'nowhere' is no complete checkpoint"),
         (["--train_fractoin", "0.1"], r"'--train_fractoin' is no flag; did you mean '--train_fraction'"),
         (["--do_predict", "nowhere.json"], r"nowhere\.json is no file"),
+        (["--episodes", "9"], r"--do_train has no meaning with --episodes, in which nothing is trained"),
+        (["--episodes", "9", "--do_train", "0", "--do_predict", "x.json"], r"--do_predict has no meaning with --epis"),
+        (["--episodes", "9", "--do_train", "0", "--fusion", "add"], r"--fusion add has no meaning with --episodes"),
         (["--do_train", "false", "--do_eval", "false"], r"there is nothing to do; give --do_train"),
     ],
 )
@@ -485,7 +547,7 @@ def test_a_label_that_training_does_not_have_is_named_with_its_record(ground, tm
     records = json.loads((data / "dev.json").read_text(encoding="utf-8"))
     records[3]["relation"] = "P999"
     write_json(data / "dev.json", records)
-    with pytest.raises(ValueError, match=f"record '{records[3]['id']}' has the relation 'P999', which no training"):
+    with pytest.raises(ValueError, match=f"^{data}, validation: record '{records[3]['id']}' has the relation 'P999'"):
         run_task.main(flags(ground, tmp_path / "out", "--data_dir", data))
 
 
@@ -511,6 +573,39 @@ def test_evaluation_alone_refuses_what_was_not_trained(ground, trained, tmp_path
         evaluate(ground, trained, "--task", "wiki80", "--corpus", TASK)
     with pytest.raises(ValueError, match=r"holds another run"):
         run_task.main(flags(ground, trained))
+
+
+@pytest.mark.parametrize(
+    ("adapters", "asked"),
+    [
+        (("none",), "none"),
+        (("fac",), "fac"),
+        (("lin", "fac"), r"lin \+ fac"),
+        (("random", "fac", "lin"), r"random fac \+ random lin"),
+        (("fac", "random", "lin"), r"fac \+ random random_lin"),
+        (("taps",), "taps"),
+    ],
+)
+def test_evaluation_alone_refuses_adapters_that_the_model_has_not(ground, trained, adapters, asked):
+    sentence = rf"was trained with the adapters fac \+ lin, and --adapters names {asked}; leave --adapters out"
+    with pytest.raises(ValueError, match=sentence):
+        run_task.main(without(flags(ground, trained, adapters=adapters), "--do_train"))
+
+
+def test_evaluation_alone_refuses_adapters_of_other_weights_and_another_fusion(ground, trained, tmp_path):
+    write_adapters(tmp_path, ground / "backbone", "other", "fac")
+    given = flags(ground, trained, adapters=(str(tmp_path / "fac"), "lin"))
+    with pytest.raises(ValueError, match="another adapter 'fac' than the one that --adapters names"):
+        run_task.main(without(given, "--do_train"))
+    with pytest.raises(ValueError, match="was trained with --fusion concat, not gated; leave --fusion out"):
+        run_task.main(without(flags(ground, trained, "--fusion", "gated"), "--do_train"))
+
+
+def test_evaluation_alone_needs_no_word_on_adapters_and_fusion(ground, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "out")
+    given = without(flags(ground, tmp_path / "out", adapters=()), "--do_train", "--adapters")
+    assert run_task.main(given)["eval_accuracy"] == results(trained)["eval_accuracy"]
+    assert run_of(tmp_path / "out")["row"] == "fac+lin"
 
 
 def test_the_command_says_bad_input_in_one_sentence(ground, tmp_path):

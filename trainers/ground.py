@@ -9,12 +9,13 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from .. import data_builders
+from ..artifacts_kadapter import read_artifact
 from ..configuration_kadapter import KAdapterConfig
 from . import tasks
 from .examples import check_record_type, encode
 from .task_arguments import TaskArguments, TaskCorpusArguments, TaskRunArguments
-from .task_data import Split, encoded, load_task_splits
-from .task_models import check_adapters
+from .task_data import Split, encoded, load_task_splits, tell_left_out
+from .task_models import check_adapters, chosen_adapters, random_names
 from .task_outputs import read_run
 
 __all__ = ["PREDICT", "Ground", "lay", "open_task"]
@@ -82,15 +83,47 @@ def lay(ground: Ground, run: TaskRunArguments, folder: Path) -> None:
     if run.do_train:
         ground.strata = task.strata(ground.splits["train"].rows)
     if run.do_predict:
-        unlabelled = data_builders.load_file(str(corpus.corpus), run.do_predict, on_bad_record=corpus.on_bad_record)
-        ground.splits[PREDICT] = Split.of(
-            unlabelled, encode(PREDICT, unlabelled, task, corpus, ground.main, labelled=False)
-        )
+        ground.splits[PREDICT] = _unlabelled(ground, run.do_predict)
+
+
+def _unlabelled(ground: Ground, path: str) -> Split:
+    corpus, task, tell = ground.corpus, ground.task, ground.main
+    rows = data_builders.load_file(str(corpus.corpus), path, on_bad_record=corpus.on_bad_record)
+    tell_left_out(PREDICT, rows, task, tell)
+    return Split.of(rows, encode(PREDICT, rows, task, corpus, tell, path, labelled=False))
 
 
 def _trained_config(ground: Ground, folder: Path) -> KAdapterConfig:
-    """Return the configuration of a trained model, which must be of the task's kind."""
-    known = read_run(folder)["task"]
-    if known != ground.flags.task:
-        raise ValueError(f"the model in {str(folder)!r} was trained for the task {known!r}, not {ground.flags.task!r}")
+    """Return the configuration of a trained model, which must be of the task's kind and what the flags say of it."""
+    known = read_run(folder)
+    if known["task"] != ground.flags.task:
+        raise ValueError(
+            f"the model in {str(folder)!r} was trained for the task {known['task']!r}, not {ground.flags.task!r}"
+        )
+    if ground.flags.fusion not in (None, known["fusion"]):
+        raise ValueError(
+            f"the model in {str(folder)!r} was trained with --fusion {known['fusion']}, not {ground.flags.fusion}; "
+            "leave --fusion out"
+        )
+    if ground.flags.adapters:
+        _check_row(ground.flags, known, folder)
     return KAdapterConfig.from_pretrained(folder)
+
+
+def _check_row(flags: TaskArguments, known: dict[str, Any], folder: Path) -> None:
+    """Refuse adapters that are not those of a trained model: by name, or by their weights where these stayed."""
+    given, remedy = chosen_adapters(flags), "leave --adapters out, or train that row in another --output_dir"
+    asked = _told(list(given), random_names(flags, list(given)))
+    has = _told(known["adapters"], known.get("random", []))
+    where = f"the model in {str(folder)!r} was trained with"
+    if asked != has:
+        raise ValueError(f"{where} the adapters {has}, and --adapters names {asked}; {remedy}")
+    held = read_artifact(folder).config["adapters"] if known["freeze_adapters"] else {}
+    for name, values in held.items():
+        kept = values["source"].get("hash")
+        if kept and given[name] and kept != given[name]:
+            raise ValueError(f"{where} another adapter {name!r} than the one that --adapters names; {remedy}")
+
+
+def _told(names: list[str], at_random: list[str]) -> str:
+    return " + ".join(f"random {name}" if name in at_random else name for name in names) or "none"

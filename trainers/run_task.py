@@ -52,6 +52,7 @@ from kadapter.trainers.task_outputs import (
     read_results,
     read_run,
     tell_on_card,
+    title_card,
     write_lines,
 )
 from kadapter.trainers.task_trainer import TaskTrainer
@@ -116,6 +117,8 @@ def _trial(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
     if run.do_train:
         splits["train"] = draw_fraction(splits["train"], ground.strata, ground.corpus.train_fraction, run.seed)
         if ground.main:
+            told = _trained_on(ground, splits["train"])
+            print("train: {train_examples} examples are trained on, {train_share:.2%} of all".format(**told))
             model.print_trainable_parameters()
             clear(run.output_dir, bool(resume))
     PartialState().wait_for_everyone()
@@ -190,17 +193,26 @@ def _run(ground: Ground, trainer: TaskTrainer, splits: dict[str, Split], checkpo
 def _write(ground: Ground, model: Any, trainer: TaskTrainer, results: dict[str, float]) -> None:
     """Write predictions, the artifact and its card and, last of all, what the run was."""
     run, folder = trainer.args, Path(trainer.args.output_dir)
-    description = describe(ground, model, run) if run.do_train else read_run(folder)
+    if run.do_train:
+        description = {**describe(ground, model, run), **_trained_on(ground, trainer.train_dataset)}
+    else:
+        description = read_run(folder)
     if run.do_eval:
         description["split"] = ground.corpus.eval_split
         write_lines(folder / PREDICTIONS, trainer.answered)
     if run.do_train and ground.flags.save_artifact:
         bundling = ground.flags.bundle_adapters
         model.save_pretrained(folder, **({} if bundling is None else {"bundle_adapters": bundling}))
+        title_card(folder, description)
         replace_files(folder, ground.task.tokenizer.save_pretrained)
     if run.do_eval:
         tell_on_card(folder, description, results, str(ground.corpus.corpus), ground.task.tag)
     replace_file(folder / RUN, json.dumps(description, indent=2))
+
+
+def _trained_on(ground: Ground, split: Split) -> dict[str, Any]:
+    """Return how many examples a trial truly trains on: of each label its share, but at least one."""
+    return {"train_examples": len(split), "train_share": len(split) / len(ground.splits["train"])}
 
 
 def _few_shot(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
@@ -217,6 +229,7 @@ def _few_shot(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
         write_lines(folder / PREDICTIONS, answered)
         replace_file(folder / "all_results.json", json.dumps(results, indent=4, sort_keys=True))
         asked = {"task": f"{flags.task} {flags.way}-way {flags.shot}-shot"}  # a column of its own in reports
+        asked["fusion"] = "none"  # sources stand side by side
         replace_file(folder / RUN, json.dumps({**describe(ground, model, run), **asked}, indent=2))
     return results
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "MULTITASK",
     "HeadAlone",
     "check_adapters",
+    "chosen_adapters",
     "freeze",
     "new_model",
     "random_names",
@@ -81,27 +83,53 @@ def new_model(kind: type, task: TaskArguments, fields: dict[str, Any], seed: int
 
 
 def _add_adapters(model: Any, task: TaskArguments) -> None:
+    for artifact, at_random in _artifacts(task):
+        if artifact == TAPS:
+            model.add_adapter(TAPS, KnowledgeAdapterConfig(num_hidden_layers=0, layers=task.layers))
+        elif at_random:
+            _add_random(model, artifact, task)
+        else:
+            model.load_adapter(artifact)
+
+
+def _artifacts(task: TaskArguments) -> Iterator[tuple[str, bool]]:
+    """Yield the artifacts that the flags name, or `taps`, and whether their weights are drawn at random."""
     at_random = False
     for given in task.adapters:
         if given == RANDOM:
             at_random = True
-        elif given == TAPS:
-            model.add_adapter(TAPS, KnowledgeAdapterConfig(num_hidden_layers=0, layers=task.layers))
         elif given != NONE:
-            for artifact in split_composition(given):
-                _add_random(model, artifact, _all_random(task)) if at_random else model.load_adapter(artifact)
+            yield from ((one, at_random) for one in ([TAPS] if given == TAPS else split_composition(given)))
 
 
-def _add_random(model: Any, artifact: str, alone: bool) -> None:
-    """Add adapters of an artifact's names and shapes in torch's default initialisation (the paper's no knowledge).
-
-    Unless all adapters of a row are random they are called random_NAME, so that no row of reports hides them.
-    """
+def _add_random(model: Any, artifact: str, task: TaskArguments) -> None:
+    """Add adapters of an artifact's names and shapes in torch's default initialisation (the paper's no knowledge)."""
     for name, values in read_artifact(artifact).config["adapters"].items():
         shape = {key: value for key, value in values.items() if key not in ("training", "source")}
         new = KnowledgeAdapterConfig.from_dict({**shape, "projection_initializer_range": None}, f" of {artifact}")
-        free = alone and name not in model.base_model.adapters
-        model.add_adapter(name if free else f"{RANDOM}_{name}", new)
+        model.add_adapter(_random_name(task, name, model.base_model.adapters), new)
+
+
+def _random_name(task: TaskArguments, name: str, taken: Container[str]) -> str:
+    """Return how random weights are called: beside adapters of knowledge random_NAME, so that no report hides them."""
+    return name if _all_random(task) and name not in taken else f"{RANDOM}_{name}"
+
+
+def chosen_adapters(task: TaskArguments) -> dict[str, str | None]:
+    """Return the names of the adapters that the flags choose, with the hash of each that was trained.
+
+    Raises:
+        OSError: an artifact can't be read.
+    """
+    chosen: dict[str, str | None] = {}
+    for artifact, at_random in _artifacts(task):
+        held = {TAPS: {}} if artifact == TAPS else read_artifact(artifact).config["adapters"]
+        for name, values in held.items():
+            if at_random and artifact != TAPS:
+                chosen[_random_name(task, name, chosen)] = None
+            else:
+                chosen[name] = values.get("source", {}).get("hash")
+    return chosen
 
 
 def freeze(model: Any, task: TaskArguments) -> Any:

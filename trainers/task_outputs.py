@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
+from ..saving_kadapter import CARD, CARD_MARK
 from .outputs import replace_file
 from .task_models import random_names, row_name
 
-__all__ = ["PREDICTED", "PREDICTIONS", "RUN", "describe", "read_results", "read_run", "tell_on_card", "write_lines"]
+__all__ = [
+    "PREDICTED",
+    "PREDICTIONS",
+    "RUN",
+    "describe",
+    "read_results",
+    "read_run",
+    "tell_on_card",
+    "title_card",
+    "write_lines",
+]
 
 RUN, PREDICTIONS, PREDICTED = "run.json", "predictions.jsonl", "predicted.jsonl"
 
@@ -63,9 +75,18 @@ def read_results(folder: Path) -> dict[str, float]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def title_card(folder: Path, description: dict[str, Any]) -> None:
+    """Let the card that was generated with an artifact bear the task's name."""
+    path = folder / CARD
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if CARD_MARK in text:
+        title = f"# {description['task']}: {description['row']}"
+        replace_file(path, re.sub("^# .*$", lambda _: title, text, count=1, flags=re.MULTILINE).rstrip("\n"))
+
+
 def tell_on_card(folder: Path, description: dict[str, Any], results: dict[str, float], corpus: str, tag: str) -> None:
     """Add a split's results to the model card, in the Hub's form (model-index) and as a table."""
-    path = folder / "README.md"
+    path = folder / CARD
     if not path.is_file():
         return
     card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)

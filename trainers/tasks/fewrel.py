@@ -7,11 +7,12 @@ accelerate launch trainers/run_task.py --task fewrel --data_dir DIR --backbone I
 Published: none for K-Adapter; in episodes, FewRel's own baselines on its hidden test relations (5-way 1-shot):
 Prototypical Network 69.2 +- 0.2, human 92.2. Ours: not measured on those.
 
-With `--episodes` nothing is trained: in each episode every class has `--shot` labelled sentences, drawn by `--seed`,
-whose mean is its prototype, and one other sentence of each class, the same for all seeds, is given to the nearest.
-Features are those that a head would read, each source layer-normed. The published files share no relation between
-train and validation; for the supervised task give the files names without split words, so that sentences are held out
-by a hash.
+Episodes are the N-way K-shot protocol by which the FewRel paper evaluates, without its episodic training: nothing is
+trained, and backbone and adapters are frozen. In each episode every one of `--way` classes has `--shot` labelled
+sentences, drawn by `--seed`, whose mean is its prototype, and one other sentence of each class, the same for all
+seeds, is given to the nearest. Features are those that a head would read, each source layer-normed, side by side, so
+there is no fusion. The published files share no relation between train and validation; for the supervised task give
+the files names without split words, so that sentences are held out by a hash.
 """
 
 from __future__ import annotations
