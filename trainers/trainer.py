@@ -76,6 +76,12 @@ class KAdapterTrainer(Trainer):
         lengths = column(eval_dataset, "length")
         return InOrder(np.argsort(-lengths, kind="stable").tolist())  # the longest first, for little padding
 
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        """Wrap the model for several processes, which exchange nothing of a frozen backbone, nor hold on to it."""
+        ignored = frozen_in_backbone(self.model)
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, ignored)
+        return super()._wrap_model(model, *args, **kwargs)
+
     # ---- measuring ------------------------------------------------------------------------------------------------
 
     def prediction_step(
@@ -175,6 +181,16 @@ class KAdapterTrainer(Trainer):
             path = folder / "all_results.json"
             everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             replace_file(path, json.dumps({**everything, **metrics}, indent=4, sort_keys=True))
+
+
+def frozen_in_backbone(model: nn.Module) -> list[str]:
+    """Return the names of all parameters and buffers of a model's backbone, none if one of them trains."""
+    frozen = []
+    for path, module in model.named_modules():
+        if path.rpartition(".")[2] == "backbone" and not any(one.requires_grad for one in module.parameters()):
+            tensors = (*module.named_parameters(), *module.named_buffers())
+            frozen += [f"{path}.{name}" for name, _ in tensors]
+    return frozen
 
 
 def keep_few_kernels() -> None:
