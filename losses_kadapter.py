@@ -83,13 +83,16 @@ def spans_loss(
     occurrence counts nothing and is left out of the mean.
 
     Raises:
-        ValueError: a span is reversed, or lies outside the tokens that may be part of an answer.
+        ValueError: the spans are of another number of questions, or one is reversed or lies outside the tokens that
+            may be part of an answer.
     """
     if answer_spans is None:
         return None
+    if len(answer_spans) != len(start):
+        raise ValueError(f"answer_spans are of {len(answer_spans)} questions, and there are {len(start)}")
     spans = answer_spans.to(start.device)
     start, end = start.view(len(start), -1, start.shape[-1]), end.view(len(end), -1, end.shape[-1])
-    if not torch.compiler.is_compiling():
+    if can_be_looked_at(spans):
         _check_spans(spans, start)
     answerable = (spans[..., 0] >= 0).any(dim=1)  # (B,)
     losses = sum(_occurrence_loss(scores, spans, column) for scores, column in ((start, 1), (end, 2))) / 2
@@ -109,8 +112,6 @@ def _occurrence_loss(scores: Tensor, spans: Tensor, column: int) -> Tensor:
 
 def _check_spans(spans: Tensor, scores: Tensor) -> None:
     batch, passages, length = scores.shape
-    if len(spans) != batch:
-        raise ValueError(f"answer_spans are of {len(spans)} questions, and there are {batch}")
     passage, start, end = spans.unbind(dim=-1)  # (B, A) each
     there = passage >= 0
     inside = (passage < passages) & (start >= 0) & (start <= end) & (end < length)
