@@ -50,6 +50,10 @@ class AdapterArguments:
     quantize_backbone: bool = field(
         default=False, metadata={"help": "Hold the weights of the frozen encoder in 8 bits (needs torchao)."}
     )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={"help": "Attention of the frozen encoder: eager, sdpa, flash_attention_2, ...; by default its own."},
+    )
     layers: list[int] | None = field(
         default=None, metadata={"help": "Tapped hidden states; by default 0, N/2 - 1, N - 2 of an N-block backbone."}
     )
@@ -88,7 +92,8 @@ class RunArguments(TrainingArguments):
 
     `bf16` holds the backbone in bfloat16 and runs adapters and head, kept in float32, under autocast. Measured on a
     CPU with avx512_bf16 (2 threads, MiniLM, 32 x 24 tokens): 1288 tokens/s in float32, 1366 with only the backbone in
-    bfloat16, 2169 so, and 2238 all in bfloat16, whose small updates are lost to rounding.
+    bfloat16, 2169 so, and 2238 all in bfloat16, whose small updates are lost to rounding. `fp16` does the same in
+    float16, on a GPU.
     """
 
     output_dir: str | None = field(default=None, metadata={"help": "Where the adapter's artifact is written."})
@@ -103,6 +108,9 @@ class RunArguments(TrainingArguments):
         metadata={"choices": ["group_by_length", "random"], "help": "Group examples of like length, or not."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator chooses its columns."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave NaN out of what is logged; it waits for the device at each step."}
+    )
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All that trains is used."})
 
     def __post_init__(self) -> None:
@@ -110,6 +118,8 @@ class RunArguments(TrainingArguments):
             raise ValueError("--output_dir is missing; say where the adapter's artifact goes")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # so that --bf16 means the same on every machine
+        if self.fp16 and self.use_cpu:
+            raise ValueError("--fp16 needs a GPU, and this run is on a CPU; give --bf16, or neither of the two")
         super().__post_init__()
 
 

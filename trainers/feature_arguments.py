@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from huggingface_hub import constants
 
 from ..backbone_kadapter import plain
@@ -57,8 +61,12 @@ def check_cache(flags: CacheArguments, mask_padding: bool) -> None:
     """Refuse flags under which the cache would change what is trained.
 
     Raises:
-        ValueError: the budget is no size, or the adapter reads padding, of which nothing is kept.
+        ValueError: the budget is no size, there is one or a dtype and no cache, or the adapter reads padding, of
+            which nothing is kept.
     """
+    for name in ("cache_budget", "cache_dtype"):
+        if getattr(flags, name) is not None and flags.cache_features is None:
+            raise ValueError(f"--{name} is for a cache, and there is none; give --cache_features or leave it out")
     if flags.cache_budget is not None:
         size_of(flags.cache_budget)
     if flags.cache_features is not None and not mask_padding:
@@ -67,35 +75,62 @@ def check_cache(flags: CacheArguments, mask_padding: bool) -> None:
         )
 
 
+class Hindered(Exception):
+    """What keeps a run from its cache, in a sentence."""
+
+
 def open_features(
     flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, tell: bool
 ) -> tuple[Features | None, dict[str, Any]]:
     """Return the cache, None where there is none, and the examples with a column `place`, theirs in the cache.
 
-    What hinders the cache is told in a sentence; nothing is lost but time.
+    What hinders the cache of one process is told in a sentence, and none has one; nothing is lost but time. All
+    processes of a run call it.
     """
     if str(flags.cache_features).lower() in ("none", "false"):
         return None, examples
-    say = print if tell else _say_nothing
+    state, opened, hindrance = PartialState(), None, None
+    with state.local_main_process_first():
+        try:
+            opened = _open(flags, model, examples, run, print if tell else _say_nothing)
+        except Hindered as error:
+            hindrance = str(error)
+        except OSError as error:
+            hindrance = f"--cache_features {str(_directory(flags))!r} can't be used ({error})"
+    # Processes wait for each other to share what they kept, so all of them have a cache or none.
+    hindrances = [one for one in gather_object([hindrance]) if one is not None]
+    if opened is not None and not hindrances:
+        return opened
+    if tell:
+        number = state.num_processes
+        among = f" in {len(hindrances)} of {number} processes, so none of them uses it" if number > 1 else ""
+        print(f"features: {hindrances[0]}{among}: {WITHOUT}")
+    return None, examples
+
+
+def _open(
+    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, say: Callable[[str], None]
+) -> tuple[Features, dict[str, Any]]:
+    """Return this process's cache and the examples with their places in it.
+
+    Raises:
+        OSError: its directory can't be used.
+        Hindered: there is no room.
+    """
     directory = _directory(flags)
     layout = _layout(flags, model)
     folder = directory / _name(model, layout, run)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "about.json").is_file():
-            replace_file(folder / "about.json", _about(model, layout, run))
-        room = room_in(directory, flags.cache_budget)
-    except OSError as error:
-        say(f"features: --cache_features {str(directory)!r} can't be used ({error}); {WITHOUT}")
-        return None, examples
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "about.json").is_file():
+        replace_file(folder / "about.json", _about(model, layout, run))
+    room = partial(room_in, directory, flags.cache_budget)
     different, places = Examples.of(
         np.concatenate([_keys(one) for one in examples.values()]),
         np.concatenate([column(one, "length") for one in examples.values()]),
     )
     features = Features(folder, layout, different, room, say)
-    if not _worth_it(features, room, run, say):
-        return None, examples
-    _describe(features, directory, room, say)
+    _check_worth(features, run)
+    _describe(features, directory, say)
     ends = np.cumsum([len(one) for one in examples.values()])[:-1]
     parts = zip(examples.items(), np.split(places, ends), strict=True)
     return features, {split: one.add_column("place", part) for (split, one), part in parts}
@@ -113,7 +148,9 @@ def _directory(flags: CacheArguments) -> Path:
 def _layout(flags: CacheArguments, model: Any) -> Layout:
     read = next(model.base_model.backbone.parameters()).dtype
     stored = read if flags.cache_dtype is None else getattr(torch, flags.cache_dtype)
-    return Layout((*model.tapped(), -1), model.config.hidden_size, stored, read)
+    last = model.config.num_hidden_layers
+    layers = [layer for layer in model.tapped() if layer != last]  # that one is the last hidden state by its number
+    return Layout((*layers, last if last in model.tapped() else -1), model.config.hidden_size, stored, read)
 
 
 def _about(model: Any, layout: Layout, run: Any) -> str:
@@ -144,20 +181,18 @@ def _keys(examples: Any) -> np.ndarray:
     return np.frombuffer(b"".join(key_of(ids) for batch in batches for ids in batch["input_ids"]), dtype=KEY)
 
 
-def _worth_it(features: Features, room: int, run: Any, say: Callable[[str], None]) -> bool:
-    """Return whether a batch at least is there or fits."""
+def _check_worth(features: Features, run: Any) -> None:
+    """Raise Hindered unless a batch at least is there or fits."""
     batch = min(run.per_device_train_batch_size, len(features.wanted))
-    if features.wanted.sum() >= batch:
-        return True
-    takes = readable(features.bytes_of()[features.examples.turns[:batch]].sum())
-    say(
-        f"features: there is room for {readable(room)}, and one shard takes at least the {takes} of a batch; "
-        f"raise --cache_budget or free some space: {WITHOUT}"
-    )
-    return False
+    if features.wanted.sum() < batch:
+        takes = readable(features.bytes_of()[features.examples.turns[:batch]].sum())
+        raise Hindered(
+            f"there is room for {readable(max(0, features.room()))}, and one shard takes at least the {takes} of a "
+            "batch; raise --cache_budget or free some space"
+        )
 
 
-def _describe(features: Features, directory: Path, room: int, say: Callable[[str], None]) -> None:
+def _describe(features: Features, directory: Path, say: Callable[[str], None]) -> None:
     layout, examples, takes = features.layout, features.examples, readable(features.bytes_of().sum())
     there, number = int((features.shard >= 0).sum()), len(examples.keys)
     say(
@@ -170,8 +205,8 @@ def _describe(features: Features, directory: Path, room: int, say: Callable[[str
         say(f"features: {str(directory)!r} holds those of {others} other backbones, layers or precisions, left alone")
     if not features.wanted.all():
         say(
-            f"features: there is room for {readable(room)}, so the backbone computes {int((~features.wanted).sum())} "
-            "examples each time"
+            f"features: there is room for {readable(max(0, features.room()))}, so the backbone computes "
+            f"{int((~features.wanted).sum())} examples each time"
         )
 
 
@@ -194,7 +229,15 @@ def readable(size: float) -> str:
 
 
 def room_in(directory: Path, budget: str | None) -> int:
-    """Return the bytes that may still be written: what the disk and the budget of the whole directory leave."""
+    """Return the bytes that may still be written, below 0 where there are too many already.
+
+    They are what the disk leaves, and the budget of the whole directory, of all that is or is being written there.
+    """
     free = shutil.disk_usage(directory).free
-    used = sum(path.stat().st_size for path in directory.rglob(PATTERN))
-    return free if budget is None else min(free, max(0, size_of(budget) - used))
+    if budget is None:
+        return free
+    used = 0
+    for path in (found for kind in (PATTERN, ".*.partial", "about.json") for found in directory.glob(f"*/{kind}")):
+        with suppress(FileNotFoundError):  # another process gave it its name, or removed it
+            used += path.stat().st_size
+    return min(free, size_of(budget) - used)

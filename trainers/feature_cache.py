@@ -20,6 +20,7 @@ from .feature_shards import PATTERN, Layout, Shard, read_shard, write_shard
 
 __all__ = ["Examples", "Features"]
 
+HEADER = 1000  # bytes of a shard, at most, beside its examples
 SHARD_BYTES = 32 * 2**20  # what a kill costs at most to compute again, and what waits in memory
 CONTIGUOUS = torch.contiguous_format
 FORGOTTEN = 24 * 3600  # seconds after which a shard that was never completed is swept away
@@ -49,7 +50,7 @@ class Features:
         folder: where the shards are, this run's and those of others with the same backbone and layers.
         layout: what is kept of a token.
         examples: the examples that there are.
-        room: bytes that new shards may take; None for all.
+        room: says how many bytes new shards may still take.
         tell: what is told in sentences; None for nothing.
     """
 
@@ -58,10 +59,11 @@ class Features:
         folder: Path,
         layout: Layout,
         examples: Examples,
-        room: int | None = None,
+        room: Callable[[], float] = lambda: np.inf,
         tell: Callable[[str], None] | None = print,
     ) -> None:
         self.folder, self.layout, self.examples, self.tell = folder, layout, examples, tell or (lambda sentence: None)
+        self.room = room
         self.shards: list[Shard] = []
         self.opened: set[str] = set()
         self.shard = np.full(len(examples.keys), -1, np.int32)  # which holds the example at each place
@@ -71,12 +73,13 @@ class Features:
         self._sweep()
         self.refresh()
         needed = np.where(self.shard < 0, self.bytes_of(), 0)[examples.turns].cumsum()
+        needed += HEADER * (2 + needed // SHARD_BYTES)
         self.wanted = self.shard >= 0
-        self.wanted[examples.turns] |= needed <= (np.inf if room is None else room)
+        self.wanted[examples.turns] |= needed <= room()
 
     def bytes_of(self) -> np.ndarray:
-        """Return the bytes that the states of each example take."""
-        return self.examples.lengths * self.layout.token_bytes
+        """Return the bytes that each example takes."""
+        return self.layout.bytes_of(self.examples.lengths)
 
     def missing(self) -> np.ndarray:
         """Return the places of the examples that are to be kept and are not on disk."""
@@ -90,16 +93,18 @@ class Features:
         """Return for each place whether its states are on disk."""
         return self.shard[places] >= 0
 
-    def get(self, places: Sequence[int], length: int) -> Tensor:
-        """Return states (layers, batch, length, width): zeros for padding, and for examples that are not on disk."""
+    def get(self, places: Sequence[int], length: int, pinned: bool = False) -> tuple[Tensor, np.ndarray]:
+        """Return states (layers, batch, length, width) and which are on disk; others are zeros, as padding is.
+
+        `pinned` memory can be copied to a GPU while it computes. Another thread may call this while shards come.
+        """
         shape = (len(self.layout.layers), len(places), length, self.layout.width)
-        states = torch.zeros(shape, dtype=self.layout.read)
-        for number, place in enumerate(places):
-            if self.shard[place] < 0:
-                continue
+        states, there = torch.zeros(shape, dtype=self.layout.read, pin_memory=pinned), self.has(places)
+        for number in np.flatnonzero(there):
+            place = places[number]
             one = self.layout.decode(self.shards[self.shard[place]].example(self.row[place]))
             states[:, number, : len(one)] = one.transpose(0, 1)
-        return states
+        return states, there
 
     def put(self, places: Sequence[int], states: Tensor, lengths: Sequence[int]) -> Tensor:
         """Keep states (layers, batch, length, width), and return what `get` will make of them.
@@ -117,19 +122,31 @@ class Features:
         return self.layout.decode(stored)
 
     def flush(self) -> None:
-        """Write what waits."""
-        places, examples = list(self.waiting), list(self.waiting.values())
+        """Write what waits, but for what others have written by now."""
+        if not self.waiting:
+            return
+        self.refresh()
+        left = {place: example for place, example in self.waiting.items() if self.shard[place] < 0}
         self.waiting = {}
-        if not places:
+        if not left:
             return
         try:
-            self._open(write_shard(self.folder, self.examples.keys[places], examples))
+            path = write_shard(self.folder, self.examples.keys[[*left]], [*left.values()], self.room)
         except OSError as error:
-            self.writing = False
-            self.tell(
-                f"features: nothing more can be kept in {str(self.folder)!r} ({error}); the backbone computes what is "
-                "not there: free some space for the next run"
-            )
+            self.stop(f"{error}; free some space for the next run")
+            return
+        if path is None:
+            self.stop("others have taken the room; raise --cache_budget for the next run")
+        else:
+            self._open(path)
+
+    def stop(self, reason: str) -> None:
+        """Keep nothing more, and tell why."""
+        self.writing, self.waiting = False, {}
+        self.tell(
+            f"features: nothing more can be kept in {str(self.folder)!r}, and the backbone computes what is not "
+            f"there: {reason}"
+        )
 
     def refresh(self) -> None:
         """Open the shards that have come since the last time."""
@@ -156,10 +173,11 @@ class Features:
         known = places < len(self.examples.keys)
         known[known] = self.examples.keys[places[known]] == shard.keys[known]
         known[known] = self.examples.lengths[places[known]] == np.diff(shard.starts)[known]
+        known[known] = self.shard[places[known]] < 0  # what is there stays where another thread may be looking
         if known.any():
-            self.shard[places[known]] = len(self.shards)
-            self.row[places[known]] = np.flatnonzero(known)
             self.shards.append(shard)
+            self.row[places[known]] = np.flatnonzero(known)
+            self.shard[places[known]] = len(self.shards) - 1
 
     def _sweep(self) -> None:
         """Remove what kills left half written."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -19,13 +20,15 @@ __all__ = ["KEY", "PATTERN", "Layout", "Shard", "key_of", "read_shard", "write_s
 
 KEY = "S16"  # numpy's name for 16 bytes
 PATTERN = "*.safetensors"
+OF_AN_EXAMPLE = 16 + torch.int64.itemsize  # bytes of its key and its length
 
 
 class Layout(NamedTuple):
     """What is kept of one token, and in which form.
 
     Args:
-        layers: the hidden states, 0 = embeddings, -1 the last.
+        layers: the hidden states in ascending order, 0 = embeddings; the last of them is the backbone's last, whether
+            it is named -1 or by its number.
         width: numbers in each.
         stored: dtype in the files; int8 has a scale for each token and layer beside it.
         read: dtype in which they are handed out.
@@ -36,11 +39,14 @@ class Layout(NamedTuple):
     stored: torch.dtype
     read: torch.dtype
 
-    @property
-    def token_bytes(self) -> int:
-        """Return the bytes that a token takes."""
+    def bytes_of(self, lengths: np.ndarray) -> np.ndarray:
+        """Return the bytes that examples of these lengths in tokens take, each with its key and length."""
         scale = torch.float32.itemsize if self.stored == torch.int8 else 0
-        return len(self.layers) * (self.width * self.stored.itemsize + scale)
+        return lengths * len(self.layers) * (self.width * self.stored.itemsize + scale) + OF_AN_EXAMPLE
+
+    def by_layer(self, states: Tensor) -> dict[int, Tensor]:
+        """Return states (layers, ...) by their layer, the last of the backbone also as -1."""
+        return {**dict(zip(self.layers, states, strict=True)), -1: states[-1]}
 
     def encode(self, states: Tensor) -> dict[str, Tensor]:
         """Turn states (..., width) into what is stored of them; nothing is lost where both dtypes are one."""
@@ -74,10 +80,13 @@ def key_of(input_ids: list[int]) -> bytes:
     return blake2b(np.asarray(input_ids, dtype=np.int64).tobytes(), digest_size=16).digest()
 
 
-def write_shard(folder: Path, keys: np.ndarray, examples: list[dict[str, Tensor]]) -> Path:
-    """Write aside, give the file its name when it is complete, and return its path.
+def write_shard(
+    folder: Path, keys: np.ndarray, examples: list[dict[str, Tensor]], room: Callable[[], float]
+) -> Path | None:
+    """Write aside, give the file its name when it is complete, and return its path, None where it takes too much room.
 
-    The folder's name, which stands for all that states depend on beside token ids, is in the file too.
+    The folder's name, which stands for all that states depend on beside token ids, is in the file too. The file has
+    its size before `room` is asked, so that of several which are written at once none overlooks the others.
 
     Raises:
         OSError: it can't be written; nothing of it is left.
@@ -89,7 +98,11 @@ def write_shard(folder: Path, keys: np.ndarray, examples: list[dict[str, Tensor]
     path = folder / f"{blake2b(data, digest_size=16).hexdigest()}.safetensors"
     partial = folder / f".{path.name}.{uuid.uuid4().hex}.partial"
     try:
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            file.truncate(len(data))
+            if room() < 0:
+                return None
+            file.write(data)
         os.replace(partial, path)
     finally:
         with suppress(OSError):

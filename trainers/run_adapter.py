@@ -24,7 +24,7 @@ if __package__ in (None, ""):
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, AutoTokenizer, TorchAoConfig, set_seed
+from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from kadapter.configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
 from kadapter.trainers import pretraining
@@ -42,6 +42,7 @@ from kadapter.trainers.outputs import (
     replace_file,
     write_adapter,
 )
+from kadapter.trainers.reading import check_attention, reading
 from kadapter.trainers.trainer import KAdapterTrainer
 from kadapter.trainers.turns import OneOfSeveral, SharedBackbone, Turns, bare_config
 from kadapter.trainers.variants import Settings, settings_of
@@ -90,10 +91,8 @@ def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dic
         if run.do_train:
             clear(one.run.output_dir, bool(resume))
     reader = SharedBackbone(models) if turns is not None else None
-    with run.main_process_first(desc="features"):
-        features, examples = open_features(
-            cache, models[0] if reader is None else reader.model, examples, run, state.is_main_process
-        )
+    tapped = models[0] if reader is None else reader.model
+    features, examples = open_features(cache, tapped, examples, run, state.is_main_process)
     state.wait_for_everyone()
 
     def job(number: int) -> dict[str, float]:
@@ -153,6 +152,7 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
     check_record_type(corpus, kind)
     check_adapter_name(adapter.adapter_name)
     backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
+    check_attention(adapter, backbone, run)
     _shape(adapter).for_backbone(backbone.num_hidden_layers)
     tokenizer = AutoTokenizer.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
     if corpus.max_length > tokenizer.model_max_length:
@@ -212,8 +212,8 @@ def _new_model(
     """Return a new model, on the same backbone as `beside` if there is another."""
     own = {"fusion": adapter.fusion, "classifier_dropout": adapter.classifier_dropout, **fields}
     if beside is None:
-        kind, reading = objective.model_class, _reading(adapter, run)
-        model = kind.from_backbone(adapter.backbone, revision=adapter.backbone_revision, **reading, **own)
+        kind, how = objective.model_class, reading(adapter, run)
+        model = kind.from_backbone(adapter.backbone, revision=adapter.backbone_revision, **how, **own)
     else:
         model = objective.model_class(bare_config(beside, own), beside.base_model.backbone)
     if not adapter.without_adapter:
@@ -224,22 +224,10 @@ def _new_model(
 
 def _trained_model(adapter: AdapterArguments, objective: Any, run: RunArguments) -> Any:
     """Load the model at OUT/pretraining_head; only the backbone, not what was trained, is held in bfloat16."""
-    backbone = {"revision": adapter.backbone_revision, **_reading(adapter, run)}
+    backbone = {"revision": adapter.backbone_revision, **reading(adapter, run)}
     return objective.model_class.from_pretrained(
         Path(run.output_dir) / HEAD, backbone=adapter.backbone, backbone_kwargs=backbone
     )
-
-
-def _reading(adapter: AdapterArguments, run: RunArguments) -> dict[str, Any]:
-    """Say how the backbone reads: in float32 on a CPU with attention whose bits do not depend on the batch."""
-    reading: dict[str, Any] = {"dtype": torch.bfloat16 if run.bf16 else torch.float32}
-    if run.device.type == "cpu" and not run.bf16:
-        reading["attn_implementation"] = "eager"
-    if adapter.quantize_backbone:
-        from torchao.quantization import Int8WeightOnlyConfig
-
-        reading["quantization_config"] = TorchAoConfig(Int8WeightOnlyConfig())
-    return reading
 
 
 def _tell(model: Any, run: RunArguments, name: str | None) -> None:
