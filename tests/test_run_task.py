@@ -6,12 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers import shake, small_adapter
 from safetensors.torch import load_file
 from tiny_runs import ROOT, digest, losses, results, run_command, same_tensors, tensors, tool
 from tiny_tasks import flags, predictions, run_of, write_adapters, write_corpus, write_ground, write_json
 from transformers import AutoModelForSequenceClassification, RobertaModel
 
-from kadapter import KAdapterForEntityPairClassification
+from kadapter import KAdapterForEntityPairClassification, KAdapterModel
 from kadapter.hub.comparison import Resampling
 from kadapter.hub.report import report
 from kadapter.trainers import run_task
@@ -262,6 +263,25 @@ def test_answers_of_every_kind_do_not_depend_on_batches_or_kept_states(ground, t
         assert found["eval_loss"] == pytest.approx(trained["eval_loss"], abs=1e-5)
         for one, expected in zip(predictions(output), told, strict=True):
             assert (one["id"], one["prediction"]) == (expected["id"], expected["prediction"])
+
+
+@pytest.mark.parametrize("task", [TASK, "multiple_choice", "searchqa"])
+def test_beside_an_adapter_that_attends_to_padding_answers_do_not_depend_on_batches_either(ground, tmp_path, task):
+    if task != TASK:
+        write_corpus(ground / task, task)
+    model = KAdapterModel.from_backbone(str(ground / "backbone"), adapters={"fac": small_adapter(mask_padding=False)})
+    shake(model).save_adapter(tmp_path / "official", "fac")
+    found = {}
+    for size, keep in ((1, "true"), (5, "false"), (8, "true")):
+        output = tmp_path / f"{size}"
+        more = ["--max_steps", "2", "--states_dir", tmp_path / f"states-{size}", "--keep_states", keep]
+        more += ["--per_device_eval_batch_size", str(size)]
+        run_task.main(flags(ground, output, *more, task=task, adapters=(str(tmp_path / "official"),)))
+        found[size] = predictions(output)
+    for size in (5, 8):
+        for one, expected in zip(found[size], found[1], strict=True):
+            assert one["prediction"] == expected["prediction"]
+            assert one["scores"] == pytest.approx(expected["scores"], abs=1e-5)
 
 
 def test_evaluation_alone_reads_the_other_split_and_leaves_the_model(ground, trained, tmp_path):

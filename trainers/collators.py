@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 __all__ = ["PadToBatch"]
@@ -20,9 +21,22 @@ class PadToBatch:
     Args:
         padding: for each column its padding value, a float for a column of floats; columns that are not named, or
             that examples do not have, are left out.
+        length: to how many tokens every example is padded, None for those of the longest.
     """
 
     padding: dict[str, int | float]
+    length: int | None = None
+
+    @classmethod
+    def of(cls, objective: Any, model: Any) -> PadToBatch:
+        """Return what pads the examples of an objective or a task for a model.
+
+        Adapters without `mask_padding` attend to padding, as the official ones do. Beside such a one every example is
+        padded to `objective.max_length`, as there, so that no result depends on what else is in a batch.
+        """
+        adapters = [model.base_model.adapters[name] for name in model.active_adapters()]
+        masked = all(one.config.mask_padding for one in adapters)
+        return cls(objective.padding, None if masked else objective.max_length)
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return one tensor for each column, the attention mask, and the kept states where examples have them."""
@@ -32,12 +46,20 @@ class PadToBatch:
                 batch[column] = _padded([example[column] for example in examples], value)
         if "input_ids" in batch:
             batch["attention_mask"] = _mask([example["input_ids"] for example in examples])
+            if self.length is not None:
+                batch |= self._lengthened(batch, batch["input_ids"].shape)
         if "states" in examples[0]:
             sources = examples[0]["states"]
             batch["states"] = {
                 name: torch.stack([example["states"][name] for example in examples]) for name in sources
             }
         return batch
+
+    def _lengthened(self, batch: dict[str, Any], shape: torch.Size) -> dict[str, Tensor]:
+        """Return the columns that have a value for each token, padded to `length`."""
+        more = (0, max(0, (self.length or 0) - shape[-1]))
+        tokens = {column: one for column, one in batch.items() if one.shape == shape}
+        return {column: F.pad(one, more, value=self.padding.get(column, 0)) for column, one in tokens.items()}
 
 
 def _padded(values: list[Any], value: int | float) -> Tensor:

@@ -122,7 +122,7 @@ def _trial(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
             model.print_trainable_parameters()
             clear(run.output_dir, bool(resume))
     PartialState().wait_for_everyone()
-    trainer = _trainer(ground, HeadAlone(model) if keep else model, splits, run)
+    trainer = _trainer(ground, model, keep, splits, run)
     results = _run(ground, trainer, splits, resume if isinstance(resume, str) else None)
     if ground.main:
         _write(ground, model, trainer, results)
@@ -153,16 +153,16 @@ def _kept(ground: Ground, model: Any, run: TaskRunArguments) -> dict[str, Split]
         }
 
 
-def _trainer(ground: Ground, model: Any, splits: dict[str, Split], run: TaskRunArguments) -> TaskTrainer:
+def _trainer(ground: Ground, model: Any, keep: bool, splits: dict[str, Split], run: TaskRunArguments) -> TaskTrainer:
     if run.metric_for_best_model == HEADLINE:
         run.metric_for_best_model = ground.task.headline
     patience = run.early_stopping_patience
     return TaskTrainer(
-        model=model,
+        model=HeadAlone(model) if keep else model,
         args=run,
         train_dataset=splits.get("train"),
         eval_dataset=splits.get("validation"),
-        data_collator=PadToBatch(ground.task.padding),
+        data_collator=PadToBatch.of(ground.task, model),
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
         objective=ground.task,
     )

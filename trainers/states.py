@@ -44,13 +44,14 @@ def keep_states(split: Split, model: Any, task: Any, run: Any, directory: str | 
     Only the main process encodes; call it there first.
     """
     folder = Path(directory) if directory else Path(constants.HF_HOME, "kadapter", "states")
-    read = {name: value for name, value in task.padding.items() if name not in NOT_READ}
-    names = _names(split.examples, [name for name in read if name in split.examples.column_names])
-    folders = {source: folder / key for source, key in _keys(model, run).items()}
+    collate = PadToBatch.of(task, model)
+    collate.padding = {name: value for name, value in task.padding.items() if name not in NOT_READ}
+    names = _names(split.examples, [name for name in collate.padding if name in split.examples.column_names])
+    folders = {source: folder / key for source, key in _keys(model, run, collate.length).items()}
     parts = {source: _kept(one, names) for source, one in folders.items()}
     lacking = {source: _lacking(one, len(names)) for source, one in parts.items()}
     missing = np.unique(np.concatenate(list(lacking.values())))
-    encoded = _encode(split, missing, model, PadToBatch(read), run) if len(missing) else {}
+    encoded = _encode(split, missing, model, collate, run) if len(missing) else {}
     for source, places in lacking.items():
         if len(places):
             new = encoded[source][torch.as_tensor(np.searchsorted(missing, places))]
@@ -70,12 +71,12 @@ def _names(examples: datasets.Dataset, columns: list[str]) -> list[bytes]:
     ]
 
 
-def _keys(model: Any, run: Any) -> dict[str, str]:
+def _keys(model: Any, run: Any, length: int | None) -> dict[str, str]:
     """Return for each source of states a hash of all that they depend on besides the examples."""
     config, core = model.config, model.base_model
     code = [_hash([path.read_text(encoding="utf-8")]) for path in sorted(CODE.glob("*_kadapter.py"))]
     precision = [str(next(core.backbone.parameters()).dtype), run.bf16, run.fp16, str(run.device.type)]
-    common = [config.backbone_fingerprint, type(model).__name__, code, *precision]
+    common = [config.backbone_fingerprint, type(model).__name__, code, *precision, length]
     keys = {"backbone": _hash(common)}
     for name in model.active_adapters():
         shape = {key: value for key, value in config.adapters[name].items() if key not in ("training", "source")}
