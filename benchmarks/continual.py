@@ -136,7 +136,7 @@ class Kind:
             train_dataset=self.examples["train"],
             eval_dataset=self.examples["eval"],
             processing_class=self.objective.tokenizer,
-            data_collator=PadToBatch(self.objective.padding),
+            data_collator=PadToBatch.of(self.objective, model),
             objective=self.objective,
         )
 

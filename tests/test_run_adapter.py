@@ -140,6 +140,15 @@ def test_evaluation_alone_gives_the_results_of_the_trained_model(ground, trained
     assert digest(output / "pretraining_head") == before and same_tensors(output, trained[objective][0])
 
 
+def test_an_adapter_that_attends_to_padding_is_measured_alike_in_batches_of_any_size(ground, tmp_path):
+    given = flags(ground, "factual", tmp_path / "out", *QUIET, "--mask_padding", "false")
+    found = [run_adapter.main([*given, "--per_device_eval_batch_size", "8"])["eval_loss"]]
+    for size in ("1", "3"):
+        alone = [one for one in given if one != "--do_train"]
+        found.append(run_adapter.main([*alone, "--per_device_eval_batch_size", size])["eval_loss"])
+    assert found == pytest.approx(found[:1] * 3, abs=1e-6)
+
+
 def test_evaluation_alone_refuses_what_it_was_not_trained_for(ground, trained, tmp_path):
     def evaluate(objective, output, *more):
         return run_adapter.main([one for one in flags(ground, objective, output, *more) if one != "--do_train"])

@@ -221,3 +221,11 @@ def test_flags_that_can_not_be_meant_for_several_are_refused(ground, tmp_path):
     (tmp_path / "out" / "head-only" / "mine").touch()
     with pytest.raises(ValueError, match=r"adapter 'head-only': --output_dir '.*head-only' holds another run"):
         run_together(ground, tmp_path / "out")
+
+
+def test_an_adapter_that_attends_to_padding_learns_beside_one_that_does_not_as_it_does_alone(ground, tmp_path):
+    variants = {"masked": {"seed": 1}, "official": {"seed": 2, "mask_padding": False}}
+    run_together(ground, tmp_path / "both", variants=variants)
+    for name in variants:
+        output = run_alone(ground, tmp_path / name, name, variants=variants)
+        assert same_tensors(output, tmp_path / "both" / name) and losses(output) == losses(tmp_path / "both" / name)

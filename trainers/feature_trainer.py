@@ -60,7 +60,7 @@ class WithPlaces:
         batch, ids = self.collate(examples), [example["input_ids"] for example in examples]
         places = [example["place"] for example in examples if "place" in example]
         found = None if self.ahead is None else LOOKING.submit(self.ahead, places, batch["input_ids"].shape[1])
-        name = b"".join(key_of(one) for one in ids)
+        name = b"".join([*map(key_of, ids), b"%d" % batch["input_ids"].shape[1]])  # padded to one length or another
         return {**batch, "on_host": OnHost(name, [len(one) for one in ids], places, found)}
 
 

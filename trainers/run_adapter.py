@@ -247,7 +247,7 @@ def _trainer(
         train_dataset=examples.get("train"),
         eval_dataset=examples.get("eval"),
         processing_class=objective.tokenizer,
-        data_collator=WithPlaces(PadToBatch(objective.padding)),
+        data_collator=WithPlaces(PadToBatch.of(objective, model)),
         objective=objective,
         features=features,
         **own,
