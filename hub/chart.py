@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle
 from math import ceil, nan
@@ -16,9 +17,11 @@ from .comparison import CONTROLS, Column, Row, Table, label
 __all__ = ["draw"]
 
 GREYS = dict(zip(CONTROLS, ("#4d4d4d", "#7a7a7a", "#a3a3a3", "#cccccc"), strict=True))
-# Okabe and Ito's colours, which colour-blind readers tell apart too; their second round is hatched.
+# Okabe and Ito's colours, which colour-blind readers tell apart too; each further round of them is hatched otherwise.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+HATCHES = (None, "////", "....", "xxxx", "----")
 PANELS_BESIDE = 3
+CHARACTER, LINE = 0.075, 0.2  # inches that a legend takes
 GROUP, WIDEST = 0.84, 0.25  # of a group and of a bar, where groups are 1 apart
 
 
@@ -34,7 +37,10 @@ def draw(table: Table, paths: Sequence[Path]) -> None:
     groups = max(map(len, panels.values()))
     width = max(4.5, beside * max(2.4, 0.9 + groups * (0.3 + 0.19 * len(rows))))
     with matplotlib.rc_context({"svg.hashsalt": "kadapter", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(width, 0.7 + 2.5 * below), layout="constrained")
+        names = [label(row, rows) for row in rows]
+        abreast = max(1, min(4, len(rows), int(width / (0.5 + CHARACTER * max(map(len, names))))))
+        height = 0.5 + 2.5 * below + LINE * ceil(len(rows) / abreast)
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(below, beside, squeeze=False).ravel()
         for axis, ((task, split, key), columns) in zip(axes, panels.items(), strict=False):
             _panel(axis, table, columns, rows)
@@ -42,8 +48,8 @@ def draw(table: Table, paths: Sequence[Path]) -> None:
             axis.set_ylabel(f"{key.replace('_', ' ')} ({split})")
         for axis in axes[len(panels) :]:
             axis.remove()
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(rows)), frameon=False)
+        handles, _ = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=abreast, frameon=False)
         for path in paths:
             # A date in the file would make every drawing another one.
             metadata = {"Date": None} if path.suffix == ".svg" else None
@@ -77,10 +83,10 @@ def _panel(axis: Axes, table: Table, columns: list[Column], rows: list[Row]) -> 
 
 def _looks(rows: list[Row]) -> list[tuple[str, str | None]]:
     """Give controls greys and adapters colours; what comes again in one colour is hatched."""
-    colours, seen = cycle(COLOURS), set()
+    colours, seen = cycle(COLOURS), Counter[str]()
     looks: list[tuple[str, str | None]] = []
     for row in rows:
         colour = GREYS.get(row.name) or next(colours)
-        looks.append((colour, "////" if colour in seen else None))
-        seen.add(colour)
+        looks.append((colour, HATCHES[seen[colour] % len(HATCHES)]))
+        seen[colour] += 1
     return looks

@@ -451,9 +451,9 @@ def trained_on(ground, output, monkeypatch, *more):
     """The records that a run trains on, by id."""
     seen, build = [], run_task._trainer
 
-    def watch(ground_, model, splits, run):
+    def watch(ground_, model, keep, splits, run):
         seen.append(splits["train"])
-        return build(ground_, model, splits, run)
+        return build(ground_, model, keep, splits, run)
 
     monkeypatch.setattr(run_task, "_trainer", watch)
     run_task.main(flags(ground, output, *more))
