@@ -19,7 +19,7 @@ __all__ = ["draw"]
 GREYS = dict(zip(CONTROLS, ("#4d4d4d", "#7a7a7a", "#a3a3a3", "#cccccc"), strict=True))
 # Okabe and Ito's colours, which colour-blind readers tell apart too; each further round of them is hatched otherwise.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
-HATCHES = (None, "////", "....", "xxxx", "----")
+HATCHES = (None, "////", "----", "xxxx", "||||")  # of lines: dots make an SVG forty times as large
 PANELS_BESIDE = 3
 CHARACTER, LINE = 0.075, 0.2  # inches that a legend takes
 GROUP, WIDEST = 0.84, 0.25  # of a group and of a bar, where groups are 1 apart
