@@ -29,7 +29,7 @@ from kadapter.trainers.feature_arguments import CacheArguments, open_features
 from kadapter.trainers.feature_cache import Features
 from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
 from kadapter.trainers.sampling import POOL, GlobalBatchSampler
-from kadapter.trainers.trainer import keep_few_kernels
+from kadapter.trainers.trainer import spare_memory
 
 PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 
@@ -45,7 +45,7 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
     if job.get("processes", 1) > 1:
         meet(job)
     if job["contestant"].startswith("ours"):
-        keep_few_kernels()  # as its trainer does, which here comes after products that measure the limit
+        spare_memory()  # as its trainer does, which here comes after products that measure the limit
     size, device = SIZES[job["size"]], job["device"]
     dtype = torch.float32 if job["contestant"] == "official" else torch.bfloat16
     peaks = [limit(size, dtype, device)]

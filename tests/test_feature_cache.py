@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import batch, bytes_of, make_model, save_backbone, tiny_backbone
+from helpers import batch, bytes_of, make_model, run_python, save_backbone, tiny_backbone
 from tiny_runs import (
     digest,
     flags,
@@ -31,7 +31,7 @@ from kadapter.trainers import feature_trainer, run_adapter
 from kadapter.trainers.feature_arguments import room_in, size_of
 from kadapter.trainers.feature_cache import Examples, Features
 from kadapter.trainers.feature_shards import Layout, key_of
-from kadapter.trainers.trainer import keep_few_kernels
+from kadapter.trainers.trainer import spare_memory
 
 QUIET = ("--report_to", "none", "--save_strategy", "no", "--num_train_epochs", "3")
 
@@ -387,8 +387,31 @@ def test_the_kernels_of_a_few_shapes_are_kept_unless_the_user_says_otherwise(mon
     ours, theirs = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
     monkeypatch.delenv(ours, raising=False)
     monkeypatch.setenv(theirs, "7")
-    keep_few_kernels()
+    spare_memory()
     assert (os.environ.pop(ours), os.environ[theirs]) == ("64", "7")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+@pytest.mark.parametrize(("said", "stays"), [({}, False), ({"MALLOC_MMAP_THRESHOLD_": str(2**28)}, True)])
+def test_large_tensors_leave_memory_when_freed_unless_the_user_says_otherwise(tmp_path, said, stays):
+    script = """
+import torch
+from kadapter.trainers.trainer import spare_memory
+
+def anonymous():
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
+
+spare_memory()
+before = anonymous()
+for _ in range(2):  # of what was freed once, glibc would take the next from its heap
+    held = [torch.ones(size) for _ in range(20) for size in (2_000_000, 20_000)]
+    small = held[1::2]  # lie between the large ones, were those in the heap
+    del held
+print(anonymous() - before)
+"""
+    kept = run_python(script, tmp_path, package=True, **said)
+    assert (int(kept.stdout) > 60) == stays
 
 
 def test_padding_of_given_states_does_not_reach_real_tokens():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,12 @@ from .examples import column
 from .outputs import PARTIAL, last_complete_checkpoint, remove, replace_file
 from .sampling import GlobalBatchSampler
 
-__all__ = ["KAdapterTrainer", "keep_few_kernels"]
+__all__ = ["KAdapterTrainer", "spare_memory"]
 
 IGNORED = -100
 KERNELS = 64  # matrix products whose kernels a CPU keeps, by kind and shape: a step's worth, half a MiB each
+LARGE = 4 * 2**20  # bytes of a piece of memory that glibc maps by itself, and gives back as soon as it is freed
+M_MMAP_THRESHOLD = -3  # of <malloc.h>
 DISK_IS_FULL = ("PytorchStreamWriter", "iostream error")  # so torch.save says it, in a RuntimeError
 
 
@@ -45,7 +50,7 @@ class KAdapterTrainer(Trainer):
     staging: Path | None = None
 
     def __init__(self, *, objective: Any, **arguments: Any) -> None:
-        keep_few_kernels()
+        spare_memory()
         super().__init__(
             **arguments, compute_metrics=self.measure, preprocess_logits_for_metrics=predictions_and_losses
         )
@@ -193,13 +198,19 @@ def frozen_in_backbone(model: nn.Module) -> list[str]:
     return frozen
 
 
-def keep_few_kernels() -> None:
-    """Keep the kernels of fewer shapes than oneDNN and PyTorch would: 1,024 each, some 17 MiB for each new length.
+def spare_memory() -> None:
+    """Let the libraries below keep less memory to themselves; what the environment says goes before it.
 
-    It is heard before the first matrix product of the process, and what the environment says goes before it.
+    oneDNN and PyTorch keep the kernels of 1,024 shapes each, some 17 MiB for each new length: `KERNELS` are enough. It
+    is heard before the first matrix product of the process. glibc takes ever larger pieces, up to 32 MiB, from a heap
+    full of holes once it has freed one of their size; those of `LARGE` bytes stay out of it.
     """
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, str(KERNELS))
+    said = "MALLOC_MMAP_THRESHOLD_" in os.environ or "mmap_threshold" in os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform == "linux" and not said:
+        with contextlib.suppress(OSError, AttributeError):  # another C library, which has its own ways
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 class InOrder(Sampler[int]):
