@@ -14,7 +14,7 @@ import _lengths
 import _plots
 import typer
 from _rounds import Marks, Results, play
-from _tables import tell, write_json
+from _tables import by_operation, tell, write_json
 from typer.core import TyperCommand
 
 SizeOption = Annotated[Literal["large", "base", "tiny"], typer.Option(help="Shape of the backbone, as RoBERTa's.")]
@@ -35,6 +35,9 @@ Tokenizer = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Where the results are written, after every round.")]
 Markdown = Annotated[Path | None, typer.Option(help="Where the table is written.")]
+Profile = Annotated[
+    Path | None, typer.Option(help="Where it is written on what the time goes, looked at in one more round.")
+]
 Plot = Annotated[Path | None, typer.Option(callback=_plots.checked, help="Where it is drawn, as .svg or .png.")]
 CORES = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 BY_CPU_TIME = ("tokens/CPU s", "by CPU time", "CPU time")  # columns that tell nothing of what a GPU computes
@@ -78,6 +81,15 @@ def compare(benchmark: Benchmark, jobs: Mapping[str, dict[str, Any]], rounds: in
     tell(f"{title}, medians of {rounds} rounds", rows, device, threads, files.markdown)
     if files.plot is not None:
         _plots.draw(benchmark.panels(summary), files.plot)
+
+
+def profile(benchmark: Benchmark, jobs: Mapping[str, dict[str, Any]], title: str, path: Path) -> None:
+    """Run every job once more, beside a profiler, and tell where the time goes."""
+    device, threads = (next(iter(jobs.values()))[key] for key in ("device", "threads"))
+    profiled = {name: {**job, "profile": True} for name, job in jobs.items()}
+    results = play(partial(contest_in, benchmark.module), profiled, 1, device, lambda some: None)
+    shares = {name: runs[0]["shares"] for name, runs in results.items()}
+    tell(f"{title}, where the time goes", by_operation(shares), device, threads, path)
 
 
 class SpreadCommand(TyperCommand):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "transformers", "peft")
+LEAST = 0.01  # of the time, for an operation to have a row of its own
 
 
 def write_json(path: Path | None, results: Mapping[str, Any]) -> None:
@@ -55,3 +56,18 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "absent"
+
+
+def by_operation(shares: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
+    """Return a row for each operation that takes some of a contestant's time, those that take most before others."""
+    largest: dict[str, float] = {}
+    for one in shares.values():
+        for name, share in one.items():
+            largest[name] = max(share, largest.get(name, 0))
+    named = sorted((name for name in largest if largest[name] >= LEAST), key=lambda name: -largest[name])
+    told = {name: [one.get(name, 0) for one in shares.values()] for name in named}
+    told["all others"] = [1 - sum(column) for column in zip(*told.values(), strict=True)]
+    return [
+        {"operation": name, **{who: f"{share:.1%}" for who, share in zip(shares, row, strict=True)}}
+        for name, row in told.items()
+    ]

@@ -16,6 +16,7 @@ import _models
 import torch
 import torch.distributed as together
 from _limit import Time, fractions, matrix_peak, now, since
+from _profile import Profiled
 from _rounds import Marks
 from _work import QUANTIZED, SIZES, Size, training_step
 from datasets import Dataset, disable_progress_bars
@@ -34,11 +35,12 @@ from kadapter.trainers.trainer import spare_memory
 PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 
 
-def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
+def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
     """Train one contestant for some steps; return its rate, the limit, and the share of the limit that it reached.
 
     A job says contestant, size, batch, steps, warmup, longest, lengths, adapters, device, threads and round, and may
-    say processes, which share each batch, and corpus: the number of sentences that all but a few steps leave alone.
+    say processes, which share each batch, corpus: the number of sentences that all but a few steps leave alone, and
+    profile: that shares of the time are told, operation by operation.
     """
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["round"])
@@ -49,8 +51,9 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
     size, device = SIZES[job["size"]], job["device"]
     dtype = torch.float32 if job["contestant"] == "official" else torch.bfloat16
     peaks = [limit(size, dtype, device)]
+    profiled = Profiled(marks, device) if job.get("profile") else None
     trained = official if job["contestant"] == "official" else under_the_trainer
-    lengths, taken = trained(job, marks)
+    lengths, taken = trained(job, profiled or marks)
     peaks.append(limit(size, dtype, device))
     taken, peaks = of_all(taken, peaks)
     operations = training_step(job["contestant"], size, lengths, job["adapters"])
@@ -60,6 +63,7 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
         "seconds_per_step": taken.wall / job["steps"],
         "mflop_per_token": operations / sum(lengths) / 1e6,
         **fractions(operations, taken, peaks),
+        **({"shares": profiled.shares()} if profiled else {}),
     }
 
 
@@ -122,7 +126,7 @@ def of_all(taken: Time, peaks: list[Time]) -> tuple[Time, list[Time]]:
 # ---- as published -------------------------------------------------------------------------------------------------
 
 
-def official(job: dict[str, Any], marks: Marks) -> tuple[list[int], Time]:
+def official(job: dict[str, Any], marks: Marks | Profiled) -> tuple[list[int], Time]:
     """Run the official procedure's steps; return the lengths that were trained on, and the time.
 
     float32, all sentences padded to one length and in random order, clipping, and AdamW as a loop over tensors.
@@ -163,7 +167,7 @@ def to_fixed_length(batch: dict[str, torch.Tensor], length: int, device: str) ->
 # ---- under transformers' Trainer ----------------------------------------------------------------------------------
 
 
-def under_the_trainer(job: dict[str, Any], marks: Marks) -> tuple[list[int], Time]:
+def under_the_trainer(job: dict[str, Any], marks: Marks | Profiled) -> tuple[list[int], Time]:
     """Train under --bf16 in batches of like length; return the lengths that were trained on, and the time."""
     corpus = job.get("corpus")
     last = int("cached" in job["contestant"] and not corpus)  # the first epoch fills the cache
@@ -260,7 +264,7 @@ def measured_lengths(data: Dataset, job: dict[str, Any], epoch: int) -> list[int
 class Stopwatch(TrainerCallback):
     """Takes the time of one epoch, from the end of its last warm-up step to the end of its last step."""
 
-    def __init__(self, marks: Marks, job: dict[str, Any], epoch: int) -> None:
+    def __init__(self, marks: Marks | Profiled, job: dict[str, Any], epoch: int) -> None:
         self.marks, self.device = marks, job["device"]
         self.last = (1 + epoch) * (job["warmup"] + job["steps"])
         self.first = self.last - job["steps"]

@@ -45,6 +45,7 @@ def main(
     json_file: told.Json = None,
     markdown: told.Markdown = None,
     plot: told.Plot = None,
+    profile: told.Profile = None,
 ) -> None:
     """Train every contestant in each round and compare."""
     for one in contestants:
@@ -59,6 +60,8 @@ def main(
     jobs = {one: {**shared, "contestant": one} for one in able(contestants)}
     title = f"Training, RoBERTa-{size} sizes, batches of {batch} sentences, {shared['sentences']}"
     told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
+    if profile is not None:
+        told.profile(BENCHMARK, jobs, title, profile)
 
 
 def able(contestants: list[str]) -> list[str]:

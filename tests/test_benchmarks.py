@@ -76,6 +76,20 @@ def test_training_steps_of_the_official_procedure_and_of_ours_are_compared_and_d
     assert "lengths recorded of FewRel" in printed and "lengths recorded of FewRel" in results["ours"]["sentences"]
 
 
+def test_where_the_time_of_training_goes_is_told_by_operation(benchmark, tmp_path):
+    path = tmp_path / "profile.md"
+    names = ["--contestants", "official", "ours-cached"]
+    results, printed = benchmark("train_step", *TRAINING, *names, "--profile", str(path))
+    written = path.read_text(encoding="utf-8")
+    assert written in printed and all("shares" not in one for one in results.values())
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in written.splitlines() if line.startswith("| ")]
+    assert rows[0] == ["operation", "official", "ours-cached"] and rows[-1][0] == "all others"
+    shares = {name: [float(cell.rstrip("%")) for cell in cells] for name, *cells in rows[1:]}
+    assert shares["aten::mm"][0] > 0 and "aten::copy_" in shares  # backward products, and casts
+    for column in zip(*shares.values(), strict=True):
+        assert sum(column) == pytest.approx(100, abs=0.1 * len(shares))
+
+
 def test_lengths_are_those_of_the_release_beside_the_repository_where_there_is_one(benchmark, tmp_path):
     shared = tmp_path / "shared"
     write_corpus(shared / "data/fewrel", "fewrel")
