@@ -6,8 +6,10 @@ that weights and configuration of two saves, or a configuration edited by hand, 
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ from transformers.utils import cached_file, logging
 
 from .backbone_kadapter import check_shapes
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
-from .saving_kadapter import CONFIG, STRUCTURE, WEIGHTS, digest_of, write_directory
-from .sources_kadapter import fetch_referred, note_sources
+from .saving_kadapter import ALIGNMENT, CONFIG, STRUCTURE, WEIGHTS, all_finite, as_one, digest_of
+from .sources_kadapter import fetch_referred, note_sources, tensors_under
 
-__all__ = ["Artifact", "copy_strictly", "merge", "read_artifact", "split_composition", "write_directory"]
+__all__ = ["WEIGHTS_FOLLOW", "Artifact", "copy_strictly", "merge", "read_artifact", "read_parts", "split_composition"]
 
 logger = logging.get_logger(__name__)
+WEIGHTS_FOLLOW = ContextVar("WEIGHTS_FOLLOW", default=False)
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Artifact:
     tensors: dict[str, Tensor]
     where: str
     written: dict[str, Any]  # config.json as it stands
+    unchecked: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # by file
 
     @property
     def head(self) -> str | None:
@@ -42,9 +46,23 @@ class Artifact:
         saved_as = (self.config.get("architectures") or ["KAdapterModel"])[0]
         return None if saved_as == "KAdapterModel" else saved_as
 
+    def check(self) -> None:
+        """Refuse tensors with NaN or infinite values, for which all of them are read into memory.
+
+        Raises:
+            ValueError: there are such; the sentence names the file and the first of them.
+        """
+        while self.unchecked:
+            path, tensors = self.unchecked.popitem()
+            if all(map(all_finite, as_one(tensors.values()))):
+                continue
+            for key, one in tensors.items():
+                if not all_finite(one):
+                    raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; fetch or train it again")
+
 
 def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
-    """Read config.json and model.safetensors of one artifact, from a directory or the Hub.
+    """Read config.json and model.safetensors of one artifact, from a directory or the Hub; its `check` is still due.
 
     Adapters to which it refers are read from where it says, and must be what they were.
 
@@ -55,7 +73,8 @@ def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
     """
     part = _read_own(os.fspath(id_or_path), **reading)
     adapters = part.config.get("adapters") or {}
-    part.tensors.update(fetch_referred(adapters, part.where, reading, _read_own))
+    elsewhere = {name: one for name, one in adapters.items() if not tensors_under(f"adapters.{name}.", part.tensors)}
+    part.tensors.update(fetch_referred(elsewhere, part.where, reading, _read_own))
     return part
 
 
@@ -63,16 +82,16 @@ def _read_own(where: str, **reading: Any) -> Artifact:
     """Read what an artifact itself holds."""
     written = _read_config(_file(where, CONFIG, reading), where)
     file = _file(where, WEIGHTS, reading)
-    tensors, record = _read_weights(file)
+    tensors, record, hashes = _read_weights(file)
     config = _reconcile(written, record, where)
     try:
         KAdapterConfig.from_dict(dict(config))
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {CONFIG} describes no K-Adapter model ({error}); save it again") from error
-    part = Artifact(config, {key.removeprefix("kadapter."): one for key, one in tensors.items()}, where, written)
+    inside = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
+    part = Artifact(config, inside, where, written, {file: tensors} if tensors else {})
     _check_names(part)
-    adapters = config.get("adapters") or {}
-    config["adapters"] = note_sources(adapters, part.tensors, where, file, reading.get("subfolder"))
+    config["adapters"] = note_sources(part, hashes, file, reading.get("subfolder"))
     return part
 
 
@@ -120,17 +139,18 @@ def _reconcile(written: dict[str, Any], record: dict[str, Any], where: str) -> d
     return {**written, **{key: record[key] for key in STRUCTURE if key in record}}  # the record knows the order, too
 
 
-def _read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    """Return a file's tensors, mapped into memory, the configuration they were saved with, and adapters' hashes."""
     try:
         with safe_open(path, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-            record = json.loads((opened.metadata() or {}).get("kadapter", "{}"))
+            metadata = opened.metadata() or {}
+            record, hashes = (json.loads(metadata.get(key, "{}")) for key in ("kadapter", "hashes"))
+            if not (isinstance(record, dict) and isinstance(hashes, dict)):
+                raise ValueError("what its metadata tell are no records")
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch or save the artifact again") from error
-    for key, one in tensors.items():
-        if one.is_floating_point() and not torch.isfinite(one).all():
-            raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; fetch or train it again")
-    return tensors, record
+    return tensors, record, hashes
 
 
 # ---- composing ----------------------------------------------------------------------------------------------------
@@ -198,7 +218,8 @@ def merge(parts: Sequence[Artifact]) -> Artifact:
     config.update(
         adapters=adapters, active_adapters=None, fusion="add", inner_projections=False, architectures=["KAdapterModel"]
     )
-    return Artifact(config, tensors, " + ".join(part.where for part in parts), first.written)
+    unchecked = {path: one for part in parts for path, one in part.unchecked.items()}
+    return Artifact(config, tensors, " + ".join(part.where for part in parts), first.written, unchecked)
 
 
 def say_what_is_left_out(part: Artifact) -> None:
@@ -226,8 +247,18 @@ def check_same_backbone(config: dict[str, Any], part: Artifact) -> None:
 # ---- into the model -----------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def weights_to_follow() -> Iterator[None]:
+    """Make no weights for the adapters of a new model, since an artifact's take their place."""
+    token = WEIGHTS_FOLLOW.set(True)
+    try:
+        yield
+    finally:
+        WEIGHTS_FOLLOW.reset(token)
+
+
 def copy_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], where: str, prefix: str = "") -> None:
-    """Put tensors into a module, every one of them and nothing else, in the dtype in which they are stored.
+    """Put an artifact's tensors into a module, all of them and nothing else, in the dtype in which they are stored.
 
     Raises:
         ValueError: tensors are missing, extra or of another shape; the sentence names the first of them.
@@ -245,11 +276,16 @@ def copy_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], where: st
             raise ValueError(
                 f"{where}: tensor {prefix + key!r} has shape {shapes}; use the configuration it was saved with"
             )
-    device = next(iter(expected.values())).device if expected else None
-    # Memory of their own: a tensor in a mapped file starts at any byte, and some matrix products add in another order
-    # then, so that an output would differ in its last bit from that of the model that was saved.
-    own = {key: one.to(device, copy=True) for key, one in tensors.items()}
-    module.load_state_dict(own, strict=False, assign=True)
+    module.load_state_dict({key: _aligned(one) for key, one in tensors.items()}, strict=False, assign=True)
+
+
+def _aligned(one: Tensor) -> Tensor:
+    """Return a tensor as it is mapped, or a copy where the file has it at any byte.
+
+    There some matrix products add in another order, so that an output would differ in its last bit from that of the
+    model that was saved.
+    """
+    return one if one.data_ptr() % ALIGNMENT == 0 else one.clone()
 
 
 def check_adapter(part: Artifact, name: str) -> KnowledgeAdapterConfig:

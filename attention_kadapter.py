@@ -4,7 +4,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Attention", "attention_mask_of"]
+__all__ = ["Attention", "Linear", "attention_mask_of"]
+
+
+class Linear(nn.Linear):
+    """torch's Linear, which draws no weights where others are about to take their place."""
+
+    def reset_parameters(self) -> None:
+        """Draw new weights, unless they have no memory: on the meta device too that takes longer than a load."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class Attention(nn.Module):
@@ -13,8 +22,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float, eps: float) -> None:
         super().__init__()
         self.heads, self.attention_dropout = heads, attention_dropout
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.dense = nn.Linear(width, width)
+        self.query, self.key, self.value = (Linear(width, width) for _ in range(3))
+        self.dense = Linear(width, width)
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(width, eps=eps)
 

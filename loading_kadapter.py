@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .artifacts_kadapter import Artifact, copy_strictly, merge, read_parts
+from .artifacts_kadapter import Artifact, copy_strictly, merge, read_parts, weights_to_follow
 from .backbone_kadapter import READING, resolve_backbone
 from .configuration_kadapter import BACKBONE_FIELDS, KAdapterConfig
 from .saving_kadapter import STRUCTURE, upload, write_artifact
@@ -100,8 +101,12 @@ class ArtifactVerbs:
         part = merge(read_parts(pretrained_model_name_or_path, compose_with, reading))
         config = _config_for(part, config, kwargs)
         trained = tensors_under("backbone.", part.tensors)
-        module = resolve_backbone(config, backbone, {**for_backbone, **(backbone_kwargs or {})}, trained)
-        model = cls(config, module)
+        with ThreadPoolExecutor(1) as beside:
+            checked = beside.submit(part.check)
+            module = resolve_backbone(config, backbone, {**for_backbone, **(backbone_kwargs or {})}, trained)
+        checked.result()
+        with weights_to_follow():
+            model = cls(config, module)
         model._load_strictly(part)
         model._place(next(module.parameters()).device, dtype if isinstance(dtype, torch.dtype) else None)
         info = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
@@ -139,7 +144,8 @@ class ArtifactVerbs:
 
     def _place(self, device: torch.device, dtype: torch.dtype | None) -> None:
         for _, module in self._own_parts():
-            module.to(device=device, dtype=dtype)
+            if dtype is not None or any(one.device != device for one in module.parameters()):
+                module.to(device=device, dtype=dtype)
 
     # ---- saving ---------------------------------------------------------------------------------------------------
 

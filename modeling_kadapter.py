@@ -26,8 +26,8 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import ModelOutput, logging
 
-from .artifacts_kadapter import copy_strictly
-from .attention_kadapter import Attention, attention_mask_of
+from .artifacts_kadapter import WEIGHTS_FOLLOW, copy_strictly
+from .attention_kadapter import Attention, Linear, attention_mask_of
 from .backbone_kadapter import random_backbone
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name, check_choice
 from .encoding_kadapter import encode_entities, mark_entities, special_tokens
@@ -82,10 +82,10 @@ class AdapterBlock(GradientCheckpointingLayer):
         dropout, eps = config.hidden_dropout_prob, config.layer_norm_eps
         attention_dropout = config.attention_probs_dropout_prob
         self.attention = Attention(config.hidden_size, config.num_attention_heads, dropout, attention_dropout, eps)
-        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate = Linear(config.hidden_size, config.intermediate_size)
         check_choice("hidden_act", config.hidden_act, ACT2FN)
         self.activation = ACT2FN[config.hidden_act]
-        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output = Linear(config.intermediate_size, config.hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=eps)
 
@@ -105,10 +105,10 @@ class KnowledgeAdapterLayer(nn.Module):
         self.blocks = nn.ModuleList(AdapterBlock(config) for _ in range(config.num_hidden_layers))
         if not self.blocks:
             return
-        self.down_project = nn.Linear(backbone_hidden_size, config.hidden_size)
-        self.up_project = nn.Linear(config.hidden_size, backbone_hidden_size)
+        self.down_project = Linear(backbone_hidden_size, config.hidden_size)
+        self.up_project = Linear(config.hidden_size, backbone_hidden_size)
         for projection in (self.down_project, self.up_project):
-            if config.projection_initializer_range is not None:
+            if config.projection_initializer_range is not None and not projection.weight.is_meta:
                 nn.init.normal_(projection.weight, std=config.projection_initializer_range)
                 nn.init.zeros_(projection.bias)
 
@@ -202,7 +202,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         self.adapters = nn.ModuleDict()
         for name in config.adapters:
             self._check_free(name)
-            self.adapters[name] = self._new_adapter(name, config.adapter_config(name))
+            self.adapters[name] = self._new_adapter(name, config.adapter_config(name), WEIGHTS_FOLLOW.get())
         self.fusion = new_fusion(config, list(self.adapters))
         self.post_init()
         self.backbone = backbone if backbone is not None else random_backbone(config)
@@ -288,20 +288,21 @@ class KAdapterModel(KAdapterPreTrainedModel):
     def train(self, mode: bool = True) -> KAdapterModel:
         """Set training mode; what is frozen, backbone or adapter, stays in eval mode."""
         super().train(mode)
-        for part in (self.backbone, *self.adapters.values()) if "backbone" in self._modules else ():
-            part.train(mode and any(one.requires_grad for one in part.parameters()))
+        for part in (self.backbone, *self.adapters.values()) if mode and "backbone" in self._modules else ():
+            part.train(any(one.requires_grad for one in part.parameters()))
         return self
 
-    def _new_adapter(self, name: str, config: KnowledgeAdapterConfig) -> KnowledgeAdapter:
+    def _new_adapter(self, name: str, config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgeAdapter:
         config = config.for_backbone(self.config.num_hidden_layers)
         self.config.adapters[name] = config.to_dict()
-        return KnowledgeAdapter(config, self.config.hidden_size)
+        with torch.device("meta") if weights_follow else torch.get_default_device():
+            return KnowledgeAdapter(config, self.config.hidden_size)
 
     def _insert(
         self, name: str, config: KnowledgeAdapterConfig, tensors: dict[str, Tensor] | None = None, where: str = ""
     ) -> None:
         self._check_free(name)
-        adapter = self._new_adapter(name, config)
+        adapter = self._new_adapter(name, config, weights_follow=tensors is not None)
         if tensors is not None:
             try:
                 copy_strictly(adapter, tensors, where, f"adapters.{name}.")

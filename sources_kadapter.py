@@ -34,19 +34,21 @@ def adapter_hash(values: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def note_sources(
-    adapters: dict[str, Any], tensors: dict[str, Tensor], where: str, file: str, subfolder: str | None
-) -> dict[str, Any]:
-    """Return an artifact's adapters, each that it holds itself with its source; `file` is one of the artifact's."""
+def note_sources(part: Any, hashes: dict[str, str], file: str, subfolder: str | None) -> dict[str, Any]:
+    """Return an artifact's adapters, each that it holds itself with its source; `file` is one of the artifact's.
+
+    `hashes` are those that were noted when it was saved; where one is missing it is computed.
+    """
+    where, tensors = part.where, part.tensors
     place = {
         "name_or_path": os.path.abspath(where) if os.path.isdir(where) else where,
         "revision": None if os.path.isdir(where) else extract_commit_hash(file, None),
         "subfolder": subfolder or "",
     }
     noted = {}
-    for name, values in adapters.items():
-        own = tensors_under(f"adapters.{name}.", tensors)
-        source = {**place, "adapter": name, "hash": adapter_hash(values, own)} if own else {}
+    for name, values in (part.config.get("adapters") or {}).items():
+        own, found = tensors_under(f"adapters.{name}.", tensors), hashes.get(name)
+        source = {**place, "adapter": name, "hash": found or adapter_hash(values, own)} if own else {}
         noted[name] = {**values, "source": values.get("source") or source}
     return noted
 
@@ -105,6 +107,7 @@ def fetch_referred(
                 f"adapter {name!r}, with which {where} was trained, can't be read from {told}: {error}. Put it back "
                 "there, or save the model with bundle_adapters=True where it still loads"
             ) from error
+        part.check()
         held = tensors_under(f"adapters.{source['adapter']}.", part.tensors)
         found = adapter_hash(part.config["adapters"][source["adapter"]], held) if held else "none"
         if found != source["hash"]:

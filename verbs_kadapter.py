@@ -75,6 +75,7 @@ class AdapterVerbs:
         if adapter_name is not None:
             check_adapter_name(adapter_name)
         part = read_artifact(id_or_path, **kwargs)
+        part.check()
         check_same_backbone(self.config.to_dict(), part)
         names = list(part.config["adapters"])
         if adapter_name is not None and len(names) != 1:

@@ -291,6 +291,85 @@ def test_a_backbone_that_lacks_a_tensor_is_refused(tmp_path, backbone):
         KAdapterModel.from_backbone(backbone)
 
 
+# ---- loading what is on the disk, and no more ----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/maps")
+def test_loaded_weights_are_those_in_the_file_itself_and_none_are_drawn_for_them(tmp_path, backbone):
+    saved = KAdapterModel.from_backbone(backbone)
+    for name in ("fac", "lin"):
+        saved.add_adapter(name, small_adapter(hidden_size=16))  # 64 bytes, so that no tensor ends at another byte
+        saved.save_adapter(tmp_path / name, name)
+    torch.manual_seed(0)
+    first = torch.rand(1)
+    torch.manual_seed(0)
+    model = KAdapterModel.from_pretrained(tmp_path / "fac")
+    model.load_adapter(str(tmp_path / "lin"))
+    assert torch.equal(torch.rand(1), first) and bytes_of(model.adapters) == bytes_of(saved.adapters)
+    with open("/proc/self/maps", encoding="utf-8") as lines:
+        spans = [line.split()[0].split("-") for line in lines if line.strip().endswith("/model.safetensors")]
+    spans = [(int(begin, 16), int(end, 16)) for begin, end in spans]
+    for name, one in model.adapters.named_parameters():
+        assert any(begin <= one.data_ptr() < end for begin, end in spans), name
+        assert one.data_ptr() % 64 == 0, name
+
+
+def test_weights_at_any_byte_of_a_file_come_back_bit_equal(backbone, artifact):
+    expected = output(KAdapterModel.from_pretrained(artifact))
+    for more in range(0, 64, 8):
+        path = artifact / "model.safetensors"
+        save_file(load_file(path), path, metadata={"more": " " * more})
+        assert torch.equal(output(KAdapterModel.from_pretrained(artifact)), expected), more
+
+
+def test_an_adapters_hash_is_the_same_whether_it_was_noted_or_not(artifact):
+    noted = KAdapterModel.from_pretrained(artifact).config.adapters["fac"]["source"]["hash"]
+    path = artifact / "model.safetensors"
+    save_file(load_file(path), path)
+    assert KAdapterModel.from_pretrained(artifact).config.adapters["fac"]["source"]["hash"] == noted
+
+
+def test_weights_changed_behind_their_noted_hash_are_never_left_out_of_a_save(tmp_path, artifact):
+    rewrite(artifact, lambda tensors: {key: one + 1 for key, one in tensors.items()})
+    model = KAdapterForEntityPairClassification.from_pretrained(artifact)
+    model.save_pretrained(tmp_path / "out", bundle_adapters=False)
+    assert KEY.replace("adapters", "kadapter.adapters") in load_file(tmp_path / "out/model.safetensors")
+
+
+def test_each_file_of_weights_is_opened_once(artifact, monkeypatch):
+    opened = []
+
+    def open_one(path, **keywords):
+        opened.append(path)
+        return safe_open(path, **keywords)
+
+    monkeypatch.setattr("kadapter.artifacts_kadapter.safe_open", open_one)
+    KAdapterModel.from_pretrained(artifact)
+    assert opened == [str(artifact / "model.safetensors")]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinite_values_are_refused_by_file_and_tensor(tmp_path, backbone, artifact, value, mixed):
+    def spoil(tensors):
+        tensors[KEY][0, 0] = value
+        if mixed:
+            tensors.update({key: one.half() for key, one in tensors.items() if key.endswith("bias")})
+        else:
+            tensors[KEY][0, 1] = -value
+
+    rewrite(artifact, spoil)
+    for load in (KAdapterModel.from_pretrained, make_model(backbone, "lin").load_adapter):
+        with pytest.raises(ValueError, match=f"model.safetensors: tensor '{KEY}' holds NaN or infinite values"):
+            load(str(artifact))
+
+
+def test_values_whose_sum_is_too_large_for_their_dtype_are_taken(artifact):
+    rewrite(artifact, lambda tensors: {**tensors, KEY: torch.full_like(tensors[KEY], 3e38)})
+    weight = KAdapterModel.from_pretrained(artifact).adapters["fac"].layers[0].down_project.weight
+    assert torch.equal(weight, torch.full_like(weight, 3e38))
+
+
 # ---- strict loading -----------------------------------------------------------------------------------------------
 
 

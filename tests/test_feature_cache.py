@@ -388,7 +388,7 @@ def test_the_kernels_of_a_few_shapes_are_kept_unless_the_user_says_otherwise(mon
     monkeypatch.delenv(ours, raising=False)
     monkeypatch.setenv(theirs, "7")
     spare_memory()
-    assert (os.environ.pop(ours), os.environ[theirs]) == ("64", "7")
+    assert (os.environ.pop(ours), os.environ[theirs]) == ("32", "7")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")

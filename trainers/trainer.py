@@ -29,7 +29,7 @@ from .sampling import GlobalBatchSampler
 __all__ = ["KAdapterTrainer", "spare_memory"]
 
 IGNORED = -100
-KERNELS = 64  # matrix products whose kernels a CPU keeps, by kind and shape: a step's worth, half a MiB each
+KERNELS = 32  # matrix products whose kernels a CPU keeps, by kind and shape: a step's worth, half a MiB each
 LARGE = 4 * 2**20  # bytes of a piece of memory that glibc maps by itself, and gives back as soon as it is freed
 M_MMAP_THRESHOLD = -3  # of <malloc.h>
 DISK_IS_FULL = ("PytorchStreamWriter", "iostream error")  # so torch.save says it, in a RuntimeError
