@@ -198,8 +198,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        self.adapters_enabled = True
-        self.adapters = nn.ModuleDict()
+        self.adapters_enabled, self.adapters = True, nn.ModuleDict()
         for name in config.adapters:
             self._check_free(name)
             self.adapters[name] = self._new_adapter(name, config.adapter_config(name), WEIGHTS_FOLLOW.get())
