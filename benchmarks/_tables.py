@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 LIBRARIES = ("torch", "transformers", "peft")
@@ -56,6 +57,11 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "absent"
+
+
+def times(values: Sequence[float], others: Sequence[float]) -> float:
+    """Return how many times the others the values are: the median of what each round says, since machines change."""
+    return median(one / other for one, other in zip(values, others, strict=True))
 
 
 def by_operation(shares: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:

@@ -15,9 +15,11 @@ import _commands as told
 import typer
 from _plots import Lines
 from _rounds import Results
+from _tables import times
 
 ADAPTERS, BATCHES = [0, 1, 2, 4], [1, 4, 16, 64]
-NUMBERS = ("latency_ms", "tokens_per_second", "tokens_per_cpu_second", "sentences_per_second")
+RATES = ("tokens_per_second", "tokens_per_cpu_second")
+NUMBERS = ("latency_ms", "sentences_per_second", *RATES)
 LIMITS = ("fraction_of_limit", "fraction_of_limit_by_cpu")
 
 
@@ -71,10 +73,7 @@ def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     rows = []
     for name, one in summary.items():
         for batch, rates in one["tokens_per_second"].items():
-            times = {
-                key: median(summary[first][key][batch]) / median(one[key][batch])
-                for key in ("tokens_per_second", "tokens_per_cpu_second")
-            }
+            longer = {key: times(summary[first][key][batch], one[key][batch]) for key in RATES}
             rows.append(
                 {
                     "contestant": name,
@@ -82,8 +81,8 @@ def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
                     "latency ms": f"{median(one['latency_ms'][batch]):.1f}",
                     "tokens/s": f"{median(rates):.0f}",
                     "sentences/s": f"{median(one['sentences_per_second'][batch]):.1f}",
-                    f"time against {first}": f"{times['tokens_per_second']:.2f}x",
-                    "CPU time": f"{times['tokens_per_cpu_second']:.2f}x",
+                    f"time against {first}": f"{longer['tokens_per_second']:.2f}x",
+                    "CPU time": f"{longer['tokens_per_cpu_second']:.2f}x",
                     "of the limit": f"{one['fraction_of_limit'][batch]:.1%}",
                     "by CPU time": f"{one['fraction_of_limit_by_cpu'][batch]:.1%}",
                     "anonymous MiB": f"{one['peak_anonymous_mib']:.0f}",

@@ -18,6 +18,7 @@ import _commands as told
 import typer
 from _plots import Bars
 from _rounds import Marks, Results, play
+from _tables import times
 
 ADAPTERS = [0, 2]
 TIMES = ("seconds", "seconds_to_first_answer", "cpu_seconds_to_first_answer")
@@ -77,15 +78,15 @@ def summary(results: Results) -> dict[str, dict[str, Any]]:
 def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     """Return a row for each contestant, its time beside that of the first."""
     first = next(iter(summary))
-    alone = {key: median(summary[first][key]) for key in TIMES}
+    longer = {name: {key: times(one[key], summary[first][key]) for key in TIMES} for name, one in summary.items()}
     return [
         {
             "contestant": name,
-            "seconds": f"{(loaded := median(one['seconds'])):.2f}",
-            f"against {first}": f"{loaded / alone['seconds']:.2f}x",
-            "to first answer": f"{(ready := median(one['seconds_to_first_answer'])):.2f}",
-            f"against {first}, to first answer": f"{ready / alone['seconds_to_first_answer']:.2f}x",
-            "CPU time": f"{median(one[TIMES[-1]]) / alone[TIMES[-1]]:.2f}x",
+            "seconds": f"{median(one['seconds']):.2f}",
+            f"against {first}": f"{longer[name]['seconds']:.2f}x",
+            "to first answer": f"{median(one['seconds_to_first_answer']):.2f}",
+            f"against {first}, to first answer": f"{longer[name]['seconds_to_first_answer']:.2f}x",
+            "CPU time": f"{longer[name]['cpu_seconds_to_first_answer']:.2f}x",
             "of the limit": f"{one['fraction_of_limit']:.1%}",
             "anonymous MiB": f"{one['peak_anonymous_mib']:.0f}",
             "resident MiB": f"{one['peak_rss_mib']:.0f}",

@@ -20,6 +20,7 @@ import _commands as told
 import typer
 from _plots import Bars
 from _rounds import Results
+from _tables import times
 from _work import CONTESTANTS, QUANTIZED
 
 ALL = [one for one in CONTESTANTS if one != QUANTIZED]
@@ -95,14 +96,14 @@ def summary(results: Results) -> dict[str, dict[str, Any]]:
 
 def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     """Return a row for each contestant, its rate beside that of the first."""
-    first = median(next(iter(summary.values()))["tokens_per_second"])
+    first = next(iter(summary))
     return [
         {
             "contestant": name,
-            "tokens/s": f"{(rate := median(one['tokens_per_second'])):.0f}",
+            "tokens/s": f"{median(rates := one['tokens_per_second']):.0f}",
             "tokens/CPU s": f"{median(one['tokens_per_cpu_second']):.0f}",
-            "lowest to highest": f"{min(one['tokens_per_second']):.0f} to {max(one['tokens_per_second']):.0f}",
-            f"against {next(iter(summary))}": f"{rate / first:.2f}x",
+            "lowest to highest": f"{min(rates):.0f} to {max(rates):.0f}",
+            f"against {first}": f"{times(rates, summary[first]['tokens_per_second']):.2f}x",
             "MFLOP/token": f"{one['mflop_per_token']:.4g}",
             "of the limit": f"{one['fraction_of_limit']:.1%}",
             "by CPU time": f"{one['fraction_of_limit_by_cpu']:.1%}",
