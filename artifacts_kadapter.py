@@ -6,6 +6,7 @@ that weights and configuration of two saves, or a configuration edited by hand, 
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -276,16 +277,16 @@ def copy_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], where: st
             raise ValueError(
                 f"{where}: tensor {prefix + key!r} has shape {shapes}; use the configuration it was saved with"
             )
-    module.load_state_dict({key: _aligned(one) for key, one in tensors.items()}, strict=False, assign=True)
+    module.load_state_dict({key: _usable(one) for key, one in tensors.items()}, strict=False, assign=True)
 
 
-def _aligned(one: Tensor) -> Tensor:
+def _usable(one: Tensor) -> Tensor:
     """Return a tensor as it is mapped, or a copy where the file has it at any byte.
 
     There some matrix products add in another order, so that an output would differ in its last bit from that of the
-    model that was saved.
+    model that was saved. On Windows all are copied, since a file that is mapped could not be replaced by a save.
     """
-    return one if one.data_ptr() % ALIGNMENT == 0 else one.clone()
+    return one if one.data_ptr() % ALIGNMENT == 0 and sys.platform != "win32" else one.clone()
 
 
 def check_adapter(part: Artifact, name: str) -> KnowledgeAdapterConfig:
