@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Positions", "Taps", "check_tapped", "give_back", "positions_of", "release"]
+__all__ = ["Positions", "Taps", "check_tapped", "give_back", "glibc", "positions_of", "release"]
 
 
 class Positions(NamedTuple):
@@ -161,6 +161,11 @@ def release(backbone: nn.Module) -> None:
 
 def give_back() -> None:
     """Give the memory that was freed back to the system, which glibc else keeps in its heap for itself."""
+    glibc("malloc_trim", 0)
+
+
+def glibc(function: str, *arguments: int) -> None:
+    """Call a function of glibc, and nothing where the C library is another, which has its own ways."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library, which has its own ways
-            ctypes.CDLL(None).malloc_trim(0)
+        with contextlib.suppress(OSError, AttributeError):
+            getattr(ctypes.CDLL(None), function)(*arguments)

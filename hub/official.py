@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..saving_kadapter import all_finite
+
 __all__ = ["OfficialCheckpoint", "official_name", "read_official"]
 
 PREFIXES = ("fac_adapter.", "lin_adapter.")  # in the order in which the official code concatenates them
@@ -166,7 +168,7 @@ def _tensors(path: Path, loaded: Any) -> dict[str, Tensor]:
     for key, one in loaded.items():
         if not isinstance(key, str) or not isinstance(one, Tensor):
             raise ValueError(f"{path}: {key!r} is a {type(one).__name__}, not a tensor; save the model's state_dict")
-        if not torch.isfinite(one).all():
+        if not all_finite(one):
             raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; copy or train it again")
     return dict(loaded)
 

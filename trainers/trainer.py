@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from ..tapping_kadapter import give_back
+from ..tapping_kadapter import give_back, glibc
 from .examples import column
 from .outputs import PARTIAL, last_complete_checkpoint, remove, replace_file
 from .sampling import GlobalBatchSampler
@@ -208,9 +205,8 @@ def spare_memory() -> None:
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, str(KERNELS))
     said = "MALLOC_MMAP_THRESHOLD_" in os.environ or "mmap_threshold" in os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform == "linux" and not said:
-        with contextlib.suppress(OSError, AttributeError):  # another C library, which has its own ways
-            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+    if not said:
+        glibc("mallopt", M_MMAP_THRESHOLD, LARGE)
 
 
 class InOrder(Sampler[int]):
