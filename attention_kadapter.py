@@ -1,10 +1,14 @@
-"""Self-attention as in BERT, of which adapters and one of the heads are made."""
+"""What adapters and heads are made of: linear maps, dropout, and self-attention as in BERT."""
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Attention", "Linear", "attention_mask_of"]
+__all__ = ["Attention", "Dropout", "Linear", "attention_mask_of"]
+
+BITS = 16  # random bits of which dropout takes its choice for one value, a quarter of what PyTorch draws at a time
 
 
 class Linear(nn.Linear):
@@ -16,15 +20,37 @@ class Linear(nn.Linear):
             super().reset_parameters()
 
 
+class Dropout(nn.Dropout):
+    """torch's Dropout, from fewer random bits on a CPU."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Zero values of a tensor of any shape with probability p, and scale the others by 1 / (1 - p)."""
+        return dropped(states, self.p) if self.training else states
+
+
+def dropped(states: Tensor, probability: float) -> Tensor:
+    """Return states with dropout, whose probability on a CPU is rounded to a multiple of 2**-16.
+
+    PyTorch draws 64 bits for each value, on one thread of a CPU; of these 64 are enough for four.
+    """
+    dropped_of = round(probability * 2**BITS)
+    if states.device.type != "cpu" or not 0 < dropped_of < 2**BITS or torch.compiler.is_compiling():
+        return F.dropout(states, probability)
+    drawn = torch.empty(math.ceil(states.numel() * BITS / 64), dtype=torch.int64)
+    drawn.random_(torch.iinfo(torch.int64).min, None)
+    kept = drawn.view(torch.int16)[: states.numel()].view(states.shape).ge_(dropped_of - 2 ** (BITS - 1))  # 1 or 0
+    return states * kept.to(states.dtype).div_(1 - dropped_of / 2**BITS)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with residual and layer norm after it, by `scaled_dot_product_attention`."""
+    """Multi-head self-attention with residual and layer norm after it."""
 
     def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float, eps: float) -> None:
         super().__init__()
         self.heads, self.attention_dropout = heads, attention_dropout
         self.query, self.key, self.value = (Linear(width, width) for _ in range(3))
         self.dense = Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layer_norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, states: Tensor, mask: Tensor | None, among: Tensor | None = None) -> Tensor:
@@ -36,9 +62,21 @@ class Attention(nn.Module):
         given = ((self.query, states), (self.key, among), (self.value, among))
         query, key, value = (one(read).unflatten(-1, (self.heads, -1)).transpose(1, 2) for one, read in given)
         dropout = self.attention_dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        context = attend(query, key, value, mask, dropout)  # (B, heads, n, D / heads)
         context = self.dense(context.transpose(1, 2).flatten(2))  # (B, n, D)
         return self.layer_norm(states + self.dropout(context))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Return the context of queries (batch, heads, n, width) among keys and values (batch, heads, sequence, width).
+
+    With dropout PyTorch has no kernel on a CPU and would compute in float32, from 64 random bits for each weight.
+    """
+    if not dropout or query.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, n, S)
+    scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+    return dropped(scores.softmax(dim=-1), dropout) @ value
 
 
 def attention_mask_of(attention_mask: Tensor | None, device: torch.device) -> Tensor | None:

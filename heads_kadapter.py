@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention_kadapter import Attention, attention_mask_of
+from .attention_kadapter import Attention, Dropout, attention_mask_of
 from .configuration_kadapter import KAdapterConfig
 
 __all__ = [
@@ -40,7 +40,7 @@ class EntityHead(nn.Module):
     def __init__(self, config: KAdapterConfig, mentions: int) -> None:
         super().__init__()
         self.dense = nn.Linear(mentions * config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class TokenHead(nn.Module):
 
     def __init__(self, config: KAdapterConfig, outputs: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class ArcHead(nn.Module):
         self.governor = nn.Linear(config.hidden_size, config.arc_size)
         self.bilinear = nn.Linear(config.arc_size, config.arc_size, bias=False)
         self.prior = nn.Linear(config.arc_size, 1)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
 
     def forward(self, features: Tensor, present: Tensor) -> Tensor:
         """Score (batch, 1 + words, hidden), the root first: (batch, words, 1 + words)."""
@@ -95,7 +95,7 @@ class PositionHead(nn.Module):
         super().__init__()
         self.attention = Attention(config.hidden_size, 1, config.classifier_dropout, config.classifier_dropout, 1e-5)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.out_proj = nn.Linear(config.hidden_size, config.num_positions)
 
     def forward(self, features: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -27,7 +27,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import ModelOutput, logging
 
 from .artifacts_kadapter import WEIGHTS_FOLLOW, copy_strictly
-from .attention_kadapter import Attention, Linear, attention_mask_of
+from .attention_kadapter import Attention, Dropout, Linear, attention_mask_of
 from .backbone_kadapter import random_backbone
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name, check_choice
 from .encoding_kadapter import encode_entities, mark_entities, special_tokens
@@ -86,7 +86,7 @@ class AdapterBlock(GradientCheckpointingLayer):
         check_choice("hidden_act", config.hidden_act, ACT2FN)
         self.activation = ACT2FN[config.hidden_act]
         self.output = Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=eps)
 
     def forward(self, states: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:

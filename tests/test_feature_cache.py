@@ -392,17 +392,26 @@ def test_the_kernels_of_a_few_shapes_are_kept_unless_the_user_says_otherwise(mon
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
-@pytest.mark.parametrize(("said", "stays"), [({}, False), ({"MALLOC_MMAP_THRESHOLD_": str(2**28)}, True)])
-def test_large_tensors_leave_memory_when_freed_unless_the_user_says_otherwise(tmp_path, said, stays):
-    script = """
+@pytest.mark.parametrize(
+    ("then", "said", "stays"),
+    [
+        ("", {}, False),
+        ("", {"MALLOC_MMAP_THRESHOLD_": str(2**25)}, True),
+        ("keep_memory()", {}, True),
+        ("keep_memory()", {"MALLOC_TRIM_THRESHOLD_": str(2**17)}, False),
+    ],
+)
+def test_large_tensors_leave_memory_when_freed_till_there_is_room_or_as_the_user_says(tmp_path, then, said, stays):
+    script = f"""
 import torch
-from kadapter.trainers.trainer import spare_memory
+from kadapter.trainers.trainer import keep_memory, spare_memory
 
 def anonymous():
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
 
 spare_memory()
+{then}
 before = anonymous()
 for _ in range(2):  # of what was freed once, glibc would take the next from its heap
     held = [torch.ones(size) for _ in range(20) for size in (2_000_000, 20_000)]

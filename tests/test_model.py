@@ -366,6 +366,9 @@ def test_an_adapter_compiles_as_one_graph_and_gives_the_same_numbers(backbone):
     compiled = torch.compile(adapter, fullgraph=True, backend="eager")
     with torch.no_grad():
         assert torch.equal(compiled(states, mask), adapter(states, mask))
+    adapter.train()
+    compiled(states, mask).sum().backward()  # with dropout and a graph
+    assert all(one.grad.isfinite().all() for one in adapter.parameters())
 
 
 def test_a_backbone_in_bf16_goes_with_adapters_in_fp32(backbone):

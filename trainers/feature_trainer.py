@@ -17,7 +17,7 @@ from .examples import column
 from .feature_arguments import readable
 from .feature_cache import Features
 from .feature_shards import key_of
-from .trainer import KAdapterTrainer
+from .trainer import MANY_KERNELS, KAdapterTrainer, keep_memory, spare_memory
 
 __all__ = ["FeatureTrainer", "OnHost", "WithPlaces"]
 
@@ -80,6 +80,8 @@ class FeatureTrainer(KAdapterTrainer):
     def __init__(
         self, *, data_collator: WithPlaces, features: Features | None = None, reader: Any = None, **arguments: Any
     ) -> None:
+        if features is not None:
+            spare_memory(MANY_KERNELS)  # in the room that the backbone will leave
         super().__init__(data_collator=data_collator, **arguments)
         self.features, self.released = features, False
         self.reader = reader
@@ -181,6 +183,7 @@ class FeatureTrainer(KAdapterTrainer):
         self.released = True
         size = sum(one.nbytes for one in self.model.base_model.backbone.parameters())
         self.model.release_backbone()
+        keep_memory()
         if size and self.is_world_process_zero():  # of several adapters the first lets it go
             print(f"features: all examples are kept; the backbone leaves memory ({readable(size)})")
 
