@@ -391,6 +391,13 @@ def test_the_kernels_of_a_few_shapes_are_kept_unless_the_user_says_otherwise(mon
     assert (os.environ.pop(ours), os.environ[theirs]) == ("32", "7")
 
 
+@pytest.mark.parametrize(("cached", "kept"), [(False, "32"), (True, "512")])
+def test_a_run_on_kept_states_keeps_the_kernels_of_more_lengths(ground, tmp_path, monkeypatch, cached, kept):
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    run(ground, tmp_path / "out", "--max_steps", "1", *(["--cache_features", tmp_path / "features"] if cached else []))
+    assert os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == kept
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
 @pytest.mark.parametrize(
     ("then", "said", "stays"),
