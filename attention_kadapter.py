@@ -36,7 +36,7 @@ def dropped(states: Tensor, probability: float) -> Tensor:
     dropped_of = round(probability * 2**BITS)
     if states.device.type != "cpu" or not 0 < dropped_of < 2**BITS or torch.compiler.is_compiling():
         return F.dropout(states, probability)
-    drawn = torch.empty(math.ceil(states.numel() * BITS / 64), dtype=torch.int64)
+    drawn = torch.empty(math.ceil(states.numel() * BITS / 64), dtype=torch.int64, device=states.device)
     drawn.random_(torch.iinfo(torch.int64).min, None)
     kept = drawn.view(torch.int16)[: states.numel()].view(states.shape).ge_(dropped_of - 2 ** (BITS - 1))  # 1 or 0
     return states * kept.to(states.dtype).div_(1 - dropped_of / 2**BITS)
