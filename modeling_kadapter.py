@@ -49,7 +49,7 @@ from .heads_kadapter import (
 from .loading_kadapter import ArtifactVerbs
 from .losses_kadapter import cross_entropy, multi_label_loss, spans_loss, spans_of
 from .saving_kadapter import drop_backbone, forgive_backbone
-from .tapping_kadapter import Taps, check_tapped, positions_of
+from .tapping_kadapter import Taps, check_tapped, positions_of, set_mode
 from .verbs_kadapter import AdapterVerbs
 
 __all__ = [
@@ -286,9 +286,9 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def train(self, mode: bool = True) -> KAdapterModel:
         """Set training mode; what is frozen, backbone or adapter, stays in eval mode."""
-        super().train(mode)
-        for part in (self.backbone, *self.adapters.values()) if mode and "backbone" in self._modules else ():
-            part.train(any(one.requires_grad for one in part.parameters()))
+        self.training = self.adapters.training = mode
+        for part in (*self.adapters.values(), self.fusion, self.backbone):
+            set_mode(part, mode and (part is self.fusion or any(one.requires_grad for one in part.parameters())))
         return self
 
     def _new_adapter(self, name: str, config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgeAdapter:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Positions", "Taps", "check_tapped", "give_back", "glibc", "positions_of", "release"]
+__all__ = ["Positions", "Taps", "check_tapped", "give_back", "glibc", "positions_of", "release", "set_mode"]
 
 
 class Positions(NamedTuple):
@@ -143,6 +143,15 @@ def check_tapped(hidden_states: dict[int, Tensor], layers: Collection[int]) -> d
             "last; give what this model's tap returns"
         )
     return {layer: hidden_states[layer] for layer in (*layers, -1)}
+
+
+def set_mode(module: nn.Module, training: bool) -> None:
+    """Set training or eval mode where a part of the module has the other, since setting it takes longer than looking.
+
+    A Trainer sets it in every step, and a frozen backbone has hundreds of parts.
+    """
+    if any(part.training != training for part in module.modules()):
+        module.train(training)
 
 
 def release(backbone: nn.Module) -> None:

@@ -169,6 +169,18 @@ def test_the_frozen_backbone_builds_no_graph_and_stays_in_eval(backbone):
     assert not any(one.training for one in model.backbone.modules()) and model.adapters["fac"].training
 
 
+def test_whatever_part_of_it_was_set_to_train_what_is_frozen_goes_back_to_eval(backbone):
+    model = make_model(backbone, "fac", "lin", fusion="concat")
+    model.train_adapter("fac")
+    model.backbone.encoder.layer[1].train()
+    model.adapters["lin"].layers[0].train()
+    model.train()
+    frozen = [*model.backbone.modules(), *model.adapters["lin"].modules()]
+    assert not any(one.training for one in frozen)
+    assert all(one.training for one in (model, model.fusion, *model.adapters["fac"].modules()))
+    assert not any(one.training for one in model.eval().modules())
+
+
 def test_whatever_happens_to_one_adapter_another_gives_the_same_bits(tmp_path, backbone):
     make_model(backbone, "other").save_adapter(tmp_path / "other", "other")
     model = make_model(backbone, "fac")
