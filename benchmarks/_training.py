@@ -30,7 +30,7 @@ from kadapter.trainers.feature_arguments import CacheArguments, open_features
 from kadapter.trainers.feature_cache import Features
 from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
 from kadapter.trainers.sampling import POOL, GlobalBatchSampler
-from kadapter.trainers.trainer import KERNELS, MANY_KERNELS, keep_memory, spare_memory
+from kadapter.trainers.trainer import keep_memory, spare_memory
 
 PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 
@@ -47,8 +47,8 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
     if job.get("processes", 1) > 1:
         meet(job)
     if job["contestant"].startswith("ours"):
-        kept = MANY_KERNELS if "cached" in job["contestant"] else KERNELS
-        spare_memory(kept)  # as its trainer does, which here comes after products that measure the limit
+        # as its trainer does, which here comes after products that measure the limit
+        spare_memory(many_kernels="cached" in job["contestant"])
     size, device = SIZES[job["size"]], job["device"]
     dtype = torch.float32 if job["contestant"] == "official" else torch.bfloat16
     peaks = [limit(size, dtype, device)]

@@ -17,7 +17,7 @@ from .examples import column
 from .feature_arguments import readable
 from .feature_cache import Features
 from .feature_shards import key_of
-from .trainer import MANY_KERNELS, KAdapterTrainer, keep_memory, spare_memory
+from .trainer import KAdapterTrainer, keep_memory, spare_memory
 
 __all__ = ["FeatureTrainer", "OnHost", "WithPlaces"]
 
@@ -80,8 +80,7 @@ class FeatureTrainer(KAdapterTrainer):
     def __init__(
         self, *, data_collator: WithPlaces, features: Features | None = None, reader: Any = None, **arguments: Any
     ) -> None:
-        if features is not None:
-            spare_memory(MANY_KERNELS)  # in the room that the backbone will leave
+        spare_memory(many_kernels=features is not None)
         super().__init__(data_collator=data_collator, **arguments)
         self.features, self.released = features, False
         self.reader = reader

@@ -23,7 +23,7 @@ from .examples import column
 from .outputs import PARTIAL, last_complete_checkpoint, remove, replace_file
 from .sampling import GlobalBatchSampler
 
-__all__ = ["KERNELS", "MANY_KERNELS", "KAdapterTrainer", "keep_memory", "spare_memory"]
+__all__ = ["KAdapterTrainer", "keep_memory", "spare_memory"]
 
 IGNORED = -100
 KERNELS = 32  # matrix products whose kernels a CPU keeps, by kind and shape: a step's worth, half a MiB each
@@ -198,14 +198,15 @@ def frozen_in_backbone(model: nn.Module) -> list[str]:
     return frozen
 
 
-def spare_memory(kernels: int = KERNELS) -> None:
+def spare_memory(many_kernels: bool = False) -> None:
     """Let the libraries below keep less memory to themselves; what the environment says goes before it.
 
-    oneDNN and PyTorch keep the kernels of 1,024 shapes each, some 17 MiB for each new length. How many oneDNN may keep
-    is heard before the first matrix product of the process. glibc takes ever larger pieces, up to 32 MiB, from a heap
+    oneDNN and PyTorch keep the kernels of 1,024 shapes each, some 17 MiB for each new length. `many_kernels` is for
+    training on kept states, in the room that the backbone will leave. How many oneDNN may keep is heard before the
+    first matrix product of the process. glibc takes ever larger pieces, up to 32 MiB, from a heap
     full of holes once it has freed one of their size; those of `LARGE` bytes stay out of it.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(kernels))
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MANY_KERNELS if many_kernels else KERNELS))
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(KERNELS))
     tell_glibc({M_MMAP_THRESHOLD: LARGE})
 
