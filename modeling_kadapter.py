@@ -287,8 +287,9 @@ class KAdapterModel(KAdapterPreTrainedModel):
     def train(self, mode: bool = True) -> KAdapterModel:
         """Set training mode; what is frozen, backbone or adapter, stays in eval mode."""
         self.training = self.adapters.training = mode
-        for part in (*self.adapters.values(), self.fusion, self.backbone):
-            set_mode(part, mode and (part is self.fusion or any(one.requires_grad for one in part.parameters())))
+        guarded = (self.backbone, *self.adapters.values())
+        for part in (*guarded, *(one for one in self.children() if one not in (self.backbone, self.adapters))):
+            set_mode(part, mode and (part not in guarded or any(one.requires_grad for one in part.parameters())))
         return self
 
     def _new_adapter(self, name: str, config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgeAdapter:

@@ -172,12 +172,13 @@ def test_the_frozen_backbone_builds_no_graph_and_stays_in_eval(backbone):
 def test_whatever_part_of_it_was_set_to_train_what_is_frozen_goes_back_to_eval(backbone):
     model = make_model(backbone, "fac", "lin", fusion="concat")
     model.train_adapter("fac")
+    model.extra = torch.nn.Dropout().eval()  # as a subclass may add
     model.backbone.encoder.layer[1].train()
     model.adapters["lin"].layers[0].train()
     model.train()
     frozen = [*model.backbone.modules(), *model.adapters["lin"].modules()]
     assert not any(one.training for one in frozen)
-    assert all(one.training for one in (model, model.fusion, *model.adapters["fac"].modules()))
+    assert all(one.training for one in (model, model.fusion, model.extra, *model.adapters["fac"].modules()))
     assert not any(one.training for one in model.eval().modules())
 
 
