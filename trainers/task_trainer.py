@@ -68,7 +68,3 @@ class TaskTrainer(LeanTrainer):
             told = {"gold": true} if labelled else {}
             answered.append({"id": name, **told, "prediction": prediction, "scores": scores})
         return answered
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return 0: where states are kept there are no tokens to count."""
-        return 0

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import DistributedType
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +34,7 @@ LARGE = 4 * 2**20  # bytes of a piece of memory that glibc maps by itself, and g
 LARGEST = 32 * 2**20  # the most that such a piece may have to have
 ROOM = 256 * 2**20  # bytes at its heap's end that glibc keeps
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU)  # where each process has all of a gradient
 DISK_IS_FULL = ("PytorchStreamWriter", "iostream error")  # so torch.save says it, in a RuntimeError
 
 
@@ -99,6 +102,24 @@ class KAdapterTrainer(Trainer):
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the objective's results and the mean loss over all labels."""
         return measured(self.objective, prediction, self.eval_dataset)
+
+    # ---- a step ---------------------------------------------------------------------------------------------------
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor | None:
+        """Return the norm of all gradients; a CPU's fused optimizer divides them itself, as it reads them anyway."""
+        optimizer, whole = bare(self.optimizer), self.accelerator.distributed_type in WHOLE
+        if self.args.device.type != "cpu" or not optimizer.defaults.get("fused") or not whole:
+            return super()._clip_grad_norm(model)
+        trained = [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+        rows = [torch.linalg.vector_norm(one, dim=-1) for one in trained]  # by all threads; of a whole tensor by one
+        norm = nn.utils.get_total_norm(rows)
+        # what PyTorch's GradScaler sets too: a fused optimizer divides by it
+        optimizer.grad_scale = (norm / self.args.max_grad_norm).clamp(min=1).float()
+        return norm
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: transformers would walk over all weights, and count the frozen backbone as one that trains."""
+        return 0
 
     # ---- a stop at NaN --------------------------------------------------------------------------------------------
 
@@ -188,6 +209,11 @@ class KAdapterTrainer(Trainer):
             replace_file(path, json.dumps({**everything, **metrics}, indent=4, sort_keys=True))
 
 
+def bare(optimizer: Any) -> torch.optim.Optimizer:
+    """Return an optimizer without what accelerate wraps around it."""
+    return bare(optimizer.optimizer) if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
 def frozen_in_backbone(model: nn.Module) -> list[str]:
     """Return the names of all parameters and buffers of a model's backbone, none if one of them trains."""
     frozen = []
@@ -203,8 +229,8 @@ def spare_memory(many_kernels: bool = False) -> None:
 
     oneDNN and PyTorch keep the kernels of 1,024 shapes each, some 17 MiB for each new length. `many_kernels` is for
     training on kept states, in the room that the backbone will leave. How many oneDNN may keep is heard before the
-    first matrix product of the process. glibc takes ever larger pieces, up to 32 MiB, from a heap
-    full of holes once it has freed one of their size; those of `LARGE` bytes stay out of it.
+    first matrix product of the process. glibc takes ever larger pieces, up to 32 MiB, from a heap full of holes once
+    it has freed one of their size; those of `LARGE` bytes stay out of it.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MANY_KERNELS if many_kernels else KERNELS))
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(KERNELS))
