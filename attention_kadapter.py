@@ -74,9 +74,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
     """
     if not dropout or query.device.type != "cpu" or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, n, S)
-    scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
-    return dropped(scores.softmax(dim=-1), dropout) @ value
+    (batch, heads), scale, bias = query.shape[:2], query.shape[-1] ** -0.5, query.new_zeros(1)
+    if mask is not None:
+        bias = query.new_zeros(mask.shape).masked_fill(~mask, -math.inf).expand(batch, heads, -1, -1).flatten(0, 1)
+    query, key, value = (one.flatten(0, 1) for one in (query, key, value))  # (B * heads, n or S, D / heads)
+    weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale).softmax(dim=-1)  # (B * heads, n, S)
+    return torch.bmm(dropped(weights, dropout), value).unflatten(0, (batch, heads))  # (B, heads, n, D / heads)
 
 
 def attention_mask_of(attention_mask: Tensor | None, device: torch.device) -> Tensor | None:

@@ -1,8 +1,7 @@
 """K-Adapter: knowledge adapters beside a frozen encoder (Wang et al., Findings of ACL 2021, arXiv 2002.01808).
 
-From top to bottom in the order of the paper: one adapter layer, the adapter, the model, its head models. Fusion stands
-in fusion_kadapter.py, what heads are made of in heads_kadapter.py, how models are loaded and saved in
-loading_kadapter.py, what one does with adapters in verbs_kadapter.py.
+From top to bottom in the order of the paper: one adapter layer, the adapter, the model, its head models. Fusion, what
+heads are made of, loading and the adapter verbs are in fusion_, heads_, loading_ and verbs_kadapter.py.
 Dimensions: B batch, S sequence, H backbone width, D adapter width, P passages.
 """
 
