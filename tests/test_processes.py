@@ -1,5 +1,7 @@
 """Several processes train as one: the same loss curve and result, and nothing more is saved."""
 
+import os
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -81,3 +83,30 @@ def test_fewer_examples_than_one_step_of_several_processes_are_refused():
     args = SimpleNamespace(train_batch_size=4, gradient_accumulation_steps=2, world_size=2)
     with pytest.raises(ValueError, match="15 training examples are fewer than the 16 of one step of 2 processes"):
         KAdapterTrainer._get_train_sampler(SimpleNamespace(args=args), [None] * 15)
+
+
+@pytest.mark.parametrize(
+    ("does", "ends_well", "told"),
+    [("pass", True, "left"), ("raise ValueError('no data')", False, "train: no data")],
+)
+def test_processes_leave_their_group_before_they_end(tmp_path, does, ends_well, told):
+    """One that ends within its group aborts now and then, after all is done."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "trainers")!r})
+import _bootstrap, torch
+from kadapter.trainers.program import run_program
+def main():
+    from accelerate import PartialState
+    PartialState().wait_for_everyone()
+    assert torch.distributed.get_world_size() == 2
+    {does}
+run_program(main)
+print("in it" if torch.distributed.is_initialized() else "left")
+"""
+    (tmp_path / "train.py").write_text(script, encoding="utf-8")
+    command = [tool("torchrun"), "--nproc_per_node", "2", str(tmp_path / "train.py")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=200)
+    assert (done.returncode == 0) == ends_well, done.stderr
+    assert told in done.stdout + done.stderr and "in it" not in done.stdout

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from kadapter.trainers.outputs import (
     replace_file,
     write_adapter,
 )
+from kadapter.trainers.program import run_program
 from kadapter.trainers.reading import check_attention, reading
 from kadapter.trainers.trainer import KAdapterTrainer
 from kadapter.trainers.turns import OneOfSeveral, SharedBackbone, Turns, bare_config
@@ -272,7 +272,4 @@ def _run(trainer: KAdapterTrainer, run: RunArguments, checkpoint: str | None) ->
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        sys.exit(f"run_adapter: {error}")
+    run_program(main)

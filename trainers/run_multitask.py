@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from kadapter.trainers.outputs import (
     replace_file,
     replace_files,
 )
+from kadapter.trainers.program import run_program
 from kadapter.trainers.task_models import MULTITASK
 
 
@@ -224,7 +224,4 @@ def _write(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        sys.exit(f"run_multitask: {error}")
+    run_program(main)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from kadapter.trainers.outputs import (
     replace_file,
     replace_files,
 )
+from kadapter.trainers.program import run_program
 from kadapter.trainers.states import keep_states
 from kadapter.trainers.task_arguments import HEADLINE, TaskRunArguments, parse_task_arguments
 from kadapter.trainers.task_data import Split, draw_fraction
@@ -235,7 +235,4 @@ def _few_shot(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        sys.exit(f"run_task: {error}")
+    run_program(main)
