@@ -13,6 +13,7 @@ import gc, os, weakref
 from torch.nn.parallel import DistributedDataParallel
 from kadapter import KAdapterForDependencyParsing as Model
 from kadapter.trainers import run_adapter
+from kadapter.trainers.program import run_program
 
 wrappers, wrap, release = [], DistributedDataParallel.__init__, Model.release_backbone
 
@@ -30,16 +31,17 @@ def release_and_say(self):
     print(f"{left} of {len(held)} parameters are left beside {len(wrappers)} wrapper", flush=True)
 
 DistributedDataParallel.__init__, Model.release_backbone = wrap_and_say, release_and_say
-run_adapter.main()
+run_program(run_adapter.main)
 """
 # The second process can't open the directory that the first can.
 APART = """
 import os, sys
 from kadapter.trainers import run_adapter
+from kadapter.trainers.program import run_program
 
 if os.environ["RANK"] == "1":
     sys.argv[sys.argv.index("--cache_features") + 1] = os.devnull
-run_adapter.main()
+run_program(run_adapter.main)
 """
 
 
