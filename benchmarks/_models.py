@@ -14,6 +14,7 @@ from transformers.models.bert.modeling_bert import BertEncoder
 from kadapter.configuration_kadapter import KnowledgeAdapterConfig
 from kadapter.modeling_kadapter import KAdapterForEntityPairClassification, KAdapterModel
 from kadapter.shape_kadapter import default_layers
+from kadapter.trainers.reading import eight_bits
 
 PAD, RELATIONS = 1, 80  # RoBERTa's id of padding; the relations of FewRel
 
@@ -54,13 +55,13 @@ def ours(
 ) -> KAdapterForEntityPairClassification:
     """Return knowledge adapters, in float32 and training, under a head beside a frozen backbone held in a dtype.
 
-    The weights of one that is quantized are held in 8 bits, as by run_adapter.py's --quantize_backbone.
+    One that is quantized multiplies in 8 bits, as by run_adapter.py's --quantize_backbone.
     """
     fields, plain = {"fusion": "concat", "num_labels": RELATIONS}, backbone(size, dtype)
     if quantized:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+        from torchao.quantization import quantize_
 
-        quantize_(plain, Int8WeightOnlyConfig())
+        quantize_(plain, eight_bits(plain.device))
     model = KAdapterForEntityPairClassification.from_backbone(plain, **fields)
     model.train_adapter(_add_adapters(model, size, adapters))
     return model

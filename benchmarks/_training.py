@@ -18,7 +18,7 @@ import torch.distributed as together
 from _limit import Time, fractions, matrix_peak, now, since
 from _profile import Profiled
 from _rounds import Marks
-from _work import QUANTIZED, SIZES, Size, training_step
+from _work import COMPILED, QUANTIZED, SIZES, Size, training_step
 from datasets import Dataset, disable_progress_bars
 from torch import nn
 from transformers import Trainer, TrainerCallback
@@ -29,6 +29,7 @@ from kadapter.trainers.examples import column
 from kadapter.trainers.feature_arguments import CacheArguments, open_features
 from kadapter.trainers.feature_cache import Features
 from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
+from kadapter.trainers.reading import compile_blocks
 from kadapter.trainers.sampling import POOL, GlobalBatchSampler
 from kadapter.trainers.trainer import keep_memory, spare_memory
 
@@ -198,7 +199,9 @@ def under_the_trainer(job: dict[str, Any], marks: Marks | Profiled) -> tuple[lis
 
 def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, Any]) -> FeatureTrainer:
     """Return the trainer of run_adapter.py, with a cache in a folder where the contestant has one."""
-    model = _models.ours(SIZES[job["size"]], torch.bfloat16, job["adapters"], job["contestant"] == QUANTIZED)
+    model = _models.ours(SIZES[job["size"]], torch.bfloat16, job["adapters"], job["contestant"] in QUANTIZED)
+    if job["contestant"] == COMPILED:
+        compile_blocks(model.base_model.backbone)
     cache = CacheArguments(
         cache_features=str(folder) if "cached" in job["contestant"] else None,
         cache_dtype="int8" if job["contestant"] == "ours-cached-8bit" else None,

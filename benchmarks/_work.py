@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-QUANTIZED = "ours-8bit-backbone"  # takes part only where it is asked for
-CONTESTANTS = ("official", "lora", "bottleneck", "full", "ours", "ours-cached", "ours-cached-8bit", QUANTIZED)
+COMPILED = "ours-8bit-compiled"
+QUANTIZED = ("ours-8bit-backbone", COMPILED)  # take part only where they are asked for
+CONTESTANTS = ("official", "lora", "bottleneck", "full", "ours", "ours-cached", "ours-cached-8bit", *QUANTIZED)
 LORA_RANK, BOTTLENECK = 8, 64  # PEFT's default, and the width at which bottleneck adapters are usually compared
 
 

@@ -1,4 +1,4 @@
-"""A backbone whose weights are held in 8 bits by torchao: it alone, whatever is trained, saved or kept beside it."""
+"""A backbone that multiplies in 8 bits by torchao: it alone, whatever is trained, saved or kept beside it."""
 
 import json
 import sys
@@ -15,13 +15,14 @@ from transformers import TorchAoConfig
 from kadapter import KAdapterModel
 from kadapter.trainers import run_adapter
 from kadapter.trainers.feature_arguments import CacheArguments, open_features
+from kadapter.trainers.reading import eight_bits as configuration_of_8_bits
 
 torchao = pytest.importorskip("torchao.quantization", reason="torchao comes with the extra quantization")
 
 
 @pytest.fixture
 def eight_bits():
-    return TorchAoConfig(torchao.Int8WeightOnlyConfig())
+    return TorchAoConfig(configuration_of_8_bits(torch.device("cpu")))
 
 
 @pytest.fixture

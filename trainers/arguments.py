@@ -48,7 +48,10 @@ class AdapterArguments:
     adapter_name: str = field(metadata={"help": "Name of the adapter, such as fac or lin."})
     backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
     quantize_backbone: bool = field(
-        default=False, metadata={"help": "Hold the weights of the frozen encoder in 8 bits (needs torchao)."}
+        default=False, metadata={"help": "Multiply in 8 bits in the frozen encoder, and hold it so (needs torchao)."}
+    )
+    compile_backbone: bool = field(
+        default=False, metadata={"help": "Compile the blocks of the frozen encoder (on a CPU needs a C++ compiler)."}
     )
     attn_implementation: str | None = field(
         default=None,

@@ -155,10 +155,11 @@ def _layout(flags: CacheArguments, model: Any) -> Layout:
 
 def _about(model: Any, layout: Layout, run: Any) -> str:
     """Return in JSON all that the states depend on beside the token ids."""
-    backbone = model.base_model.backbone.config
+    backbone, parts = model.base_model.backbone.config, model.base_model.backbone.modules()
     quantized = getattr(backbone, "quantization_config", None)
     about = {
         **({} if quantized is None else {"quantized": repr(quantized)}),
+        **({"compiled": True} if any("forward" in vars(part) for part in parts) else {}),
         "backbone": model.config.backbone_fingerprint,
         "configuration": plain(backbone),  # the same weights read otherwise under another activation, say
         "attention": backbone._attn_implementation,

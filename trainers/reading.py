@@ -1,4 +1,4 @@
-"""How a run has its frozen backbone read: in which precision, with which attention, with weights of how many bits."""
+"""How a run has its frozen backbone read: in which precision, with which attention, compiled or as it is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import copy
 from typing import Any
 
 import torch
-from transformers import AutoModel, PreTrainedConfig, TorchAoConfig
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, TorchAoConfig
 
 from .arguments import AdapterArguments, RunArguments
 
-__all__ = ["check_attention", "reading"]
+__all__ = ["check_attention", "check_compiler", "compile_blocks", "eight_bits", "reading"]
 
 
 def reading(adapter: AdapterArguments, run: RunArguments) -> dict[str, Any]:
@@ -22,10 +23,52 @@ def reading(adapter: AdapterArguments, run: RunArguments) -> dict[str, Any]:
     elif run.device.type == "cpu" and dtype == torch.float32:
         told["attn_implementation"] = "eager"
     if adapter.quantize_backbone:
-        from torchao.quantization import Int8WeightOnlyConfig
-
-        told["quantization_config"] = TorchAoConfig(Int8WeightOnlyConfig())
+        told["quantization_config"] = TorchAoConfig(eight_bits(run.device))
     return told
+
+
+def eight_bits(device: torch.device) -> Any:
+    """Return torchao's configuration of products in 8 bits: a scale for each token and for each row of weights."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+    from torchao.utils import should_reduce_range
+
+    return Int8DynamicActivationInt8WeightConfig(
+        set_inductor_config=False,  # which is the whole process's
+        reduce_range=should_reduce_range(device),  # sums of full range overflow in a CPU without VNNI
+    )
+
+
+def check_compiler(run: RunArguments) -> None:
+    """Compile a function of one line, so that a missing compiler is known before anything costs time.
+
+    Raises:
+        ValueError: it can't be compiled here.
+    """
+    try:
+        torch.compile(lambda given: given + 1)(torch.ones(1, device=run.device))
+    except Exception as error:  # whatever a compiler, or the want of one, raises
+        said = " ".join(str(error).partition("\n\n")[0].split())
+        raise ValueError(
+            f"--compile_backbone: PyTorch can't compile here ({said}); install a C++ compiler such as g++, or leave "
+            "the flag out"
+        ) from error
+
+
+def compile_blocks(backbone: PreTrainedModel) -> None:
+    """Compile a backbone's blocks, one for all since they are alike, and leave what looks at them from outside.
+
+    Raises:
+        ValueError: no list of modules is as long as the backbone has blocks.
+    """
+    number = backbone.config.num_hidden_layers
+    lists = (one for one in backbone.modules() if isinstance(one, nn.ModuleList) and len(one) == number)
+    blocks = next(lists, None)
+    if blocks is None:
+        raise ValueError(
+            f"--compile_backbone: {type(backbone).__name__} has no list of its {number} blocks; leave the flag out"
+        )
+    for block in blocks:
+        block.forward = torch.compile(block.forward, dynamic=True)
 
 
 def check_attention(adapter: AdapterArguments, backbone: PreTrainedConfig, run: RunArguments) -> None:

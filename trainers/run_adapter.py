@@ -42,7 +42,7 @@ from kadapter.trainers.outputs import (
     write_adapter,
 )
 from kadapter.trainers.program import run_program
-from kadapter.trainers.reading import check_attention, reading
+from kadapter.trainers.reading import check_attention, check_compiler, compile_blocks, reading
 from kadapter.trainers.trainer import KAdapterTrainer
 from kadapter.trainers.turns import OneOfSeveral, SharedBackbone, Turns, bare_config
 from kadapter.trainers.variants import Settings, settings_of
@@ -139,6 +139,8 @@ def _models(given: list[Settings], objective: Any, fields: dict[str, Any], new: 
             if new
             else _trained_model(one.adapter, objective, one.run)
         )
+    if given[0].adapter.compile_backbone:
+        compile_blocks(models[0].base_model.backbone)
     return models
 
 
@@ -148,6 +150,8 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
         raise ValueError("there is nothing to do; give --do_train, --do_eval or both")
     if adapter.quantize_backbone and importlib.util.find_spec("torchao") is None:
         raise ValueError("--quantize_backbone needs torchao; pip install 'kadapter[quantization]'")
+    if adapter.compile_backbone:
+        check_compiler(run)
     kind = pretraining.load(adapter.objective)
     check_record_type(corpus, kind)
     check_adapter_name(adapter.adapter_name)

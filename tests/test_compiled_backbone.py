@@ -1,0 +1,74 @@
+"""A frozen encoder whose blocks are compiled: it reads faster or not, and nearly the same."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import tiny_backbone
+from tiny_runs import ROOT, flags, write_ground
+
+from kadapter import KAdapterModel
+from kadapter.trainers import run_adapter
+from kadapter.trainers.reading import compile_blocks
+
+COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+# PyTorch's own, where it imports its compiler and where this traces the run of an encoder.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+SHORT = ["--max_steps", "2", "--report_to", "none"]
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    return write_ground(tmp_path_factory.mktemp("ground"))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="compiling for a CPU needs a C++ compiler")
+def test_an_adapter_is_trained_beside_compiled_blocks_whose_states_are_kept_apart(ground, tmp_path):
+    kept = ["--cache_features", str(tmp_path / "features")]
+    results = {
+        given: run_adapter.main(
+            flags(ground, "linguistic", tmp_path / given, *SHORT, *kept, "--compile_backbone", given)
+        )
+        for given in ("true", "false")
+    }
+    losses = [one["eval_loss"] for one in results.values()]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+    again = flags(ground, "linguistic", tmp_path / "true", *SHORT, "--compile_backbone", "true", "--do_train", "false")
+    assert run_adapter.main(again)["eval_loss"] == pytest.approx(losses[0], rel=1e-6)
+    artifact = KAdapterModel.from_pretrained(tmp_path / "true")
+    assert not any("forward" in vars(part) for part in artifact.modules())
+
+
+def test_hooks_see_each_compiled_block():
+    backbone, calls = tiny_backbone(), []
+    inputs = {"input_ids": torch.tensor([[0, 7, 8, 2]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    with torch.no_grad():
+        expected = backbone(**inputs).last_hidden_state
+        compile_blocks(backbone)
+        for block in backbone.encoder.layer:
+            block.register_forward_pre_hook(lambda module, given: calls.append(module))
+        with torch.compiler.set_stance("force_eager"):  # whatever compiler there is
+            found = backbone(**inputs).last_hidden_state
+    assert torch.equal(found, expected) and calls == list(backbone.encoder.layer)
+
+
+def test_a_backbone_whose_blocks_are_one_and_the_same_is_refused():
+    with pytest.raises(ValueError, match="AlbertModel has no list of its 4 blocks; leave the flag out"):
+        compile_blocks(tiny_backbone("albert"))
+
+
+def test_without_a_compiler_the_flag_says_what_to_install_before_anything_costs_time(ground, tmp_path):
+    given = flags(ground, "linguistic", tmp_path / "out", *SHORT, "--compile_backbone", "true")
+    environment = {**os.environ, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    command = [sys.executable, str(ROOT / "trainers" / "run_adapter.py"), *given]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith(
+        "run_adapter: --compile_backbone: PyTorch can't compile here (InvalidCxxCompiler: No working"
+    )
+    assert said.endswith("install a C++ compiler such as g++, or leave the flag out")
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
