@@ -1,6 +1,7 @@
 """Small things that the tests of the model share: backbones of every family, adapters, a fresh process."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from kadapter import KAdapterModel, KnowledgeAdapterConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
+COMPILER = shutil.which(os.environ.get("CXX", "g++"))  # without which PyTorch can't compile for a CPU
 # A pad id of each family's own; all others are numbered from 5 on.
 FAMILIES = {
     "roberta": 1,

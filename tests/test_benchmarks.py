@@ -5,12 +5,11 @@ import math
 import os
 import subprocess
 import sys
-from shutil import which
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import ROOT, tiny_tokenizer
+from helpers import COMPILER, ROOT, tiny_tokenizer
 from huggingface_hub import constants
 from tiny_tasks import write_corpus
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +17,6 @@ from typer.testing import CliRunner
 
 from kadapter import backbone_kadapter
 
-COMPILER = which(os.environ.get("CXX", "g++"))  # needed to compile for a CPU
 FOLDER = ROOT / "benchmarks"
 TRAINING = ["--steps", "1", "--warmup", "1", "--batch", "4"]
 TOLD_OF_TRAINING = {"tokens_per_second", "tokens_per_cpu_second", "peak_rss_mib", "peak_anonymous_mib"}

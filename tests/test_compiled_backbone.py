@@ -1,20 +1,18 @@
 """A frozen encoder whose blocks are compiled: it reads faster or not, and nearly the same."""
 
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from helpers import tiny_backbone
+from helpers import COMPILER, FAMILIES, batch, tiny_backbone
 from tiny_runs import ROOT, flags, write_ground
 
 from kadapter import KAdapterModel
 from kadapter.trainers import run_adapter
 from kadapter.trainers.reading import compile_blocks
 
-COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 # PyTorch's own, where it imports its compiler and where this traces the run of an encoder.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 SHORT = ["--max_steps", "2", "--report_to", "none"]
@@ -43,17 +41,18 @@ def test_an_adapter_is_trained_beside_compiled_blocks_whose_states_are_kept_apar
     assert not any("forward" in vars(part) for part in artifact.modules())
 
 
-def test_hooks_see_each_compiled_block():
-    backbone, calls = tiny_backbone(), []
-    inputs = {"input_ids": torch.tensor([[0, 7, 8, 2]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one != "albert"])
+def test_hooks_see_each_compiled_block(family):
+    backbone, calls = tiny_backbone(family), []
     with torch.no_grad():
-        expected = backbone(**inputs).last_hidden_state
+        expected = backbone(**batch(family)).last_hidden_state
         compile_blocks(backbone)
-        for block in backbone.encoder.layer:
+        blocks = [part for part in backbone.modules() if "forward" in vars(part)]
+        for block in blocks:
             block.register_forward_pre_hook(lambda module, given: calls.append(module))
         with torch.compiler.set_stance("force_eager"):  # whatever compiler there is
-            found = backbone(**inputs).last_hidden_state
-    assert torch.equal(found, expected) and calls == list(backbone.encoder.layer)
+            found = backbone(**batch(family)).last_hidden_state
+    assert torch.equal(found, expected) and calls == blocks and len(blocks) == 4
 
 
 def test_a_backbone_whose_blocks_are_one_and_the_same_is_refused():
