@@ -19,7 +19,11 @@ _HOMES = {
     "KAdapterForTokenClassification": "modeling_kadapter",
     "KAdapterModel": "modeling_kadapter",
     "KAdapterModelOutput": "modeling_kadapter",
+    "best_spans": "modeling_kadapter",
+    "encode_choices": "modeling_kadapter",
     "encode_entities": "modeling_kadapter",
+    "encode_passages": "modeling_kadapter",
+    "encode_words": "modeling_kadapter",
     "mark_entities": "modeling_kadapter",
 }
 __all__ = list(_HOMES)

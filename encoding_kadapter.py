@@ -1,13 +1,31 @@
-"""From raw text with marked mentions to a model's inputs, as the official code marks them (fac-adapter.py)."""
+"""From raw text to a model's inputs, and from its outputs to words.
+
+Mentions are marked as in the official code (fac-adapter.py). Dimensions: B batch, S sequence, W words, M mentions,
+C choices, P passages.
+"""
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["MARKERS", "encode_entities", "mark_entities", "special_tokens"]
+__all__ = [
+    "MARKERS",
+    "PassageTokens",
+    "best_spans",
+    "encode_choices",
+    "encode_entities",
+    "encode_passages",
+    "encode_words",
+    "join_choice",
+    "join_passages",
+    "mark_entities",
+    "special_tokens",
+    "word_tokens",
+]
 
 MARKERS = ("@", "#")
 
@@ -124,3 +142,191 @@ def _marker_ids(tokenizer: Any, marker: str) -> list[int]:
     if one is not None and one != tokenizer.unk_token_id:
         return [one]
     return tokenizer(marker, add_special_tokens=False)["input_ids"]
+
+
+# ---- words, for dependency parsing --------------------------------------------------------------------------------
+
+
+def encode_words(
+    tokenizer: Any, sentences: Sequence[Sequence[str]], max_length: int | None = None
+) -> dict[str, Tensor]:
+    """Turn sentences, each a list of words, into input_ids, attention_mask and word_positions (batch, 1 + words).
+
+    The positions are those of the root (the first special token) and of each word's first sub-token, -1 where a
+    sentence has fewer words than the longest.
+
+    Raises:
+        ValueError: a sentence has no word, or `max_length` tokens do not reach to its last word.
+    """
+    encoded = word_tokens(tokenizer, sentences)
+    for number, (words, (ids, _)) in enumerate(zip(sentences, encoded, strict=True)):
+        if isinstance(words, str) or not words:
+            raise ValueError(f"sentence {number} is {words!r}; give a list of its words, at least one")
+        if max_length is not None and len(ids) > max_length:
+            raise ValueError(
+                f"sentence {number}: its {len(ids)} tokens are more than max_length={max_length}; raise it or split "
+                "the sentence"
+            )
+    widest = max(len(positions) for _, positions in encoded)
+    padded = tokenizer.pad({"input_ids": [ids for ids, _ in encoded]}, return_tensors="pt", padding_side="right")
+    return {
+        "input_ids": padded["input_ids"],
+        "attention_mask": padded["attention_mask"],
+        "word_positions": torch.tensor([row + [-1] * (widest - len(row)) for _, row in encoded]),
+    }
+
+
+def word_tokens(tokenizer: Any, sentences: Sequence[Sequence[str]]) -> list[tuple[list[int], list[int]]]:
+    """Return for each sentence its token ids, special tokens included, and the positions of root and words.
+
+    Each word is tokenised on its own, as if a space stood before it; one that leaves no token becomes an unknown one.
+    """
+    prefix, suffix = special_tokens(tokenizer)
+    flat = [" " + word for words in sentences for word in words]
+    pieces = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
+    encoded = []
+    for words in sentences:
+        sub_tokens = [next(pieces) or [tokenizer.unk_token_id] for _ in words]
+        starts = list(accumulate(map(len, sub_tokens), initial=len(prefix)))[:-1]
+        ids = prefix + [piece for word in sub_tokens for piece in word] + suffix
+        encoded.append((ids, [max(0, len(prefix) - 1), *starts]))
+    return encoded
+
+
+# ---- questions with choices, and with passages --------------------------------------------------------------------
+
+
+def encode_choices(
+    tokenizer: Any,
+    contexts: Sequence[str],
+    questions: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    max_length: int = 256,
+) -> dict[str, Tensor]:
+    """Turn questions about contexts, with as many choices each, into input_ids and attention_mask (B, C, S).
+
+    Each choice is a text of its own, `<s> context </s> question </s> choice </s>`, as in the official script; what is
+    too long is cut at the end of context or question.
+
+    Raises:
+        ValueError: the numbers of contexts, questions and choices differ.
+    """
+    numbers = {len(contexts), len(questions), len(choices)}
+    if len(numbers) > 1 or not choices or len({len(row) for row in choices}) > 1:
+        raise ValueError(
+            f"{len(contexts)} contexts, {len(questions)} questions and {[len(row) for row in choices]} choices; give "
+            "one context, one question and as many choices for each"
+        )
+    prefix, separator = special_tokens(tokenizer)
+    rows = []
+    for context, question, own in zip(contexts, questions, choices, strict=True):
+        context_ids, question_ids, *choice_ids = _spaced(tokenizer, [context, question, *own])
+        rest = [question_ids + separator + ids for ids in choice_ids]
+        rows += [join_choice(context_ids, ids, prefix, separator, max_length)[0] for ids in rest]
+    padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="right")
+    return {name: padded[name].view(len(choices), len(choices[0]), -1) for name in ("input_ids", "attention_mask")}
+
+
+def join_choice(
+    context: list[int], rest: list[int], prefix: list[int], separator: list[int], max_length: int
+) -> tuple[list[int], bool]:
+    """Join a context and what follows, cut token by token from the longer of both; also whether anything was cut."""
+    room = max(0, max_length - len(prefix) - 2 * len(separator))
+    lengths = [len(context), len(rest)]
+    cut = max(0, sum(lengths) - room)
+    for _ in range(cut):
+        lengths[0 if lengths[0] > lengths[1] else 1] -= 1
+    return prefix + context[: lengths[0]] + separator + rest[: lengths[1]] + separator, cut > 0
+
+
+def _spaced(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenise each text apart, as if a space stood before it, which is what the official tokeniser does."""
+    return tokenizer([f" {text.strip()}" for text in texts], add_special_tokens=False)["input_ids"]
+
+
+class PassageTokens(NamedTuple):
+    """A question joined with one of its passages.
+
+    Args:
+        input_ids: tokens of `<s> question </s> passage </s>`.
+        first: position of the passage's first token.
+        offsets: for each token of the passage that was kept its characters in " " + passage.
+        truncated: whether the passage was cut.
+    """
+
+    input_ids: list[int]
+    first: int
+    offsets: list[tuple[int, int]]
+    truncated: bool
+
+    def answerable(self) -> list[int]:
+        """Return 1 for the tokens of the passage, 0 for all others."""
+        return (
+            [0] * self.first + [1] * len(self.offsets) + [0] * (len(self.input_ids) - self.first - len(self.offsets))
+        )
+
+
+def join_passages(tokenizer: Any, question: str, passages: Sequence[str], max_length: int) -> list[PassageTokens]:
+    """Join a question with each passage, the passage cut to fit, a long question cut at half of `max_length`."""
+    prefix, separator = special_tokens(tokenizer)
+    texts = [f" {text}" for text in (question, *passages)]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    asked = prefix + encoded["input_ids"][0][: max_length // 2] + separator
+    room = max(1, max_length - len(asked) - len(separator))
+    return [
+        PassageTokens(asked + ids[:room] + separator, len(asked), offsets[:room], len(ids) > room)
+        for ids, offsets in zip(encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True)
+    ]
+
+
+def encode_passages(
+    tokenizer: Any, questions: Sequence[str], passages: Sequence[Sequence[str]], max_length: int = 256
+) -> dict[str, Tensor]:
+    """Turn questions, with as many passages each, into input_ids, attention_mask and answer_mask (B, P, S).
+
+    Raises:
+        ValueError: the numbers of questions and passages differ.
+    """
+    if isinstance(questions, str) or len(questions) != len(passages) or len({len(row) for row in passages}) != 1:
+        raise ValueError(
+            f"questions={questions!r} with {[len(row) for row in passages]} passages; give a list of questions and "
+            "for each a list of as many passages"
+        )
+    texts = [
+        text
+        for question, own in zip(questions, passages, strict=True)
+        for text in join_passages(tokenizer, question, own, max_length)
+    ]
+    padded = tokenizer.pad(
+        {"input_ids": [text.input_ids for text in texts]}, return_tensors="pt", padding_side="right"
+    )
+    width = padded["input_ids"].shape[1]
+    answerable = torch.tensor([text.answerable() + [0] * (width - len(text.input_ids)) for text in texts])
+    columns = {**{name: padded[name] for name in ("input_ids", "attention_mask")}, "answer_mask": answerable}
+    return {name: tensor.view(len(questions), -1, width) for name, tensor in columns.items()}
+
+
+def best_spans(start_logits: Tensor, end_logits: Tensor, max_answer_length: int = 20) -> tuple[Tensor, Tensor]:
+    """Return the likeliest span of each question and its probability.
+
+    Args:
+        start_logits: (batch, passages, sequence), or (batch, sequence) for one passage each.
+        end_logits: shaped likewise.
+        max_answer_length: most tokens of a span.
+
+    Returns:
+        (batch, 3) passage, first and last token; (batch,) probabilities over all passages of a question.
+    """
+    if start_logits.dim() == 2:
+        start_logits, end_logits = start_logits[:, None], end_logits[:, None]
+    batch, _, length = start_logits.shape
+    best = torch.full((batch,), -torch.inf, device=start_logits.device)
+    spans = torch.zeros(batch, 3, dtype=torch.long, device=start_logits.device)
+    start, end = (one.float().flatten(1).log_softmax(dim=1).view_as(one) for one in (start_logits, end_logits))
+    for more in range(min(max_answer_length, length)):
+        scores = (start[..., : length - more] + end[..., more:]).flatten(1)  # (B, P * (S - more))
+        score, index = scores.max(dim=1)
+        passage, first = index // (length - more), index % (length - more)
+        spans = torch.where((score > best)[:, None], torch.stack([passage, first, first + more], dim=1), spans)
+        best = torch.maximum(best, score)
+    return spans, best.exp()

@@ -29,7 +29,16 @@ from .artifacts_kadapter import WEIGHTS_FOLLOW, copy_strictly
 from .attention_kadapter import Attention, Dropout, Linear, attention_mask_of
 from .backbone_kadapter import random_backbone
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name, check_choice
-from .encoding_kadapter import encode_entities, mark_entities, special_tokens
+from .encoding_kadapter import (
+    MARKERS,
+    best_spans,
+    encode_choices,
+    encode_entities,
+    encode_passages,
+    encode_words,
+    mark_entities,
+    special_tokens,
+)
 from .fusion_kadapter import new_fusion
 from .heads_kadapter import (
     NOT_READ,
@@ -64,7 +73,11 @@ __all__ = [
     "KAdapterModel",
     "KAdapterModelOutput",
     "KnowledgeAdapterConfig",
+    "best_spans",
+    "encode_choices",
     "encode_entities",
+    "encode_passages",
+    "encode_words",
     "mark_entities",
     "special_tokens",
 ]
@@ -178,12 +191,17 @@ class KAdapterPreTrainedModel(AdapterVerbs, ArtifactVerbs, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing, for the same reason."""
 
-    @staticmethod
+    markers = MARKERS  # around the mentions, as the class is trained with them
+
+    @classmethod
     def encode_entities(
-        tokenizer: Any, texts: Sequence[str], entity_spans: Sequence[Sequence[tuple[int, int]]], **kwargs: Any
+        cls, tokenizer: Any, texts: Sequence[str], entity_spans: Sequence[Sequence[tuple[int, int]]], **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Turn raw text with marked mentions into the model's inputs; see the function `encode_entities`."""
-        return encode_entities(tokenizer, texts, entity_spans, **kwargs)
+        """Turn raw text with marked mentions into the model's inputs; see the function `encode_entities`.
+
+        `markers` are by default those that this class is trained with: " @" for `KAdapterForEntityClassification`.
+        """
+        return encode_entities(tokenizer, texts, entity_spans, **{"markers": cls.markers, **kwargs})
 
 
 class KAdapterModel(KAdapterPreTrainedModel):
@@ -491,6 +509,7 @@ class KAdapterForEntityClassification(KAdapterEntityModel):
 
     _auto_classes = ("AutoModelForSequenceClassification",)
     _loss = staticmethod(multi_label_loss)
+    markers = (" @",)  # with the sign for a space before it, unlike the bare one of relations: so the official scripts
 
     def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
         config.problem_type = "multi_label_classification"
@@ -511,6 +530,7 @@ class KAdapterForMultipleChoice(KAdapterHeadModel):
     """The right one of several choices, each a text of its own, by its first token (the official head of CosmosQA)."""
 
     _auto_classes = ("AutoModelForMultipleChoice",)
+    encode_choices = staticmethod(encode_choices)
 
     @staticmethod
     def build_head(config: KAdapterConfig) -> nn.Module:
@@ -588,6 +608,8 @@ class KAdapterForQuestionAnswering(KAdapterHeadModel):
     """
 
     _auto_classes = ("AutoModelForQuestionAnswering",)
+    encode_passages = staticmethod(encode_passages)
+    best_spans = staticmethod(best_spans)
 
     @staticmethod
     def build_head(config: KAdapterConfig) -> nn.Module:
@@ -642,6 +664,7 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
     """Head of each word among the words of its sentence: the linguistic objective."""
 
     _auto_classes = ("AutoModelForTokenClassification",)
+    encode_words = staticmethod(encode_words)
 
     @staticmethod
     def build_head(config: KAdapterConfig) -> nn.Module:

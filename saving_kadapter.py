@@ -47,6 +47,56 @@ STRUCTURE = (  # the fields that the tensors belong to: nobody changes them with
     *("architectures", "adapters", "fusion", "inner_projections", "dependency_head", "arc_size", "num_positions"),
     *("backbone_config", "backbone_fingerprint", "backbone_modified"),
 )
+EXAMPLES = {  # what a card shows for each head, from raw text to words; None for a model without a head
+    None: """text = "Marie Curie was born in Warsaw."
+inputs = model.encode_entities(tokenizer, [text], [[(0, 11), (24, 30)]])  # two mentions, in characters
+positions = inputs.pop("entity_positions")  # where the marked mentions begin
+head, tail = model(**inputs).last_hidden_state[0, positions[0]]  # features of encoder and adapters, fused
+print(head.shape, tail.shape)""",
+    "KAdapterForEntityPairClassification": """text = "Marie Curie was born in Warsaw."
+inputs = model.encode_entities(tokenizer, [text], [[(0, 11), (24, 30)]])  # head and tail, in characters
+logits = model(**inputs).logits
+print(model.config.id2label[logits.argmax(-1).item()])  # the relation""",
+    "KAdapterForEntityClassification": """text = "Marie Curie was born in Warsaw."
+inputs = model.encode_entities(tokenizer, [text], [[(0, 11)]])  # the mention, in characters
+scores = model(**inputs).logits.sigmoid()[0].tolist()
+print([model.config.id2label[number] for number, score in enumerate(scores) if score > 0.5])  # its types""",
+    "KAdapterForDependencyParsing": """words = "Birds sing at dawn .".split()
+inputs = model.encode_words(tokenizer, [words])
+heads = model(**inputs).logits.argmax(-1)[0].tolist()  # of each word the number of its head, 0 for the root
+for word, head in zip(words, heads):
+    print(word, "<-", "ROOT" if head == 0 else words[head - 1])""",
+    "KAdapterForMultipleChoice": """choices = ["She was ill.", "It was raining."]
+inputs = model.encode_choices(tokenizer, ["It rained all day."], ["Why did she stay in?"], [choices])
+print(choices[model(**inputs).logits.argmax(-1).item()])""",
+    "KAdapterForQuestionAnswering": """passages = ["Marie Curie was born in Warsaw.", "Warsaw lies on the Vistula."]
+inputs = model.encode_passages(tokenizer, ["Where was Marie Curie born?"], [passages])
+output = model(**inputs)
+spans, probabilities = model.best_spans(output.start_logits, output.end_logits)
+passage, first, last = spans[0].tolist()
+print(tokenizer.decode(inputs["input_ids"][0, passage, first : last + 1]), probabilities[0].item())""",
+    "KAdapterForSequenceClassification": """text = "Marie Curie was born in Warsaw."
+inputs = tokenizer([text], return_tensors="pt")
+logits = model(**inputs).logits
+print(model.config.id2label[logits.argmax(-1).item()])""",
+    "KAdapterForTokenClassification": """text = "Marie Curie was born in Warsaw."
+inputs = tokenizer([text], return_tensors="pt")
+logits = model(**inputs).logits
+labels = [model.config.id2label[number] for number in logits.argmax(-1)[0].tolist()]
+print(list(zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), labels)))""",
+}
+MULTI_LABEL = """inputs = tokenizer(["Marie Curie was born in Warsaw."], return_tensors="pt")
+scores = model(**inputs).logits.sigmoid()[0].tolist()
+print([model.config.id2label[number] for number, score in enumerate(scores) if score > 0.5])"""
+REGRESSION = """inputs = tokenizer(["Marie Curie was born in Warsaw."], return_tensors="pt")
+print(model(**inputs).logits[0].tolist())"""
+OFFICIAL_PARSER = """words = "Birds sing at dawn .".split()
+inputs = model.encode_words(tokenizer, [words])
+starts = inputs.pop("word_positions")[0].tolist()  # the tokens of the root and of each word's first sub-token
+heads = (model(**inputs).logits.argmax(-1)[0] - 1).tolist()  # of each token the position of its head
+for word, start in zip(words, starts[1:]):
+    head = heads[start]
+    print(word, "<-", "ROOT" if head == starts[0] else words[starts.index(head) - 1] if head in starts else "?")"""
 FORGOTTEN = 24 * 3600  # seconds after which a save that never ended is swept away
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
@@ -260,15 +310,26 @@ def _head(config: KAdapterConfig) -> str | None:
 
 
 def _usage(config: KAdapterConfig) -> list[str]:
-    """Return how an artifact is loaded, its head too."""
+    """Return how an artifact is loaded, and how its head turns raw text into words."""
+    head = _head(config)
     own = [name for name in config.auto_map or {} if name not in ("AutoConfig", "AutoModel")]
-    kind = own[0] if own else "AutoModel"
-    lines = ["", "```python", f"from transformers import {kind}", ""]
-    lines += [f'model = {kind}.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)', "```", ""]
-    if _head(config):
-        told = f"The model with its head is a `{_head(config)}`; `AutoModel` gives the encoder and its adapters alone."
-        lines += [told, ""]
+    loader = own[0] if head and own else "AutoModel"
+    lines = ["", "```python", f"from transformers import {loader}, AutoTokenizer", ""]
+    lines += [f'model = {loader}.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)']
+    lines += ['tokenizer = AutoTokenizer.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)']
+    lines += [_example(config, head), "```", ""]
+    if head:
+        lines += [f"The model with its head is a `{head}`; `AutoModel` gives the encoder and its adapters alone.", ""]
     return lines
+
+
+def _example(config: KAdapterConfig, head: str | None) -> str:
+    if head == "KAdapterForDependencyParsing" and config.dependency_head == "official":
+        return OFFICIAL_PARSER
+    if head == "KAdapterForSequenceClassification":
+        others = {"multi_label_classification": MULTI_LABEL, "regression": REGRESSION}
+        return others.get(config.problem_type, EXAMPLES[head])
+    return EXAMPLES.get(head, "")
 
 
 def _row(name: str, adapter: dict[str, Any]) -> str:

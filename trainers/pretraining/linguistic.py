@@ -6,15 +6,15 @@ Published: no number given. Ours: see the README's results table.
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from ...configuration_kadapter import KAdapterConfig
+from ...encoding_kadapter import special_tokens, word_tokens
 from ...metrics import attachment
-from ...modeling_kadapter import KAdapterForDependencyParsing, special_tokens
+from ...modeling_kadapter import KAdapterForDependencyParsing
 
 IGNORED, LOST = -100, -1
 
@@ -62,26 +62,23 @@ class Objective:
 
         A sentence that keeps no word with a head to learn is dropped, but only in training.
         """
-        flat = [" " + word for words in rows["tokens"] for word in words]
-        pieces = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"])
         examples: dict[str, list] = {name: [] for name in ("input_ids", "labels", "words", "truncated")}
         if not self.official:
             examples["word_positions"] = []
-        for heads in rows["heads"]:
-            sub_tokens = [next(pieces) or [self.tokenizer.unk_token_id] for _ in heads]
-            example = self._example(sub_tokens, heads)
+        encoded = word_tokens(self.tokenizer, rows["tokens"])
+        for (ids, positions), heads in zip(encoded, rows["heads"], strict=True):
+            example = self._example(ids, positions, heads)
             if training and all(label == IGNORED for label in example["labels"]):
                 continue
             for name, value in example.items():
                 examples[name].append(value)
         return examples
 
-    def _example(self, sub_tokens: list[list[int]], heads: list[int]) -> dict[str, Any]:
-        starts = list(accumulate(map(len, sub_tokens), initial=len(self.prefix)))
+    def _example(self, ids: list[int], positions: list[int], heads: list[int]) -> dict[str, Any]:
         room = self.max_length - len(self.suffix)
-        ids = (self.prefix + [piece for word in sub_tokens for piece in word])[:room] + self.suffix
-        kept = sum(start < room for start in starts[:-1])
-        positions = [max(0, len(self.prefix) - 1), *starts[:kept]]  # the root's token, then each word's first
+        ids = ids if len(ids) <= self.max_length else ids[:room] + self.suffix
+        kept = sum(start < room for start in positions[1:])
+        positions = positions[: 1 + kept]  # the root's token, then each word's first
         example = {"input_ids": ids, "words": len(heads), "truncated": kept < len(heads)}
         if self.official:
             return {**example, "labels": self._official_labels(positions, heads[:kept], len(ids))}

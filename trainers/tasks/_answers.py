@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,22 +11,14 @@ from datasets import Dataset
 from torch import Tensor
 
 from ...configuration_kadapter import KAdapterConfig
+from ...encoding_kadapter import PassageTokens, best_spans, join_passages
 from ...losses_kadapter import spans_loss
-from ...modeling_kadapter import KAdapterForQuestionAnswering, special_tokens
+from ...modeling_kadapter import KAdapterForQuestionAnswering
 
 __all__ = ["AnswerTask"]
 
 WORD = re.compile(r"\w+|[^\w\s]")
 NOWHERE = [-1, -1, -1]
-
-
-class Text(NamedTuple):
-    """A question with one of its passages: token ids, which of them are the passage's, and their characters."""
-
-    input_ids: list[int]
-    first: int
-    offsets: list[tuple[int, int]]  # in the passage with a space before it, of the passage's tokens that were kept
-    truncated: bool
 
 
 class AnswerTask:
@@ -51,7 +43,6 @@ class AnswerTask:
             )
         self.tokenizer, self.max_length = tokenizer, max_length
         self.max_passages, self.max_answer_length = arguments.max_passages, arguments.max_answer_length
-        self.prefix, self.separator = special_tokens(tokenizer)
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "answer_mask": 0, "answer_spans": -1}
         self.settings: dict[str, Any] = {}
 
@@ -97,7 +88,7 @@ class AnswerTask:
             spans = [span for place, text in enumerate(texts) for span in self._spans(place, text, passages, answers)]
             if training and not spans:
                 continue
-            values = [record, [one.input_ids for one in texts], [_answerable(one) for one in texts]]
+            values = [record, [one.input_ids for one in texts], [one.answerable() for one in texts]]
             values += [max(len(one.input_ids) for one in texts), cut]
             for column, value in zip(columns, [*values, spans or [NOWHERE]], strict=False):
                 examples[column].append(value)
@@ -114,19 +105,11 @@ class AnswerTask:
         told = f"{len(cut)} questions lost passages to --max_passages {most}, {lost} of them their only answer"
         return [told] if cut else []
 
-    def _texts(self, question: str, passages: list[str]) -> list[Text]:
+    def _texts(self, question: str, passages: list[str]) -> list[PassageTokens]:
         """Join a question with each passage, the passage cut to fit."""
-        encoded = self.tokenizer(
-            [f" {text}" for text in (question, *passages)], add_special_tokens=False, return_offsets_mapping=True
-        )
-        asked = self.prefix + encoded["input_ids"][0][: self.max_length // 2] + self.separator
-        room = max(1, self.max_length - len(asked) - len(self.separator))
-        return [
-            Text(asked + ids[:room] + self.separator, len(asked), offsets[:room], len(ids) > room)
-            for ids, offsets in zip(encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True)
-        ]
+        return join_passages(self.tokenizer, question, passages, self.max_length)
 
-    def _spans(self, place: int, text: Text, passages: list[str], answers: list[str]) -> list[list[int]]:
+    def _spans(self, place: int, text: PassageTokens, passages: list[str], answers: list[str]) -> list[list[int]]:
         """Return [passage, start, end] in tokens of each occurrence that fits."""
         spans = []
         for start, end in occurrences(f" {passages[place]}", answers):
@@ -138,27 +121,13 @@ class AnswerTask:
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return passage, start, end and probability of the best span, and the loss of each question."""
         start, end, spans = output.start_logits, output.end_logits, batch.get("answer_spans")
-        decided = self._best(start, end)
+        found, probabilities = best_spans(start, end, self.max_answer_length)
+        decided = torch.cat([found.float(), probabilities[:, None]], dim=1)  # (B, 4), the probability last
         if spans is None:
             return decided, None
         losses = [spans_loss(*one, None) for one in zip(start.split(1), end.split(1), spans.split(1), strict=True)]
         answerable = (spans[..., 0] >= 0).any(dim=1)
         return decided, torch.stack(losses).masked_fill(~answerable.to(start.device), torch.nan)
-
-    def _best(self, start: Tensor, end: Tensor) -> Tensor:
-        """Return the likeliest span of at most `max_answer_length` tokens: (batch, 4), its probability last."""
-        batch, _, length = start.shape
-        probability = torch.full((batch,), -torch.inf, device=start.device)
-        decided = torch.zeros(batch, 3, device=start.device)
-        start, end = (one.flatten(1).log_softmax(dim=1).view_as(one) for one in (start.float(), end.float()))
-        for more in range(min(self.max_answer_length, length)):
-            scores = (start[..., : length - more] + end[..., more:]).flatten(1)  # (B, P * (S - more))
-            best, place = scores.max(dim=1)
-            passage, first = place // (length - more), place % (length - more)
-            found = torch.stack([passage, first, first + more], dim=1).float()
-            decided = torch.where((best > probability)[:, None], found, decided)
-            probability = torch.maximum(best, probability)
-        return torch.cat([decided, probability.exp()[:, None]], dim=1)
 
     def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[str, dict[str, float]]]:
         """Return the text of the best span of each question, its passage and its probability.
@@ -182,11 +151,6 @@ class AnswerTask:
     def wrong(self, gold: list[str]) -> str:
         """Return no answer; every question is encoded where it is evaluated, so nobody asks."""
         return ""
-
-
-def _answerable(text: Text) -> list[int]:
-    """Return 1 for the tokens of the passage."""
-    return [0] * text.first + [1] * len(text.offsets) + [0] * (len(text.input_ids) - text.first - len(text.offsets))
 
 
 def occurrences(passage: str, answers: list[str]) -> list[tuple[int, int]]:

@@ -9,7 +9,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from ...configuration_kadapter import KAdapterConfig
-from ...modeling_kadapter import KAdapterForMultipleChoice, special_tokens
+from ...encoding_kadapter import join_choice, special_tokens
+from ...modeling_kadapter import KAdapterForMultipleChoice
 from ._classes import cross_entropies, probabilities
 
 __all__ = ["ChoiceTask"]
@@ -64,7 +65,8 @@ class ChoiceTask:
         examples: dict[str, list] = {name: [] for name in ("record", "input_ids", "length", "truncated")}
         for record, (context, question) in enumerate(zip(contexts, questions, strict=True)):
             own = choices[record * number : (record + 1) * number]
-            texts = [self._text(context, question + self.separator + choice) for choice in own]
+            marks = (self.prefix, self.separator, self.max_length)
+            texts = [join_choice(context, question + self.separator + choice, *marks) for choice in own]
             examples["record"].append(record)
             examples["input_ids"].append([ids for ids, _ in texts])
             examples["length"].append(max(len(ids) for ids, _ in texts))
@@ -85,16 +87,6 @@ class ChoiceTask:
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         """Tokenise each text apart, as if a space stood before it (so does the official tokeniser)."""
         return self.tokenizer([f" {text.strip()}" for text in texts], add_special_tokens=False)["input_ids"]
-
-    def _text(self, context: list[int], rest: list[int]) -> tuple[list[int], bool]:
-        """Join the parts of a text, cut to fit: one token after the other from the longer part, else from the rest."""
-        room = max(0, self.max_length - len(self.prefix) - 2 * len(self.separator))
-        lengths = [len(context), len(rest)]
-        cut = max(0, sum(lengths) - room)
-        for _ in range(cut):
-            lengths[0 if lengths[0] > lengths[1] else 1] -= 1
-        parts = context[: lengths[0]] + self.separator + rest[: lengths[1]]
-        return self.prefix + parts + self.separator, cut > 0
 
     def left_out(self, rows: Dataset) -> list[str]:
         """Return nothing: what does not fit is told by examples."""

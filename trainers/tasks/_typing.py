@@ -18,8 +18,6 @@ from ._mentions import mark_within
 
 __all__ = ["TypingTask"]
 
-MARKERS = (" @",)  # with the sign for a space before it, unlike the bare one of relations: so the official scripts
-
 
 class TypingTask:
     """A marker "@" around the mention, representation at the opening one, any number of types (official code).
@@ -73,7 +71,7 @@ class TypingTask:
         columns = ("record", "input_ids", "entity_positions", "truncated", *(["labels"] if labelled else []))
         examples: dict[str, list] = {name: [] for name in columns}
         spans = [[(mention["start"], mention["end"])] for mention in rows["mention"]]
-        marked = mark_within(self.tokenizer, rows["text"], spans, self.max_length, markers=MARKERS)
+        marked = mark_within(self.tokenizer, rows["text"], spans, self.max_length, markers=self.model_class.markers)
         for record, one in enumerate(marked):
             if one is None:
                 continue

@@ -5,8 +5,8 @@ accelerate launch trainers/run_task.py --recipe recipes/open_entity_roberta_larg
 Published (K-Adapter, test F1): RoBERTa 76.23, +multitask 76.97, without knowledge 76.17, F 77.53, L 76.89, F+L 77.61.
 Ours: not measured, the prepared data is not freely available.
 
-Inputs are those of the official script, its marker too: " @", one token with the sign for a space before it. For a
-trained model use `encode_entities(tokenizer, texts, spans, markers=(" @",))`.
+Inputs are those of the official script, its marker too: " @", one token with the sign for a space before it, which is
+what a trained model's own `encode_entities(tokenizer, texts, spans)` puts around a mention.
 """
 
 from __future__ import annotations
