@@ -20,7 +20,14 @@ import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
@@ -71,6 +78,8 @@ def resolve_backbone(
     source, kwargs = os.fspath(source), dict(kwargs)
     if source == config.backbone_name_or_path and config.backbone_revision is not None:
         kwargs.setdefault("revision", config.backbone_revision)
+    with contextlib.suppress(OSError):  # what can't be found is told below
+        _check_kind(_configuration(source, kwargs), f"backbone {source!r}")
     checkpoint = _find(source, kwargs)
     if config.backbone_fingerprint and checkpoint.fingerprint != config.backbone_fingerprint:
         raise ValueError(_another(config, source, checkpoint.fingerprint))
@@ -121,6 +130,7 @@ def _take_module(config: KAdapterConfig, given: torch.nn.Module) -> PreTrainedMo
     if not isinstance(module, PreTrainedModel):
         raise TypeError(f"a backbone is a PreTrainedModel of transformers, its id or its path, not {type(given)}")
     _check_kind(module.config, "the backbone given as a module")
+    _check_looks_both_ways(module, "the backbone given as a module")
     checkpoint = _unchanged(module)
     if not config.backbone_config:
         _pin(config, module, checkpoint)
@@ -238,10 +248,8 @@ def _load(
     tensors: dict[str, Tensor] | None = None,
 ) -> PreTrainedModel:
     """Load a backbone without a pooler, from a checkpoint or of tensors, refusing to leave anything at random."""
-    names = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "subfolder")
     if tensors is None:
-        given = {key: kwargs[key] for key in names if key in kwargs}
-        backbone_config = AutoConfig.from_pretrained(source, **given)
+        backbone_config = _configuration(source, kwargs)
     else:
         kwargs = {key: value for key, value in kwargs.items() if key not in READING}
         kwargs.update(config=backbone_config, state_dict=tensors)
@@ -260,14 +268,84 @@ def _load(
             f"backbone {source!r} lacks tensor {first!r}, has it in another shape or has one too many; "
             "use a complete checkpoint"
         )
+    _check_looks_both_ways(module, f"backbone {source!r}")
     return module
 
 
+def _configuration(source: str, kwargs: dict[str, Any]) -> PreTrainedConfig:
+    names = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "subfolder")
+    return AutoConfig.from_pretrained(source, **{key: kwargs[key] for key in names if key in kwargs})
+
+
 def _check_kind(backbone_config: Any, where: str) -> None:
+    """Refuse, before its weights are fetched, what a configuration shows to be no text encoder.
+
+    Raises:
+        ValueError: it is a K-Adapter model, has a decoder, looks at earlier tokens only, or reads no text.
+    """
     if backbone_config.model_type == KAdapterConfig.model_type:
         raise ValueError(f"{where} is itself a K-Adapter model; load it by from_pretrained, or add_adapter to it")
     if getattr(backbone_config, "is_encoder_decoder", False):
         raise ValueError(f"{where} is an encoder with a decoder; adapters stand beside an encoder alone")
+    if getattr(backbone_config, "is_decoder", False) or _is_causal_by_kind(backbone_config):
+        raise ValueError(_looks_back_only(where, backbone_config))
+    lacking = [name for name in ("hidden_size", "num_hidden_layers") if not hasattr(backbone_config, name)]
+    model_class = AutoModel._model_mapping.get(type(backbone_config), None)
+    reads = getattr(model_class, "main_input_name", "input_ids")
+    if lacking or reads != "input_ids":
+        reason = f"reads {reads!r}" if reads != "input_ids" else f"has no {lacking[0]!r} in its configuration"
+        raise ValueError(
+            f"{where} ({backbone_config.model_type}) {reason}; a backbone is one text encoder, so name that, or the "
+            "text encoder within it"
+        )
+
+
+def _looks_back_only(where: str, backbone_config: Any) -> str:
+    return (
+        f"{where} ({backbone_config.model_type}) is a decoder: its tokens see only those before them, and an adapter, "
+        "which looks both ways, would let them see the rest; use an encoder"
+    )
+
+
+def _is_known_encoder(backbone_config: Any) -> bool:
+    """Return whether a model's kind is trained as a masked language model, and so sees a text as a whole."""
+    return type(backbone_config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(backbone_config, "causal", False)
+
+
+def _is_causal_by_kind(backbone_config: Any) -> bool:
+    """Return whether a model's kind is a decoder, and nothing in its configuration says that it looks both ways."""
+    if type(backbone_config) not in MODEL_FOR_CAUSAL_LM_MAPPING or _is_known_encoder(backbone_config):
+        return False
+    both_ways = {"is_causal": False, "use_bidirectional_attention": (True, "all"), "attn_type": "bi"}
+    given = {name: getattr(backbone_config, name, None) for name in both_ways}
+    return not any(
+        given[name] is not None and given[name] in (value if isinstance(value, tuple) else (value,))
+        for name, value in both_ways.items()
+    )
+
+
+def _check_looks_both_ways(module: PreTrainedModel, where: str) -> None:
+    """Refuse a model whose first token does not see the last, where its kind alone does not tell.
+
+    Raises:
+        ValueError: it looks at earlier tokens only, or does not read token ids.
+    """
+    if _is_known_encoder(module.config):
+        return
+    ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=module.device)  # alike but for the last token
+    training = module.training
+    try:
+        with torch.no_grad():
+            states = module.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0].float()
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where} ({module.config.model_type}) does not turn token ids alone into hidden states ({error}); a "
+            "backbone is one text encoder, so name that, or the text encoder within it"
+        ) from error
+    finally:
+        module.train(training)
+    if (states[0] - states[1]).abs().max() <= 1e-6 * states.abs().max():
+        raise ValueError(_looks_back_only(where, module.config))
 
 
 def without_pooler(backbone_config: Any) -> dict[str, bool]:
@@ -282,6 +360,7 @@ def without_pooler(backbone_config: Any) -> dict[str, bool]:
 def random_backbone(config: KAdapterConfig) -> PreTrainedModel:
     """Build an untrained backbone, as AutoModel.from_config does for any model."""
     backbone_config = config.typed_backbone_config()
+    _check_kind(backbone_config, "the backbone")
     return AutoModel.from_config(backbone_config, **without_pooler(backbone_config))
 
 
