@@ -310,7 +310,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         return self
 
     def _new_adapter(self, name: str, config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgeAdapter:
-        config = config.for_backbone(self.config.num_hidden_layers)
+        config = config.for_backbone(self.config.num_hidden_layers, self.config.hidden_size)
         self.config.adapters[name] = config.to_dict()
         with torch.device("meta") if weights_follow else torch.get_default_device():
             return KnowledgeAdapter(config, self.config.hidden_size)

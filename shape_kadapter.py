@@ -10,13 +10,30 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-__all__ = ["KnowledgeAdapterConfig", "check_adapter_name", "check_choice", "default_layers"]
+__all__ = ["PUBLISHED_SIZES", "KnowledgeAdapterConfig", "check_adapter_name", "check_choice", "default_layers"]
+
+# Of the paper's adapters beside roberta-large; hashes leave them out.
+PUBLISHED_SIZES = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+HEAD_SIZE = 64  # width of an attention head where nothing else is asked for
 
 
 def default_layers(num_hidden_layers: int) -> list[int]:
     """Return the tapped hidden states for a backbone of `num_hidden_layers` blocks, (0, 11, 22) for 24 blocks."""
     taps = (0, num_hidden_layers // 2 - 1, num_hidden_layers - 2)
     return sorted({max(0, tap) for tap in taps})
+
+
+def default_width(backbone_width: int) -> int:
+    """Return an adapter's inner width beside a backbone: three quarters of its width, in whole attention heads.
+
+    768 beside the 1,024 of roberta-large, as published; 576 beside 768, 256 beside 384, and at least one head of 64.
+    """
+    return max(HEAD_SIZE, backbone_width * 3 // 4 // HEAD_SIZE * HEAD_SIZE)
+
+
+def default_heads(hidden_size: int) -> int:
+    """Return the number of attention heads of an adapter: as many of width 64 as fit in, and divide it evenly."""
+    return next(heads for heads in range(max(1, hidden_size // HEAD_SIZE), 0, -1) if hidden_size % heads == 0)
 
 
 def check_adapter_name(name: str) -> None:
@@ -59,11 +76,12 @@ class KnowledgeAdapterConfig:
     Args:
         layers: the tapped hidden states, strictly increasing, 0 = embeddings, i = output of block i; None takes
             (0, N // 2 - 1, N - 2) of an N-block backbone. One adapter layer stands at each.
-        hidden_size: inner width of an adapter layer, whatever the backbone's width.
+        hidden_size: inner width of an adapter layer, any beside any backbone; None takes three quarters of the
+            backbone's, in multiples of 64: 768 beside roberta-large, 576 beside 768, 256 beside 384.
         num_hidden_layers: transformer blocks in each adapter layer; 0 for no blocks and no projections, so that the
             adapter has no parameters and gives the sum of the states it taps (a control).
-        num_attention_heads: attention heads of each block; divides `hidden_size`.
-        intermediate_size: feed-forward width of each block.
+        num_attention_heads: attention heads of each block; divides `hidden_size`; None takes heads of width 64.
+        intermediate_size: feed-forward width of each block; None takes four times `hidden_size`.
         hidden_act: activation of the feed-forward layer; "gelu" is the exact one.
         hidden_dropout_prob: dropout after dense layers.
         attention_probs_dropout_prob: dropout of the attention weights.
@@ -85,10 +103,10 @@ class KnowledgeAdapterConfig:
     """
 
     layers: list[int] | tuple[int, ...] | None = None
-    hidden_size: int = 768
+    hidden_size: int | None = None
     num_hidden_layers: int = 2
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1
@@ -100,12 +118,12 @@ class KnowledgeAdapterConfig:
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
-            if getattr(self, name) < 1:
+        for name in PUBLISHED_SIZES:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} of a knowledge adapter must be at least 1")
         if self.num_hidden_layers < 0:
             raise ValueError(f"num_hidden_layers={self.num_hidden_layers} must be at least 0, which is for no blocks")
-        if self.hidden_size % self.num_attention_heads:
+        if self.hidden_size and self.num_attention_heads and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} of a knowledge adapter must be divisible by "
                 f"num_attention_heads={self.num_attention_heads}"
@@ -125,8 +143,12 @@ class KnowledgeAdapterConfig:
                 f"and without repeats; try layers={sorted({max(0, layer) for layer in layers}) or [0]}"
             )
 
-    def for_backbone(self, num_hidden_layers: int) -> "KnowledgeAdapterConfig":
-        """Return this configuration with `layers` filled in and checked for a backbone of so many blocks.
+    def for_backbone(self, num_hidden_layers: int, hidden_size: int) -> "KnowledgeAdapterConfig":
+        """Return this configuration with all that was left open filled in, checked for a backbone of this depth.
+
+        Args:
+            num_hidden_layers: the backbone's number of blocks.
+            hidden_size: the backbone's width.
 
         Raises:
             ValueError: a layer lies outside 0..num_hidden_layers.
@@ -137,7 +159,19 @@ class KnowledgeAdapterConfig:
                 f"layers={layers} must lie in 0..{num_hidden_layers} for a backbone of {num_hidden_layers} blocks "
                 f"(0 = embeddings); try layers={default_layers(num_hidden_layers)}"
             )
-        return KnowledgeAdapterConfig(**{**self.to_dict(), "layers": layers})
+        return KnowledgeAdapterConfig(**{**self.to_dict(), "layers": layers, **self._sizes(hidden_size)})
+
+    def _sizes(self, backbone_width: int) -> dict[str, int]:
+        """Return width, heads and feed-forward width, each as it was given or by its rule."""
+        heads, width = self.num_attention_heads, self.hidden_size
+        if width is None:
+            width = default_width(backbone_width)
+            width = max(heads, width // heads * heads) if heads else width
+        return {
+            "hidden_size": width,
+            "num_attention_heads": heads or default_heads(width),
+            "intermediate_size": self.intermediate_size or 4 * width,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as a plain dict that JSON can hold."""

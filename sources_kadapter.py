@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.utils.hub import extract_commit_hash
 
 from .backbone_kadapter import digest_of_tensor
-from .shape_kadapter import KnowledgeAdapterConfig
+from .shape_kadapter import PUBLISHED_SIZES, KnowledgeAdapterConfig
 
 __all__ = ["adapter_hash", "fetch_referred", "note_sources", "referred", "tensors_under", "with_sources"]
 
@@ -24,9 +24,11 @@ def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def adapter_hash(values: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """Return a hash of an adapter's shape and of all its tensors by their names inside it.
 
-    Of the shape, what has its default value is left out, so that fields of later versions change nothing.
+    Of the shape, what has its default value or the published size is left out, so that fields of later versions
+    change nothing.
     """
-    shape, usual = KnowledgeAdapterConfig.from_dict(values).to_dict(), KnowledgeAdapterConfig().to_dict()
+    shape = KnowledgeAdapterConfig.from_dict(values).to_dict()
+    usual = {**KnowledgeAdapterConfig().to_dict(), **PUBLISHED_SIZES}
     own = {key: value for key, value in shape.items() if value != usual[key] and key not in ("training", "source")}
     total = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
     for key in sorted(tensors):

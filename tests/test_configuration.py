@@ -3,9 +3,14 @@
 import json
 
 import pytest
+import torch
 from helpers import tiny_backbone
+from transformers import AutoConfig, AutoModel
 
 from kadapter import KAdapterConfig, KAdapterModel, KnowledgeAdapterConfig
+from kadapter.sources_kadapter import adapter_hash
+
+PUBLISHED = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 
 
 @pytest.fixture
@@ -17,7 +22,7 @@ def config():
     ("blocks", "layers"), [(24, [0, 11, 22]), (12, [0, 5, 10]), (4, [0, 1, 2]), (2, [0]), (1, [0])]
 )
 def test_the_default_layers_are_the_first_the_middle_and_the_last_but_one(blocks, layers):
-    assert KnowledgeAdapterConfig().for_backbone(blocks).layers == layers
+    assert KnowledgeAdapterConfig().for_backbone(blocks, 64).layers == layers
 
 
 @pytest.mark.parametrize("layers", [[2, 1], [0, 0], [-1, 2], [], [3, 3, 4]])
@@ -30,15 +35,16 @@ def test_layers_beyond_the_backbone_are_refused_with_a_proposal():
     with pytest.raises(
         ValueError, match=r"layers=\[0, 5\] must lie in 0\.\.4 for a backbone of 4 blocks.*try layers="
     ):
-        KnowledgeAdapterConfig(layers=[0, 5]).for_backbone(4)
-    assert KnowledgeAdapterConfig(layers=[0, 4]).for_backbone(4).layers == [0, 4]
+        KnowledgeAdapterConfig(layers=[0, 5]).for_backbone(4, 64)
+    assert KnowledgeAdapterConfig(layers=[0, 4]).for_backbone(4, 64).layers == [0, 4]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("hidden_size", 0),
-        ("num_attention_heads", 5),
+        ("num_attention_heads", 0),
+        ("intermediate_size", -3),
         ("hidden_dropout_prob", 1.5),
         ("attention_probs_dropout_prob", -0.1),
         ("skip_layers", 1),
@@ -48,6 +54,53 @@ def test_layers_beyond_the_backbone_are_refused_with_a_proposal():
 def test_a_size_that_makes_no_adapter_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field}={value}"):
         KnowledgeAdapterConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("encoder", "sizes"),
+    [(1024, (768, 12, 3072)), (768, (576, 9, 2304)), (384, (256, 4, 1024)), (312, (192, 3, 768)), (32, (64, 1, 256))],
+)
+def test_an_adapter_is_three_quarters_as_wide_as_its_encoder_in_heads_of_64(encoder, sizes):
+    shape = KnowledgeAdapterConfig().for_backbone(6, encoder)
+    assert (shape.hidden_size, shape.num_attention_heads, shape.intermediate_size) == sizes
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ({"hidden_size": 96}, (96, 1, 384)),
+        ({"hidden_size": 100}, (100, 1, 400)),
+        ({"hidden_size": 200}, (200, 2, 800)),
+        ({"num_attention_heads": 12}, (252, 12, 1008)),
+        ({"intermediate_size": 7}, (256, 4, 7)),
+        ({"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 5}, (24, 3, 5)),
+    ],
+)
+def test_what_is_given_of_a_shape_stays_and_the_rest_follows_it(given, sizes):
+    shape = KnowledgeAdapterConfig(**given).for_backbone(6, 384)
+    assert (shape.hidden_size, shape.num_attention_heads, shape.intermediate_size) == sizes
+    with pytest.raises(ValueError, match=r"hidden_size=24 .* must be divisible by num_attention_heads=5"):
+        KnowledgeAdapterConfig(hidden_size=24, num_attention_heads=5)
+
+
+@pytest.mark.parametrize(("width", "layers", "millions"), [(384, 6, 5.3), (1024, 24, 47.3)])
+def test_a_default_adapter_is_small_beside_a_small_encoder_and_published_beside_a_large_one(width, layers, millions):
+    with torch.device("meta"):
+        sizes = {"vocab_size": 100, "hidden_size": width, "num_attention_heads": 8, "intermediate_size": 64}
+        backbone = AutoModel.from_config(AutoConfig.for_model("roberta", num_hidden_layers=layers, **sizes))
+        model = KAdapterModel.from_backbone(backbone)
+        model.add_adapter("fac")
+    assert round(sum(parameter.numel() for parameter in model.adapters.parameters()) / 1e6, 1) == millions
+    assert None not in model.config.adapters["fac"].values()  # what is stored is what was built
+
+
+def test_hashes_of_adapters_that_were_saved_before_stay_as_they_were():
+    published = {**PUBLISHED, "layers": [0, 2, 4], "num_hidden_layers": 2, "hidden_act": "gelu"}
+    tensors = {"a": torch.arange(6.0).view(2, 3)}
+    # computed by the release in which 768, 12 and 3072 were the defaults
+    assert adapter_hash(published, tensors) == "421d62a1e99c4be747e224857a1e3448921e1173cef50cce73a07665f2a42a46"
+    small = {**published, "hidden_size": 12, "num_attention_heads": 2, "intermediate_size": 16}
+    assert adapter_hash(small, tensors) == "0101477d770c42bb4f808d391747c319b2148108ba2b2437a0249260d96886b3"
 
 
 def test_an_unknown_activation_is_named_with_those_that_are_known():

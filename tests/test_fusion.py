@@ -1,5 +1,7 @@
 """Fusions and control adapters: what they start as, what they learn, what stays out."""
 
+import re
+
 import pytest
 import torch
 from helpers import batch, bytes_of, make_model, output, save_backbone, shake, small_adapter, tiny_backbone
@@ -128,9 +130,9 @@ def test_without_an_initializer_range_an_adapter_starts_as_torch_starts_any_line
     assert far.weight.std().item() == pytest.approx((3 * 32) ** -0.5, rel=0.2) and far.bias.abs().max() > 0
 
 
-@pytest.mark.parametrize("value", ["x", 1.5, None])
+@pytest.mark.parametrize("value", ["x", 1.5, [8]])
 def test_a_value_of_another_type_is_told_in_one_sentence(value):
-    with pytest.raises(TypeError, match=rf"^hidden_size={value!r} makes no knowledge adapter: .*expected int"):
+    with pytest.raises(TypeError, match=rf"^hidden_size={re.escape(repr(value))} makes no knowledge adapter: .*int"):
         KnowledgeAdapterConfig(hidden_size=value)
     with pytest.raises(TypeError, match=r"^the adapter configuration of 'fac': hidden_size="):
         KAdapterConfig(adapters={"fac": {"hidden_size": value}})

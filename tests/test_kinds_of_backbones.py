@@ -34,7 +34,7 @@ def tiny(model_type, **values):
 @pytest.mark.parametrize("model_type", DECODERS)
 def test_a_decoder_is_refused_since_an_adapter_would_look_ahead(tmp_path, model_type):
     decoder = tiny(model_type, **DECODERS[model_type])
-    with pytest.raises(ValueError, match="is a decoder: its tokens see only those before them.*use an encoder"):
+    with pytest.raises(ValueError, match=r"is a decoder: its tokens see only those before them.*use an encoder"):
         KAdapterModel.from_backbone(decoder)
     decoder.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"backbone '{tmp_path}'.*is a decoder"):
@@ -113,5 +113,5 @@ def test_a_model_of_code_of_its_own_is_judged_by_what_it_does():
     AutoModel.register(OwnConfig, OwnModel, exist_ok=True)
     encoder = OwnModel(OwnConfig())
     assert KAdapterModel.from_backbone(encoder).backbone is encoder
-    with pytest.raises(ValueError, match="own.*is a decoder"):
+    with pytest.raises(ValueError, match=r"own.*is a decoder"):
         KAdapterModel.from_backbone(OwnModel(OwnConfig(looks_ahead=False)))

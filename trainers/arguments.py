@@ -60,10 +60,17 @@ class AdapterArguments:
     layers: list[int] | None = field(
         default=None, metadata={"help": "Tapped hidden states; by default 0, N/2 - 1, N - 2 of an N-block backbone."}
     )
-    adapter_hidden_size: int = field(default=768, metadata={"help": "Inner width of the adapter."})
-    adapter_intermediate_size: int = field(default=3072, metadata={"help": "Feed-forward width inside the adapter."})
+    adapter_hidden_size: int | None = field(
+        default=None,
+        metadata={"help": "Inner width of the adapter; by default three quarters of the encoder's, in heads of 64."},
+    )
+    adapter_intermediate_size: int | None = field(
+        default=None, metadata={"help": "Feed-forward width inside the adapter; by default four times its width."}
+    )
     adapter_num_hidden_layers: int = field(default=2, metadata={"help": "Transformer blocks in an adapter layer."})
-    adapter_num_attention_heads: int = field(default=12, metadata={"help": "Attention heads inside the adapter."})
+    adapter_num_attention_heads: int | None = field(
+        default=None, metadata={"help": "Attention heads inside the adapter; by default of width 64."}
+    )
     adapter_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the adapter."})
     skip_layers: int = field(default=0, metadata={"help": "The official adapter_skip_layers; 0 is off."})
     mask_padding: bool = field(

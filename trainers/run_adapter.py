@@ -157,7 +157,7 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
     check_adapter_name(adapter.adapter_name)
     backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
     check_attention(adapter, backbone, run)
-    _shape(adapter).for_backbone(backbone.num_hidden_layers)
+    _shape(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size)
     tokenizer = AutoTokenizer.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
     if corpus.max_length > tokenizer.model_max_length:
         raise ValueError(
