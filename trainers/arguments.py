@@ -132,6 +132,16 @@ class RunArguments(TrainingArguments):
             raise ValueError("--fp16 needs a GPU, and this run is on a CPU; give --bf16, or neither of the two")
         super().__post_init__()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled into every checkpoint: all but the tokens, which are secrets."""
+        return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
+
+    def __copy__(self) -> RunArguments:
+        """Return a copy for the same process, which keeps its tokens."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
 
 def parse_arguments(
     argv: list[str] | None = None, kinds: tuple[type, ...] = (CorpusArguments, AdapterArguments, RunArguments)

@@ -79,8 +79,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     for trial in trials:
         if ground.main and len(trials) > 1:
             print(f"trial {trial.output_dir}")
-        one = _few_shot if flags.episodes else _trial
-        results = read_results(Path(trial.output_dir)) if _finished(trial) else one(ground, trial)
+        if _finished(trial):
+            results = read_results(Path(trial.output_dir))
+            if trial.do_predict:
+                trial.do_train = trial.do_eval = False
+                _trial(ground, trial)
+        else:
+            results = (_few_shot if flags.episodes else _trial)(ground, trial)
         state.wait_for_everyone()
     return results
 
@@ -187,6 +192,7 @@ def _run(ground: Ground, trainer: TaskTrainer, splits: dict[str, Split], checkpo
         if ground.main:
             answered = trainer.answers(splits[PREDICT], decided, labelled=False)
             write_lines(Path(run.output_dir) / PREDICTED, answered)
+            print(f"predictions: {len(answered)} records of {run.do_predict} in {Path(run.output_dir) / PREDICTED}")
     return results
 
 

@@ -95,7 +95,8 @@ class TaskRunArguments(RunArguments):
     """The arguments of training, for one trial or a sweep over seeds and learning rates in one process."""
 
     do_predict: str | None = field(
-        default=None, metadata={"help": "File to predict, in the layout of the corpus; labels may lack."}
+        default=None,
+        metadata={"help": "Predict this file (same layout as the corpus, labels optional) into predicted.jsonl."},
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better one, and keep the best."}

@@ -66,7 +66,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"there is no trained model in {str(folder)!r} ({error}); train it by --do_train") from error
+        trials = sorted(str(run.parent.relative_to(folder)) for run in folder.rglob(RUN))
+        remedy = (
+            f"name the --seeds and --learning_rates of its trials {trials}" if trials else "train it by --do_train"
+        )
+        raise ValueError(f"there is no trained model in {str(folder)!r} ({error}); {remedy}") from error
 
 
 def read_results(folder: Path) -> dict[str, float]:
