@@ -96,7 +96,7 @@ class TaskRunArguments(RunArguments):
 
     do_predict: str | None = field(
         default=None,
-        metadata={"help": "Predict this file (same layout as the corpus, labels optional) into predicted.jsonl."},
+        metadata={"help": "Predict this file, laid out as the corpus, labels optional, to predicted.jsonl."},
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better one, and keep the best."}
