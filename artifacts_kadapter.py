@@ -72,7 +72,7 @@ def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
         ValueError: it is of another model type, or damaged; the sentence names the file and the tensor or field. Or
             an adapter has changed.
     """
-    part = _read_own(os.fspath(id_or_path), **reading)
+    part = _read_own(os.path.expanduser(id_or_path), **reading)
     adapters = part.config.get("adapters") or {}
     elsewhere = {name: one for name, one in adapters.items() if not tensors_under(f"adapters.{name}.", part.tensors)}
     part.tensors.update(fetch_referred(elsewhere, part.where, reading, _read_own))
@@ -163,7 +163,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
     What stands before the first "+" up to its last "-" is the prefix. A directory of that very name is left whole,
     and so is the "+" in the directories above a path.
     """
-    name = os.fspath(name)
+    name = os.path.expanduser(name)
     folder, slash, last = name.rpartition("/")
     if "+" not in name or os.path.isdir(name) or ("+" not in last and os.path.isdir(folder)):
         return [name]

@@ -75,7 +75,7 @@ def resolve_backbone(
         raise ValueError(
             "these adapters stand beside a backbone that existed only in memory; pass it as backbone=MODULE_OR_PATH"
         )
-    source, kwargs = os.fspath(source), dict(kwargs)
+    source, kwargs = os.path.expanduser(source), dict(kwargs)
     if source == config.backbone_name_or_path and config.backbone_revision is not None:
         kwargs.setdefault("revision", config.backbone_revision)
     with contextlib.suppress(OSError):  # what can't be found is told below

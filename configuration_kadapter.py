@@ -1,11 +1,18 @@
 """Configuration of K-Adapter models: the adapters, the backbone that they stand beside, and their fusion."""
 
+from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .shape_kadapter import KnowledgeAdapterConfig, check_adapter_name, check_choice, default_layers
+from .shape_kadapter import (
+    KnowledgeAdapterConfig,
+    check_adapter_name,
+    check_choice,
+    default_layers,
+    refuse_misspelt,
+)
 
 __all__ = [
     "FUSIONS",
@@ -14,6 +21,7 @@ __all__ = [
     "check_adapter_name",
     "check_choice",
     "default_layers",
+    "refuse_misspelt",
 ]
 
 FUSIONS = ("add", "concat", "gated")
@@ -72,7 +80,7 @@ class KAdapterConfig(PreTrainedConfig):
         record_digest: digest of the record that the saved weights carry, which tells whether both are of one save.
 
     Raises:
-        TypeError: the adapters are no dict.
+        TypeError: the adapters are no dict, or a field is misspelt.
         ValueError: an unknown fusion or head, a bad adapter name, an active adapter that is not there.
     """
 
@@ -96,6 +104,7 @@ class KAdapterConfig(PreTrainedConfig):
     record_digest: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        refuse_misspelt(kwargs, (*(field.name for field in fields(self)), "num_labels"), type(self).__name__)
         if not isinstance(self.adapters, dict | None):
             raise TypeError(
                 f"adapters={self.adapters!r} must be a dict of names and KnowledgeAdapterConfigs; artifacts are "

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from .artifacts_kadapter import Artifact, copy_strictly, merge, read_parts, weights_to_follow
 from .backbone_kadapter import READING, resolve_backbone
-from .configuration_kadapter import BACKBONE_FIELDS, KAdapterConfig
+from .configuration_kadapter import BACKBONE_FIELDS, KAdapterConfig, refuse_misspelt
 from .saving_kadapter import STRUCTURE, upload, write_artifact
 from .sources_kadapter import referred, tensors_under, with_sources
 from .verbs_kadapter import refuse_keywords
@@ -55,6 +55,7 @@ class ArtifactVerbs:
             ValueError: the checkpoint lacks tensors of its own architecture.
         """
         own = {key: kwargs.pop(key) for key in OWN_FIELDS if key in kwargs}
+        refuse_misspelt(kwargs, OWN_FIELDS, "from_backbone")
         config = KAdapterConfig()
         module = resolve_backbone(config, backbone, kwargs)
         for key, value in own.items():
@@ -78,10 +79,11 @@ class ArtifactVerbs:
         """Load one artifact, or compose several, onto their frozen backbone, which comes from its own repository.
 
         Several are named by a list, by `compose_with`, or by the shorthand "org/kadapter-fac+lin". A composition is
-        fused by "add". `revision`, `subfolder` and `trust_remote_code` mean the artifact's repository; the backbone
-        has `backbone_kwargs` and its pinned revision, and `backbone` to say where it is found now. With `subfolder`
-        and without the package, transformers looks for our Python files at the repository's root. `dtype`,
-        `device_map`, `attn_implementation`, `quantization_config` and `token` reach the backbone too.
+        fused by "add", which has no weights, or by the `fusion` that is asked for, which is new then. `revision`,
+        `subfolder` and `trust_remote_code` mean the artifact's repository; the backbone has `backbone_kwargs` and its
+        pinned revision, and `backbone` to say where it is found now. With `subfolder` and without the package,
+        transformers looks for our Python files at the repository's root. `dtype`, `device_map`,
+        `attn_implementation`, `quantization_config` and `token` reach the backbone too.
 
         Raises:
             OSError: there is no such artifact or backbone.
@@ -115,6 +117,9 @@ class ArtifactVerbs:
     def _load_strictly(self, part: Artifact) -> None:
         """Copy an artifact's tensors: all of the model's, and all of a head's if it is this head's artifact."""
         parts, tensors = dict(self._own_parts()), part.tensors
+        if self.config.fusion != part.config.get("fusion", "add"):  # chosen when composing
+            del parts["fusion"]
+            logger.warning(f"fusion {self.config.fusion!r} of {part.where} is new and needs training")
         if part.head != type(self).__name__:
             declared = self._head_tensors(part) if part.head else set()
             tensors = {key: one for key, one in tensors.items() if key not in declared}
@@ -180,7 +185,7 @@ class ArtifactVerbs:
         if bundle_adapters is None and self is self.base_model:
             bundle_adapters = True
         inside = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
-        names = referred(self.config.adapters, inside, bundle_adapters, os.fspath(save_directory))
+        names = referred(self.config.adapters, inside, bundle_adapters, os.path.expanduser(save_directory))
         left_out = tuple(f"{prefix}adapters.{name}." for name in names for prefix in ("", "kadapter."))
         tensors = {key: one for key, one in tensors.items() if not key.startswith(left_out)}
         self._write(save_directory, with_sources(self.config, names), tensors, type(self))
@@ -280,6 +285,8 @@ def _config_for(part: Artifact, config: KAdapterConfig | None, overrides: dict[s
     """
     overrides = {key: value for key, value in overrides.items() if key not in IGNORED and key[0] != "_"}
     free = (*LABEL_FIELDS, *(() if part.head else HEAD_FIELDS))
+    if not part.head and part.config.get("fusion", "add") == "add":  # which has no weights
+        free += ("fusion",)
     fixed = {key: value for key, value in overrides.items() if key in (*OWN_FIELDS, *STRUCTURE, *BACKBONE_FIELDS)}
     if config is not None:
         asked, found = config.to_dict(), KAdapterConfig.from_dict(dict(part.written)).to_dict()

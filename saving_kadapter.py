@@ -123,6 +123,7 @@ def write_artifact(
         OSError: the disk is full or the directory can't be written; what was there before is untouched.
         ValueError: a tensor holds NaN or infinite values; what was there before is untouched.
     """
+    directory = Path(directory).expanduser()
     for key, one in tensors.items():
         if not all_finite(one):
             raise ValueError(f"tensor {key!r} holds NaN or infinite values, so nothing was saved to {directory}")
@@ -139,10 +140,10 @@ def write_artifact(
         shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # save_file leaves it readable to its owner only
         for path in travelling_files(modeling):
             shutil.copyfile(path, folder / path.name)
-        _copy_tokenizer(config, folder, Path(directory))
+        _copy_tokenizer(config, folder, directory)
         (folder / CARD).write_text(model_card(config), encoding="utf-8")
 
-    write_directory(Path(directory), fill)
+    write_directory(directory, fill)
 
 
 def all_finite(one: Tensor) -> bool:
@@ -198,7 +199,7 @@ def write_directory(directory: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         OSError: writing failed; what was there before is untouched.
     """
-    directory = Path(os.path.realpath(directory))
+    directory = Path(os.path.realpath(directory.expanduser()))
     if directory.is_file():
         raise OSError(f"can't save to {str(directory)!r}: it is a file; name a directory")
     # Inside an old directory, which may be a mount of its own; beside a new one.

@@ -10,7 +10,14 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-__all__ = ["PUBLISHED_SIZES", "KnowledgeAdapterConfig", "check_adapter_name", "check_choice", "default_layers"]
+__all__ = [
+    "PUBLISHED_SIZES",
+    "KnowledgeAdapterConfig",
+    "check_adapter_name",
+    "check_choice",
+    "default_layers",
+    "refuse_misspelt",
+]
 
 # Of the paper's adapters beside roberta-large; hashes leave them out.
 PUBLISHED_SIZES = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -205,3 +212,11 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{name}={value!r} must be one of {list(known)}{hint}")
+
+
+def refuse_misspelt(kwargs: dict[str, Any], known: Iterable[str], function: str) -> None:
+    """Raise TypeError for a keyword that is almost a known one, where others are passed on."""
+    for key in kwargs:
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+        if close and key not in known:
+            raise TypeError(f"{function} has no keyword {key!r}; did you mean {close[0]!r}?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,10 +26,13 @@ logger = logging.get_logger(__name__)
 
 
 def refuse_keywords(kwargs: dict[str, Any], known: Iterable[str], function: str) -> None:
-    """Raise TypeError for the first keyword that is not known."""
-    for key, value in kwargs.items():
+    """Raise TypeError for the first keyword that is not known; its value, which may be a secret, is not shown."""
+    known = list(known)
+    for key in kwargs:
         if key not in known:
-            raise TypeError(f"{function} has no keyword {key!r} (value {value!r}); it takes {', '.join(known)}")
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+            raise TypeError(f"{function} has no keyword {key!r}; {hint}")
 
 
 class AdapterVerbs:

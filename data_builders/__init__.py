@@ -91,7 +91,8 @@ def load(
         ValueError: unknown corpus, split or fold, a folder without corpus files, a malformed record (the sentence
             names file, record number, field and reason), or no row left in the corpus or in the split asked for.
     """
-    others = [get_builder(other)(folder, cache_dir) for other, folder in (exclude or {}).items()]
+    data_dir = Path(data_dir).expanduser()
+    others = [get_builder(other)(Path(folder).expanduser(), cache_dir) for other, folder in (exclude or {}).items()]
     builder = get_builder(name)(data_dir, cache_dir, on_bad_record, exclude=others, fold=fold)
     if streaming:
         if num_proc is not None:
@@ -114,9 +115,10 @@ def load_file(name: str, path: str | Path, *, on_bad_record: str = "error") -> d
     Raises:
         ValueError: unknown corpus, no such file, a malformed record, or no record at all.
     """
-    if not Path(path).is_file():
+    path = Path(path).expanduser()
+    if not path.is_file():
         raise ValueError(f"{path} is no file; give a file in the layout of the corpus {name}")
-    return get_builder(name)(Path(path).parent, None, on_bad_record, file=Path(path)).read_file()
+    return get_builder(name)(path.parent, None, on_bad_record, file=path).read_file()
 
 
 def counts(built: datasets.Dataset | datasets.DatasetDict | CorpusBuilder) -> dict[str, dict[str, int]]:

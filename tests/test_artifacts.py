@@ -457,7 +457,6 @@ def test_missing_weights_and_places_are_told(tmp_path, artifact):
 def test_what_the_weights_were_made_for_can_not_be_chosen_anew(artifact):
     for keyword, value in (
         ("adapters", ["lin"]),
-        ("fusion", "concat"),
         ("backbone_fingerprint", "0"),
         ("hidden_size", 64),
     ):

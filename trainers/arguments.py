@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -156,13 +157,22 @@ def parse_arguments(
     parser = HfArgumentParser(kinds, description=__doc__, parents=[recipe], allow_abbrev=False)
     given, argv = recipe.parse_known_args(sys.argv[1:] if argv is None else argv)
     if given.recipe is not None:
-        argv = _recipe_flags(Path(given.recipe), kinds) + argv
+        argv = _recipe_flags(Path(given.recipe).expanduser(), kinds) + argv
     *parsed, _, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no flag" + closest(unknown[0].removeprefix("--"), kinds, "--"))
+    for arguments in parsed:
+        vars(arguments).update({name: _expanded(value) for name, value in vars(arguments).items()})
     return tuple(parsed)
+
+
+def _expanded(value: Any) -> Any:
+    """Return a flag's value with the home directory in the place of a leading "~", which shells leave after "="."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
 def closest(name: str, kinds: tuple[type, ...], prefix: str = "") -> str:
