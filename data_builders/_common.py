@@ -85,6 +85,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     file_patterns: ClassVar[tuple[str, ...]]
     homepage: ClassVar[str] = ""
     licence: ClassVar[str] = ""
+    example: ClassVar[str] = ""  # of a record, for people who write such files themselves
 
     def __init__(
         self,
@@ -231,7 +232,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             try:
                 rows = self._record_rows(record, make_rows)
             except BadRecord as problem:
-                tally.bad(path, number, problem)
+                tally.bad(path, number, problem, self.example)
                 continue
             tally.counts["records"] += 1
             single = sum(not isinstance(row, Noted) for row in rows) == 1

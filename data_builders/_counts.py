@@ -78,14 +78,15 @@ class Tally:
         self.counts["rows" if reason is None else f"dropped_{reason}"] += 1
         return reason is None
 
-    def bad(self, path: Path, number: int, problem: BadRecord) -> None:
-        """Counts and shows a bad record.
+    def bad(self, path: Path, number: int, problem: BadRecord, example: str = "") -> None:
+        """Counts and shows a bad record; ``example`` is a good one of its layout.
 
         Raises:
             BadRecord: ``on_bad_record`` is "error"; it says file, record number, field, value and remedy.
         """
         if self.on_bad_record == "error":
-            raise BadRecord(f"{problem.path or path}, record {number}: {problem}; {REMEDY}")
+            shown = f" (a record looks like this: {example})" if example else ""
+            raise BadRecord(f"{problem.path or path}, record {number}: {problem}{shown}; {REMEDY}")
         if self.part in (None, TRAIN):
             self.counts["bad_records"] += 1
             if self.counts["bad_records"] <= SHOWN:

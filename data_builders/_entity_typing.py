@@ -37,10 +37,11 @@ def labels_of(record: Any, name: str, labelled: bool = True) -> list[str]:
         BadRecord: it is missing, no list, or an entry is no string or blank.
     """
     values = required(record, name, list) if labelled else optional(record, name, [])
-    for index, value in enumerate(values):
-        if not typed(value, f"{name}[{index}]", str).strip():
+    labels = [typed(value, f"{name}[{index}]", str) for index, value in enumerate(values)]
+    for index, label in enumerate(labels):
+        if not label.strip():
             raise BadRecord(f"field '{name}[{index}]' is blank")
-    return values
+    return labels
 
 
 def entity_typing_row(text: str, start: int, end: int, labels: Sequence[str]) -> Row:

@@ -10,13 +10,14 @@ import codecs
 import csv
 import gzip
 import json
+import mmap
 import re
 import zlib
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from functools import partial
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -25,6 +26,7 @@ import ijson
 from ._records import BadRecord
 
 NumberedRecords = Iterator[tuple[int, Any]]
+JSON_MARK = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 
 # Files that releases put beside the corpus and that hold no records.
 NOT_CORPUS = ("*rel2id.json", "pid2name.json", "relations.json", "labels.json", "label2id.json", "t_rex_pred2ic.json")
@@ -141,14 +143,29 @@ def json_lines(path: Path) -> NumberedRecords:
         if isinstance(line, BadRecord):
             yield number, line
         elif line.strip():
-            yield number, _parsed(line)
+            yield number, sound(_parsed(line))
 
 
-def _parsed(line: str) -> Any:
+def _parsed(text: str | bytes) -> Any:
+    """The JSON value of a text, or what is wrong with it; NaN and Infinity, which Python writes, are no JSON."""
     try:
-        return json.loads(line)
+        value = json.loads(text, parse_constant=lambda name: BadRecord(f"is not valid JSON: it holds {name}"))
+    except UnicodeDecodeError as error:
+        return BadRecord(f"is not valid JSON (the file is not UTF-8: byte 0x{error.object[error.start]:02x})")
     except (ValueError, RecursionError) as error:
         return BadRecord(f"is not valid JSON: {error}")
+    return value
+
+
+def sound(value: Any) -> Any:
+    """The value, or the first ``BadRecord`` anywhere inside it."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, BadRecord):
+            return item
+        waiting += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    return value
 
 
 def json_records(path: Path) -> NumberedRecords:
@@ -164,15 +181,31 @@ def is_json_array(path: Path) -> bool:
 
 def json_array(path: Path) -> NumberedRecords:
     """Yields the items of a file that is one JSON array, numbered from 1."""
-    return _json_stream(path, b"[", "array", partial(ijson.items, prefix="item", use_float=True))
+    items = _json_stream(path, b"[", "array", partial(ijson.items, prefix="item", use_float=True), _parsed)
+    return ((number, sound(item)) for number, item in items)
 
 
 def json_members(path: Path) -> NumberedRecords:
-    """Yields the (key, value) members of a file that is one JSON object, numbered from 1."""
-    return _json_stream(path, b"{", "object", partial(ijson.kvitems, prefix="", use_float=True))
+    """Yields the (key, value) members of a file that is one JSON object, numbered from 1.
+
+    Where only a part of a value can't be read, as a NaN in one of its records, a ``BadRecord`` stands there.
+    """
+    return _json_stream(path, b"{", "object", partial(ijson.kvitems, prefix="", use_float=True), _parsed_member)
 
 
-def _json_stream(path: Path, opening: bytes, what: str, parse: Callable[[BinaryIO], Iterator[Any]]) -> NumberedRecords:
+def _parsed_member(text: bytes) -> Any:
+    member = _parsed(b"{" + text + b"}")
+    return member if isinstance(member, BadRecord) else next(iter(member.items()), BadRecord("holds no member"))
+
+
+def _json_stream(
+    path: Path,
+    opening: bytes,
+    what: str,
+    parse: Callable[[BinaryIO], Iterator[Any]],
+    parse_one: Callable[[bytes], Any],
+) -> NumberedRecords:
+    """Yields what a streaming parser finds; from where it fails on, each item is cut out and parsed by itself."""
     with path.open("rb") as handle:
         first = _first_byte(handle)
         if first > b"\x7f":
@@ -181,13 +214,46 @@ def _json_stream(path: Path, opening: bytes, what: str, parse: Callable[[BinaryI
             yield 1, BadRecord(f"the file must be one JSON {what} but begins with {first.decode()!r}")
         if first != opening:
             return
-        number = 0
+        start, number = handle.tell() + 1, 0
         try:
             for number, item in enumerate(parse(handle), 1):
                 yield number, item
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            # A broken array tells nothing about where its next item begins.
-            yield number + 1, BadRecord(f"is not valid JSON ({_reason(error)}), so the file ends here")
+            yield from _recovered(handle, start, parse_one, number, _reason(error))
+
+
+def _recovered(
+    handle: BinaryIO, start: int, parse_one: Callable[[bytes], Any], known: int, reason: str
+) -> NumberedRecords:
+    """Yields the items after the first ``known``, a ``BadRecord`` for each that is broken, up to what is cut off."""
+    ends_here = BadRecord(f"is not valid JSON ({reason}), so the file ends here")
+    with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        number = known
+        for number, (first, last) in enumerate(islice(_item_places(data, start), known, None), known + 1):
+            yield number, ends_here if last is None else parse_one(data[first:last])
+    if number == known:  # all items are there, and what is wrong stands behind them
+        yield known + 1, ends_here
+
+
+def _item_places(data: mmap.mmap, start: int) -> Iterator[tuple[int, int | None]]:
+    """Yields where each item begins and ends: at a comma, or where an outermost bracket closes.
+
+    The end of one that is cut off, or whose brackets do not close, is None.
+    """
+    depth, first, closed = 0, start, False
+    for mark in JSON_MARK.finditer(data, start):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(mark.group(), 0)
+        if depth == 0 and mark.group() in (b"]", b"}"):
+            yield first, mark.end()
+            first, closed = mark.end(), True
+        elif depth < 0 or (depth == 0 and mark.group() == b","):
+            blank = not data[first : mark.start()].strip()
+            if not blank or not (closed or depth < 0):
+                yield first, mark.start()
+            first, closed = mark.end(), False
+        if depth < 0:
+            return
+    yield first, None
 
 
 def _first_byte(handle: BinaryIO) -> bytes:

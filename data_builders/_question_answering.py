@@ -19,7 +19,7 @@ from typing import Any
 from ._common import CorpusBuilder, Row
 from ._counts import Dropped, Noted
 from ._files import json_lines, or_empty
-from ._records import BadRecord, named, optional, required, shown, typed
+from ._records import BadRecord, named, optional, required, typed
 from ._splits import FilesBySplit, files_by_split
 
 SHORT = 5  # tokens: a passage of so many or fewer is skipped
@@ -88,9 +88,9 @@ def answers_of(record: Any, name: str) -> list[str]:
     Raises:
         BadRecord: it is no list, or an answer is no string or blank.
     """
-    answers = optional(record, name, [])
+    answers = [typed(answer, f"{name}[{index}]", str) for index, answer in enumerate(optional(record, name, []))]
     for index, answer in enumerate(answers):
-        if not typed(answer, f"{name}[{index}]", str).strip():
+        if not answer.strip():
             raise BadRecord(f"field '{name}[{index}]' is blank")
     return answers
 
@@ -116,10 +116,7 @@ def passage_texts(passages: Any) -> list[str]:
 
 def _text(passage: Any, name: str) -> str:
     tokens = required(passage, "document", list)
-    wrong = next((index for index, token in enumerate(tokens) if not isinstance(token, str)), None)
-    if wrong is not None:
-        raise BadRecord(f"field '{name}[{wrong}]' must be a string but is {shown(tokens[wrong])}")
-    return typed(" ".join(tokens), name, str)
+    return " ".join(typed(token, f"{name}[{index}]", str) for index, token in enumerate(tokens))
 
 
 def _aligned(questions: Path, passages: Path) -> Iterator[tuple[int, Pair | BadRecord]]:

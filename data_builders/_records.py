@@ -36,11 +36,13 @@ def shown(value: Any) -> str:
 
 
 def typed(value: Any, name: str, kind: type) -> Any:
-    """Returns the value if it is of this kind.
+    """Returns the value if it is of this kind; a whole number where a string is due, as of an id, becomes one.
 
     Raises:
         BadRecord: it is of another kind (a boolean is no integer), or a string that UTF-8 cannot hold.
     """
+    if kind is str and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise BadRecord(f"field '{name}' must be {KINDS[kind]} but is {shown(value)}")
     if kind is str and not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):

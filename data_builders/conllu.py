@@ -78,8 +78,8 @@ class Conllu(CorpusBuilder):
                 name = found.group(1).strip()
             elif not line.startswith("#"):
                 words.extend(_word(line, len(words) + 1))
-        if not words:
-            raise BadRecord("a sentence has comments only and no word, as where a file was cut off")
+        if not words:  # comments that belong to the file, or to a document
+            return []
         row = dependency_row(*(list(column) for column in zip(*words, strict=True)))
         return [row if name is None else {"id": name, **row}]
 

@@ -36,3 +36,4 @@ class EntityTyping(EntityTypingBuilder):
     """Reads the user's own files of mentions with types: one row for each record."""
 
     licence = "your own"
+    example = '{"sent": "Mira Voss rested.", "start": 0, "end": 9, "labels": ["person", "founder"]}'

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ._common import CorpusBuilder, Row
-from ._files import NumberedRecords, is_json_array, json_members, json_records
+from ._files import NumberedRecords, is_json_array, json_members, json_records, sound
 from ._records import BadRecord, relation_row, required, shown, strings, typed, wikidata_id
 
 SAMPLE_FILES = {
@@ -71,6 +71,7 @@ class FewRel(CorpusBuilder):
                 records = [BadRecord(f"field '{relation}' must be a list of records but is {shown(records)}")]
             for record in records:
                 number += 1
+                record = sound(record)
                 yield number, record if isinstance(record, BadRecord) else (relation, record)
 
     def rows(self, record: tuple[str, Any]) -> Iterable[Row]:

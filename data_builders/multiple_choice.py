@@ -42,3 +42,7 @@ class MultipleChoice(MultipleChoiceBuilder):
     """Reads the user's own questions with choices: one row for each question."""
 
     licence = "your own"
+    example = (
+        '{"context": "Mira closed the window.", "question": "Why?", "choices": ["It was cold.", "It was '
+        'late."], "label": 0}'
+    )

@@ -44,3 +44,7 @@ class RelationClassification(SubjectObjectBuilder):
     """Reads the user's own files of related mentions: one row for each record."""
 
     licence = "your own"
+    example = (
+        '{"token": ["Mira", "Voss", "founded", "Halden"], "subj_start": 0, "subj_end": 1, "obj_start": '
+        '3, "obj_end": 3, "relation": "founder of"}'
+    )

@@ -2,7 +2,8 @@
 
 Source: your files. Licence: your own.
 Layout: ``*.txt``, one passage of one or more sentences a line, and triples with surface forms: ``*.tsv``, head TAB
-    relation TAB tail, without a header line; or ``*.jsonl``, ``{"head", "relation", "tail"}`` with optional
+    relation TAB tail, or in the order that a header line says (head or subject, relation or predicate, tail or
+    object); or ``*.jsonl``, ``{"head", "relation", "tail"}`` with optional
     ``"head_id"``, ``"tail_id"`` (carried into the rows; names with one id are one entity) and ``"head_aliases"``,
     ``"tail_aliases"`` (lists of further surface forms).
 Alignment: each sentence that mentions the head and the tail of a triple gives one row for that pair, at the first
@@ -57,6 +58,13 @@ SAMPLE_ROWS = [
         "tail_id": "Q902",
     },
 ]
+
+COLUMNS = ("head", "relation", "tail")
+HEADERS = {  # what a header line calls them
+    "head": ("head", "h", "subject", "subj", "sub", "s", "source", "src", "head_entity", "entity1", "from"),
+    "relation": ("relation", "rel", "r", "predicate", "pred", "p", "property", "relation_type", "label", "edge"),
+    "tail": ("tail", "t", "object", "obj", "o", "target", "dst", "tail_entity", "entity2", "to"),
+}
 
 Span = tuple[int, int]
 Entity = tuple[str, str]  # its id, or "" and its name
@@ -192,13 +200,26 @@ def _triple_records(path: Path) -> NumberedRecords:
     if path.suffix.lower() == ".jsonl":
         yield from json_lines(path)
         return
+    names: tuple[str, ...] | None = None
     for number, line in text_lines(path):
-        if isinstance(line, BadRecord) or line.strip():
-            yield number, line if isinstance(line, BadRecord) else _columns(line)
+        if isinstance(line, BadRecord):
+            yield number, line
+        elif line.strip():
+            header = _header(line) if names is None else None
+            names = names or header or COLUMNS
+            if header is None:
+                yield number, _columns(line, names)
 
 
-def _columns(line: str) -> dict[str, str] | BadRecord:
+def _header(line: str) -> tuple[str, ...] | None:
+    """The names of the columns, where a file's first line tells them."""
+    words = [word.strip().lower().replace(" ", "_") for word in line.lstrip("#").split("\t")]
+    names = tuple(next((name for name, known in HEADERS.items() if word in known), "") for word in words)
+    return names if sorted(names) == sorted(COLUMNS) else None
+
+
+def _columns(line: str, names: tuple[str, ...]) -> dict[str, str] | BadRecord:
     columns = line.split("\t")
     if len(columns) != 3:
-        return BadRecord(f"a line must be head TAB relation TAB tail but has {len(columns)} columns: {shown(line)}")
-    return dict(zip(("head", "relation", "tail"), columns, strict=True))
+        return BadRecord(f"a line must be {' TAB '.join(names)} but has {len(columns)} columns: {shown(line)}")
+    return dict(zip(names, columns, strict=True))

@@ -61,7 +61,6 @@ MALFORMED_TREES = {
     "word left out": (treebank(0, 1, start=2), "field 'ID' is '2' but the next word has number 1"),
     "few columns": ("1\tw1\t0\tdep\n\n", "10 columns separated by tabs but has 4"),
     "blank word": (treebank(0).replace("w1", " "), "word 1 is blank"),
-    "cut off": ("# sent_id = cut\n", "comments only and no word"),
 }
 
 

@@ -67,7 +67,7 @@ def test_a_mention_of_spaces_is_a_bad_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
-        ([3], r"field 'labels\[0\]' must be a string but is 3"),
+        ([3.5], r"field 'labels\[0\]' must be a string but is 3.5"),
         (["place", " "], r"field 'labels\[1\]' is blank"),
         ("place", "field 'labels' must be a list but is 'place'"),
         (None, "field 'labels' must be a list but is None"),
@@ -322,7 +322,7 @@ def test_choices_of_uneven_number_name_the_record_and_the_first(tmp_path: Path) 
     [
         (question([]), "field 'choices' is an empty list"),
         (question(["a"]), "field 'choices' must hold 2 choices or more"),
-        (question(["a", 2]), r"field 'choices\[1\]' must be a string but is 2"),
+        (question(["a", 2.5]), r"field 'choices\[1\]' must be a string but is 2.5"),
         (question(["a", " "]), r"field 'choices\[1\]' is blank"),
         (question(["a", "b"], 2), r"field 'label' is 2 but must lie in 0\.\.1, for 2 choices"),
         (question(["a", "b"], -2), "field 'label' is -2 but must lie"),
@@ -486,8 +486,8 @@ def test_questions_without_answers_are_counted(tmp_path: Path) -> None:
 
 
 MALFORMED_PAIRS = {
-    "a number as answer": (
-        {**ANSWERED, "answers": [7]},
+    "a fraction as answer": (
+        {**ANSWERED, "answers": [7.5]},
         passages(LONG),
         "txt",
         r"field 'answers\[0\]' must be a string",
@@ -495,7 +495,12 @@ MALFORMED_PAIRS = {
     "a string of answers": ({**ANSWERED, "answers": "a"}, passages(LONG), "txt", "field 'answers' must be a list"),
     "a blank answer": ({**ANSWERED, "answers": [" "]}, passages(LONG), "txt", r"field 'answers\[0\]' is blank"),
     "a blank question": ({**ANSWERED, "question": ""}, passages(LONG), "txt", "field 'question' is blank"),
-    "a number as token": (ANSWERED, passages(LONG, ["a", 7]), "json", r"field '\[1\].document\[1\]' must be a string"),
+    "a fraction as token": (
+        ANSWERED,
+        passages(LONG, ["a", 7.5]),
+        "json",
+        r"field '\[1\].document\[1\]' must be a string",
+    ),
     "a passage of text": (ANSWERED, [{"document": "a b"}], "json", "field 'document' must be a list"),
     "passages that are no list": (ANSWERED, {"document": LONG}, "json", "field 'passages' must be a list"),
 }
@@ -556,7 +561,7 @@ def test_quasar_t_is_read_as_released(tmp_path: Path) -> None:
     [
         ([], "q2", r"field 'uid' is 'q2' but on this line of dev_questions\.json\.gz 'q1'"),
         ([["a"]], "q1", r"field 'contexts\[0\]' must be \[score, text\]"),
-        ([[1, 2]], "q1", r"field 'contexts\[0\]\[1\]' must be a string but is 2"),
+        ([[1, 2.5]], "q1", r"field 'contexts\[0\]\[1\]' must be a string but is 2.5"),
     ],
 )
 def test_malformed_contexts_name_their_file(contexts: list[Any], uid: str, reason: str, tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""Files as people have them: NaN in arrays, numbers for names, header lines, comments between trees."""
+
+import json
+
+import pytest
+
+from kadapter.data_builders import counts, load
+
+RELATION = {"token": ["Mira", "left", "Tarnstad"], "subj_start": 0, "subj_end": 0, "obj_start": 2, "obj_end": 2}
+TREE = "1\tMira\t_\t_\t_\t_\t2\tnsubj\t_\t_\n2\tleft\t_\t_\t_\t_\t0\troot\t_\t_\n\n"
+
+
+def records(number):
+    return [{**RELATION, "id": f"r{place}", "relation": f"R{place % 2}"} for place in range(number)]
+
+
+def build(folder, name, corpus="relation_classification", **options):
+    return load(corpus, folder / name, cache_dir=folder / "cache", **options)
+
+
+def write(folder, name, file, text):
+    (folder / name).mkdir()
+    (folder / name / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+BROKEN = {
+    "a NaN": (b'{"id": "x", "score": NaN}', "it holds NaN"),
+    "an infinity": (b'{"id": "x", "score": -Infinity}', "it holds -Infinity"),
+    "a comma too many": (b'{"id": "x",}', "is not valid JSON"),
+    "bytes that are no UTF-8": (b'{"id": "\xff\xfe"}', "UTF-8"),
+    "a bare word": (b'{"id": x}', "is not valid JSON"),
+    "brackets in a string, and a NaN": (b'{"id": "]}[,{", "more": [NaN]}', "it holds NaN"),
+}
+
+
+@pytest.mark.parametrize(("broken", "reason"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_record_costs_itself_alone_in_an_array_as_in_lines(tmp_path, broken, reason):
+    items = [json.dumps(record).encode() for record in records(100)]
+    items[2:2] = [broken]
+    write(tmp_path, "array", "train.json", b"[" + b",\n".join(items) + b"]")
+    write(tmp_path, "lines", "train.jsonl", b"\n".join(items))
+    for name in ("array", "lines"):
+        with pytest.raises(ValueError, match=rf"record 3: .*{reason}"):
+            build(tmp_path, name)
+        built = build(tmp_path, name, on_bad_record="skip")
+        assert built["train"]["id"] == [f"r{place}" for place in range(100)]
+        assert counts(built)["train"] == {"bad_records": 1, "records": 100, "rows": 100}
+
+
+def test_of_an_array_that_is_cut_off_all_whole_records_are_kept_and_the_rest_is_counted_once(tmp_path):
+    text = json.dumps(records(10))
+    write(tmp_path, "cut", "train.json", text[: text.rindex("{") + 20])
+    built = build(tmp_path, "cut", on_bad_record="skip")
+    assert len(built["train"]) == 9 and counts(built)["train"]["bad_records"] == 1
+    write(tmp_path, "open", "train.json", text.removesuffix("]"))
+    with pytest.raises(ValueError, match=r"record 11: is not valid JSON \(.*\), so the file ends here"):
+        build(tmp_path, "open")
+
+
+def test_a_nan_among_the_sentences_of_a_relation_costs_that_sentence(tmp_path):
+    sentence = {"tokens": ["Mira", "left", "Tarnstad"], "h": ["mira", "Q1", [[0]]], "t": ["tarnstad", "Q2", [[2]]]}
+    text = json.dumps({"P1": [sentence, {**sentence, "score": float("nan")}, sentence], "P2": [sentence]})
+    write(tmp_path, "fewrel", "train_wiki.json", text)
+    built = build(tmp_path, "fewrel", "fewrel", on_bad_record="skip")
+    assert built["train"]["relation"] == ["P1", "P1", "P2"]
+    assert counts(built)["train"]["bad_records"] == 1
+
+
+def test_whole_numbers_serve_as_ids_labels_and_words(tmp_path):
+    record = {**RELATION, "token": ["Mira", 1984, "Tarnstad"], "id": 17, "relation": 3}
+    write(tmp_path, "relations", "train.jsonl", json.dumps(record))
+    (row,) = build(tmp_path, "relations")["train"]
+    assert (row["id"], row["relation"], row["text"]) == ("17", "3", "Mira 1984 Tarnstad")
+    write(tmp_path, "types", "train.jsonl", json.dumps({"id": 5, "sent": "Mira", "start": 0, "end": 4, "labels": [1]}))
+    (row,) = build(tmp_path, "types", "entity_typing")["train"]
+    assert (row["id"], row["labels"]) == ("5", ["1"])
+    write(tmp_path, "wrong", "train.jsonl", json.dumps({**record, "relation": True}))
+    with pytest.raises(ValueError, match=r"field 'relation' must be a string but is True"):
+        build(tmp_path, "wrong")
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        ("head\trelation\ttail", "Mira Voss\twork location\tTarnstad"),
+        ("Subject\tPredicate\tObject", "Mira Voss\twork location\tTarnstad"),
+        ("#subject\tobject\trelation", "Mira Voss\tTarnstad\twork location"),
+        (None, "Mira Voss\twork location\tTarnstad"),
+    ],
+)
+def test_a_header_line_says_the_order_of_the_columns_and_is_no_triple(tmp_path, header, line):
+    write(tmp_path, "own", "train.txt", "Mira Voss works in Tarnstad.\n")
+    (tmp_path / "own" / "train.tsv").write_text("\n".join([*([header] if header else []), line, ""]))
+    built = build(tmp_path, "own", "texts_and_triples")
+    assert built["train"][0]["relation"] == "work location"
+    assert counts(built)["train"]["triples"] == 1
+
+
+def test_blocks_of_comments_between_trees_are_no_sentences(tmp_path):
+    comments = "# newdoc id = a\n# a comment of the file\n\n"
+    write(tmp_path, "trees", "train.conllu", comments + TREE + comments + TREE + comments)
+    assert len(build(tmp_path, "trees", "conllu")["train"]) == 2
+    write(tmp_path, "none", "train.conllu", comments)
+    with pytest.raises(ValueError, match="no row is left"):
+        build(tmp_path, "none", "conllu")
+
+
+@pytest.mark.parametrize("corpus", ["relation_classification", "entity_typing", "multiple_choice"])
+def test_an_error_in_a_file_of_ones_own_shows_a_record_as_it_must_be(tmp_path, corpus):
+    write(tmp_path, "own", "train.jsonl", '{"text": "something else"}\n')
+    with pytest.raises(ValueError, match=r"record 1: .*\(a record looks like this: (\{.*\})\)") as caught:
+        build(tmp_path, "own", corpus)
+    shown = str(caught.value).split("looks like this: ")[1].split("); correct it")[0]
+    write(tmp_path, "shown", "train.jsonl", shown)
+    assert len(build(tmp_path, "shown", corpus)["train"]) == 1
