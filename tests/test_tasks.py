@@ -152,7 +152,7 @@ def typing_rows(labels, text="He visited Paris in May .", mention="Paris"):
 
 def test_open_entity_inputs_are_the_official_ones(tokenizer):
     task = task_of("open_entity", tokenizer)
-    task.learn(Dataset.from_dict({"labels": [["person"]]}))
+    task.learn(Dataset.from_dict({"labels": [["location", "place"], []]}))
     examples = task.encode(typing_rows(["location", "place"]))
     assert tokenizer.convert_ids_to_tokens(examples["input_ids"][0]) == OFFICIAL_TYPING
     assert examples["entity_positions"] == [[5]]
@@ -161,7 +161,7 @@ def test_open_entity_inputs_are_the_official_ones(tokenizer):
 
 def test_a_long_input_is_cut_around_the_mention_where_the_official_code_fails(tokenizer):
     task = task_of("open_entity", tokenizer, max_length=8)
-    task.learn(Dataset.from_dict({"labels": [["person"]]}))
+    task.learn(Dataset.from_dict({"labels": [["person"], []]}))
     examples = task.encode(typing_rows(["person"]))
     assert tokenizer.convert_ids_to_tokens(examples["input_ids"][0]) == "<s> d Ġ@ ĠPar is Ġ@ Ġin </s>".split()
     assert examples["entity_positions"] == [[2]]

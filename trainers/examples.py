@@ -123,7 +123,9 @@ def encode(
         print(f"{split}: {len(examples)} examples kept, {dropped} dropped, {truncated} of the kept truncated")
     if not len(examples):
         raise ValueError(
-            f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}; raise it"
+            f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}"
+            + (", or no record has anything to learn, as where no answer occurs in its passages" if training else "")
+            + "; raise it, or look at the data"
         )
     return examples
 

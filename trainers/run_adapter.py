@@ -202,11 +202,12 @@ def _examples(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Build the corpus and encode it; return what a new head must know, and the examples by split."""
     splits = load_splits(corpus, run.do_train, run.do_eval, tell)
-    fields = objective.learn(splits["train"]) if trained is None else {}
     numbers = {"train": corpus.max_train_samples, "eval": corpus.max_eval_samples}
-    examples = {
-        split: encode(split, sample(rows, numbers[split]), objective, corpus, tell) for split, rows in splits.items()
-    }
+    samples = {split: sample(rows, numbers[split]) for split, rows in splits.items()}
+    if trained is None:
+        objective.learn(samples["train"])  # so that a sample is refused too where nothing can be learned from it
+    fields = objective.learn(splits["train"]) if trained is None else {}
+    examples = {split: encode(split, rows, objective, corpus, tell) for split, rows in samples.items()}
     return fields, examples
 
 

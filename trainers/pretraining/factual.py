@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from ...configuration_kadapter import KAdapterConfig
 from ...modeling_kadapter import KAdapterForEntityPairClassification, mark_entities
+from ..labels import check_varied
 
 
 class Objective:
@@ -33,7 +34,12 @@ class Objective:
         self.label2id: dict[str, int] = {}
 
     def learn(self, train: Dataset) -> dict[str, Any]:
-        """Number the relations of the training records by name."""
+        """Number the relations of the training records by name.
+
+        Raises:
+            ValueError: there is only one.
+        """
+        check_varied("relation", train.unique("relation"))
         self.label2id = {name: number for number, name in enumerate(sorted(train.unique("relation")))}
         return {"id2label": {number: name for name, number in self.label2id.items()}, "label2id": self.label2id}
 

@@ -40,7 +40,16 @@ class Objective:
             self.padding["word_positions"] = -1
 
     def learn(self, train: Dataset | None) -> dict[str, Any]:
-        """Choose the head; nothing is learned from the records."""
+        """Choose the head; nothing is learned from the records.
+
+        Raises:
+            ValueError: each sentence is one word, its own root.
+        """
+        if train is not None and not any(len(heads) > 1 for batch in train.iter(1000) for heads in batch["heads"]):
+            raise ValueError(
+                "all training sentences have one word, which is its own root, so there is no head to find; give a "
+                "treebank of sentences with several words"
+            )
         return {"dependency_head": "official" if self.official else "arc", "num_positions": self.max_length}
 
     def recall(self, config: KAdapterConfig) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...configuration_kadapter import KAdapterConfig
+from ..labels import check_varied
 
 __all__ = ["check_labels", "cross_entropies", "numbered", "probabilities"]
 
@@ -67,7 +68,12 @@ class ClassTask:
         return train
 
     def learn(self, train: Dataset) -> dict[str, Any]:
-        """Number the labels of the training records by name."""
+        """Number the labels of the training records by name.
+
+        Raises:
+            ValueError: there is only one.
+        """
+        check_varied(self.what, train.unique(self.column))
         fields = numbered(sorted(train.unique(self.column)))
         self.label2id = fields["label2id"]
         return fields

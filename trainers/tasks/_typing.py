@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ...configuration_kadapter import KAdapterConfig
 from ...modeling_kadapter import KAdapterForEntityClassification
+from ..labels import check_varied
 from ._classes import check_labels, numbered
 from ._mentions import mark_within
 
@@ -38,6 +39,7 @@ class TypingTask:
         self.tokenizer, self.max_length = tokenizer, max_length
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "entity_positions": 0, "labels": 0.0}
         self.label2id: dict[str, int] = {}
+        self.trained: frozenset[str] = frozenset()  # those of a published order may have no training record
         self.settings: dict[str, Any] = {}
 
     def select(self, train: Dataset) -> Dataset:
@@ -45,8 +47,14 @@ class TypingTask:
         return train
 
     def learn(self, train: Dataset) -> dict[str, Any]:
-        """Number the types of the training records, those of a published order first."""
-        found = {label for batch in train.iter(1000) for labels in batch["labels"] for label in labels}
+        """Number the types of the training records, those of a published order first.
+
+        Raises:
+            ValueError: all records have the same types, or none has any.
+        """
+        sets = {frozenset(labels) for batch in train.iter(1000) for labels in batch["labels"]}
+        check_varied("types", sets)
+        found = self.trained = frozenset().union(*sets)
         fields = numbered([*self.order, *sorted(found - set(self.order))])
         self.label2id = fields["label2id"]
         return fields
@@ -67,7 +75,7 @@ class TypingTask:
             ValueError: a type is unknown to the model; the sentence names record and type.
         """
         if labelled:
-            check_labels("type", rows["id"], rows["labels"], self.label2id)
+            check_labels("type", rows["id"], rows["labels"], self.trained or self.label2id)
         columns = ("record", "input_ids", "entity_positions", "truncated", *(["labels"] if labelled else []))
         examples: dict[str, list] = {name: [] for name in columns}
         spans = [[(mention["start"], mention["end"])] for mention in rows["mention"]]
