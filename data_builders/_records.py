@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
+WITHHELD = "the text is withheld"
+MERGE = "merge the text into the treebank first, by the script that its README names"
 WIKIDATA_ID = re.compile(r"Q[0-9]+")
 
 
@@ -172,13 +174,31 @@ def dependency_row(tokens: list[str], heads: list[int], deprels: list[str]) -> d
     """Builds one typed dependency row after checking that the heads form a tree.
 
     Raises:
-        BadRecord: a token is blank, a head is out of range, or there is not exactly one root, or a cycle.
+        BadRecord: a token is blank, the text is withheld, a head is out of range, or there is not exactly one root,
+            or a cycle.
     """
     blank = next((word for word, token in enumerate(tokens, 1) if not token.strip()), None)
     if blank is not None:
         raise BadRecord(f"word {blank} is blank")
+    if len(tokens) > 1 and is_withheld(tokens):
+        raise BadRecord(f"{WITHHELD}: of {len(tokens)} words {sum(map(is_masked, tokens))} are '_'; {MERGE}")
     check_tree(heads)
     return {"tokens": tokens, "heads": heads, "deprels": deprels}
+
+
+def is_masked(token: str) -> bool:
+    """Whether underscores stand in the place of a token, as treebanks publish words that are not theirs to give."""
+    return not token.strip("_")
+
+
+def is_withheld(tokens: Sequence[str]) -> bool:
+    """Whether underscores stand in the place of a sentence's words; its punctuation may have been left.
+
+    An underscore beside words is one that was written. A sentence of one underscore may be either.
+    """
+    if all(map(is_masked, tokens)):
+        return True
+    return sum(map(is_masked, tokens)) > 1 and not any(map(str.isalnum, "".join(tokens)))
 
 
 def check_tree(heads: Sequence[int]) -> None:

@@ -5,23 +5,28 @@ Licence: the treebank's own; UD_English-EWT, for one, is CC BY-SA 4.0.
 Layout: ``*.conllu``, one word a line in ten columns separated by tabs, an empty line after each sentence, comments
     after "#". Multiword tokens (``1-2``) and empty nodes (``1.1``) are skipped: the tree is over words.
 Splits: by file name, one or many files each, e.g. ``en_ewt-ud-train.conllu``; without split words, by hash.
+    Blocks of comments alone are skipped.
 Bad records: a line without ten columns, word numbers that do not count from 1, a head that is no number or out of
-    range, no root or several, a cycle.
+    range, no root or several, a cycle; a sentence whose text is withheld, every word an underscore, as treebanks of
+    licensed or social media text are published (merge the text first, by the script that comes with the treebank); a
+    file that is cut off after the comments of a sentence.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from ._common import CorpusBuilder, Row
 from ._files import NumberedRecords, text_blocks
-from ._records import BadRecord, dependency_row, shown
+from ._records import MERGE, WITHHELD, BadRecord, dependency_row, is_withheld, shown
 
 ID, FORM, HEAD, DEPREL = 0, 1, 6, 7
 NOT_A_WORD = re.compile(r"\d+[-.]\d+")
 SENTENCE_ID = re.compile(r"#\s*sent_id\s*=\s*(\S.*)")
+ANNOUNCED = re.compile(r"#\s*(sent_id|text)\s*=")  # a comment that belongs to a sentence
 
 SAMPLE_FILES = {
     "train.conllu": (
@@ -66,7 +71,18 @@ class Conllu(CorpusBuilder):
 
     def read(self, path: Path) -> NumberedRecords:
         """Yields the lines of each sentence, numbered by sentence."""
-        return text_blocks(path)
+        number, comments = 0, []
+        for _, block in text_blocks(path):
+            if all(isinstance(line, str) and line.startswith("#") for line in block):
+                comments = block
+                continue
+            number, comments = number + 1, []
+            withheld = _forms(block) == ["_"] and _withholds(path, path.stat().st_mtime_ns)
+            yield number, BadRecord(f"{WITHHELD}: its one word is '_'; {MERGE}") if withheld else block
+        if comments and _is_cut_off(comments, path):
+            yield number + 1, BadRecord("a sentence has comments only and no word, as where a file was cut off")
+        elif comments and not number:
+            yield 1, comments
 
     def rows(self, record: list[str | BadRecord]) -> Iterable[Row]:
         """Returns the one row of a sentence."""
@@ -82,6 +98,35 @@ class Conllu(CorpusBuilder):
             return []
         row = dependency_row(*(list(column) for column in zip(*words, strict=True)))
         return [row if name is None else {"id": name, **row}]
+
+
+def _forms(block: list[str | BadRecord]) -> list[str]:
+    """The forms of a sentence's words, as far as its lines can be read."""
+    lines = [line.split("\t") for line in block if isinstance(line, str) and not line.startswith("#")]
+    return [columns[FORM] for columns in lines if len(columns) > FORM and columns[ID].isdecimal()]
+
+
+@cache
+def _withholds(path: Path, changed: int) -> bool:
+    """Whether a file withholds texts, so that its sentences of one underscore are no underscores that were written.
+
+    What was found is kept until the file is `changed`, in nanoseconds.
+    """
+    some_text = False
+    for _, block in text_blocks(path):
+        forms = _forms(block)
+        if len(forms) > 1 and is_withheld(forms):
+            return True
+        some_text = some_text or not is_withheld(forms)
+    return not some_text
+
+
+def _is_cut_off(comments: list[str | BadRecord], path: Path) -> bool:
+    """Whether the comments at the end of a file announce a sentence, without the empty line that ends a block."""
+    with path.open("rb") as handle:
+        handle.seek(-min(4, path.stat().st_size), 2)
+        ended = handle.read().replace(b"\r", b"").endswith(b"\n\n")
+    return not ended and any(isinstance(line, str) and ANNOUNCED.match(line) for line in comments)
 
 
 def _word(line: str, number: int) -> list[tuple[str, int, str]]:
