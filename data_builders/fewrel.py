@@ -1,4 +1,4 @@
-"""FewRel 1.0: 100 Wikidata relations with 700 Wikipedia sentences each, checked by hand.
+"""FewRel 1.0: Wikidata relations with 700 Wikipedia sentences each, checked by hand (100 of them; 80 are public).
 
 Source: Han et al., EMNLP 2018; https://github.com/thunlp/FewRel
 Licence: MIT.

@@ -1,4 +1,4 @@
-"""FewRel: 100 relations of Wikidata with 700 sentences each (Han et al., EMNLP 2018), supervised or in episodes.
+"""FewRel: relations of Wikidata with 700 sentences each (Han et al., EMNLP 2018), supervised or in episodes.
 
 accelerate launch trainers/run_task.py --task fewrel --data_dir DIR --backbone ID_OR_PATH --adapters OUT_FAC OUT_LIN
     --output_dir OUT --do_train --do_eval --learning_rate 1e-3 --num_train_epochs 10
