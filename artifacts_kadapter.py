@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers.utils import cached_file, logging
 
 from .backbone_kadapter import check_shapes
-from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
+from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, split_composition
 from .saving_kadapter import ALIGNMENT, CONFIG, STRUCTURE, WEIGHTS, all_finite, as_one, digest_of
 from .sources_kadapter import fetch_referred, note_sources, tensors_under
 
@@ -155,25 +155,6 @@ def _read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[st
 
 
 # ---- composing ----------------------------------------------------------------------------------------------------
-
-
-def split_composition(name: str | os.PathLike) -> list[str]:
-    """Split "org/kadapter-fac+lin" into "org/kadapter-fac" and "org/kadapter-lin"; full ids joined by "+" work too.
-
-    What stands before the first "+" up to its last "-" is the prefix. A directory of that very name is left whole,
-    and so is the "+" in the directories above a path.
-    """
-    name = os.path.expanduser(name)
-    folder, slash, last = name.rpartition("/")
-    if "+" not in name or os.path.isdir(name) or ("+" not in last and os.path.isdir(folder)):
-        return [name]
-    if os.path.isdir(folder):
-        first, *others = last.split("+")
-        first, prefix = folder + slash + first, folder + slash + first[: first.rfind("-") + 1]
-    else:
-        first, *others = name.split("+")
-        prefix = first[: max(first.rfind("-"), first.rfind("/")) + 1]
-    return [first, *(other if "/" in other else prefix + other for other in others)]
 
 
 def read_parts(name: Any, compose_with: Sequence[str | os.PathLike], reading: dict[str, Any]) -> list[Artifact]:

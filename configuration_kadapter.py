@@ -12,6 +12,7 @@ from .shape_kadapter import (
     check_choice,
     default_layers,
     refuse_misspelt,
+    split_composition,
 )
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "check_choice",
     "default_layers",
     "refuse_misspelt",
+    "split_composition",
 ]
 
 FUSIONS = ("add", "concat", "gated")

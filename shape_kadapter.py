@@ -1,7 +1,8 @@
-"""The shape of one knowledge adapter."""
+"""The shape of one knowledge adapter, and what adapters and artifacts may be called; it imports no torch."""
 
 import difflib
 import itertools
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -17,6 +18,7 @@ __all__ = [
     "check_choice",
     "default_layers",
     "refuse_misspelt",
+    "split_composition",
 ]
 
 # Of the paper's adapters beside roberta-large; hashes leave them out.
@@ -220,3 +222,22 @@ def refuse_misspelt(kwargs: dict[str, Any], known: Iterable[str], function: str)
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
         if close and key not in known:
             raise TypeError(f"{function} has no keyword {key!r}; did you mean {close[0]!r}?")
+
+
+def split_composition(name: str | os.PathLike) -> list[str]:
+    """Split "org/kadapter-fac+lin" into "org/kadapter-fac" and "org/kadapter-lin"; full ids joined by "+" work too.
+
+    What stands before the first "+" up to its last "-" is the prefix. A directory of that very name is left whole,
+    and so is the "+" in the directories above a path.
+    """
+    name = os.path.expanduser(name)
+    folder, slash, last = name.rpartition("/")
+    if "+" not in name or os.path.isdir(name) or ("+" not in last and os.path.isdir(folder)):
+        return [name]
+    if os.path.isdir(folder):
+        first, *others = last.split("+")
+        first, prefix = folder + slash + first, folder + slash + first[: first.rfind("-") + 1]
+    else:
+        first, *others = name.split("+")
+        prefix = first[: max(first.rfind("-"), first.rfind("/")) + 1]
+    return [first, *(other if "/" in other else prefix + other for other in others)]

@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers.utils import cached_file, logging
 
-from ..artifacts_kadapter import split_composition
 from ..modeling_kadapter import KAdapterModel
 from ..saving_kadapter import TOKENIZER_FILES, write_directory
-from .outputs import describe, refuse_used
+from .outputs import describe
+from .preflight import check_parts, refuse_used
 
 __all__ = ["compose"]
 
@@ -37,10 +37,8 @@ def compose(
         ValueError: less than two adapters, or parts that are damaged, of one name or of different backbones.
     """
     refuse_used(output_dir, overwrite)
-    names = [name for part in parts for name in split_composition(part)]
+    names = check_parts(parts)
     model = KAdapterModel.from_pretrained(names, backbone=backbone)
-    if len(model.config.adapters) < 2:
-        raise ValueError(f"{' + '.join(names)} has one adapter alone; name two artifacts or more")
     files = next((files for name in names if (files := _tokenizer_of(name))), [])
 
     def fill(folder: Path) -> None:

@@ -112,10 +112,14 @@ def convert(
     Example: kadapter convert --official fac-adapter/pytorch_model.bin --backbone roberta-large
     --layers 0 --layers 11 --layers 22 --name fac -o kadapter-fac
     """
-    from .convert import convert_official  # torch takes seconds to import, and --help needs none
-    from .outputs import describe, refuse_used
+    from .preflight import refuse_used
 
     refuse_used(output_dir, overwrite)
+    if not official.is_file():
+        raise OSError(f"no file {str(official)!r}; give the official pytorch_model.bin, or a .safetensors file")
+    from .convert import convert_official  # torch takes seconds to import, and a refusal needs none
+    from .outputs import describe
+
     model = convert_official(
         official,
         backbone,
@@ -140,7 +144,11 @@ def compose(parts: Parts, output_dir: OutputDir, backbone: MovedBackbone = None,
 
     Example: kadapter compose org/kadapter-fac org/kadapter-lin -o org/kadapter-fac+lin
     """
-    from .compose import compose as compose_parts  # torch takes seconds to import, and --help needs none
+    from .preflight import check_parts, refuse_used
+
+    refuse_used(output_dir, overwrite)
+    typer.echo(f"composing {' + '.join(check_parts(parts))}")
+    from .compose import compose as compose_parts  # torch takes seconds to import, and a refusal needs none
 
     compose_parts(parts, output_dir, backbone=backbone, overwrite=overwrite, report=typer.echo)
 

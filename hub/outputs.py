@@ -1,4 +1,4 @@
-"""What the commands share in writing: no used directory is touched unasked, and they say what was saved."""
+"""What the commands share in writing: they say what was saved, and how it is loaded."""
 
 import os
 from collections.abc import Callable
@@ -7,20 +7,7 @@ from pathlib import Path
 from ..modeling_kadapter import KAdapterPreTrainedModel
 from ..saving_kadapter import TOKENIZER_FILES
 
-__all__ = ["describe", "refuse_used"]
-
-
-def refuse_used(directory: str | os.PathLike, overwrite: bool) -> None:
-    """Refuse an output directory in which something stands already, unless it may be overwritten.
-
-    Raises:
-        OSError: it is a file, or not empty.
-    """
-    path = Path(directory)
-    if path.is_file():
-        raise OSError(f"can't save to {str(path)!r}: it is a file; name a directory")
-    if not overwrite and path.is_dir() and any(path.iterdir()):
-        raise OSError(f"{str(path)!r} is in use already; name another directory or pass --overwrite")
+__all__ = ["describe"]
 
 
 def describe(model: KAdapterPreTrainedModel, directory: str | os.PathLike, report: Callable[[str], None]) -> None:

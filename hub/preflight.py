@@ -1,0 +1,115 @@
+"""Look over the parts of a composition before torch and transformers, which take seconds, are imported.
+
+Only paths, config.json and the header of the weights are read. All checks are made again, and more, when the parts
+are loaded; here the common mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from ..shape_kadapter import split_composition
+
+__all__ = ["check_parts", "refuse_used"]
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+LONGEST_HEADER = 100 * 2**20  # bytes; what the safetensors library takes
+
+
+def refuse_used(directory: str | os.PathLike, overwrite: bool) -> None:
+    """Refuse an output directory in which something stands already, unless it may be overwritten.
+
+    Raises:
+        OSError: it is a file, or not empty.
+    """
+    path = Path(directory).expanduser()
+    if path.is_file():
+        raise OSError(f"can't save to {str(path)!r}: it is a file; name a directory")
+    if not overwrite and path.is_dir() and any(path.iterdir()):
+        raise OSError(f"{str(path)!r} is in use already; name another directory or pass --overwrite")
+
+
+def check_parts(parts: Sequence[str | os.PathLike]) -> list[str]:
+    """Return the names of the artifacts that `parts` mean, after a look at each.
+
+    Raises:
+        OSError: one is missing, or has no configuration or weights.
+        ValueError: one is no artifact of this project or damaged, fewer than two adapters come together, two have one
+            name, or they belong to different backbones.
+    """
+    names = [name for part in parts for name in split_composition(part)]
+    owners: dict[str, str] = {}
+    pinned: dict[str, str] = {}
+    for name in names:
+        config = _config_of(name)
+        for adapter in config.get("adapters") or {}:
+            if adapter in owners:
+                raise ValueError(
+                    f"adapter {adapter!r} of {name} is in another part already, {owners[adapter]}; rename one by "
+                    "load_adapter(id_or_path, adapter_name=...) and save_adapter"
+                )
+            owners[adapter] = name
+        if fingerprint := config.get("backbone_fingerprint"):
+            pinned.setdefault(str(fingerprint), name)
+    if len(owners) < 2:
+        raise ValueError(
+            f"{' + '.join(names)} has {'one adapter alone' if owners else 'no adapter'}; name two artifacts or more"
+        )
+    if len(pinned) > 1:
+        (ours, first), (theirs, second), *_ = pinned.items()
+        raise ValueError(
+            f"{second} was made for another backbone, with fingerprint {theirs[:12]}, not {ours[:12]} as {first}; use "
+            "adapters of one backbone"
+        )
+    return names
+
+
+def _config_of(name: str) -> dict[str, Any]:
+    """Return the configuration of an artifact whose weights are there too."""
+    path = _file(name, CONFIG)
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file ({error}); fetch or save the artifact again") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else type(config).__name__
+    if model_type != "kadapter":
+        raise ValueError(f"{name} holds a model of type {model_type!r}, not 'kadapter'; name artifacts of adapters")
+    if not isinstance(config.get("adapters") or {}, dict):
+        raise ValueError(f"{path}: its adapters are no names with shapes; fetch or save the artifact again")
+    if os.path.isdir(name):  # the Hub's are fetched when they are loaded
+        _check_header(_file(name, WEIGHTS))
+    return config
+
+
+def _file(name: str, file: str) -> str:
+    if os.path.isdir(name) or name.startswith((".", "/")) or name.count("/") > 1:
+        path = os.path.join(name, file)
+        if os.path.isfile(path):
+            return path
+        missing = f"there is no {file} in it" if os.path.isdir(name) else "there is no such directory"
+        raise OSError(f"no {file} of a K-Adapter artifact at {name!r}: {missing}; check its path")
+    try:
+        return hf_hub_download(name, file)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise OSError(f"no {file} of a K-Adapter artifact at {name!r} ({error}); check its id or path") from error
+
+
+def _check_header(path: str) -> None:
+    """Refuse weights whose header can't be read, as of a file that was cut short."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if 0 < length < LONGEST_HEADER else None
+        except (ValueError, RecursionError):
+            header = None
+    if not isinstance(header, dict):
+        raise ValueError(
+            f"{path} is damaged or cut short (its header can't be read); fetch or save the artifact again"
+        )
