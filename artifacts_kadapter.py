@@ -25,9 +25,10 @@ from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, spli
 from .saving_kadapter import ALIGNMENT, CONFIG, STRUCTURE, WEIGHTS, all_finite, as_one, digest_of
 from .sources_kadapter import fetch_referred, note_sources, tensors_under
 
-__all__ = ["WEIGHTS_FOLLOW", "Artifact", "copy_strictly", "merge", "read_artifact", "read_parts", "split_composition"]
+__all__ = ["DTYPES", "WEIGHTS_FOLLOW", "Artifact", "copy_strictly", "merge", "read_artifact", "read_parts"]
 
 logger = logging.get_logger(__name__)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WEIGHTS_FOLLOW = ContextVar("WEIGHTS_FOLLOW", default=False)
 
 
@@ -243,7 +244,8 @@ def copy_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], where: st
     """Put an artifact's tensors into a module, all of them and nothing else, in the dtype in which they are stored.
 
     Raises:
-        ValueError: tensors are missing, extra or of another shape; the sentence names the first of them.
+        ValueError: tensors are missing, extra, of another shape or of a dtype that can't be used; the sentence names
+            the first of them.
     """
     expected = module.state_dict()
     for problem, keys in (("lacks", expected.keys() - tensors.keys()), ("has unknown", tensors.keys() - expected)):
@@ -258,7 +260,25 @@ def copy_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], where: st
             raise ValueError(
                 f"{where}: tensor {prefix + key!r} has shape {shapes}; use the configuration it was saved with"
             )
+    _check_dtypes(tensors, where, prefix)
     module.load_state_dict({key: _usable(one) for key, one in tensors.items()}, strict=False, assign=True)
+
+
+def _check_dtypes(tensors: dict[str, Tensor], where: str, prefix: str) -> None:
+    """Refuse tensors that can't be multiplied, and those of one adapter that are of several dtypes."""
+    first: dict[str, str] = {}
+    for key, tensor in sorted(tensors.items()):
+        if tensor.dtype not in DTYPES:
+            raise ValueError(
+                f"{where}: tensor {prefix + key!r} is {tensor.dtype}, and {', '.join(map(str, DTYPES))} can be used; "
+                "convert it and save it again"
+            )
+        beside = first.setdefault(key.partition(".")[0] if prefix == "adapters." else "", key)
+        if tensor.dtype != tensors[beside].dtype:
+            raise ValueError(
+                f"{where}: tensor {prefix + key!r} is {tensor.dtype}, and {prefix + beside!r} is "
+                f"{tensors[beside].dtype}; what belongs together has one dtype: convert one and save it again"
+            )
 
 
 def _usable(one: Tensor) -> Tensor:

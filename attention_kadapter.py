@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Attention", "Dropout", "Linear", "attention_mask_of"]
+__all__ = ["Attention", "Dropout", "Linear", "attention_mask_of", "check_mask"]
 
 BITS = 16  # random bits of which dropout takes its choice for one value, a quarter of what PyTorch draws at a time
 
@@ -97,3 +97,12 @@ def attention_mask_of(attention_mask: Tensor | None, device: torch.device) -> Te
         raise ValueError(f"attention_mask has shape {shape}; adapters need (batch, sequence), 1 for tokens")
     real = attention_mask.bool()
     return (real | ~real.any(dim=1, keepdim=True))[:, None, None, :].to(device)
+
+
+def check_mask(attention_mask: Tensor | None, inputs: Tensor | None) -> None:
+    """Raise ValueError, before anything runs, where a mask (batch, sequence) does not belong to its inputs."""
+    if attention_mask is not None and inputs is not None and attention_mask.shape != inputs.shape[:2]:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)} and must have {tuple(inputs.shape[:2])}, (batch, "
+            "sequence) of the inputs; give the mask that came with them"
+        )

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .artifacts_kadapter import Artifact, copy_strictly, merge, read_parts, weights_to_follow
+from .artifacts_kadapter import DTYPES, Artifact, copy_strictly, merge, read_parts, weights_to_follow
 from .backbone_kadapter import READING, resolve_backbone
 from .configuration_kadapter import BACKBONE_FIELDS, KAdapterConfig, refuse_misspelt
 from .saving_kadapter import STRUCTURE, upload, write_artifact
@@ -258,12 +258,14 @@ class ArtifactVerbs:
 
 
 def _dtype(given: Any) -> Any:
+    if isinstance(given, torch.dtype) and given not in DTYPES:
+        raise ValueError(f"dtype={given} can't be computed with; give one of {', '.join(map(str, DTYPES))}, or 'auto'")
     if not isinstance(given, str) or given == "auto":
         return given
     dtype = getattr(torch, given.removeprefix("torch."), None)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype={given!r} is no dtype of torch; give torch.bfloat16, 'bfloat16' or 'auto'")
-    return dtype
+    return _dtype(dtype)
 
 
 def _subclasses(cls: type) -> Iterator[type]:

@@ -7,7 +7,8 @@ Dimensions: B batch, S sequence, H backbone width, D adapter width, P passages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import ModelOutput, logging
 
 from .artifacts_kadapter import WEIGHTS_FOLLOW, copy_strictly
-from .attention_kadapter import Attention, Dropout, Linear, attention_mask_of
+from .attention_kadapter import Attention, Dropout, Linear, attention_mask_of, check_mask
 from .backbone_kadapter import random_backbone
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name, check_choice
 from .encoding_kadapter import (
@@ -277,6 +278,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         **kwargs: Any,
     ) -> tuple[Tensor, dict[int, Tensor], Any]:
         """Return R, the tapped or all hidden states, and the attentions; a graph only if backbone or input train."""
+        check_mask(attention_mask, input_ids if input_ids is not None else inputs_embeds)
         if hidden_states is not None:
             return hidden_states[-1], check_tapped(hidden_states, self.tapped()), None
         if position_ids is None:
@@ -311,9 +313,25 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def _new_adapter(self, name: str, config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgeAdapter:
         config = config.for_backbone(self.config.num_hidden_layers, self.config.hidden_size)
-        self.config.adapters[name] = config.to_dict()
         with torch.device("meta") if weights_follow else torch.get_default_device():
-            return KnowledgeAdapter(config, self.config.hidden_size)
+            adapter = KnowledgeAdapter(config, self.config.hidden_size)
+        self.config.adapters[name] = config.to_dict()
+        return adapter
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Undo what was done to adapters, fusion and configuration where an exception ends the block."""
+        config, adapters = self.config, dict(self.adapters.items())
+        stored, active = dict(config.adapters), config.active_adapters
+        fusion, enabled = self.fusion, self.adapters_enabled
+        try:
+            yield
+        except BaseException:
+            self.adapters.clear()
+            self.adapters.update(adapters)
+            config.adapters, config.active_adapters = stored, active
+            self.fusion, self.adapters_enabled = fusion, enabled
+            raise
 
     def _insert(
         self, name: str, config: KnowledgeAdapterConfig, tensors: dict[str, Tensor] | None = None, where: str = ""
@@ -321,11 +339,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         self._check_free(name)
         adapter = self._new_adapter(name, config, weights_follow=tensors is not None)
         if tensors is not None:
-            try:
-                copy_strictly(adapter, tensors, where, f"adapters.{name}.")
-            except ValueError:
-                del self.config.adapters[name]
-                raise
+            copy_strictly(adapter, tensors, where, f"adapters.{name}.")
             adapter.requires_grad_(False)
         adapter.to(self.backbone.device).train(self.training and tensors is None)
         self.adapters[name] = adapter
@@ -335,8 +349,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def _check_free(self, name: str) -> None:
         check_adapter_name(name)
-        if hasattr(nn.ModuleDict, name):
-            raise ValueError(f"adapter name {name!r} is the name of a module's method; choose another name")
+        if hasattr(nn.ModuleDict(), name):
+            raise ValueError(f"adapter name {name!r} is an attribute of every module; choose another name")
         if name in self.adapters:
             raise ValueError(f"there is an adapter {name!r} already; choose another adapter_name or delete_adapter it")
 
@@ -392,6 +406,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
             raise ValueError(
                 "there is nothing to read; give input_ids, inputs_embeds, or states that were read before"
             )
+        check_mask(attention_mask, given)
         positions = self._positions_read(given, attention_mask, inputs)
         backbone, adapters = self.kadapter.encode(input_ids, attention_mask, positions, **inputs)
         return {"backbone": backbone, **{f"adapters.{name}": one for name, one in adapters.items()}}

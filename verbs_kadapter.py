@@ -60,7 +60,8 @@ class AdapterVerbs:
             )
         if isinstance(adapter_config, dict):
             adapter_config = KnowledgeAdapterConfig.from_dict(adapter_config)
-        self.base_model._insert(adapter_name, adapter_config or KnowledgeAdapterConfig())
+        with self.base_model._all_or_nothing():
+            self.base_model._insert(adapter_name, adapter_config or KnowledgeAdapterConfig())
 
     def load_adapter(self, id_or_path: str, adapter_name: str | None = None, **kwargs: Any) -> list[str]:
         """Load the adapters of an artifact, frozen and active besides the others, and return their names.
@@ -88,21 +89,17 @@ class AdapterVerbs:
         for new in renamed.values():
             self.base_model._check_free(new)
         say_what_is_left_out(part)
-        loaded: list[str] = []
-        try:
+        with self.base_model._all_or_nothing():
             for old, new in renamed.items():
                 tensors = tensors_under(f"adapters.{old}.", part.tensors)
                 self.base_model._insert(new, check_adapter(part, old), tensors, part.where)
-                loaded.append(new)
-        except ValueError:
-            self.delete_adapter(loaded)  # all of an artifact or nothing
-            raise
-        return loaded
+        return list(renamed.values())
 
     def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:
         """Remove adapters; with "concat" fusion the remaining features are fused anew and need training."""
-        for name in self._known(adapter_names):
-            self.base_model._remove(name)
+        with self.base_model._all_or_nothing():
+            for name in self._known(adapter_names):
+                self.base_model._remove(name)
 
     def set_adapter(self, adapter_names: str | Sequence[str]) -> None:
         """Make exactly these adapters active, in the order in which they were added.
@@ -135,9 +132,10 @@ class AdapterVerbs:
     def train_adapter(self, adapter_names: str | Sequence[str]) -> None:
         """Train these adapters, the fusion and the head, and nothing else; also makes these adapters active."""
         core, names = self.base_model, self._known(adapter_names)
-        core.adapters_enabled = True
-        if set(names) - set(self.active_adapters()):
-            self.set_adapter([*self.active_adapters(), *names])
+        with core._all_or_nothing():
+            core.adapters_enabled = True
+            if set(names) - set(self.active_adapters()):
+                self.set_adapter([*self.active_adapters(), *names])
         self.requires_grad_(True)
         core.fusion.requires_grad_(True)  # all but what stays frozen there
         core.backbone.requires_grad_(False)
@@ -173,7 +171,7 @@ class AdapterVerbs:
         raise ValueError("knowledge adapters need no hot-swapping; load several and choose by set_adapter")
 
     def _known(self, names: str | Sequence[str]) -> list[str]:
-        names = [names] if isinstance(names, str) else list(names)
+        names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
         for name in names:
             if name not in self.base_model.adapters:
                 raise ValueError(f"no adapter {name!r}; there are {list(self.base_model.adapters)}")
