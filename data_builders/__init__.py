@@ -15,7 +15,7 @@ import datasets
 
 from .. import plugins
 from ._common import CorpusBuilder
-from ._counts import read_counts
+from ._counts import listed, read_counts
 from ._features import (
     DEPENDENCY_FEATURES,
     ENTITY_TYPING_FEATURES,
@@ -38,6 +38,7 @@ __all__ = [
     "available",
     "counts",
     "get_builder",
+    "listed",
     "load",
     "load_file",
 ]

@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from itertools import accumulate
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, ClassVar
 
 import datasets
 
-from ._counts import Dropped, Noted, Tally, merge_partials, read_counts, report, write_partial
+from ._counts import Dropped, Matched, Noted, Tally, merge_partials, read_counts, report, write_partial
 from ._features import FEATURES, sentence_of
 from ._files import NumberedRecords, corpus_files, fingerprint, or_empty
 from ._records import BadRecord
@@ -43,7 +44,7 @@ from ._splits import (
 )
 
 Row = dict[str, Any]
-RowMaker = Callable[[Any], Iterable[Row | Dropped | Noted]]
+RowMaker = Callable[[Any], Iterable[Row | Dropped | Noted | Matched]]
 
 ON_BAD_RECORD = ("error", "skip")
 
@@ -85,6 +86,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     file_patterns: ClassVar[tuple[str, ...]]
     homepage: ClassVar[str] = ""
     licence: ClassVar[str] = ""
+    note: ClassVar[str] = ""  # on how its rows are made, for every run to print
     example: ClassVar[str] = ""  # of a record, for people who write such files themselves
 
     def __init__(
@@ -114,7 +116,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         """Yields the numbered raw records of one file, with a ``BadRecord`` in the place of an unreadable one."""
         raise TypeError(f"{type(self).__name__} must define how a file is read")
 
-    def rows(self, record: Any) -> Iterable[Row | Dropped | Noted]:
+    def rows(self, record: Any) -> Iterable[Row | Dropped | Noted | Matched]:
         """Returns the typed rows of one raw record, a ``Dropped`` for each one left out by rule, and notes at the end.
 
         An "id" may be left to this class, which then gives the file name and the record number.
@@ -144,7 +146,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         """
         tally = Tally(self.config.on_bad_record)
         rows = [row for _, row in self._file_rows(self.files[0], self.row_maker(), tally)]
-        report(self.name, {str(self.files[0]): tally.counts})
+        report(self.name, {str(self.files[0]): tally.total()})
         if not rows:
             raise ValueError(f"no row is left of {self.files[0]} in the layout of {self.name}: {dict(tally.counts)}")
         return datasets.Dataset.from_list(rows, features=FEATURES[self.record_type].copy())
@@ -217,9 +219,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         for file in files:
             yield from self._file_rows(Path(file), make_rows, tally)
         if counts_dir is None:
-            report(self.name, {split: tally.counts})
+            report(self.name, {split: tally.total()})
         else:
-            write_partial(counts_dir, split, tally.counts)
+            write_partial(counts_dir, split, tally)
 
     @cached_property
     def _excluded(self) -> frozenset[str]:
@@ -235,14 +237,16 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 tally.bad(path, number, problem, self.example)
                 continue
             tally.counts["records"] += 1
-            single = sum(not isinstance(row, Noted) for row in rows) == 1
-            for index, row in enumerate(rows):
+            places = accumulate(not isinstance(row, Noted | Matched) for row in rows)
+            single = sum(not isinstance(row, Noted | Matched) for row in rows) == 1
+            for place, row in zip(places, rows, strict=True):
                 if tally.keeps(row):
-                    row.setdefault("id", f"{path.name}:{number}" if single else f"{path.name}:{number}:{index + 1}")
+                    tally.spell(row)
+                    row.setdefault("id", f"{path.name}:{number}" if single else f"{path.name}:{number}:{place}")
                     yield row["id"], row
 
     @staticmethod
-    def _record_rows(record: Any, make_rows: RowMaker) -> list[Row | Dropped | Noted]:
+    def _record_rows(record: Any, make_rows: RowMaker) -> list[Row | Dropped | Noted | Matched]:
         """All rows of a record or none: a record that turns out bad in its middle gives no row."""
         if isinstance(record, BadRecord):
             raise record
@@ -265,7 +269,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         report(self.name, counts)
         if not any(split.get("rows") for split in counts.values()):
             raise ValueError(
-                f"no row is left of {self.config.data_dir} as a {self.name} corpus: {counts}; check data_dir"
+                f"no row is left of {self.config.data_dir} as a {self.name} corpus: {counts}; "
+                f"{self.note or 'check data_dir'}"
             )
 
     @classmethod

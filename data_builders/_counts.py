@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ._features import sentence_of
+from ._features import LABELS, sentence_of
+from ._names import normal
 from ._records import BadRecord
 from ._splits import SHARES, SPLITS, TRAIN, Shares, part_of
 
@@ -24,6 +25,8 @@ PARTIAL = "partial-counts"
 REMEDY = "correct it, or set on_bad_record to 'skip' to leave such records out"
 SHOWN = 3  # bad records that one process shows in full when it skips them
 NOTHING_LOST = ("records", "rows", "triples")  # all other counts are worth a warning
+SPELLING = "spelling_corrected_"  # before the name of a label, whose count it is
+LISTED = 10  # names of labels that a line of counts lists
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,13 @@ class Noted:
     number: int = 1
 
 
+@dataclass(frozen=True)
+class Matched:
+    """Tells that a triple, by its number in the knowledge of a split, was found in a sentence."""
+
+    triple: int
+
+
 @dataclass
 class Tally:
     """Keeps and counts the rows of one split, or of one part of a release that has no splits.
@@ -64,9 +74,13 @@ class Tally:
     shares: Shares = SHARES
     excluded: frozenset[str] = frozenset()
     counts: Counter[str] = field(default_factory=Counter)
+    matched: set[int] = field(default_factory=set)
 
-    def keeps(self, item: dict[str, Any] | Dropped | Noted) -> bool:
+    def keeps(self, item: dict[str, Any] | Dropped | Noted | Matched) -> bool:
         """Counts a row, a dropped one or a note on one, of this part, and tells whether to keep it."""
+        if isinstance(item, Matched):
+            self.matched.add(item.triple)
+            return False
         sentence = item.sentence if isinstance(item, Dropped | Noted) else sentence_of(item)
         if self.part is not None and part_of(sentence, self.shares) != self.part:
             return False
@@ -77,6 +91,26 @@ class Tally:
         reason = "excluded" if excluded else item.reason if isinstance(item, Dropped) else None
         self.counts["rows" if reason is None else f"dropped_{reason}"] += 1
         return reason is None
+
+    def total(self) -> Counter[str]:
+        """The counts, with that of the triples which no sentence holds."""
+        lost = self.counts["triples"] - len(self.matched)
+        return self.counts + Counter(triples_never_found=lost)
+
+    def spell(self, row: dict[str, Any]) -> None:
+        """Gives the labels of a row that is kept their one spelling, and counts those that had another by name."""
+        for column in LABELS.keys() & row.keys():
+            if LABELS[column]:
+                row[column] = list(dict.fromkeys(map(self.spelled, row[column])))
+            else:
+                row[column] = self.spelled(row[column])
+
+    def spelled(self, label: str) -> str:
+        """The one spelling of a label; where it had another, that is counted."""
+        right = normal(label)
+        if right != label:
+            self.counts[SPELLING + right] += 1
+        return right
 
     def bad(self, path: Path, number: int, problem: BadRecord, example: str = "") -> None:
         """Counts and shows a bad record; ``example`` is a good one of its layout.
@@ -93,21 +127,23 @@ class Tally:
                 logger.warning("skipped %s, record %d: %s", problem.path or path, number, problem)
 
 
-def write_partial(folder: str | Path, split: str, counts: Counter[str]) -> None:
+def write_partial(folder: str | Path, split: str, tally: Tally) -> None:
     """Writes the counts of one process in the folder of a build that is under way."""
     path = Path(folder) / f"{PARTIAL}-{uuid4().hex}.json"
-    path.write_text(json.dumps({"split": split, "counts": counts}), encoding="utf-8")
+    partial = {"split": split, "counts": tally.counts, "matched": sorted(tally.matched)}
+    path.write_text(json.dumps(partial), encoding="utf-8")
 
 
 def merge_partials(folder: str | Path) -> dict[str, dict[str, int]]:
     """Merges the counts of all processes into one file and returns them, by split."""
-    merged: dict[str, Counter[str]] = {}
+    merged: dict[str, Tally] = {}
     for path in sorted(Path(folder).glob(f"{PARTIAL}-*.json")):
         partial = json.loads(path.read_text(encoding="utf-8"))
-        merged.setdefault(partial["split"], Counter()).update(partial["counts"])
+        tally = merged.setdefault(partial["split"], Tally("skip"))
+        tally.counts.update(partial["counts"])
+        tally.matched.update(partial["matched"])
         path.unlink()
-    splits = [split for split in SPLITS if split in merged]
-    counts = {split: dict(sorted(merged[split].items())) for split in splits}
+    counts = {split: dict(sorted(merged[split].total().items())) for split in SPLITS if split in merged}
     (Path(folder) / COUNTS_FILE).write_text(json.dumps(counts, indent=2), encoding="utf-8")
     return counts
 
@@ -124,10 +160,18 @@ def read_counts(folder: str | Path) -> dict[str, dict[str, int]]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def listed(counts: Mapping[str, int], form: str = "{number} {name}") -> str:
+    """The counts of a split in words; of the labels whose spelling was corrected the most frequent by name."""
+    corrected = {name.removeprefix(SPELLING): n for name, n in counts.items() if name.startswith(SPELLING)}
+    most = sorted(corrected, key=corrected.__getitem__, reverse=True)[:LISTED]
+    words = [form.format(name=name, number=number) for name, number in counts.items() if not name.startswith(SPELLING)]
+    words += [f"{corrected[name]} of label {name!r} spelt otherwise" for name in most]
+    words += [f"and of {len(corrected) - LISTED} labels more"] * (len(corrected) > LISTED)
+    return ", ".join(words)
+
+
 def report(corpus: str, counts: Mapping[str, Mapping[str, int]]) -> None:
     """Logs the counts in one line: a warning where something was lost, else for information."""
-    splits = [
-        f"{split}: " + ", ".join(f"{name} {number}" for name, number in counts[split].items()) for split in counts
-    ]
+    splits = [f"{split}: " + listed(counts[split], "{name} {number}") for split in counts]
     lost = any(name not in NOTHING_LOST for split in counts.values() for name in split)
     logger.log(logging.WARNING if lost else logging.INFO, "corpus %s: %s", corpus, "; ".join(splits))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ._common import CorpusBuilder, Row
 from ._files import NumberedRecords, json_records
+from ._names import normal
 from ._records import BadRecord, named, optional, required, typed
 
 
@@ -39,7 +40,7 @@ def labels_of(record: Any, name: str, labelled: bool = True) -> list[str]:
     values = required(record, name, list) if labelled else optional(record, name, [])
     labels = [typed(value, f"{name}[{index}]", str) for index, value in enumerate(values)]
     for index, label in enumerate(labels):
-        if not label.strip():
+        if not normal(label):
             raise BadRecord(f"field '{name}[{index}]' is blank")
     return labels
 

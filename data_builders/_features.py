@@ -43,6 +43,9 @@ FEATURES = {
     "question_answering": QUESTION_ANSWERING_FEATURES,
 }
 
+# The columns that hold names of classes, and whether a row has several of them.
+LABELS = {"relation": False, "labels": True}
+
 
 def sentence_of(row: Mapping[str, Any]) -> str:
     """The sentence of a typed row, by which corpora are split and compared.

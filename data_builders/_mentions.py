@@ -1,7 +1,9 @@
-"""Finds sentences in passages, and known names in sentences.
+"""Finds known names in sentences.
 
-For languages that put spaces between words. A word is a run of letters, digits, underscores and combining marks; any
-other character that is no space is a word of its own.
+A name is found where its words stand. A word is a run of letters, digits, underscores and combining marks; any other
+character that is no space is a word of its own. So is each letter, with its marks, of a script that puts no space
+between words, as Chinese, Japanese (kana of loan words apart), Thai, Lao, Khmer and Burmese, or that writes particles
+without one, as Korean: there a name is found inside running text.
 """
 
 from __future__ import annotations
@@ -9,50 +11,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from unicodedata import category
 
-# Combining marks belong to the word before them: without them "Andre" would be found in a decomposed "André".
-_MARKS = "".join(chr(code) for code in range(0x10000) if category(chr(code)).startswith("M"))
-WORD = re.compile(rf"[\w{re.escape(_MARKS)}]+|[^\w\s]")
-CLOSING, OPENING = "\"')\\]\u201d\u2019", "\"'(\\[\u201c\u2018"  # straight and typographic quotes, brackets
-SENTENCE_END = re.compile(rf"[.!?…]+[{CLOSING}]*\s+(?=[{OPENING}]*(\S))")
-TITLES = ("Mr", "Mrs", "Ms", "Dr", "Prof", "Sr", "Jr", "Gen", "Col", "Lt", "Capt", "Rev", "Hon", "Sen", "Gov")
-ABBREVIATIONS = frozenset((*TITLES, "St", "Mt", "Ft", "No", "vs", "cf", "ca", "approx"))
+from ._names import INVISIBLE, MARKS, normal
+
+UNSPACED = (
+    "\u3005-\u3007\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han, hiragana
+    "\u1100-\u11ff\uac00-\ud7ff"  # Hangul
+    "\u0e01-\u0e4e\u0e80-\u0ece\u0edc-\u0edf\u1780-\u17d3\u1000-\u103f\u1050-\u109f\uaa60-\uaa7f"  # Thai to Burmese
+    "\u1950-\u19df\u1a20-\u1aad\ua980-\ua9c0\u1b00-\u1b4b"  # Tai, Javanese, Balinese
+)
+WORD = re.compile(
+    rf"(?![{MARKS}])[{UNSPACED}][{MARKS}]*|[^\W{UNSPACED}]+(?:[{MARKS}]+[^\W{UNSPACED}]*)*|[^\w\s{INVISIBLE}]"
+)
 
 Mention = tuple[int, int, str]
 
 
-def sentences(passage: str) -> Iterator[str]:
-    """Splits a passage after ".", "!", "?" or "…" with a space after it and no small letter next.
-
-    A full stop after a single letter ("J. Voss") or a common abbreviation ("Dr. Voss") ends no sentence.
-    """
-    begin = 0
-    for end in SENTENCE_END.finditer(passage):
-        if end.group(1).islower() or _abbreviated(passage[begin : end.start()], end.group()):
-            continue
-        yield passage[begin : end.end()].strip()
-        begin = end.end()
-    if passage[begin:].strip():
-        yield passage[begin:].strip()
-
-
-def _abbreviated(before: str, mark: str) -> bool:
-    words = re.findall(r"\w+$", before)
-    return (
-        mark.rstrip() == "."
-        and bool(words)
-        and (words[0] in ABBREVIATIONS or re.fullmatch(r"[^\W\d_]", words[0]) is not None)
-    )
-
-
-def normal(name: str) -> str:
-    """The name with each run of spaces made one space."""
-    return " ".join(name.split())
-
-
 class NameFinder:
-    """Finds known names in a sentence: case-sensitive, whole words only, the longest at each place.
+    """Finds known names in a sentence, as they are written, in their own case: the longest at each place.
 
     The names are compiled once, by first word and number of words, so that the cost of a sentence does not grow with
     the number of names.

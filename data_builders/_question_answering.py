@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from ._common import CorpusBuilder, Row
 from ._counts import Dropped, Noted
@@ -65,8 +66,13 @@ class QuestionAnsweringBuilder(CorpusBuilder):
 def question_row(
     question: str, passages: Sequence[str], answers: Sequence[str], **more: str
 ) -> list[Row | Dropped | Noted]:
-    """Builds the typed row of a question and the notes on it, or says that it has no passage."""
-    visible = [passage for passage in passages if _is_visible(passage)]
+    """Builds the typed row of a question and the notes on it, or says that it has no passage.
+
+    Letters are composed (NFC), so that an answer is found however a passage writes its accents.
+    """
+    answers, visible = (
+        [normalize("NFC", text) for text in texts] for texts in (answers, filter(_is_visible, passages))
+    )
     if not visible:
         return [Dropped("no_passages", question)]
     long = [passage for passage in visible if len(passage.split()) > SHORT]
@@ -74,7 +80,7 @@ def question_row(
     notes = {"blank_passages": len(passages) - len(visible), "short_passages": len(visible) - len(kept)}
     notes["unlabelled"] = not answers
     notes["answer_nowhere"] = bool(answers) and not occurs(answers, kept)
-    row = {**more, "question": question, "passages": kept, "answers": list(answers)}
+    row = {**more, "question": question, "passages": kept, "answers": answers}
     return [row, *(Noted(what, question, int(number)) for what, number in notes.items() if number)]
 
 

@@ -12,6 +12,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ._names import normal
+
 KINDS = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
 WITHHELD = "the text is withheld"
 MERGE = "merge the text into the treebank first, by the script that its README names"
@@ -89,7 +91,7 @@ def named(record: Any, name: str) -> str:
         BadRecord: it is missing, no string or blank.
     """
     value = required(record, name, str)
-    if not value.strip():
+    if not normal(value):
         raise BadRecord(f"field '{name}' is blank")
     return value
 

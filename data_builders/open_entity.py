@@ -17,6 +17,7 @@ from typing import Any
 
 from ._common import Row
 from ._entity_typing import EntityTypingBuilder, entity_typing_row, labels_of
+from ._names import normal
 from ._records import named, optional, required, typed
 
 # In the order of the official code.
@@ -62,7 +63,7 @@ class OpenEntity(EntityTypingBuilder):
         mention = named(record, "mention_span")
         left, right = (_tokens(record, f"{side}_context_token") for side in ("left", "right"))
         start = sum(len(token) + 1 for token in left)
-        labels = [label for label in labels_of(record, "y_str", self.config.labelled) if label in LABELS]
+        labels = [label for label in labels_of(record, "y_str", self.config.labelled) if normal(label) in LABELS]
         row = entity_typing_row(" ".join([*left, mention, *right]), start, start + len(mention), labels)
         name = optional(record, "annot_id", "")
         return [{"id": name, **row} if name else row]

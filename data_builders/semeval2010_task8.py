@@ -21,6 +21,7 @@ from typing import Any
 
 from ._common import CorpusBuilder, Row
 from ._files import text_blocks
+from ._names import normal
 from ._records import BadRecord, shown
 from ._splits import TEST, TRAIN, VALIDATION, FilesBySplit, Shares
 
@@ -116,7 +117,7 @@ class SemEval2010Task8(CorpusBuilder):
             return ""
         if len(lines) == 1:
             raise BadRecord("the line with the relation is missing; the file with the labels is TEST_FILE_FULL.TXT")
-        relation = lines[1].strip()
+        relation = normal(lines[1])
         if relation not in LABELS:
             raise BadRecord(f"the relation is {shown(relation)} but must be one of {', '.join(sorted(LABELS))}")
         return relation

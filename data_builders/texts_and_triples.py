@@ -7,10 +7,12 @@ Layout: ``*.txt``, one passage of one or more sentences a line, and triples with
     ``"head_id"``, ``"tail_id"`` (carried into the rows; names with one id are one entity) and ``"head_aliases"``,
     ``"tail_aliases"`` (lists of further surface forms).
 Alignment: each sentence that mentions the head and the tail of a triple gives one row for that pair, at the first
-    mention of each. Names are matched case-sensitively, as whole words, the longest at each place. Left out and
-    counted: pairs of mentions with more than one relation (``dropped_ambiguous_pair``), mentions that cross each other
-    or stand for head and tail at once (``dropped_overlapping_mention``), sentences without a pair
-    (``dropped_no_pair``). Sentences end at ".", "!", "?" or "…" before a space and no small letter.
+    mention of each. Names are matched in their own case, as whole words (in Chinese, Japanese, Thai and the like
+    inside running text, see ``_mentions``), the longest at each place; white space and decomposed letters make no
+    difference. Left out and counted: pairs of mentions with more than one relation (``dropped_ambiguous_pair``),
+    mentions that cross each other or stand for head and tail at once (``dropped_overlapping_mention``), sentences
+    without a pair (``dropped_no_pair``). Triples whose names stand together in no sentence are counted
+    (``triples_never_found``). Where sentences end is told in ``_sentences``.
 Splits: by file name, for texts and triples alike: a split has the texts and the triples of its own and those whose
     names tell no split. If no name tells one, the sentences are split by hash and every triple serves both parts.
 """
@@ -18,16 +20,20 @@ Splits: by file name, for texts and triples alike: a split has the texts and the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import datasets
 
 from ._common import CorpusBuilder, Row, RowMaker
-from ._counts import Dropped, Tally, write_partial
+from ._counts import Dropped, Matched, Tally, write_partial
 from ._files import NumberedRecords, json_lines, or_empty, text_lines
-from ._mentions import NameFinder, normal, sentences
+from ._mentions import NameFinder
+from ._names import normal
 from ._records import BadRecord, named, optional, shown, typed
+from ._sentences import sentences
 from ._splits import SPLITS, files_by_split
 
 SAMPLE_FILES = {
@@ -78,6 +84,7 @@ class TextsAndTriples(CorpusBuilder):
     record_type = "relation"
     file_patterns = ("*.txt", "*.tsv", "*.jsonl")
     licence = "your own"
+    note = "names are found as the triples spell them, in their own case; other forms of a name are aliases in *.jsonl"
 
     def read(self, path: Path) -> NumberedRecords:
         """Yields the passages of a text file, numbered by line."""
@@ -85,7 +92,7 @@ class TextsAndTriples(CorpusBuilder):
 
     def row_maker(self, triples: tuple[str, ...] = ()) -> RowMaker:
         """Compiles the triples of a split and returns what aligns a passage with them."""
-        return Knowledge([Path(path) for path in triples], on_bad=lambda *_: None).rows
+        return Knowledge([Path(path) for path in triples], on_bad=lambda *_: None, spelled=normal).rows
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         texts = self._fold_or(files_by_split(path for path in self.files if path.suffix.lower() == ".txt"))
@@ -107,9 +114,9 @@ class TextsAndTriples(CorpusBuilder):
                     f"{self.config.data_dir} holds no {what} for the split '{split}'; add or rename a file"
                 )
         tally = Tally(self.config.on_bad_record, part, self._shares())
-        tally.counts["triples"] = Knowledge(triples, tally.bad).triples
+        tally.counts["triples"] = Knowledge(triples, tally.bad, tally.spelled).triples
         if not dl_manager.is_streaming:
-            write_partial(self._output_dir, split, tally.counts)
+            write_partial(self._output_dir, split, tally)
         return self._split(dl_manager, split, texts, part, self._shares(), triples=tuple(map(str, triples)))
 
 
@@ -119,12 +126,14 @@ class Knowledge:
     Args:
         files: the files of triples.
         on_bad: called with file, line number and problem for each malformed triple.
+        spelled: returns the one spelling of a relation.
     """
 
-    def __init__(self, files: list[Path], on_bad: OnBad) -> None:
+    def __init__(self, files: list[Path], on_bad: OnBad, spelled: Callable[[str], str]) -> None:
         self.triples = 0
+        self.spelled = spelled
         self.entities: dict[str, set[Entity]] = {}
-        self.relations: dict[Entity, dict[Entity, set[str]]] = {}
+        self.relations: dict[Entity, dict[Entity, dict[str, list[int]]]] = {}  # the numbers of the triples
         for path in files:
             for number, record in or_empty(_triple_records(path)):
                 try:
@@ -133,25 +142,29 @@ class Knowledge:
                     on_bad(path, number, problem)
         self.finder = NameFinder(self.entities)
 
-    def rows(self, passage: str) -> Iterator[Row | Dropped]:
-        """Yields a row for each related pair in each sentence, and a ``Dropped`` for each one left out."""
-        for sentence in sentences(passage):
-            found = list(self._sentence_rows(sentence))
-            yield from found or [Dropped("no_pair", sentence)]
+    def rows(self, passage: str) -> Iterator[Row | Dropped | Matched]:
+        """Yields a row for each related pair in each sentence, and a ``Dropped`` for each one left out.
+
+        Before each pair stand the triples that it matched.
+        """
+        for sentence in sentences(normalize("NFC", passage)):
+            rows = list(self._sentence_rows(sentence))
+            yield from rows or [Dropped("no_pair", sentence)]
 
     def _add(self, record: Any) -> None:
         if isinstance(record, BadRecord):
             raise record
-        relation = named(record, "relation")
+        relation = self.spelled(named(record, "relation"))
         head, tail = _entity(record, "head"), _entity(record, "tail")
         names = {side: _names(record, side) for side in ("head", "tail")}
-        self.relations.setdefault(head, {}).setdefault(tail, set()).add(relation)
+        relations = self.relations.setdefault(head, {}).setdefault(tail, {})
+        relations.setdefault(relation, []).append(self.triples)
         for entity, side in ((head, "head"), (tail, "tail")):
             for name in names[side]:
                 self.entities.setdefault(name, set()).add(entity)
         self.triples += 1
 
-    def _sentence_rows(self, sentence: str) -> Iterator[Row | Dropped]:
+    def _sentence_rows(self, sentence: str) -> Iterator[Row | Dropped | Matched]:
         mentions, crossing = self.finder.find(sentence)
         yield from [Dropped("overlapping_mention", sentence)] * crossing
         first: dict[Entity, Span] = {}
@@ -164,6 +177,7 @@ class Knowledge:
             for tail in tails.keys() & first.keys():
                 facts = [(relation, head[0], tail[0]) for relation in tails[tail]]
                 pairs.setdefault((first[head], first[tail]), []).extend(facts)
+                yield from map(Matched, chain.from_iterable(tails[tail].values()))
         for (head_span, tail_span), facts in sorted(pairs.items()):
             yield _pair_row(sentence, head_span, tail_span, facts)
 
@@ -184,7 +198,7 @@ def _pair_row(sentence: str, head: Span, tail: Span, facts: list[Fact]) -> Row |
 
 
 def _entity(record: dict[str, Any], side: str) -> Entity:
-    identifier = optional(record, f"{side}_id", "")
+    identifier = normal(optional(record, f"{side}_id", ""))
     return (identifier, "") if identifier else ("", normal(named(record, side)))
 
 
@@ -192,7 +206,7 @@ def _names(record: dict[str, Any], side: str) -> list[str]:
     """All surface forms of one side of a triple."""
     aliases = optional(record, f"{side}_aliases", [])
     names = [named(record, side), *(typed(name, f"{side}_aliases[{i}]", str) for i, name in enumerate(aliases))]
-    return [normal(name) for name in names if name.strip()]
+    return list(filter(None, map(normal, names)))
 
 
 def _triple_records(path: Path) -> NumberedRecords:

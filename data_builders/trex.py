@@ -24,6 +24,7 @@ from typing import Any
 from ._common import CorpusBuilder, Row
 from ._counts import Dropped
 from ._files import NumberedRecords, json_array
+from ._names import normal
 from ._records import BadRecord, optional, relation_row, required, shown, subject_object_row, typed, wikidata_id
 
 SAMPLE_FILES = {
@@ -94,7 +95,7 @@ def _property(record: Any) -> str:
             "to its Wikidata property such as P937 with T_REx_pred2ic.json"
         )
     relation = required(record, "relation", str)
-    if not re.fullmatch(r"P[0-9]+", relation):
+    if not re.fullmatch(r"P[0-9]+", normal(relation)):
         raise BadRecord(f"field 'relation' must be a Wikidata property such as P937 but is {shown(relation)}")
     return relation
 

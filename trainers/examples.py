@@ -48,7 +48,7 @@ def build_corpus(corpus: CorpusArguments, tell: bool, **options: Any) -> dict[st
     options |= {"num_proc": corpus.num_proc, "on_bad_record": corpus.on_bad_record}
     splits = data_builders.load(corpus.corpus, corpus.data_dir, **options)
     for split, counts in data_builders.counts(splits).items() if tell else ():
-        print(f"corpus {corpus.corpus}, {split}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
+        print(f"corpus {corpus.corpus}, {split}: {data_builders.listed(counts)}")
     return splits
 
 
