@@ -23,6 +23,9 @@ Steps = Annotated[int, typer.Option(min=1, help="Training steps that are measure
 Warmup = Annotated[int, typer.Option(min=1, help="Steps before those that are measured.")]
 Batch = Annotated[int, typer.Option(min=1, help="Sentences in a batch.")]
 MaxLength = Annotated[int, typer.Option(min=8, max=512, help="Longest sentence in tokens; longer ones are cut.")]
+Bf16 = Annotated[
+    bool | None, typer.Option("--bf16/--no-bf16", help="Train in bfloat16.", show_default="if faster here")
+]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the models run.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of a process.", show_default="one for each core")]
 DataDir = Annotated[
@@ -58,6 +61,17 @@ class Benchmark(NamedTuple):
     summary: Callable[[Results], dict[str, dict[str, Any]]]
     table: Callable[[dict[str, dict[str, Any]]], list[dict[str, str]]]
     panels: Callable[[dict[str, dict[str, Any]]], list[list[_plots.Bars | _plots.Lines]]]
+
+
+def in_bfloat16(asked: bool | None, device: str) -> bool:
+    """Return whether to compute in bfloat16: as asked, or if this machine is faster in it."""
+    if asked is not None:
+        return asked
+    import torch
+
+    from kadapter.trainers.precision import bfloat16_pays
+
+    return bfloat16_pays(torch.device(device))
 
 
 def contest_in(module: str, job: dict[str, Any], marks: Marks) -> dict[str, Any]:

@@ -39,9 +39,9 @@ PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
     """Train one contestant for some steps; return its rate, the limit, and the share of the limit that it reached.
 
-    A job says contestant, size, batch, steps, warmup, longest, lengths, adapters, device, threads and round, and may
-    say processes, which share each batch, corpus: the number of sentences that all but a few steps leave alone, and
-    profile: that shares of the time are told, operation by operation.
+    A job says contestant, size, batch, steps, warmup, longest, lengths, adapters, bf16, device, threads and round. It
+    may say processes, which share each batch, corpus: the number of sentences that all but a few steps leave alone,
+    and profile: that shares of the time are told, operation by operation.
     """
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["round"])
@@ -51,7 +51,7 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
         # as its trainer does, which here comes after products that measure the limit
         spare_memory(many_kernels="cached" in job["contestant"])
     size, device = SIZES[job["size"]], job["device"]
-    dtype = torch.float32 if job["contestant"] == "official" else torch.bfloat16
+    dtype = torch.bfloat16 if job["bf16"] and job["contestant"] != "official" else torch.float32
     peaks = [limit(size, dtype, device)]
     profiled = Profiled(marks, device) if job.get("profile") else None
     trained = official if job["contestant"] == "official" else under_the_trainer
@@ -170,14 +170,14 @@ def to_fixed_length(batch: dict[str, torch.Tensor], length: int, device: str) ->
 
 
 def under_the_trainer(job: dict[str, Any], marks: Marks | Profiled) -> tuple[list[int], Time]:
-    """Train under --bf16 in batches of like length; return the lengths that were trained on, and the time."""
+    """Train in batches of like length; return the lengths that were trained on, and the time."""
     corpus = job.get("corpus")
     last = int(not corpus)  # the first epoch fills the cache, and sees all lengths once
     with tempfile.TemporaryDirectory(prefix="benchmark_") as folder:
         data = corpus_of(job, folder) if corpus else examples(job)
         arguments = RunArguments(
             output_dir=folder,
-            bf16=True,
+            bf16=job["bf16"],
             use_cpu=job["device"] == "cpu",
             per_device_train_batch_size=job["batch"] // job.get("processes", 1),
             num_train_epochs=1 + last,
@@ -199,7 +199,8 @@ def under_the_trainer(job: dict[str, Any], marks: Marks | Profiled) -> tuple[lis
 
 def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, Any]) -> FeatureTrainer:
     """Return the trainer of run_adapter.py, with a cache in a folder where the contestant has one."""
-    model = _models.ours(SIZES[job["size"]], torch.bfloat16, job["adapters"], job["contestant"] in QUANTIZED)
+    dtype = torch.bfloat16 if job["bf16"] else torch.float32
+    model = _models.ours(SIZES[job["size"]], dtype, job["adapters"], job["contestant"] in QUANTIZED)
     if job["contestant"] == COMPILED:
         compile_blocks(model.base_model.backbone)
     cache = CacheArguments(

@@ -29,7 +29,10 @@ def main(
     ] = ADAPTERS,
     batches: Annotated[list[int], typer.Option(min=1, help="Sentences in a batch.")] = BATCHES,
     repeats: Annotated[int, typer.Option(min=1, help="Batches of each size in each round.")] = 8,
-    dtype: Annotated[Literal["bf16", "fp32"], typer.Option(help="In which all is held and computed.")] = "bf16",
+    dtype: Annotated[
+        Literal["bf16", "fp32"] | None,
+        typer.Option(help="In which all is held and computed; by default that in which this machine is faster."),
+    ] = None,
     size: told.SizeOption = "large",
     rounds: told.Rounds = 5,
     max_length: told.MaxLength = 64,
@@ -42,6 +45,7 @@ def main(
     plot: told.Plot = None,
 ) -> None:
     """Read with every number of adapters in each round and compare."""
+    dtype = dtype or ("bf16" if told.in_bfloat16(None, device) else "fp32")
     shared = {"size": size, "batches": batches, "repeats": repeats, "longest": max_length, "dtype": dtype}
     shared |= {"device": device, "threads": threads, **told.sentences_of(data_dir, tokenizer)}
     jobs = {told.name_of(number): {**shared, "adapters": number} for number in adapters}

@@ -37,6 +37,7 @@ def main(
     warmup: told.Warmup = 2,
     batch: told.Batch = 16,
     max_length: told.MaxLength = 64,
+    bf16: told.Bf16 = None,
     device: told.Device = "cpu",
     threads: told.Threads = told.CORES,
     data_dir: told.DataDir = None,
@@ -49,7 +50,7 @@ def main(
     check(processes, corpora, batch, steps + warmup, device)
     shared = {"contestant": "ours", "size": size, "batch": batch, "steps": steps, "warmup": warmup, "adapters": 1}
     shared |= {"longest": max_length, **told.sentences_of(data_dir, tokenizer)}
-    shared |= {"device": device, "threads": threads}
+    shared |= {"bf16": told.in_bfloat16(bf16, device), "device": device, "threads": threads}
     jobs = {f"length {one}": {**shared, **told.sentences_alike(one), "longest": one} for one in lengths}
     jobs |= {f"batch {one}": {**shared, "batch": one} for one in batches}
     jobs |= {f"adapters {one}": {**shared, "adapters": one} for one in adapters}

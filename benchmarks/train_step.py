@@ -4,9 +4,10 @@
 
 official: the published procedure, float32, padded to --max-length. lora: PEFT's, rank 8 on query and value.
 bottleneck: a LoRA as wide as bottleneck adapters, at their places. full: the whole encoder. ours: one adapter beside a
-bfloat16 backbone. ours-cached: its tapped states kept. ours-cached-8bit: kept in 8 bits. Only where they are asked
+frozen backbone. ours-cached: its tapped states kept. ours-cached-8bit: kept in 8 bits. Only where they are asked
 for: ours-8bit-backbone, beside a backbone that multiplies in 8 bits, and ours-8bit-compiled, its blocks compiled too.
-All but the first train under --bf16 in the same batches of like length. Weights are random.
+All but the first train in the same batches of like length, and in bfloat16 where this machine is faster in it or
+--bf16 is given. Weights are random.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def main(
     batch: told.Batch = 16,
     max_length: told.MaxLength = 64,
     fill: Annotated[bool, typer.Option("--fill", help="Make every sentence as long as --max-length.")] = False,
+    bf16: told.Bf16 = None,
     device: told.Device = "cpu",
     threads: told.Threads = told.CORES,
     data_dir: told.DataDir = None,
@@ -54,6 +56,7 @@ def main(
             raise typer.BadParameter(f"no contestant {one!r}; there are {', '.join(CONTESTANTS)}")
     shared = {"size": size, "batch": batch, "steps": steps, "warmup": warmup, "longest": max_length, "adapters": 1}
     shared |= {
+        "bf16": told.in_bfloat16(bf16, device),
         "device": device,
         "threads": threads,
         **(told.sentences_alike(max_length) if fill else told.sentences_of(data_dir, tokenizer)),

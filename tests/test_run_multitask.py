@@ -42,7 +42,7 @@ def flags(ground, output, *more):
     given += ["--data_dirs", ground / "trex", ground / "conllu", "--backbone", ground / "backbone"]
     given += ["--output_dir", output, "--max_length", "40", "--do_train", "--do_eval", "--logging_steps", "1"]
     given += ["--learning_rate", "3e-3", "--num_train_epochs", "2", "--save_steps", "4", "--report_to", "none"]
-    return [*map(str, given), "--disable_tqdm", "True", *map(str, more)]
+    return [*map(str, given), "--bf16", "False", "--disable_tqdm", "True", *map(str, more)]
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,7 @@ def flags(ground, objective, output, *more):
     given = ["--objective", objective, "--corpus", corpus, "--data_dir", str(ground / corpus)]
     given += ["--backbone", str(ground / "backbone"), "--adapter_name", name, "--output_dir", str(output), *SIZES]
     given += ["--do_train", "--do_eval", "--logging_steps", "1", "--save_steps", "2", "--learning_rate", "1e-2"]
+    given += ["--bf16", "False"]  # whatever this machine is faster in, since bits are compared
     return [*given, "--disable_tqdm", "True", "--num_train_epochs", "2", *map(str, more)]
 
 

@@ -153,6 +153,7 @@ def flags(ground, output, *more, task="relation_classification", adapters=("fac"
     given += ["--adapters", *named, "--output_dir", str(output), "--states_dir", str(ground / "states")]
     given += ["--max_length", "40", "--report_to", "none", "--disable_tqdm", "True", "--save_strategy", "no"]
     given += ["--do_train", "--do_eval", "--learning_rate", "1e-2", "--num_train_epochs", "2", "--logging_steps", "1"]
+    given += ["--bf16", "False"]  # whatever this machine is faster in, since bits are compared
     return [*given, *map(str, more)]
 
 

@@ -16,6 +16,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..configuration_kadapter import FUSIONS
+from .precision import bfloat16_pays, precision_line
 
 __all__ = ["AdapterArguments", "CorpusArguments", "RunArguments", "closest", "flags_of", "parse_arguments"]
 
@@ -101,13 +102,21 @@ class AdapterArguments:
 class RunArguments(TrainingArguments):
     """transformers' TrainingArguments with our defaults and an explicit right to overwrite.
 
-    `bf16` holds the backbone in bfloat16 and runs adapters and head, kept in float32, under autocast. Measured on a
-    CPU with avx512_bf16 (2 threads, MiniLM, 32 x 24 tokens): 1288 tokens/s in float32, 1366 with only the backbone in
-    bfloat16, 2169 so, and 2238 all in bfloat16, whose small updates are lost to rounding. `fp16` does the same in
-    float16, on a GPU.
+    `bf16` holds the backbone in bfloat16 and runs adapters and head, kept in float32, under autocast; unset, it is so
+    where this machine is faster that way. Measured on a CPU with avx512_bf16 (2 threads, MiniLM, 32 x 24 tokens):
+    1288 tokens/s in float32, 1366 with only the backbone in bfloat16, 2169 so, and 2238 all in bfloat16, whose small
+    updates are lost to rounding. `fp16` does the same in float16, on a GPU.
     """
 
     output_dir: str | None = field(default=None, metadata={"help": "Where the adapter's artifact is written."})
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "nargs": "?",
+            "const": True,
+            "help": "Multiply in bfloat16; by default if a product, timed once, is faster so on this machine.",
+        },
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start anew in a used output directory: its checkpoints are removed."}
     )
@@ -129,9 +138,18 @@ class RunArguments(TrainingArguments):
             raise ValueError("--output_dir is missing; say where the adapter's artifact goes")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # so that --bf16 means the same on every machine
+        self.precision_was_asked = self.bf16 is not None or self.fp16
+        self.bf16 = bool(self.bf16)
         if self.fp16 and self.use_cpu:
             raise ValueError("--fp16 needs a GPU, and this run is on a CPU; give --bf16, or neither of the two")
         super().__post_init__()
+        if not self.precision_was_asked and bfloat16_pays(self.device):
+            self.bf16, self.mixed_precision = True, "bf16"  # of which the second is made of the first above
+
+    @property
+    def precision(self) -> str:
+        """In one line the precision of the run, why it is that one, and a warning where it costs time."""
+        return precision_line(self.bf16, self.fp16, self.precision_was_asked, self.device)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled into every checkpoint: all but the tokens, which are secrets."""

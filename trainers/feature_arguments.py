@@ -24,6 +24,7 @@ from ..backbone_kadapter import plain
 from .examples import column
 from .feature_cache import Examples, Features
 from .feature_shards import KEY, PATTERN, Layout, key_of
+from .memory import spare_memory
 from .outputs import replace_file
 
 __all__ = ["CacheArguments", "check_cache", "open_features", "readable", "size_of"]
@@ -56,6 +57,15 @@ class CacheArguments:
         },
     )
 
+    def __post_init__(self) -> None:
+        """Choose how many kernels are kept before the first product of the process, which `RunArguments` may time."""
+        spare_memory(many_kernels=self.asked)
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is to be a cache."""
+        return str(self.cache_features).lower() not in ("none", "false")
+
 
 def check_cache(flags: CacheArguments, mask_padding: bool) -> None:
     """Refuse flags under which the cache would change what is trained.
@@ -87,7 +97,7 @@ def open_features(
     What hinders the cache of one process is told in a sentence, and none has one; nothing is lost but time. All
     processes of a run call it.
     """
-    if str(flags.cache_features).lower() in ("none", "false"):
+    if not flags.asked:
         return None, examples
     state, opened, hindrance = PartialState(), None, None
     with state.local_main_process_first():

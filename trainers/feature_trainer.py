@@ -17,7 +17,8 @@ from .examples import column
 from .feature_arguments import readable
 from .feature_cache import Features
 from .feature_shards import key_of
-from .trainer import KAdapterTrainer, keep_memory, spare_memory
+from .memory import keep_memory, spare_memory
+from .trainer import KAdapterTrainer
 
 __all__ = ["FeatureTrainer", "OnHost", "WithPlaces"]
 

@@ -81,6 +81,8 @@ def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dic
     corpus, _, cache, run, _ = given[0]
     state = PartialState()
     objective, resumed, trained = _check(given)
+    if state.is_main_process:
+        print(run.precision)
     state.wait_for_everyone()
     set_seed(run.seed)
     with run.main_process_first(desc="corpus"):

@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     objectives = _objectives(corpora, flags, run)
     resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir)
     check_output_directory(run.output_dir, bool(resume), run.overwrite_output_dir)
+    if state.is_main_process:
+        print(run.precision)
     state.wait_for_everyone()
     set_seed(run.seed)
     with run.main_process_first(desc="corpora"):

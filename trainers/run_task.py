@@ -72,6 +72,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     trials = list(_trials(run))
     for trial in trials:
         _check_output(trial)
+    if ground.main:
+        print(run.precision)
     state.wait_for_everyone()
     with run.main_process_first(desc="corpus"):
         lay(ground, run, Path(trials[0].output_dir))
