@@ -54,13 +54,14 @@ class Artifact:
         Raises:
             ValueError: there are such; the sentence names the file and the first of them.
         """
-        while self.unchecked:
-            path, tensors = self.unchecked.popitem()
-            if all(map(all_finite, as_one(tensors.values()))):
-                continue
-            for key, one in tensors.items():
-                if not all_finite(one):
-                    raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; fetch or train it again")
+        for path, tensors in list(self.unchecked.items()):
+            if not all(map(all_finite, as_one(tensors.values()))):
+                for key, one in tensors.items():
+                    if not all_finite(one):
+                        raise ValueError(
+                            f"{path}: tensor {key!r} holds NaN or infinite values; fetch or train it again"
+                        )
+            del self.unchecked[path]  # only now, so that what failed fails again
 
 
 def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:

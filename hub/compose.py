@@ -36,7 +36,7 @@ def compose(
         OSError: there is no such part, or `output_dir` is in use and `overwrite` is not set.
         ValueError: less than two adapters, or parts that are damaged, of one name or of different backbones.
     """
-    refuse_used(output_dir, overwrite)
+    refuse_used(output_dir, overwrite, [backbone] if isinstance(backbone, str | os.PathLike) else [])
     names = check_parts(parts)
     model = KAdapterModel.from_pretrained(names, backbone=backbone)
     files = next((files for name in names if (files := _tokenizer_of(name))), [])

@@ -114,7 +114,7 @@ def convert(
     """
     from .preflight import refuse_used
 
-    refuse_used(output_dir, overwrite)
+    refuse_used(output_dir, overwrite, [backbone, official.parent])
     if not official.is_file():
         raise OSError(f"no file {str(official)!r}; give the official pytorch_model.bin, or a .safetensors file")
     from .convert import convert_official  # torch takes seconds to import, and a refusal needs none
@@ -146,7 +146,7 @@ def compose(parts: Parts, output_dir: OutputDir, backbone: MovedBackbone = None,
     """
     from .preflight import check_parts, refuse_used
 
-    refuse_used(output_dir, overwrite)
+    refuse_used(output_dir, overwrite, [backbone])
     typer.echo(f"composing {' + '.join(check_parts(parts))}")
     from .compose import compose as compose_parts  # torch takes seconds to import, and a refusal needs none
 

@@ -8,32 +8,35 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from ..destination_kadapter import CONFIG, WEIGHTS, check_destination
 from ..shape_kadapter import split_composition
 
 __all__ = ["check_parts", "refuse_used"]
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LONGEST_HEADER = 100 * 2**20  # bytes; what the safetensors library takes
 
 
-def refuse_used(directory: str | os.PathLike, overwrite: bool) -> None:
+def refuse_used(
+    directory: str | os.PathLike, overwrite: bool, sources: Collection[str | os.PathLike | None] = ()
+) -> None:
     """Refuse an output directory in which something stands already, unless it may be overwritten.
 
+    Models that are not ours and the directories of `sources` are never overwritten.
+
     Raises:
-        OSError: it is a file, or not empty.
+        OSError: it is a file, not empty, or holds what is not ours.
     """
     path = Path(directory).expanduser()
-    if path.is_file():
-        raise OSError(f"can't save to {str(path)!r}: it is a file; name a directory")
     if not overwrite and path.is_dir() and any(path.iterdir()):
         raise OSError(f"{str(path)!r} is in use already; name another directory or pass --overwrite")
+    check_destination(directory, sources=sources)
 
 
 def check_parts(parts: Sequence[str | os.PathLike]) -> list[str]:

@@ -13,7 +13,18 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 REMOTE = sorted(ROOT.glob("*_kadapter.py"))
 # Downward only: each file that travels to the Hub imports none but those before it.
 ORDER = (
-    *("shape", "configuration", "encoding", "backbone", "sources", "saving", "artifacts", "tapping", "verbs"),
+    *(
+        "shape",
+        "destination",
+        "configuration",
+        "encoding",
+        "backbone",
+        "sources",
+        "saving",
+        "artifacts",
+        "tapping",
+        "verbs",
+    ),
     *("loading", "attention", "fusion", "heads", "losses", "modeling"),
 )
 LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
