@@ -58,7 +58,14 @@ from .heads_kadapter import (
 from .loading_kadapter import ArtifactVerbs
 from .losses_kadapter import cross_entropy, multi_label_loss, spans_loss, spans_of
 from .saving_kadapter import drop_backbone, forgive_backbone
-from .tapping_kadapter import Taps, check_tapped, positions_of, set_mode
+from .tapping_kadapter import (
+    check_tapped,
+    positions_of,
+    prepare_taps,
+    run_and_tap,
+    set_mode,
+    without_capturing_hooks,
+)
 from .verbs_kadapter import AdapterVerbs
 
 __all__ = [
@@ -224,7 +231,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
         self.post_init()
         self.backbone = backbone if backbone is not None else random_backbone(config)
         self.backbone.requires_grad_(False).eval()
-        self._positions, self._taps = positions_of(self.backbone), Taps()
+        self._positions = positions_of(self.backbone)
+        prepare_taps(self.backbone)
         self.register_state_dict_post_hook(drop_backbone)
         self.register_load_state_dict_post_hook(forgive_backbone)
 
@@ -293,7 +301,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
             self.config.backbone_modified = True  # whatever happens next: a changed backbone is never lost in saving
         trains = trains or (inputs_embeds is not None and inputs_embeds.requires_grad)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-            output, states = self._taps.run(self.backbone, inputs, None if every else self.tapped())
+            output, states = run_and_tap(self.backbone, inputs, None if every else self.tapped())
         return output.last_hidden_state, states, getattr(output, "attentions", None)
 
     def _run_adapters(self, states: dict[int, Tensor], mask: Tensor | None, at: Tensor | None = None) -> dict:
@@ -310,6 +318,15 @@ class KAdapterModel(KAdapterPreTrainedModel):
         for part in (*guarded, *(one for one in self.children() if one not in (self.backbone, self.adapters))):
             set_mode(part, mode and (part not in guarded or any(one.requires_grad for one in part.parameters())))
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickle and copy take of the model, without the hooks that pickle can't take."""
+        modules = {**self._modules, "backbone": without_capturing_hooks(self.backbone)}
+        return {**vars(self), "_modules": modules}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        prepare_taps(self.backbone)
 
     def _new_adapter(self, name: str, config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgeAdapter:
         config = config.for_backbone(self.config.num_hidden_layers, self.config.hidden_size)

@@ -1,16 +1,32 @@
 """How a backbone numbers its tokens, and how the hidden states that are tapped are kept and no others."""
 
 import contextlib
+import copy
 import ctypes
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-__all__ = ["Positions", "Taps", "check_tapped", "give_back", "glibc", "positions_of", "release", "set_mode"]
+__all__ = [
+    "Positions",
+    "check_tapped",
+    "give_back",
+    "glibc",
+    "positions_of",
+    "prepare_taps",
+    "release",
+    "run_and_tap",
+    "set_mode",
+    "without_capturing_hooks",
+]
+
+INSTALLED = "_output_capturing_hooks_installed"  # by which transformers notes on a model that its hooks are placed
 
 
 class Positions(NamedTuple):
@@ -33,7 +49,7 @@ class Positions(NamedTuple):
             return None
         real = attention_mask.bool()
         index = torch.arange(real.shape[1], device=real.device) + self.first
-        return (index - (real.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)).clamp(min=self.first)  # (B, S)
+        return (index - (real.long().cumsum(dim=1) == 0).sum(dim=1, keepdim=True)).clamp(min=self.first)  # (B, S)
 
 
 def positions_of(backbone: nn.Module) -> Positions:
@@ -47,88 +63,65 @@ def positions_of(backbone: nn.Module) -> Positions:
     return Positions(padding is not None, first, len(table.weight) - first)
 
 
-class Taps:
-    """Runs a backbone and keeps the hidden states that are tapped instead of all.
+def prepare_taps(backbone: nn.Module) -> None:
+    """Let transformers place the hooks by which it captures hidden states, since `torch.compile` can't trace that.
 
-    Its first run gives all of them, and shows which of its modules take them one after another: its blocks. Later runs
-    look at what goes into those. Where no such modules are found, all hidden states are asked for each time.
+    It learns what a class captures when an instance is made, which in a process that unpickles a model has not
+    happened yet: without hooks it would return no hidden states, and say nothing.
     """
+    maybe_install_capturing_hooks(backbone)
+    captures = any(getattr(module, "_can_record_outputs", None) for module in backbone.modules())
+    hooks = (hook for module in backbone.modules() for hook in module._forward_hooks.values())
+    if captures and not any(map(_captures, hooks)):
+        with torch.device("meta"):
+            type(backbone)(backbone.config)
+        for module in backbone.modules():
+            vars(module).pop(INSTALLED, None)
+        maybe_install_capturing_hooks(backbone)
 
-    def __init__(self) -> None:
-        self.blocks: list[str] = []  # their names, which mean a copy's own modules too
 
-    def run(
-        self, backbone: nn.Module, inputs: dict[str, Any], layers: Collection[int] | None
-    ) -> tuple[Any, dict[int, Tensor]]:
-        """Return a backbone's output and its hidden states at these layers, 0 = embeddings; at all for None."""
-        if layers is not None and not layers:
-            return backbone(**inputs), {}
-        if layers is not None and self.blocks and not torch.is_grad_enabled():  # in a graph all are kept anyway
-            found = self._run_and_tap(backbone, inputs, layers)
-            if found is not None:
-                return found
-        return self._run_and_learn(backbone, inputs)
+def _captures(hook: Any) -> bool:
+    return getattr(hook, "__module__", None) == maybe_install_capturing_hooks.__module__
 
-    def _run_and_tap(
-        self, backbone: nn.Module, inputs: dict[str, Any], layers: Collection[int]
-    ) -> tuple[Any, dict[int, Tensor]] | None:
-        """Run with a look at the blocks; None if they were called by others too, or have become other modules."""
-        entered: list[Tensor | None] = []
 
-        def keep(block: str, states: Tensor | None) -> None:
-            entered.append(states if len(entered) in layers else None)
+def run_and_tap(
+    backbone: nn.Module, inputs: dict[str, Any], layers: Collection[int] | None
+) -> tuple[Any, dict[int, Tensor]]:
+    """Run a backbone once, and return its output and its hidden states at these layers, 0 = embeddings; None for all.
 
-        output = _watch(backbone, self.blocks, keep, inputs)
-        if len(entered) != backbone.config.num_hidden_layers:
-            return None
-        entered.append(output.last_hidden_state)
-        return output, {layer: one for layer, one in enumerate(entered) if one is not None}
+    The backbone is asked for these layers alone, and keeps no others if it is of those that transformers captures
+    outputs of. Nothing is written to the backbone or the model, so any number of threads may call at a time.
 
-    def _run_and_learn(self, backbone: nn.Module, inputs: dict[str, Any]) -> tuple[Any, dict[int, Tensor]]:
-        """Run for all hidden states, and find out into which modules they go."""
-        lists = {name: one for name, one in backbone.named_modules() if isinstance(one, nn.ModuleList)}
-        members = [f"{name}.{number}" for name, one in lists.items() for number in range(len(one))]
-        entered: dict[str, list[Tensor | None]] = {name: [] for name in lists}
-        output = _watch(
-            backbone,
-            members,
-            lambda member, one: entered[member.rpartition(".")[0]].append(one),
-            {**inputs, "output_hidden_states": True},
+    Raises:
+        ValueError: the backbone returns no such hidden states.
+    """
+    if layers is not None and not layers:
+        return backbone(**inputs), {}
+    output = backbone(**{**inputs, "output_hidden_states": True if layers is None else sorted(layers)})
+    states = getattr(output, "hidden_states", None) or ()
+    wanted = range(len(states)) if layers is None else layers
+    tapped = {layer: states[layer] for layer in wanted if layer < len(states) and states[layer] is not None}
+    if not tapped or len(tapped) < len(wanted):
+        raise ValueError(
+            f"{type(backbone).__name__} returned the hidden states {sorted(tapped)} where {sorted(layers or ())} were "
+            "asked for; use an encoder that returns them when output_hidden_states is given"
         )
-        states, last = output.hidden_states, output.last_hidden_state
-        alike = [name for name, found in entered.items() if _same([*found, last], states)]
-        if alike:  # if others ran the backbone meanwhile none is, and what was found before stays
-            self.blocks = [member for member in members if member.rpartition(".")[0] == alike[0]]
-        return output, dict(enumerate(states))
+    return output, tapped
 
 
-def _watch(
-    backbone: nn.Module, members: Iterable[str], tell: Callable[[str, Tensor | None], None], inputs: dict[str, Any]
-) -> Any:
-    """Run a backbone and tell the first tensor that goes into each of these modules, by name, at each call."""
-    modules = dict(backbone.named_modules())
+def without_capturing_hooks(module: nn.Module, copies: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
+    """Return a module that shares all tensors with this one and lacks transformers' hooks, which can't be pickled.
 
-    def hook(name: str) -> Callable[..., None]:
-        def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            tell(name, next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None))
-
-        return enter
-
-    hooks = [
-        modules[name].register_forward_pre_hook(hook(name), with_kwargs=True) for name in members if name in modules
-    ]
-    try:
-        return backbone(**inputs)
-    finally:
-        for one in hooks:
-            one.remove()
-
-
-def _same(found: Sequence[Tensor | None], states: Sequence[Tensor]) -> bool:
-    return len(found) == len(states) and all(
-        one is not None and (one is other or (one.device == other.device and torch.equal(one, other)))
-        for one, other in zip(found, states, strict=True)
-    )
+    They are functions defined within a function; transformers places them anew where they are missing.
+    """
+    copies = {} if copies is None else copies
+    if module not in copies:
+        copies[module] = twin = copy.copy(module)
+        children = {name: child and without_capturing_hooks(child, copies) for name, child in module._modules.items()}
+        hooks = {key: hook for key, hook in module._forward_hooks.items() if not _captures(hook)}
+        vars(twin).update(_modules=children, _forward_hooks=OrderedDict(hooks))
+        vars(twin).pop(INSTALLED, None)
+    return copies[module]
 
 
 def check_tapped(hidden_states: dict[int, Tensor], layers: Collection[int]) -> dict[int, Tensor]:
@@ -156,16 +149,16 @@ def set_mode(module: nn.Module, training: bool) -> None:
 
 def release(backbone: nn.Module) -> None:
     """Empty a backbone's parameters, and let it refuse to run from then on."""
-
-    def refuse(module: nn.Module, args: tuple) -> None:
-        raise ValueError("the backbone's weights have left memory; give hidden_states, or load the model again")
-
     for module in backbone.modules():
         for name, one in module.named_parameters(recurse=False):  # exchanged, since 8-bit weights can't be emptied
             empty = torch.empty(0, dtype=one.dtype, device=one.device)
             setattr(module, name, nn.Parameter(empty, requires_grad=False))
-    backbone.register_forward_pre_hook(refuse, prepend=True)
+    backbone.register_forward_pre_hook(_refuse_to_run, prepend=True)
     give_back()
+
+
+def _refuse_to_run(module: nn.Module, args: tuple) -> None:
+    raise ValueError("the backbone's weights have left memory; give hidden_states, or load the model again")
 
 
 def give_back() -> None:
