@@ -7,13 +7,29 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["available", "find"]
+__all__ = ["available", "check", "files", "find"]
 
 
 def available(package: str) -> list[str]:
     """Return the names of all plug-ins in a package: its files that do not begin with an underscore."""
-    folder = Path(importlib.import_module(package).__file__).parent
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    return list(files(Path(importlib.import_module(package).__file__).parent))
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """Return the plug-ins of a package by name, in their order: its files that do not begin with an underscore."""
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+
+
+def check(kind: str, name: str, names: list[str]) -> None:
+    """Refuse a name that no plug-in has.
+
+    Raises:
+        ValueError: there is none; the sentence lists those there are.
+    """
+    if name not in names:
+        close = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"no {kind} {name!r}; there are {names}{hint}")
 
 
 def find(package: str, kind: str, name: str) -> ModuleType:
@@ -27,9 +43,5 @@ def find(package: str, kind: str, name: str) -> ModuleType:
     Raises:
         ValueError: there is no such file; the sentence lists those there are.
     """
-    names = available(package)
-    if name not in names:
-        close = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"no {kind} {name!r}; there are {names}{hint}")
+    check(kind, name, available(package))
     return importlib.import_module(f"{package}.{name}")

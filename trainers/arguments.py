@@ -100,7 +100,7 @@ class AdapterArguments:
 
 @dataclass
 class RunArguments(TrainingArguments):
-    """transformers' TrainingArguments with our defaults and an explicit right to overwrite.
+    """How the run trains: transformers' TrainingArguments with our defaults and an explicit right to overwrite.
 
     `bf16` holds the backbone in bfloat16 and runs adapters and head, kept in float32, under autocast; unset, it is so
     where this machine is faster that way. Measured on a CPU with avx512_bf16 (2 threads, MiniLM, 32 x 24 tokens):

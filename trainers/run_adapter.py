@@ -20,6 +20,12 @@ from typing import Any
 
 if __package__ in (None, ""):
     import _bootstrap  # noqa: F401 (run as a file)
+if __name__ == "__main__":  # before the libraries, which take seconds to import
+    import sys
+
+    from kadapter.trainers import usage
+
+    usage.answer("run_adapter", sys.argv[1:])
 
 import torch
 from accelerate import PartialState
