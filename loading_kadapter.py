@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 from collections.abc import Iterator, Sequence
@@ -18,12 +19,14 @@ from .artifacts_kadapter import DTYPES, Artifact, copy_strictly, merge, read_par
 from .backbone_kadapter import READING, resolve_backbone
 from .configuration_kadapter import BACKBONE_FIELDS, KAdapterConfig, refuse_misspelt
 from .saving_kadapter import STRUCTURE, upload, write_artifact
-from .sources_kadapter import referred, tensors_under, with_sources
+from .sources_kadapter import adapter_hash, referred, tensors_under, with_sources
 from .verbs_kadapter import refuse_keywords
 
-__all__ = ["ArtifactVerbs"]
+__all__ = ["TASKS", "ArtifactVerbs"]
 
 logger = logging.get_logger(__name__)
+# For each of these the Auto class AutoModelForTASK makes a KAdapterForTASK where an artifact has no head of its own.
+TASKS = ("MultipleChoice", "QuestionAnswering", "SequenceClassification", "TokenClassification")
 HEAD_FIELDS = ("dependency_head", "arc_size", "num_positions")
 LABEL_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "active_adapters")
 # What from_backbone takes for our configuration; every other keyword is the backbone's.
@@ -74,6 +77,7 @@ class ArtifactVerbs:
         compose_with: Sequence[str | os.PathLike] = (),
         dtype: torch.dtype | str | None = None,
         output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Load one artifact, or compose several, onto their frozen backbone, which comes from its own repository.
@@ -83,7 +87,9 @@ class ArtifactVerbs:
         `subfolder` and `trust_remote_code` mean the artifact's repository; the backbone has `backbone_kwargs` and its
         pinned revision, and `backbone` to say where it is found now. With `subfolder` and without the package,
         transformers looks for our Python files at the repository's root. `dtype`, `device_map`,
-        `attn_implementation`, `quantization_config` and `token` reach the backbone too.
+        `attn_implementation`, `quantization_config` and `token` reach the backbone too. Adapters are frozen until
+        `train_adapter` is called; fusion and head train. `ignore_mismatched_sizes` makes new weights for what a head
+        has in another size than the artifact, as for another `num_labels`.
 
         Raises:
             OSError: there is no such artifact or backbone.
@@ -101,7 +107,7 @@ class ArtifactVerbs:
             if value is not None:
                 for_backbone[key] = value
         part = merge(read_parts(pretrained_model_name_or_path, compose_with, reading))
-        config = _config_for(part, config, kwargs)
+        config = _config_for(part, config, kwargs, new_head=part.head != cls.__name__)
         trained = tensors_under("backbone.", part.tensors)
         with ThreadPoolExecutor(1) as beside:
             checked = beside.submit(part.check)
@@ -109,27 +115,67 @@ class ArtifactVerbs:
         checked.result()
         with weights_to_follow():
             model = cls(config, module)
-        model._load_strictly(part)
+        missing, mismatched = model._load_strictly(part, ignore_mismatched_sizes)
+        model.base_model.adapters.requires_grad_(False)
         model._place(next(module.parameters()).device, dtype if isinstance(dtype, torch.dtype) else None)
-        info = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        info = {"missing_keys": missing, "unexpected_keys": set(), "mismatched_keys": mismatched, "error_msgs": []}
         return (model.eval(), info) if output_loading_info else model.eval()
 
-    def _load_strictly(self, part: Artifact) -> None:
-        """Copy an artifact's tensors: all of the model's, and all of a head's if it is this head's artifact."""
+    def _load_strictly(self, part: Artifact, ignore_mismatched_sizes: bool = False) -> tuple[set[str], set[tuple]]:
+        """Copy an artifact's tensors: all of the model's, and all of a head's if it is this head's artifact.
+
+        Returns what of the head is new: names that the artifact lacks, and (name, shape there, shape here) of those
+        that it has in another size.
+        """
         parts, tensors = dict(self._own_parts()), part.tensors
+        missing, mismatched = set(), set()
         if self.config.fusion != part.config.get("fusion", "add"):  # chosen when composing
             del parts["fusion"]
             logger.warning(f"fusion {self.config.fusion!r} of {part.where} is new and needs training")
         if part.head != type(self).__name__:
-            declared = self._head_tensors(part) if part.head else set()
-            tensors = {key: one for key, one in tensors.items() if key not in declared}
-            if parts.pop("head", None) is not None:
+            tensors, head = self._without_head(part), parts.pop("head", None)
+            if head is not None:
+                missing = {f"head.{key}" for key in head.state_dict()}
                 logger.warning(f"{part.where} has no head of {type(self).__name__}: it is new and needs training")
-            for key in tensors:
-                if key.startswith("head."):
-                    raise ValueError(f"{part.where} has unknown tensor {key!r}; fetch or save the artifact again")
+        elif "head" in parts:
+            mismatched = self._mismatched(part)
+            tensors = self._resized(part, mismatched, ignore_mismatched_sizes)
         for name, module in parts.items():
             copy_strictly(module, tensors_under(f"{name}.", tensors), part.where, f"{name}.")
+        return missing, mismatched
+
+    def _without_head(self, part: Artifact) -> dict[str, Tensor]:
+        """Return an artifact's tensors without those that its head declares."""
+        declared = self._head_tensors(part) if part.head else set()
+        tensors = {key: tensor for key, tensor in part.tensors.items() if key not in declared}
+        for key in tensors:
+            if key.startswith("head."):
+                raise ValueError(f"{part.where} has unknown tensor {key!r}; fetch or save the artifact again")
+        return tensors
+
+    def _mismatched(self, part: Artifact) -> set[tuple]:
+        """Return (name, shape there, shape here) of the head's tensors that an artifact has in another size."""
+        stored = tensors_under("head.", part.tensors)
+        return {
+            (f"head.{key}", tuple(stored[key].shape), tuple(tensor.shape))
+            for key, tensor in self.head.state_dict().items()
+            if key in stored and stored[key].shape != tensor.shape
+        }
+
+    def _resized(self, part: Artifact, mismatched: set[tuple], ignore: bool) -> dict[str, Tensor]:
+        """Return an artifact's tensors, with new ones in place of those that it has in another size."""
+        if not mismatched:
+            return part.tensors
+        if not ignore:
+            key, there, here = min(mismatched)
+            raise ValueError(
+                f"{part.where}: tensor {key!r} has shape {there}, and the head that you ask for has {here}; leave out "
+                "num_labels, id2label and label2id, or pass ignore_mismatched_sizes=True for a new head of that size"
+            )
+        names = sorted(key for key, *_ in mismatched)
+        logger.warning(f"{part.where} has {names} in another size: they are new and need training")
+        new = self.head.state_dict()
+        return {**part.tensors, **{key: new[key.removeprefix("head.")] for key in names}}
 
     def _head_tensors(self, part: Artifact) -> set[str]:
         """Return the names of the tensors that the head of an artifact declares."""
@@ -185,10 +231,12 @@ class ArtifactVerbs:
         if bundle_adapters is None and self is self.base_model:
             bundle_adapters = True
         inside = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
+        config = copy.copy(self.config)
+        config.adapters = {name: self._with_own_results(name, inside) for name in config.adapters}
         names = referred(self.config.adapters, inside, bundle_adapters, os.path.expanduser(save_directory))
         left_out = tuple(f"{prefix}adapters.{name}." for name in names for prefix in ("", "kadapter."))
         tensors = {key: one for key, one in tensors.items() if not key.startswith(left_out)}
-        self._write(save_directory, with_sources(self.config, names), tensors, type(self))
+        self._write(save_directory, with_sources(config, names), tensors, type(self))
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
             uploading = {key: kwargs[key] for key in UPLOADING if key in kwargs}
@@ -206,15 +254,27 @@ class ArtifactVerbs:
         (name,) = self._known(adapter_name)
         self._notice_training()
         values = {key: value for key, value in self.config.to_dict().items() if key not in ("id2label", "label2id")}
+        tensors = self._tensors(self.base_model.state_dict(), (f"adapters.{name}.", "backbone."))
         values.update(
-            adapters={name: {**self.config.adapters[name], "source": {}}},
+            adapters={name: {**self._with_own_results(name, tensors), "source": {}}},
             active_adapters=None,
             fusion="add",
             inner_projections=False,
         )
         config = KAdapterConfig(**values)
-        prefixes = (f"adapters.{name}.", *(["backbone."] if config.backbone_modified else []))
-        self._write(path, config, self._tensors(self.base_model.state_dict(), prefixes), _model_class(type(self)))
+        self._write(path, config, tensors, _model_class(type(self)))
+
+    def _with_own_results(self, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Return an adapter's stored configuration, without the results of an artifact that it no longer equals."""
+        values, loaded = self.config.adapters[name], self.base_model.adapters[name].config
+        if not loaded.source or "results" not in values["training"] or values["training"] != loaded.training:
+            return values
+        own = tensors_under(f"adapters.{name}.", tensors)
+        if not own or adapter_hash(values, own) == loaded.source["hash"]:
+            return values
+        logger.warning(f"adapter {name!r} was changed since it was loaded, so it is saved without the old results")
+        kept = {key: value for key, value in values["training"].items() if key != "results"}
+        return {**values, "training": kept}
 
     def _notice_training(self) -> None:
         if any(one.requires_grad for one in self.base_model.backbone.parameters()):
@@ -231,6 +291,7 @@ class ArtifactVerbs:
         config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.") if tensors else None
         config.auto_map = {"AutoConfig": "configuration_kadapter.KAdapterConfig"}
         config.auto_map["AutoModel"] = "modeling_kadapter.KAdapterModel"
+        config.auto_map.update({f"AutoModelFor{task}": f"modeling_kadapter.KAdapterFor{task}" for task in TASKS})
         model_class = _model_class(type(self))
         if kind.__module__ == model_class.__module__:  # a head from elsewhere does not travel along
             config.auto_map.update(dict.fromkeys(kind._auto_classes, f"modeling_kadapter.{kind.__name__}"))
@@ -280,7 +341,9 @@ def _model_class(kind: type) -> type:
     return next(one for one in _subclasses(family) if one.__name__ == "KAdapterModel")
 
 
-def _config_for(part: Artifact, config: KAdapterConfig | None, overrides: dict[str, Any]) -> KAdapterConfig:
+def _config_for(
+    part: Artifact, config: KAdapterConfig | None, overrides: dict[str, Any], new_head: bool
+) -> KAdapterConfig:
     """Return an artifact's configuration, with what may be chosen anew when it is loaded.
 
     `config` is what AutoModel read of it, into which it wrote every keyword that names a field.
@@ -301,6 +364,8 @@ def _config_for(part: Artifact, config: KAdapterConfig | None, overrides: dict[s
                 f"{key}={value!r} can't be chosen for {part.where}: its weights were made for another value; compose "
                 "by compose_with=[...], or build a new model by from_backbone"
             )
+    if new_head and part.head:  # the kind of problem was the other head's
+        overrides.setdefault("problem_type", None)
     typed, unused = KAdapterConfig.from_dict(dict(part.config), return_unused_kwargs=True, **overrides)
     known = ("backbone", "backbone_kwargs", "compose_with", *FOR_BACKBONE, *READING[:2], *free)
     refuse_keywords(unused, known, "from_pretrained")

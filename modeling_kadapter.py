@@ -55,7 +55,7 @@ from .heads_kadapter import (
     mask_scores,
     token_mask,
 )
-from .loading_kadapter import ArtifactVerbs
+from .loading_kadapter import TASKS, ArtifactVerbs
 from .losses_kadapter import cross_entropy, multi_label_loss, spans_loss, spans_of
 from .saving_kadapter import drop_backbone, forgive_backbone
 from .tapping_kadapter import (
@@ -741,13 +741,17 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
 
 
 def _register() -> None:
-    """Let the Auto classes answer for K-Adapter models: of several heads they take the one a checkpoint names."""
+    """Let the Auto classes answer for K-Adapter models.
+
+    Of several heads they take the one that a checkpoint names, and where it names none the first: the general one.
+    """
     AutoConfig.register(KAdapterConfig.model_type, KAdapterConfig, exist_ok=True)
     AutoModel.register(KAdapterConfig, KAdapterModel, exist_ok=True)
     heads = [globals()[name] for name in __all__ if name.startswith("KAdapterFor")]
-    for name in sorted({auto for head in heads for auto in head._auto_classes}):
-        auto = getattr(transformers, name)
-        auto.register(KAdapterConfig, tuple(one for one in heads if name in one._auto_classes), exist_ok=True)
+    for task in TASKS:
+        name, general = f"AutoModelFor{task}", globals()[f"KAdapterFor{task}"]
+        others = [head for head in heads if name in head._auto_classes and head is not general]
+        getattr(transformers, name).register(KAdapterConfig, (general, *others), exist_ok=True)
 
 
 if __name__ == "kadapter.modeling_kadapter":  # installed: as remote code it must not stand in for another repository's

@@ -47,7 +47,7 @@ class AdapterVerbs:
     def add_adapter(
         self, adapter_name: str, adapter_config: KnowledgeAdapterConfig | dict[str, Any] | None = None
     ) -> None:
-        """Add a new, untrained adapter, and make it active besides the others.
+        """Add a new, untrained adapter, which trains, and make it active besides the others.
 
         Raises:
             TypeError: the arguments are in another library's order or of another library's kind.
