@@ -16,6 +16,7 @@ import datasets
 from .. import plugins
 from ._common import CorpusBuilder
 from ._counts import listed, read_counts
+from ._counts import split_table as render
 from ._features import (
     DEPENDENCY_FEATURES,
     ENTITY_TYPING_FEATURES,
@@ -41,6 +42,7 @@ __all__ = [
     "listed",
     "load",
     "load_file",
+    "split_table",
 ]
 
 AnyDataset = datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
@@ -132,10 +134,22 @@ def counts(built: datasets.Dataset | datasets.DatasetDict | CorpusBuilder) -> di
         ValueError: it is no corpus built by :func:`load`; a streamed one has no counts before its end, where it
             logs them.
     """
-    if isinstance(built, CorpusBuilder):
-        return built.counts()
+    return built.counts() if isinstance(built, CorpusBuilder) else read_counts(_folder(built))["counts"]
+
+
+def split_table(built: datasets.Dataset | datasets.DatasetDict | CorpusBuilder) -> str:
+    """Returns a table of a built corpus: which file became which split, with its number of rows, and what is left out.
+
+    Raises:
+        ValueError: as :func:`counts`.
+    """
+    return built.split_table() if isinstance(built, CorpusBuilder) else render(read_counts(_folder(built)))
+
+
+def _folder(built: datasets.Dataset | datasets.DatasetDict) -> Path:
+    """The folder of a build."""
     dataset = next(iter(built.values()), None) if isinstance(built, datasets.DatasetDict) else built
     files = dataset.cache_files if isinstance(dataset, datasets.Dataset) else []
     if not files:
         raise ValueError(f"counts are known for a corpus that load() built on disk, not for {type(built).__name__}")
-    return read_counts(Path(files[0]["filename"]).parent)
+    return Path(files[0]["filename"]).parent

@@ -18,28 +18,32 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, ClassVar
 
 import datasets
+from multiprocess import Pool
 
-from ._counts import Dropped, Matched, Noted, Tally, merge_partials, read_counts, report, write_partial
-from ._features import FEATURES, sentence_of
+from ._counts import Dropped, Matched, Noted, Tally, merge_partials, read_counts, report, split_table, write_partial
+from ._features import FEATURES, LABELS, label_names, sentence_of
 from ._files import NumberedRecords, corpus_files, fingerprint, or_empty
+from ._names import normal
 from ._records import BadRecord
 from ._splits import (
     SHARES,
     SPLITS,
     TEST,
+    TRAIN,
     FilesBySplit,
     Shares,
     files_by_split,
     fold_shares,
     only_with_split,
+    part_of,
     without,
 )
 
@@ -87,6 +91,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     homepage: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     note: ClassVar[str] = ""  # on how its rows are made, for every run to print
+    _num_proc: int | None = None
     example: ClassVar[str] = ""  # of a record, for people who write such files themselves
 
     def __init__(
@@ -153,7 +158,18 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Returns what became of the records of the finished build, by split."""
-        return read_counts(self._output_dir)
+        return read_counts(self._output_dir)["counts"]
+
+    def split_table(self) -> str:
+        """Returns a table of the finished build: which file became which split, with its number of rows."""
+        return split_table(read_counts(self._output_dir))
+
+    def left_out(self) -> list[Path]:
+        """Returns the files that are in no split."""
+        groups = self._fold_or(self.groups())
+        by_name = bool(set(groups) - {None, TEST})
+        read = [path for split, files in groups.items() if split is not None or not by_name for path in files]
+        return [path for path in self.files if path not in read]
 
     def as_dataset(self, split: Any = None, in_memory: bool = False) -> datasets.Dataset | datasets.DatasetDict:
         """Returns a split of the finished build, or all that hold a row: a small corpus may have no "validation".
@@ -183,7 +199,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         if TEST in groups:
             shares = without(TEST, shares)
         parts = [name for name in SPLITS if name in dict(shares)]
-        generators = [self._split(dl_manager, part, groups[None], part, shares) for part in parts]
+        trained = self._kept_in_train(groups[None], shares)
+        generators = [self._split(dl_manager, part, groups[None], part, shares, trained) for part in parts]
         return generators + [self._split(dl_manager, TEST, groups[TEST]) for _ in range(TEST in groups)]
 
     def _fold_or(self, groups: FilesBySplit) -> FilesBySplit:
@@ -202,19 +219,27 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         files: list[Path],
         part: str | None = None,
         shares: Shares = SHARES,
+        trained: frozenset[str] = frozenset(),
         **resources: Any,
     ) -> datasets.SplitGenerator:
         # Lists are what datasets shares out among processes, so the files are the only list.
-        options = {"split": split, "part": part, "shares": shares}
+        options = {"split": split, "part": part, "shares": shares, "trained": trained}
         options["counts_dir"] = None if dl_manager.is_streaming else self._output_dir
         return datasets.SplitGenerator(
             name=split, gen_kwargs={"files": [str(f) for f in files], **options, **resources}
         )
 
     def _generate_examples(
-        self, files: list[str], split: str, part: str | None, shares: Shares, counts_dir: str | None, **resources: Any
+        self,
+        files: list[str],
+        split: str,
+        part: str | None,
+        shares: Shares,
+        trained: frozenset[str],
+        counts_dir: str | None,
+        **resources: Any,
     ) -> Iterator[tuple[str, Row]]:
-        tally = Tally(self.config.on_bad_record, part, shares, self._excluded)
+        tally = Tally(self.config.on_bad_record, part, shares, self._excluded, trained)
         make_rows = self.row_maker(**resources)
         for file in files:
             yield from self._file_rows(Path(file), make_rows, tally)
@@ -223,6 +248,53 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         else:
             write_partial(counts_dir, split, tally)
 
+    def _kept_in_train(self, files: list[Path], shares: Shares, **resources: Any) -> frozenset[str]:
+        """The sentences of the held-out parts that stay in "train", since a label of theirs would be nowhere else.
+
+        Not in cross-validation, where each sentence must be held out once. It takes a reading of the files, by as many
+        processes as the build.
+        """
+        if self.config.fold is not None or not LABELS.keys() & FEATURES[self.record_type].keys():
+            return frozenset()
+        find = partial(self._labels_by_part, shares=shares, **resources)
+        processes = min(self._num_proc or 1, len(files))
+        if processes > 1:
+            with Pool(processes) as pool:
+                found = pool.map(find, files)
+        else:
+            found = map(find, files)
+        trained: set[str] = set()
+        held_out: dict[str, set[str]] = {}
+        for labels, sentences in found:
+            trained |= labels
+            for label, own in sentences.items():
+                held_out.setdefault(label, set()).update(own)
+        return frozenset(chain.from_iterable(own for label, own in held_out.items() if label not in trained))
+
+    def _labels_by_part(self, path: Path, shares: Shares, **resources: Any) -> tuple[set[str], dict[str, set[str]]]:
+        """The labels of a file's rows in "train", and the sentences in other parts of labels that are not there."""
+        make_rows = self.row_maker(**resources)
+        trained: set[str] = set()
+        held_out: dict[str, set[str]] = {}
+        for _, record in self.read(path):
+            for row in self._sound_rows(record, make_rows):
+                sentence = sentence_of(row)
+                if sentence in self._excluded:
+                    continue
+                for label in map(normal, label_names(row)):
+                    if part_of(sentence, shares) == TRAIN:
+                        trained.add(label)
+                        held_out.pop(label, None)
+                    elif label not in trained:
+                        held_out.setdefault(label, set()).add(sentence)
+        return trained, held_out
+
+    def _sound_rows(self, record: Any, make_rows: RowMaker) -> list[Row]:
+        try:
+            return [row for row in self._record_rows(record, make_rows) if isinstance(row, dict)]
+        except BadRecord:  # of which the build itself speaks
+            return []
+
     @cached_property
     def _excluded(self) -> frozenset[str]:
         """The sentences of the other corpora whose sentences are left out."""
@@ -230,6 +302,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         return frozenset(sentence_of(row) for stream in streams for row in stream)
 
     def _file_rows(self, path: Path, make_rows: RowMaker, tally: Tally) -> Iterator[tuple[str, Row]]:
+        tally.files[path.name, "rows"] += 0
         for number, record in or_empty(self.read(path)):
             try:
                 rows = self._record_rows(record, make_rows)
@@ -241,6 +314,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             single = sum(not isinstance(row, Noted | Matched) for row in rows) == 1
             for place, row in zip(places, rows, strict=True):
                 if tally.keeps(row):
+                    tally.files[path.name, "rows"] += 1
                     tally.spell(row)
                     row.setdefault("id", f"{path.name}:{number}" if single else f"{path.name}:{number}:{place}")
                     yield row["id"], row
@@ -261,11 +335,16 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 raise error.__cause__ from None
             raise
 
+    def download_and_prepare(self, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Builds the corpus, as ``datasets`` does, with ``num_proc`` processes for all that reads its files."""
+        self._num_proc = num_proc
+        super().download_and_prepare(*args, num_proc=num_proc, **kwargs)
+
     def _download_and_prepare(self, dl_manager: Any, verification_mode: Any, **kwargs: Any) -> None:
         """Builds in the temporary folder that datasets renames at the end, and leaves the counts there."""
         _remove_leftovers(Path(self._output_dir))
         super()._download_and_prepare(dl_manager, verification_mode, **kwargs)
-        counts = merge_partials(self._output_dir)
+        counts = merge_partials(self._output_dir, [path.name for path in self.left_out()])
         report(self.name, counts)
         if not any(split.get("rows") for split in counts.values()):
             raise ValueError(

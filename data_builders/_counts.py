@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ REMEDY = "correct it, or set on_bad_record to 'skip' to leave such records out"
 SHOWN = 3  # bad records that one process shows in full when it skips them
 NOTHING_LOST = ("records", "rows", "triples")  # all other counts are worth a warning
 SPELLING = "spelling_corrected_"  # before the name of a label, whose count it is
+FILES = 12  # lines of a table for one split
 LISTED = 10  # names of labels that a line of counts lists
 
 logger = logging.getLogger(__name__)
@@ -67,14 +68,17 @@ class Tally:
         part: the part to keep, by the hash of the sentence, or None for all.
         shares: the parts there are.
         excluded: sentences whose rows are dropped.
+        trained: sentences that stay in "train" whatever their hash.
     """
 
     on_bad_record: str
     part: str | None = None
     shares: Shares = SHARES
     excluded: frozenset[str] = frozenset()
+    trained: frozenset[str] = frozenset()
     counts: Counter[str] = field(default_factory=Counter)
     matched: set[int] = field(default_factory=set)
+    files: Counter[tuple[str, str]] = field(default_factory=Counter)  # (file name, "rows" or "triples")
 
     def keeps(self, item: dict[str, Any] | Dropped | Noted | Matched) -> bool:
         """Counts a row, a dropped one or a note on one, of this part, and tells whether to keep it."""
@@ -82,7 +86,7 @@ class Tally:
             self.matched.add(item.triple)
             return False
         sentence = item.sentence if isinstance(item, Dropped | Noted) else sentence_of(item)
-        if self.part is not None and part_of(sentence, self.shares) != self.part:
+        if self.part is not None and self._part(sentence) != self.part:
             return False
         excluded = sentence in self.excluded
         if isinstance(item, Noted):
@@ -91,6 +95,9 @@ class Tally:
         reason = "excluded" if excluded else item.reason if isinstance(item, Dropped) else None
         self.counts["rows" if reason is None else f"dropped_{reason}"] += 1
         return reason is None
+
+    def _part(self, sentence: str) -> str:
+        return TRAIN if sentence in self.trained else part_of(sentence, self.shares)
 
     def total(self) -> Counter[str]:
         """The counts, with that of the triples which no sentence holds."""
@@ -130,34 +137,59 @@ class Tally:
 def write_partial(folder: str | Path, split: str, tally: Tally) -> None:
     """Writes the counts of one process in the folder of a build that is under way."""
     path = Path(folder) / f"{PARTIAL}-{uuid4().hex}.json"
-    partial = {"split": split, "counts": tally.counts, "matched": sorted(tally.matched)}
+    files = [[*file, number] for file, number in tally.files.items()]
+    partial = {"split": split, "counts": tally.counts, "matched": sorted(tally.matched), "files": files}
     path.write_text(json.dumps(partial), encoding="utf-8")
 
 
-def merge_partials(folder: str | Path) -> dict[str, dict[str, int]]:
-    """Merges the counts of all processes into one file and returns them, by split."""
+def merge_partials(folder: str | Path, left_out: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Merges the counts of all processes into one file and returns them, by split.
+
+    Args:
+        folder: the folder of the build.
+        left_out: names of the corpus' files that are in no split.
+    """
     merged: dict[str, Tally] = {}
     for path in sorted(Path(folder).glob(f"{PARTIAL}-*.json")):
         partial = json.loads(path.read_text(encoding="utf-8"))
         tally = merged.setdefault(partial["split"], Tally("skip"))
         tally.counts.update(partial["counts"])
         tally.matched.update(partial["matched"])
+        for name, what, number in partial["files"]:
+            tally.files[name, what] += number
         path.unlink()
-    counts = {split: dict(sorted(merged[split].total().items())) for split in SPLITS if split in merged}
-    (Path(folder) / COUNTS_FILE).write_text(json.dumps(counts, indent=2), encoding="utf-8")
+    splits = [split for split in SPLITS if split in merged]
+    counts = {split: dict(sorted(merged[split].total().items())) for split in splits}
+    files = {split: [[*file, number] for file, number in sorted(merged[split].files.items())] for split in splits}
+    told = {"counts": counts, "files": files, "left_out": list(left_out)}
+    (Path(folder) / COUNTS_FILE).write_text(json.dumps(told, indent=2), encoding="utf-8")
     return counts
 
 
-def read_counts(folder: str | Path) -> dict[str, dict[str, int]]:
-    """Reads the counts of a complete build.
+def read_counts(folder: str | Path) -> dict[str, Any]:
+    """Reads what a complete build left: "counts" by split, "files" by split, and the names of those "left_out".
 
     Raises:
-        ValueError: the folder holds none, so what it holds was not built from a corpus by this package.
+        ValueError: the folder holds nothing of it, so what it holds was not built from a corpus by this package.
     """
     path = Path(folder) / COUNTS_FILE
     if not path.is_file():
         raise ValueError(f"{folder} holds no {COUNTS_FILE}; counts are there for corpora built by data_builders.load")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def split_table(told: Mapping[str, Any]) -> str:
+    """Which file became which split, with its number of rows, a line each, from what ``read_counts`` returns."""
+    lines = []
+    for split, files in told["files"].items():
+        shown = files if len(files) <= FILES else files[: FILES - 1]
+        lines += [(split, name, f"{number} {what}") for name, what, number in shown]
+        if len(files) > len(shown):
+            rest = files[len(shown) :]
+            lines.append((split, f"{len(rest)} files more", f"{sum(number for *_, number in rest)} rows"))
+    lines += [("left out", name, "of no split, or of another domain, by its name") for name in told["left_out"]]
+    width = max((len(name) for _, name, _ in lines), default=0)
+    return "\n".join(f"  {split:<10}  {name:<{width}}  {what}" for split, name, what in lines)
 
 
 def listed(counts: Mapping[str, int], form: str = "{number} {name}") -> str:

@@ -55,3 +55,8 @@ def sentence_of(row: Mapping[str, Any]) -> str:
     if "tokens" in row:
         return " ".join(row["tokens"])
     return row.get("text") or row.get("context") or row["question"]
+
+
+def label_names(row: Mapping[str, Any]) -> list[str]:
+    """The names of the classes of a typed row; none where its type has no classes."""
+    return [label for name in LABELS.keys() & row.keys() for label in (row[name] if LABELS[name] else [row[name]])]

@@ -43,6 +43,11 @@ class QuestionAnsweringBuilder(CorpusBuilder):
         passages = {self.passages_of(path) for path in self.files}
         return files_by_split(path for path in self.files if path not in passages)
 
+    def left_out(self) -> list[Path]:
+        """Returns the files that are in no split, and do not hold the passages of one that is."""
+        passages = {self.passages_of(path) for path in self.files}
+        return [path for path in super().left_out() if path not in passages]
+
     def read(self, path: Path) -> Iterator[tuple[int, Pair | BadRecord]]:
         """Yields pairs of a question and its passages, numbered by line."""
         passages = self.passages_of(path)

@@ -19,6 +19,7 @@ from typing import Any
 from ._common import CorpusBuilder, Row
 from ._files import NumberedRecords, is_json_array, json_members, json_records, sound
 from ._records import BadRecord, relation_row, required, shown, strings, typed, wikidata_id
+from ._splits import FilesBySplit, of_one_domain
 
 SAMPLE_FILES = {
     "train_wiki.json": (
@@ -57,6 +58,10 @@ class FewRel(CorpusBuilder):
     file_patterns = ("*.json",)
     homepage = "https://github.com/thunlp/FewRel"
     licence = "MIT"
+
+    def groups(self) -> FilesBySplit:
+        """Returns the files by split, without validation files of other domains than the training file's."""
+        return of_one_domain(super().groups())
 
     def read(self, path: Path) -> NumberedRecords:
         """Yields (relation, sentence record), numbered through the whole file."""

@@ -114,10 +114,18 @@ class TextsAndTriples(CorpusBuilder):
                     f"{self.config.data_dir} holds no {what} for the split '{split}'; add or rename a file"
                 )
         tally = Tally(self.config.on_bad_record, part, self._shares())
-        tally.counts["triples"] = Knowledge(triples, tally.bad, tally.spelled).triples
+        knowledge = Knowledge(triples, tally.bad, tally.spelled)
+        tally.counts["triples"] = knowledge.triples
+        tally.files.update({(file, "triples"): number for file, number in knowledge.files.items()})
         if not dl_manager.is_streaming:
             write_partial(self._output_dir, split, tally)
-        return self._split(dl_manager, split, texts, part, self._shares(), triples=tuple(map(str, triples)))
+        own, shares = {"triples": tuple(map(str, triples))}, self._shares()
+        trained = frozenset() if part is None else self._kept_in_train(texts, shares, **own)
+        return self._split(dl_manager, split, texts, part, shares, trained, **own)
+
+    def left_out(self) -> list[Path]:
+        """Returns no file: one whose name tells no split serves all of them."""
+        return []
 
 
 class Knowledge:
@@ -131,6 +139,7 @@ class Knowledge:
 
     def __init__(self, files: list[Path], on_bad: OnBad, spelled: Callable[[str], str]) -> None:
         self.triples = 0
+        self.files: dict[str, int] = {}
         self.spelled = spelled
         self.entities: dict[str, set[Entity]] = {}
         self.relations: dict[Entity, dict[Entity, dict[str, list[int]]]] = {}  # the numbers of the triples
@@ -140,6 +149,7 @@ class Knowledge:
                     self._add(record)
                 except BadRecord as problem:
                     on_bad(path, number, problem)
+            self.files[path.name] = self.triples - sum(self.files.values())
         self.finder = NameFinder(self.entities)
 
     def rows(self, passage: str) -> Iterator[Row | Dropped | Matched]:

@@ -47,8 +47,12 @@ def build_corpus(corpus: CorpusArguments, tell: bool, **options: Any) -> dict[st
     """
     options |= {"num_proc": corpus.num_proc, "on_bad_record": corpus.on_bad_record}
     splits = data_builders.load(corpus.corpus, corpus.data_dir, **options)
-    for split, counts in data_builders.counts(splits).items() if tell else ():
-        print(f"corpus {corpus.corpus}, {split}: {data_builders.listed(counts)}")
+    if tell:
+        note = data_builders.get_builder(corpus.corpus).note
+        print(f"corpus {corpus.corpus}, the files of {corpus.data_dir} by split{note and f' ({note})'}:")
+        print(data_builders.split_table(splits))
+        for split, counts in data_builders.counts(splits).items():
+            print(f"corpus {corpus.corpus}, {split}: {data_builders.listed(counts)}")
     return splits
 
 
@@ -65,6 +69,8 @@ def load_splits(corpus: CorpusArguments, train: bool, evaluate: bool, tell: bool
             f"{corpus.data_dir!r} has the splits {sorted(splits)}; --do_train needs train, and --do_eval needs "
             "validation or test"
         )
+    if evaluate and tell and held_out != HELD_OUT[0]:
+        print(f"there is no {HELD_OUT[0]} split: what is evaluated here is the {held_out} split")
     asked = {"train": "train" if train else None, "eval": held_out if evaluate else None}
     return {name: splits[split] for name, split in asked.items() if split is not None}
 
@@ -123,9 +129,8 @@ def encode(
         print(f"{split}: {len(examples)} examples kept, {dropped} dropped, {truncated} of the kept truncated")
     if not len(examples):
         raise ValueError(
-            f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}"
-            + (", or no record has anything to learn, as where no answer occurs in its passages" if training else "")
-            + "; raise it, or look at the data"
+            f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}; raise it, or "
+            "look at the data, if no record has anything to learn (as where no answer occurs in its passages)"
         )
     return examples
 
