@@ -384,7 +384,9 @@ def test_a_run_is_not_resumed_by_other_flags(ground, tmp_path, other):
     given = ["--save_strategy", "epoch"]
     run_task.main(flags(ground, tmp_path / "whole", *given))
     killed = killed_after("checkpoint-4", tmp_path / "whole", tmp_path / "killed")
-    with pytest.raises(ValueError, match=r"checkpoint-4' was made by other flags: .* resume by the flags"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint-4' was made by other flags .*: --f.* was .* and is .*; resume by"
+    ):
         run_task.main(flags(ground, killed, *given, *other, "--resume_from_checkpoint", "last"))
 
 

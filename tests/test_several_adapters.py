@@ -9,7 +9,7 @@ from tiny_runs import flags, losses, results, results_alike, same_tensors, sente
 
 from kadapter import KAdapterModel
 from kadapter.trainers import run_adapter
-from kadapter.trainers.outputs import last_complete_checkpoint
+from kadapter.trainers.checkpoints import last_complete_checkpoint
 
 QUIET = ("--report_to", "none", "--save_strategy", "no")
 ORDER = ("--data_seed", "7")
@@ -219,7 +219,7 @@ def test_flags_that_can_not_be_meant_for_several_are_refused(ground, tmp_path):
         run_adapter.main(flags(ground, "linguistic", tmp_path / "out", "--recipe", recipe))
     (tmp_path / "out" / "head-only").mkdir(parents=True)
     (tmp_path / "out" / "head-only" / "mine").touch()
-    with pytest.raises(ValueError, match=r"adapter 'head-only': --output_dir '.*head-only' holds another run"):
+    with pytest.raises(ValueError, match=r"adapter 'head-only': --output_dir '.*head-only' holds 'mine', which no"):
         run_together(ground, tmp_path / "out")
 
 

@@ -34,6 +34,7 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 from kadapter.configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
 from kadapter.trainers import pretraining
 from kadapter.trainers.arguments import AdapterArguments, CorpusArguments, RunArguments
+from kadapter.trainers.checkpoints import checkpoint_to_resume, describe_model, describe_training
 from kadapter.trainers.collators import PadToBatch
 from kadapter.trainers.examples import check_record_type, encode, load_splits, sample
 from kadapter.trainers.feature_arguments import check_cache, open_features
@@ -41,9 +42,12 @@ from kadapter.trainers.feature_cache import Features
 from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
 from kadapter.trainers.outputs import (
     HEAD,
+    artifact_files,
     check_output_directory,
-    checkpoint_to_resume,
     clear,
+    finished_results,
+    in_use,
+    mark_finished,
     replace_file,
     write_adapter,
 )
@@ -65,8 +69,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         FloatingPointError: the loss became NaN; the last good checkpoint is kept, and other adapters went on.
     """
     given, several = settings_of(argv)
-    if not several:
-        return _run_all(given)[given[0].adapter.adapter_name]
+    with in_use([one.run.output_dir for one in given]):
+        return _run_several(given) if several else _run_all(given)[given[0].adapter.adapter_name]
+
+
+def _run_several(given: list[Settings]) -> dict[str, float]:
+    """Train or evaluate several adapters, and return and write the results of all by name."""
     turns = Turns(apart=(FloatingPointError,) if given[0].run.world_size == 1 else ())
     if given[0].run.do_train:
         results = _run_all(given, turns)
@@ -106,10 +114,14 @@ def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dic
     def job(number: int) -> dict[str, float]:
         one, resume = given[number], resumed[number]
         own = {} if turns is None else {"reader": reader, "turns": turns, "name": one.adapter.adapter_name}
-        trainer = _trainer(models[number], objective, examples, features, one.run, **own)
-        results = _run(trainer, one.run, resume if isinstance(resume, str) else None)
-        if run.do_train and state.is_main_process:
-            write_adapter(trainer, one.corpus, one.adapter, results)
+        description = _description(one, objective, examples, models[number], fields) if run.do_train else {}
+        results = finished_results(one.run, description) if resume else None
+        if results is None:
+            trainer = _trainer(models[number], objective, examples, features, one.run, description=description, **own)
+            results = _run(trainer, one.run, resume if isinstance(resume, str) else None)
+            if run.do_train and state.is_main_process:
+                write_adapter(trainer, one.corpus, one.adapter, results)
+                mark_finished(one.run, description, artifact_files(one.adapter))
         state.wait_for_everyone()
         return results
 
@@ -126,7 +138,7 @@ def _check(given: list[Settings]) -> tuple[Any, list[str | bool], KAdapterConfig
             objective = _objective(corpus, adapter, run)
             resumed.append(checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False)
             if run.do_train:
-                check_output_directory(run.output_dir, bool(resumed[-1]), run.overwrite_output_dir)
+                check_output_directory(run.output_dir, resumed[-1], run.overwrite_output_dir, adapter.backbone)
             else:
                 trained = _trained_config(adapter, objective, run)
         except (ValueError, TypeError) as error:
@@ -250,10 +262,24 @@ def _tell(model: Any, run: RunArguments, name: str | None) -> None:
     model.print_trainable_parameters()
 
 
+def _description(
+    one: Settings, objective: Any, examples: dict[str, Any], model: Any, fields: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a training is, by which it is known when it is resumed."""
+    names = ("objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone")
+    return {
+        "--corpus": one.corpus.corpus,
+        "--max_length": one.corpus.max_length,
+        **{f"--{name}": getattr(one.adapter, name) for name in names},
+        **describe_model(model.config, fields),
+        **describe_training(one.run, {"training examples": examples["train"]}, objective.tokenizer),
+    }
+
+
 def _trainer(
     model: Any, objective: Any, examples: dict[str, Any], features: Features | None, run: RunArguments, **own: Any
 ) -> KAdapterTrainer:
-    kind = OneOfSeveral if own else FeatureTrainer
+    kind = OneOfSeveral if "turns" in own else FeatureTrainer
     return kind(
         model=model,
         args=run,

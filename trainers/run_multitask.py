@@ -32,6 +32,7 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from kadapter.trainers import pretraining
 from kadapter.trainers.arguments import CorpusArguments, RunArguments, parse_arguments
+from kadapter.trainers.checkpoints import checkpoint_to_resume, describe_model, describe_training
 from kadapter.trainers.examples import check_record_type, encode, load_splits, sample
 from kadapter.trainers.multitask import (
     Labelled,
@@ -41,14 +42,17 @@ from kadapter.trainers.multitask import (
     PadToObjective,
 )
 from kadapter.trainers.outputs import (
+    MULTITASK,
+    WEIGHTS,
     check_output_directory,
-    checkpoint_to_resume,
     clear,
+    finished_results,
+    in_use,
+    mark_finished,
     replace_file,
     replace_files,
 )
 from kadapter.trainers.program import run_program
-from kadapter.trainers.task_models import MULTITASK
 
 
 @dataclass(kw_only=True)
@@ -97,10 +101,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         FloatingPointError: the loss became NaN; the last good checkpoint is kept.
     """
     corpora, flags, run = parse_arguments(argv, (CorporaArguments, MultitaskArguments, RunArguments))
+    with in_use([run.output_dir]):
+        return _train(corpora, flags, run)
+
+
+def _train(corpora: CorporaArguments, flags: MultitaskArguments, run: RunArguments) -> dict[str, float]:
     state = PartialState()
     objectives = _objectives(corpora, flags, run)
     resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir)
-    check_output_directory(run.output_dir, bool(resume), run.overwrite_output_dir)
+    check_output_directory(run.output_dir, resume, run.overwrite_output_dir, flags.backbone)
     if state.is_main_process:
         print(run.precision)
     state.wait_for_everyone()
@@ -112,10 +121,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         _tell(model, run)
         clear(run.output_dir, bool(resume))
     state.wait_for_everyone()
-    trainer = _trainer(model, objectives, train, held_out, run)
-    results = _run(trainer, run, resume if isinstance(resume, str) else None)
-    if state.is_main_process:
-        _write(trainer, corpora, flags, results)
+    description = _description(corpora, flags, objectives, train, model, fields, run)
+    results = finished_results(run, description) if resume else None
+    if results is None:
+        trainer = _trainer(model, objectives, train, held_out, run, description)
+        results = _run(trainer, run, resume if isinstance(resume, str) else None)
+        if state.is_main_process:
+            _write(trainer, corpora, flags, results)
+            mark_finished(run, description, [WEIGHTS, MULTITASK])
     state.wait_for_everyone()
     return results
 
@@ -178,12 +191,37 @@ def _tell(model: MultitaskModel, run: RunArguments) -> None:
     print(f"trainable params: {trained:,} (the whole encoder and {len(model.models)} heads)")
 
 
+def _description(
+    corpora: CorporaArguments,
+    flags: MultitaskArguments,
+    objectives: dict[str, Any],
+    train: MixedExamples,
+    model: MultitaskModel,
+    fields: dict[str, dict[str, Any]],
+    run: RunArguments,
+) -> dict[str, Any]:
+    """Return what a training is, by which it is known when it is resumed."""
+    first = next(iter(model.models.values()))
+    examples = {f"training examples of {one.objective}": one.examples for one in train.datasets}
+    return {
+        "--corpora": " ".join(corpora.corpora),
+        "--max_length": corpora.max_length,
+        **{f"--{name}": getattr(flags, name) for name in ("classifier_dropout", "head", "official_labels")},
+        **describe_model(first.config, {}),
+        "labels": {
+            name: {key: value for key, value in own.items() if key != "label2id"} for name, own in fields.items()
+        },
+        **describe_training(run, examples, next(iter(objectives.values())).tokenizer),
+    }
+
+
 def _trainer(
     model: MultitaskModel,
     objectives: dict[str, Any],
     train: MixedExamples,
     held_out: dict[str, Labelled],
     run: RunArguments,
+    description: dict[str, Any],
 ) -> MultitaskTrainer:
     run.ddp_find_unused_parameters = len(objectives) > 1  # no step uses the heads of the other objectives
     return MultitaskTrainer(
@@ -194,6 +232,7 @@ def _trainer(
         processing_class=next(iter(objectives.values())).tokenizer,
         data_collator=PadToObjective(objectives),
         objective=objectives,
+        description=description,
     )
 
 

@@ -35,13 +35,18 @@ from transformers import EarlyStoppingCallback
 
 from kadapter import metrics
 from kadapter.configuration_kadapter import KAdapterConfig
+from kadapter.trainers.checkpoints import checkpoint_to_resume, describe_model, describe_training
 from kadapter.trainers.collators import PadToBatch
 from kadapter.trainers.episodes import run_episodes
 from kadapter.trainers.ground import PREDICT, Ground, lay, open_task
 from kadapter.trainers.outputs import (
+    FINISHED,
+    RUN,
     check_output_directory,
-    checkpoint_to_resume,
     clear,
+    finished_results,
+    in_use,
+    mark_finished,
     replace_file,
     replace_files,
 )
@@ -49,11 +54,10 @@ from kadapter.trainers.program import run_program
 from kadapter.trainers.states import keep_states
 from kadapter.trainers.task_arguments import HEADLINE, TaskRunArguments, parse_task_arguments
 from kadapter.trainers.task_data import Split, draw_fraction
-from kadapter.trainers.task_models import HeadAlone, new_model, trained_model
+from kadapter.trainers.task_models import HeadAlone, chosen_adapters, new_model, trained_model
 from kadapter.trainers.task_outputs import (
     PREDICTED,
     PREDICTIONS,
-    RUN,
     describe,
     read_results,
     read_run,
@@ -73,11 +77,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         FloatingPointError: the loss became NaN; the last good checkpoint is kept.
     """
     corpus, flags, run = parse_task_arguments(argv)
-    state = PartialState()
-    ground = Ground(corpus, flags, open_task(corpus, flags), state.is_main_process)
     trials = list(_trials(run))
+    with in_use([trial.output_dir for trial in trials]):
+        ground = Ground(corpus, flags, open_task(corpus, flags), PartialState().is_main_process)
+        return _run_trials(ground, run, trials)
+
+
+def _run_trials(ground: Ground, run: TaskRunArguments, trials: list[TaskRunArguments]) -> dict[str, float]:
+    """Run those trials that have not finished, and return the results of the last."""
+    state = PartialState()
     for trial in trials:
-        _check_output(trial)
+        _check_output(ground, trial)
     if ground.main:
         print(run.precision)
     state.wait_for_everyone()
@@ -87,13 +97,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     for trial in trials:
         if ground.main and len(trials) > 1:
             print(f"trial {trial.output_dir}")
-        if _finished(trial):
-            results = read_results(Path(trial.output_dir))
-            if trial.do_predict:
-                trial.do_train = trial.do_eval = False
-                _trial(ground, trial)
-        else:
-            results = (_few_shot if flags.episodes else _trial)(ground, trial)
+        results = _finished_trial(ground, trial) if _finished(trial) else None
+        if results is None:
+            results = (_few_shot if ground.flags.episodes else _trial)(ground, trial)
         state.wait_for_everyone()
     return results
 
@@ -108,17 +114,59 @@ def _trials(run: TaskRunArguments) -> Iterator[TaskRunArguments]:
             yield trial
 
 
-def _check_output(trial: TaskRunArguments) -> None:
+def _check_output(ground: Ground, trial: TaskRunArguments) -> None:
     """Refuse a used output directory; where a run is resumed it may have finished, or been killed as it wrote."""
-    if trial.do_train and not _finished(trial):
-        resume = bool(checkpoint_to_resume(trial.resume_from_checkpoint, trial.output_dir))
-        writing = resume and (Path(trial.output_dir) / PREDICTIONS).is_file()
-        check_output_directory(trial.output_dir, resume, trial.overwrite_output_dir or writing)
+    if trial.do_train:
+        resume = checkpoint_to_resume(trial.resume_from_checkpoint, trial.output_dir)
+        writing = bool(resume) and (Path(trial.output_dir) / PREDICTIONS).is_file()
+        overwrite, flags = trial.overwrite_output_dir or writing, ground.flags
+        check_output_directory(trial.output_dir, resume, overwrite, flags.backbone, flags.adapters)
 
 
 def _finished(trial: TaskRunArguments) -> bool:
     resume = str(trial.resume_from_checkpoint or False).lower() != "false"
     return bool(trial.do_train) and resume and (Path(trial.output_dir) / RUN).is_file()
+
+
+def _finished_trial(ground: Ground, trial: TaskRunArguments) -> dict[str, float] | None:
+    """Evaluate and predict what a finished trial has not, and return its results; None if it is to be longer.
+
+    Raises:
+        ValueError: it was made by other flags or from other data.
+    """
+    folder = Path(trial.output_dir)
+    train = _drawn(ground, ground.splits["train"], trial)
+    if (folder / FINISHED).is_file():
+        results = finished_results(trial, _description(ground, trial, train))
+        if results is None:
+            return None
+    else:
+        results = read_results(folder)
+        print(f"{folder} does not say which run it is of, as those of earlier versions; it is not compared")
+    trial.do_eval = trial.do_eval and not any(key.startswith("eval_") for key in results)
+    if trial.do_eval or trial.do_predict:
+        trial.do_train = False
+        results = {**results, **_trial(ground, trial)}
+    return results
+
+
+def _drawn(ground: Ground, train: Split, run: TaskRunArguments) -> Split:
+    return draw_fraction(train, ground.strata, ground.corpus.train_fraction, run.seed)
+
+
+def _description(ground: Ground, run: TaskRunArguments, train: Split, model: Any = None) -> dict[str, Any]:
+    """Return what a trial is, by which it is known when it is resumed; without its model the encoder is not in it."""
+    flags, task = ground.flags, ground.task
+    names = ("task", "fusion", "freeze_backbone", "freeze_adapters", "classifier_dropout")
+    return {
+        **{f"--{name}": getattr(flags, name) for name in names},
+        "--adapters": {name: known or "random" for name, known in chosen_adapters(flags).items()} or "none",
+        "--corpus": ground.corpus.corpus,
+        "--max_length": ground.corpus.max_length,
+        "labels": {name: value for name, value in ground.fields.items() if name != "label2id"},
+        **({} if model is None else describe_model(model.config, {})),
+        **describe_training(run, {"training examples": train.examples.select(train.places)}, task.tokenizer),
+    }
 
 
 def _trial(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
@@ -128,7 +176,7 @@ def _trial(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
     keep = _may_keep(ground, model)
     splits = _kept(ground, model, run) if keep else dict(ground.splits)
     if run.do_train:
-        splits["train"] = draw_fraction(splits["train"], ground.strata, ground.corpus.train_fraction, run.seed)
+        splits["train"] = _drawn(ground, splits["train"], run)
         if ground.main:
             told = _trained_on(ground, splits["train"])
             print("train: {train_examples} examples are trained on, {train_share:.2%} of all".format(**told))
@@ -178,6 +226,7 @@ def _trainer(ground: Ground, model: Any, keep: bool, splits: dict[str, Split], r
         data_collator=PadToBatch.of(ground.task, model),
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
         objective=ground.task,
+        description=_description(ground, run, splits["train"], model) if run.do_train else None,
     )
 
 
@@ -221,6 +270,8 @@ def _write(ground: Ground, model: Any, trainer: TaskTrainer, results: dict[str, 
         replace_files(folder, ground.task.tokenizer.save_pretrained)
     if run.do_eval:
         tell_on_card(folder, description, results, str(ground.corpus.corpus), ground.task.tag)
+    if run.do_train:
+        mark_finished(run, trainer.description, [RUN])
     replace_file(folder / RUN, json.dumps(description, indent=2))
 
 

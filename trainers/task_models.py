@@ -13,10 +13,10 @@ from transformers import set_seed
 from ..artifacts_kadapter import read_artifact, split_composition
 from ..configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
 from ..fusion_kadapter import new_fusion
+from .outputs import MULTITASK
 from .task_arguments import TaskArguments
 
 __all__ = [
-    "MULTITASK",
     "HeadAlone",
     "check_adapters",
     "chosen_adapters",
@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 NONE, TAPS, RANDOM = "none", "taps", "random"
-MULTITASK = "multitask.json"  # stands beside a backbone that run_multitask.py trained
 
 
 def check_adapters(task: TaskArguments) -> None:

@@ -11,13 +11,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard
 
 from ..saving_kadapter import CARD, CARD_MARK
-from .outputs import replace_file
+from .outputs import RUN, replace_file
 from .task_models import random_names, row_name
 
 __all__ = [
     "PREDICTED",
     "PREDICTIONS",
-    "RUN",
     "describe",
     "read_results",
     "read_run",
@@ -26,7 +25,7 @@ __all__ = [
     "write_lines",
 ]
 
-RUN, PREDICTIONS, PREDICTED = "run.json", "predictions.jsonl", "predicted.jsonl"
+PREDICTIONS, PREDICTED = "predictions.jsonl", "predicted.jsonl"
 
 
 def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -21,9 +22,10 @@ from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..tapping_kadapter import give_back
+from .checkpoints import check_same_run, damage, last_complete_checkpoint, write_manifest
 from .examples import column
 from .memory import keep_memory, spare_memory
-from .outputs import PARTIAL, last_complete_checkpoint, remove, replace_file
+from .outputs import PARTIAL, remove, replace_file
 from .sampling import GlobalBatchSampler
 
 __all__ = ["KAdapterTrainer", "keep_memory", "spare_memory"]
@@ -41,18 +43,48 @@ class KAdapterTrainer(Trainer):
 
     Args:
         objective: what measures predictions.
+        description: what the run is, in plain values by name; it is kept in every checkpoint, and one of another run
+            is not resumed.
         arguments: keywords of transformers' Trainer.
     """
 
     finite: Tensor | bool = True
     staging: Path | None = None
 
-    def __init__(self, *, objective: Any, **arguments: Any) -> None:
+    def __init__(self, *, objective: Any, description: dict[str, Any] | None = None, **arguments: Any) -> None:
         spare_memory()
         super().__init__(
             **arguments, compute_metrics=self.measure, preprocess_logits_for_metrics=predictions_and_losses
         )
         self.objective = objective
+        self.description = description
+
+    # ---- resuming -------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | None = None, **keywords: Any) -> Any:
+        """Train, or go on from a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint is of another run.
+        """
+        if resume_from_checkpoint is not None:
+            check_same_run(resume_from_checkpoint, self.description)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
+
+    def _init_training_state(
+        self, max_steps: int, steps_in_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """Begin at a checkpoint, or anew; the best checkpoint is the one beside it, wherever they are by now."""
+        begun = super()._init_training_state(max_steps, steps_in_epoch, epochs, resume_from_checkpoint, trial)
+        if resume_from_checkpoint is not None and self.state.best_global_step:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+            best = Path(resume_from_checkpoint).parent / name
+            reason = damage(best)
+            self.state.best_model_checkpoint = str(best) if reason is None else None
+            if reason is not None and self.args.load_best_model_at_end and self.is_world_process_zero():
+                print(f"{best}, the best so far, can't be used ({reason}); the best of the steps to come will be")
+                self.state.best_metric = None
+        return begun
 
     # ---- examples -------------------------------------------------------------------------------------------------
 
@@ -70,7 +102,13 @@ class KAdapterTrainer(Trainer):
         return self.order
 
     def _run_epoch(self, *, epoch: int, **arguments: Any) -> None:
-        """Run one epoch in its order, which accelerate forgets to choose when several processes resume within it."""
+        """Run one epoch in its order, which accelerate forgets to choose when several processes resume within it.
+
+        A run that has had all its steps runs none, which transformers does where they end within an epoch.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
         self.order.set_epoch(epoch)
         give_back()  # what loading the model, encoding the corpus and evaluating left in the heap
         super()._run_epoch(epoch=epoch, **arguments)
@@ -182,12 +220,24 @@ class KAdapterTrainer(Trainer):
         if best and Path(best).parent == run / PARTIAL:
             self.state.best_model_checkpoint = best = str(run / name)
         if self.args.should_save:
-            self.state.save_to_json(str(run / PARTIAL / name / "trainer_state.json"))
+            self._write_state(run / PARTIAL / name)
+            write_manifest(run / PARTIAL / name, self.description)
             remove(run / name)
             os.rename(run / PARTIAL / name, run / name)
             shutil.rmtree(run / PARTIAL, ignore_errors=True)
-            limit = self.args.save_total_limit
-            rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+            # By step, not by time: a clock may go back.
+            rotate_checkpoints(str(run), self.args.save_total_limit, best_model_checkpoint=best, use_mtime=False)
+
+    def _write_state(self, folder: Path) -> None:
+        """Write the state without the path of the best checkpoint, which its step tells: folders move."""
+        state = copy.copy(self.state)
+        state.best_model_checkpoint = None
+        state.save_to_json(str(folder / "trainer_state.json"))
+
+    def save_state(self) -> None:
+        """Write the state of the run beside its results."""
+        if self.is_world_process_zero():
+            self._write_state(Path(self.args.output_dir))
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.staging) if self.staging is not None else super()._get_output_dir(trial)
