@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import tiny_tasks
-from tiny_runs import SIZES, digest, flags, write_ground
+from tiny_runs import digest, flags, write_ground
 
 from kadapter.trainers import run_adapter, run_multitask, run_task
 from kadapter.trainers.outputs import check_output_directory, in_use
@@ -103,14 +103,16 @@ def test_another_encoder_is_refused_as_an_output_directory(ground, tmp_path):
     assert digest(other) == before
 
 
-def test_a_run_of_ours_can_be_overwritten_by_any_program(ground, tmp_path):
-    output = tmp_path / "out"
-    multitask(ground, output)
-    multitask(ground, output, "--overwrite_output_dir", "--seed", "3")
-    run(ground, output, "--overwrite_output_dir")
-    assert not (output / "multitask.json").exists() and (output / "pretraining_head").is_dir()
-    run(ground, output, "--overwrite_output_dir", *SIZES)
-    assert not list(output.rglob("*_lock"))
+def test_a_run_is_overwritten_by_one_of_its_kind(ground, tmp_path):
+    multitask(ground, tmp_path / "encoder")
+    multitask(ground, tmp_path / "encoder", "--overwrite_output_dir", "--seed", "3")
+    before = digest(tmp_path / "encoder")
+    with pytest.raises(OSError, match="holds a model of type 'roberta'"):
+        run(ground, tmp_path / "encoder", "--overwrite_output_dir")
+    assert digest(tmp_path / "encoder") == before
+    run(ground, tmp_path / "adapter")
+    run(ground, tmp_path / "adapter", "--overwrite_output_dir", "--seed", "3")
+    assert not list(tmp_path.rglob("_lock"))
 
 
 def test_a_link_to_nothing_a_file_and_an_unwritable_place_end_in_a_sentence(ground, tmp_path):

@@ -43,12 +43,12 @@ RESULTS = "all_results.json"
 LOCK = "_lock"  # with such a name it is left out of what a Trainer pushes
 OF_A_RUN = (
     *(f"{PREFIX_CHECKPOINT_DIR}-*", "runs", "*_results.json", "trainer_state.json", "pred*.jsonl"),
-    *(RUN, FINISHED, MULTITASK),
+    *(RUN, FINISHED),
 )
 LEFT_BY_A_KILL = (f"{PARTIAL}*", f".*{PARTIAL}", f"{HEAD}/{PARTIAL}*", f"{HEAD}/.*{PARTIAL}")
 OURS = (
     *OF_A_RUN,
-    *(LOCK, f"*{PARTIAL}*", HEAD, WEIGHTS, CONFIG, "README.md", "*_kadapter.py", "training_args.bin"),
+    *(MULTITASK, LOCK, f"*{PARTIAL}*", HEAD, WEIGHTS, CONFIG, "README.md", "*_kadapter.py", "training_args.bin"),
     *("seed-*", "lr-*", *TOKENIZER_FILES),
 )
 
@@ -62,6 +62,7 @@ def check_output_directory(
     overwrite: bool,
     backbone: str | None = None,
     adapters: Sequence[str] = (),
+    mark: str | None = None,
 ) -> None:
     """Refuse an output directory that holds what no run of ours wrote, or a run that is not to be replaced.
 
@@ -73,6 +74,7 @@ def check_output_directory(
         overwrite: whether an earlier run may be replaced.
         backbone: the encoder; one that is a directory must be apart from this one.
         adapters: artifacts that are read, none of which may be this directory.
+        mark: a file that stands beside a model of the program's own that is no artifact.
 
     Raises:
         ValueError: the directory must not be used; the sentence says why.
@@ -81,7 +83,7 @@ def check_output_directory(
     folder = Path(output_dir)
     _check_apart(folder, backbone, adapters)
     checkpoint, finished = last_complete_checkpoint(folder), _any_of(folder, (FINISHED, RUN))
-    _check_ours(folder, tolerant=bool(resume and (checkpoint or finished)))
+    _check_ours(folder, mark, tolerant=bool(resume and (checkpoint or finished)))
     weights = _any_of(folder, (WEIGHTS, f"{HEAD}/{WEIGHTS}"))
     used = checkpoint or finished or weights
     if used and not overwrite and not (resume and (checkpoint or finished)):
@@ -123,10 +125,11 @@ def _check_apart(folder: Path, backbone: str | None, adapters: Sequence[str]) ->
             )
 
 
-def _check_ours(folder: Path, tolerant: bool) -> None:
+def _check_ours(folder: Path, mark: str | None, tolerant: bool) -> None:
     """Refuse a directory with what no run of ours wrote; beside a run that goes on, files of other names may lie."""
     checkpoints = all_checkpoints(folder)
-    check_destination(folder, marks=[MULTITASK, *(f"{path.name}/{MANIFEST}" for path in checkpoints)])
+    manifests = [f"{path.name}/{MANIFEST}" for path in checkpoints]
+    check_destination(folder, marks=[] if mark is None else [mark, *manifests])
     for path in checkpoints:
         if (path / CONFIG).is_file():  # ours hold none where only a part of the model trains
             check_destination(path)

@@ -109,7 +109,7 @@ def _train(corpora: CorporaArguments, flags: MultitaskArguments, run: RunArgumen
     state = PartialState()
     objectives = _objectives(corpora, flags, run)
     resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir)
-    check_output_directory(run.output_dir, resume, run.overwrite_output_dir, flags.backbone)
+    check_output_directory(run.output_dir, resume, run.overwrite_output_dir, flags.backbone, mark=MULTITASK)
     if state.is_main_process:
         print(run.precision)
     state.wait_for_everyone()
