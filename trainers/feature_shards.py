@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import blake2b, file_digest
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-__all__ = ["KEY", "PATTERN", "Layout", "Shard", "key_of", "read_shard", "write_shard"]
+from .checkpoints import checksum
+
+__all__ = [
+    "KEY",
+    "PATTERN",
+    "Layout",
+    "Shard",
+    "key_of",
+    "read_checked",
+    "read_shard",
+    "write_checked",
+    "write_shard",
+]
 
 KEY = "S16"  # numpy's name for 16 bytes
 PATTERN = "*.safetensors"
@@ -80,21 +92,17 @@ def key_of(input_ids: list[int]) -> bytes:
     return blake2b(np.asarray(input_ids, dtype=np.int64).tobytes(), digest_size=16).digest()
 
 
-def write_shard(
-    folder: Path, keys: np.ndarray, examples: list[dict[str, Tensor]], room: Callable[[], float]
-) -> Path | None:
-    """Write aside, give the file its name when it is complete, and return its path, None where it takes too much room.
+def write_checked(folder: Path, tensors: dict[str, Tensor], room: Callable[[], float] = lambda: np.inf) -> Path | None:
+    """Write tensors aside, name the file by its checksum when it is complete, and return its path.
 
-    The folder's name, which stands for all that states depend on beside token ids, is in the file too. The file has
-    its size before `room` is asked, so that of several which are written at once none overlooks the others.
+    None is returned where it takes too much room. The folder's name, which stands for all that states depend on beside
+    the example, is in the file too. The file has its size before `room` is asked, so that of several which are written
+    at once none overlooks the others.
 
     Raises:
         OSError: it can't be written; nothing of it is left.
     """
-    stored = {name: torch.cat([one[name] for one in examples]) for name in examples[0]}
-    lengths = torch.tensor([len(one["states"]) for one in examples])
-    known_by = torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())
-    data = save({**stored, "lengths": lengths, "keys": known_by}, {"folder": folder.name})
+    data = save(tensors, {"folder": folder.name})
     path = folder / f"{blake2b(data, digest_size=16).hexdigest()}.safetensors"
     partial = folder / f".{path.name}.{uuid.uuid4().hex}.partial"
     try:
@@ -110,6 +118,40 @@ def write_shard(
     return path
 
 
+def read_checked(path: Path) -> dict[str, Tensor]:
+    """Open the tensors of a file that is what its name says.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it was cut short or changed, comes from another folder, or holds something else.
+    """
+    if checksum(path) != path.stem:
+        raise ValueError("it was cut short or changed")
+    try:
+        with safe_open(path, framework="pt") as file:
+            made_in = (file.metadata() or {}).get("folder")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"it is no shard ({error})") from error
+    if made_in != path.parent.name:
+        raise ValueError(f"it was made in {made_in!r}, for another backbone, other layers or another precision")
+    return tensors
+
+
+def write_shard(
+    folder: Path, keys: np.ndarray, examples: list[dict[str, Tensor]], room: Callable[[], float]
+) -> Path | None:
+    """Write a shard of these examples and return its path, None where it takes too much room.
+
+    Raises:
+        OSError: it can't be written; nothing of it is left.
+    """
+    stored = {name: torch.cat([one[name] for one in examples]) for name in examples[0]}
+    lengths = torch.tensor([len(one["states"]) for one in examples])
+    known_by = torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())
+    return write_checked(folder, {**stored, "lengths": lengths, "keys": known_by}, room)
+
+
 def read_shard(path: Path, layout: Layout) -> Shard:
     """Open a shard that is what its name says.
 
@@ -117,19 +159,12 @@ def read_shard(path: Path, layout: Layout) -> Shard:
         OSError: it can't be read.
         ValueError: it was cut short or changed, comes from another folder, or holds something else.
     """
-    with path.open("rb") as file:
-        if file_digest(file, lambda: blake2b(digest_size=16)).hexdigest() != path.stem:
-            raise ValueError("it was cut short or changed")
+    stored = read_checked(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            made_in = (file.metadata() or {}).get("folder")
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         lengths, keys = stored.pop("lengths").numpy(), stored.pop("keys").numpy()
         shape = (int(lengths.sum()), len(layout.layers), layout.width)
         if stored["states"].shape != shape or stored["states"].dtype != layout.stored:
             raise ValueError(f"its states are {tuple(stored['states'].shape)} and must be {shape}")
-    except (SafetensorError, KeyError) as error:
+    except KeyError as error:
         raise ValueError(f"it is no shard ({error})") from error
-    if made_in != path.parent.name:
-        raise ValueError(f"it was made in {made_in!r}, for another backbone, other layers or another precision")
     return Shard(np.ascontiguousarray(keys).view(KEY)[:, 0], np.concatenate([[0], lengths.cumsum()]), stored)

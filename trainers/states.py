@@ -9,8 +9,6 @@ the precision. An example's is a hash of what the model reads of it.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
@@ -22,11 +20,10 @@ import datasets
 import numpy as np
 import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .collators import PadToBatch
+from .feature_shards import PATTERN, read_checked, write_checked
 from .task_data import Split
 
 __all__ = ["keep_states"]
@@ -46,20 +43,32 @@ def keep_states(split: Split, model: Any, task: Any, run: Any, directory: str | 
     folder = Path(directory) if directory else Path(constants.HF_HOME, "kadapter", "states")
     collate = PadToBatch.of(task, model)
     collate.padding = {name: value for name, value in task.padding.items() if name not in NOT_READ}
-    names = _names(split.examples, [name for name in collate.padding if name in split.examples.column_names])
+    columns = [name for name in collate.padding if name in split.examples.column_names]
+    names, firsts, places_of = _different(_names(split.examples, columns))
     folders = {source: folder / key for source, key in _keys(model, run, collate.length).items()}
-    parts = {source: _kept(one, names) for source, one in folders.items()}
+    parts = {source: _kept(one, names, tell) for source, one in folders.items()}
     lacking = {source: _lacking(one, len(names)) for source, one in parts.items()}
     missing = np.unique(np.concatenate(list(lacking.values())))
-    encoded = _encode(split, missing, model, collate, run) if len(missing) else {}
+    encoded = _encode(split, firsts[missing], model, collate, run) if len(missing) else {}
     for source, places in lacking.items():
         if len(places):
             new = encoded[source][torch.as_tensor(np.searchsorted(missing, places))]
             _save(folders[source], [names[place] for place in places], new)
             parts[source].append((places, new))
     if tell:
-        print(f"states: {len(names)} examples of {sorted(parts)}, {len(missing)} encoded now")
-    return split.with_states({source: _joined(one, len(names)) for source, one in parts.items()}, list(task.padding))
+        alike = f", {len(names)} of them different" if len(names) < len(split.examples) else ""
+        print(f"states: {len(split.examples)} examples{alike} of {sorted(parts)}, {len(missing)} encoded now")
+    states = {source: _joined(one, len(names)) for source, one in parts.items()}
+    if len(names) < len(split.examples):
+        states = {source: one[torch.as_tensor(places_of)] for source, one in states.items()}
+    return split.with_states(states, list(task.padding))
+
+
+def _different(names: list[bytes]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+    """Return each name once in the order of their first examples, where these are, and for each example its name."""
+    numbers: dict[bytes, int] = {}
+    places_of = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+    return list(numbers), np.unique(places_of, return_index=True)[1], places_of
 
 
 def _names(examples: datasets.Dataset, columns: list[str]) -> list[bytes]:
@@ -106,6 +115,12 @@ def _encode(split: Split, places: np.ndarray, model: Any, collate: PadToBatch, r
             if source not in states:
                 states[source] = torch.empty(len(whole), *one.shape[1:], dtype=one.dtype)
             states[source][torch.as_tensor(batch_places)] = one.cpu()
+    for source, one in states.items():
+        if not torch.isfinite(one).all():
+            raise ValueError(
+                f"the states of {source!r} hold NaN or infinite values for some examples, so nothing can be learned "
+                "from them; look at its weights, or give --bf16 false"
+            )
     return states
 
 
@@ -124,14 +139,22 @@ def _precision(run: Any) -> AbstractContextManager:
 # ---- on disk: a folder for each source, in it a shard for whatever was encoded at once ------------------------------
 
 
-def _kept(folder: Path, names: list[bytes]) -> list[Part]:
-    """Return what is kept of these examples' states, each once."""
+def _kept(folder: Path, names: list[bytes], tell: bool) -> list[Part]:
+    """Return what is kept of these examples' states, each once; a damaged shard is named, removed and not used."""
     parts: list[Part] = []
     lacking = range(len(names))
-    for path in sorted(folder.glob("*.safetensors")):
-        rows, states = _load(path)
+    for path in sorted(folder.glob(PATTERN)):
+        try:
+            rows, states = _load(path)
+        except (OSError, ValueError) as error:
+            if tell:
+                print(f"the shard {str(path)!r} of kept states is not used: {error}; its examples are encoded again")
+            if isinstance(error, ValueError):
+                with suppress(OSError):
+                    path.unlink()
+            continue
         here = [place for place in lacking if names[place] in rows]
-        if states is not None and here:
+        if here:
             parts.append((here, states[[rows[names[place]] for place in here]]))
             lacking = [place for place in lacking if names[place] not in rows]
     return parts
@@ -153,27 +176,24 @@ def _joined(parts: list[Part], number: int) -> Tensor:
     return states
 
 
-def _load(path: Path) -> tuple[dict[bytes, int], Tensor | None]:
-    """Return a shard's rows by the hash of their example, and its states; one that is damaged is as if not there."""
-    try:
-        shard = load_file(path)
-        names, states = shard["examples"].numpy(), shard["states"]
-    except (OSError, SafetensorError, KeyError):
-        return {}, None
-    return {one.tobytes(): row for row, one in enumerate(names)}, states
+def _load(path: Path) -> tuple[dict[bytes, int], Tensor]:
+    """Return a shard's rows by the hash of their example, and its states.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is damaged, or no shard of states.
+    """
+    shard = read_checked(path)
+    if shard.keys() != {"examples", "states"} or len(shard["examples"]) != len(shard["states"]):
+        raise ValueError("it is no shard of states")
+    return {one.tobytes(): row for row, one in enumerate(shard["examples"].numpy())}, shard["states"]
 
 
 def _save(folder: Path, names: list[bytes], states: Tensor) -> None:
-    """Write a shard aside and give it its name when complete; a cache that can't be written costs only time."""
-    path = folder / f"{uuid.uuid4().hex}.safetensors"
-    partial = path.with_name(f".{path.name}.partial")
+    """Write a shard; a cache that can't be written costs only time."""
     examples = torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8).view(-1, HASH_BYTES)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"examples": examples, "states": states.contiguous()}, partial)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
+        write_checked(folder, {"examples": examples, "states": states.contiguous()})
+    except OSError as error:
         print(f"states could not be kept in {str(folder)!r} ({error}); they are used all the same")
-    finally:
-        with suppress(OSError):
-            partial.unlink()
