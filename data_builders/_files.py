@@ -13,6 +13,7 @@ import json
 import mmap
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from functools import partial
@@ -107,7 +108,8 @@ def csv_records(path: Path) -> NumberedRecords:
     """Yields the rows of a CSV file with a header as objects of strings, numbered from 1 after the header."""
     # Bytes that are no UTF-8 become lone surrogates, by which the record that holds them is told.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
-        reader = csv.reader(handle, strict=True)
+        lines = _Lines(handle)
+        reader = csv.reader(lines, strict=True)
         header: list[str] = []
         number = 0
         while True:
@@ -116,7 +118,10 @@ def csv_records(path: Path) -> NumberedRecords:
             except csv.Error as error:
                 number += 1
                 yield number, BadRecord(f"is not valid CSV: {error}")
+                lines.back_to_second()
+                reader = csv.reader(lines, strict=True)  # the old one may have come to its end
                 continue
+            lines.taken.clear()
             if columns is None:
                 return
             if not header:
@@ -124,6 +129,31 @@ def csv_records(path: Path) -> NumberedRecords:
             elif columns:
                 number += 1
                 yield number, _csv_record(header, columns)
+
+
+class _Lines:
+    """The lines of a file for a reader of records, of which it may give back what it took in vain.
+
+    A quotation mark that is never closed takes all lines after it; only the first of them is lost.
+    """
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.lines = lines
+        self.taken: list[str] = []
+        self.waiting: deque[str] = deque()
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.waiting.popleft() if self.waiting else next(self.lines)
+        self.taken.append(line)
+        return line
+
+    def back_to_second(self) -> None:
+        """Gives back all lines that were taken for a record but its first."""
+        self.waiting.extendleft(reversed(self.taken[1:]))
+        self.taken.clear()
 
 
 def _csv_record(header: list[str], columns: list[str]) -> dict[str, str] | BadRecord:

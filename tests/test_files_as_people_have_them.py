@@ -113,3 +113,31 @@ def test_an_error_in_a_file_of_ones_own_shows_a_record_as_it_must_be(tmp_path, c
     shown = str(caught.value).split("looks like this: ")[1].split("); correct it")[0]
     write(tmp_path, "shown", "train.jsonl", shown)
     assert len(build(tmp_path, "shown", corpus)["train"]) == 1
+
+
+@pytest.mark.parametrize(
+    "broken", ['q2,"Mira,where,a,b,0', 'q2,Mira,"where" ,a,b,0', 'q2,"Mi"ra,"w,a,b,0', "q2,Mira,a,0"]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_broken_row_of_csv_costs_itself_alone(tmp_path, broken, end):
+    rows = [
+        "id,context,question,answer0,answer1,label",
+        *(f'q{n},"Mira, {n}",where,"a ""b""",b,{n % 2}' for n in range(9)),
+    ]
+    rows[3] = broken
+    write(tmp_path, "csv", "train.csv", end.join([*rows, ""]))
+    with pytest.raises(ValueError, match=r"train\.csv, record 3: "):
+        build(tmp_path, "csv", "multiple_choice")
+    built = build(tmp_path, "csv", "multiple_choice", on_bad_record="skip")
+    assert built["train"]["id"] == [f"q{n}" for n in range(9) if n != 2]
+    assert counts(built)["train"] == {"bad_records": 1, "records": 8, "rows": 8}
+
+
+def test_a_quoted_text_of_csv_may_run_over_lines(tmp_path):
+    text = (
+        'id,context,question,answer0,answer1,label\nq0,"Mira\nrests",where,a,b,0\nq1,x,where,a,b,1\nq2,"never closed'
+    )
+    write(tmp_path, "csv", "train.csv", text)
+    built = build(tmp_path, "csv", "multiple_choice", on_bad_record="skip")
+    assert built["train"]["context"] == ["Mira\nrests", "x"]
+    assert counts(built)["train"]["bad_records"] == 1
