@@ -173,18 +173,27 @@ def json_lines(path: Path) -> NumberedRecords:
         if isinstance(line, BadRecord):
             yield number, line
         elif line.strip():
-            yield number, sound(_parsed(line))
+            yield number, _parsed(line)
 
 
-def _parsed(text: str | bytes) -> Any:
-    """The JSON value of a text, or what is wrong with it; NaN and Infinity, which Python writes, are no JSON."""
+def _parsed(text: str | bytes, whole: bool = True) -> Any:
+    """The JSON value of a text, or what is wrong with it; NaN and Infinity, which Python writes, are no JSON.
+
+    If not `whole`, a ``BadRecord`` stands in the place of the NaN alone.
+    """
+    odd: list[BadRecord] = []
+
+    def constant(name: str) -> BadRecord:
+        odd.append(BadRecord(f"is not valid JSON: it holds {name}"))
+        return odd[-1]
+
     try:
-        value = json.loads(text, parse_constant=lambda name: BadRecord(f"is not valid JSON: it holds {name}"))
+        value = json.loads(text, parse_constant=constant)
     except UnicodeDecodeError as error:
         return BadRecord(f"is not valid JSON (the file is not UTF-8: byte 0x{error.object[error.start]:02x})")
     except (ValueError, RecursionError) as error:
         return BadRecord(f"is not valid JSON: {error}")
-    return value
+    return odd[0] if odd and whole else value
 
 
 def sound(value: Any) -> Any:
@@ -211,8 +220,7 @@ def is_json_array(path: Path) -> bool:
 
 def json_array(path: Path) -> NumberedRecords:
     """Yields the items of a file that is one JSON array, numbered from 1."""
-    items = _json_stream(path, b"[", "array", partial(ijson.items, prefix="item", use_float=True), _parsed)
-    return ((number, sound(item)) for number, item in items)
+    return _json_stream(path, b"[", "array", partial(ijson.items, prefix="item", use_float=True), _parsed)
 
 
 def json_members(path: Path) -> NumberedRecords:
@@ -224,7 +232,7 @@ def json_members(path: Path) -> NumberedRecords:
 
 
 def _parsed_member(text: bytes) -> Any:
-    member = _parsed(b"{" + text + b"}")
+    member = _parsed(b"{" + text + b"}", whole=False)
     return member if isinstance(member, BadRecord) else next(iter(member.items()), BadRecord("holds no member"))
 
 
