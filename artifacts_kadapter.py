@@ -29,6 +29,8 @@ __all__ = ["DTYPES", "WEIGHTS_FOLLOW", "Artifact", "copy_strictly", "merge", "re
 
 logger = logging.get_logger(__name__)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# Fields by which a configuration names code to run: never taken from an artifact, so that no composite names a part's.
+NAMING_CODE = ("auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation", "experts_implementation")
 WEIGHTS_FOLLOW = ContextVar("WEIGHTS_FOLLOW", default=False)
 
 
@@ -86,7 +88,7 @@ def _read_own(where: str, **reading: Any) -> Artifact:
     written = _read_config(_file(where, CONFIG, reading), where)
     file = _file(where, WEIGHTS, reading)
     tensors, record, hashes = _read_weights(file)
-    config = _reconcile(written, record, where)
+    config = _without_code(_reconcile(written, record, where))
     try:
         KAdapterConfig.from_dict(dict(config))
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -96,6 +98,13 @@ def _read_own(where: str, **reading: Any) -> Artifact:
     _check_names(part)
     config["adapters"] = note_sources(part, hashes, file, reading.get("subfolder"))
     return part
+
+
+def _without_code(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key not in NAMING_CODE}
+    if isinstance(backbone := kept.get("backbone_config"), dict):
+        kept["backbone_config"] = {key: value for key, value in backbone.items() if key not in NAMING_CODE}
+    return kept
 
 
 def _check_names(part: Artifact) -> None:

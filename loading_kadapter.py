@@ -207,6 +207,7 @@ class ArtifactVerbs:
         state_dict: dict[str, Tensor] | None = None,
         push_to_hub: bool = False,
         bundle_adapters: bool | None = None,
+        tokenizer: Any = None,
         **kwargs: Any,
     ) -> None:
         """Save all adapters, the fusion and the head as one artifact; the backbone only if it was modified.
@@ -214,10 +215,12 @@ class ArtifactVerbs:
         With `bundle_adapters=False` adapters that are unchanged since they were loaded are left out, and the artifact
         refers to where they were loaded from, by revision and hash; loading fetches them from there. True leaves none
         out. By default a model with a head refers to the unchanged ones of the Hub, and one without holds all.
-        A new directory gets its name when it is complete; in an old one each file is replaced as a whole.
+        A new directory gets its name when it is complete; in an old one each file is replaced as a whole. The
+        backbone's tokenizer is saved along where it is at hand, or `tokenizer` instead.
 
         Raises:
-            OSError: the disk is full or the directory can't be written; what was there before is untouched.
+            OSError: the directory holds a model that is not ours, the disk is full or it can't be written; what was
+                there before is untouched.
             TypeError: a keyword is unknown.
             ValueError: a tensor holds NaN; what was there before is untouched.
         """
@@ -236,11 +239,11 @@ class ArtifactVerbs:
         names = referred(self.config.adapters, inside, bundle_adapters, os.path.expanduser(save_directory))
         left_out = tuple(f"{prefix}adapters.{name}." for name in names for prefix in ("", "kadapter."))
         tensors = {key: one for key, one in tensors.items() if not key.startswith(left_out)}
-        self._write(save_directory, with_sources(config, names), tensors, type(self))
+        self._write(save_directory, with_sources(config, names), tensors, type(self), tokenizer)
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
             uploading = {key: kwargs[key] for key in UPLOADING if key in kwargs}
-            self.push_to_hub(repo_id, bundle_adapters=bundle_adapters, **uploading)
+            self.push_to_hub(repo_id, bundle_adapters=bundle_adapters, tokenizer=tokenizer, **uploading)
 
     def save_adapter(self, path: str | os.PathLike, adapter_name: str) -> None:
         """Save one adapter as an artifact of its own, which AutoModel loads and which any other composes with.
@@ -286,7 +289,9 @@ class ArtifactVerbs:
         wanted = [key for key, name in names.items() if name.startswith(prefixes)]
         return {key: state_dict[key] for key in wanted if "backbone.pooler." not in key}  # it is never used
 
-    def _write(self, path: Any, config: KAdapterConfig, tensors: dict[str, Tensor], kind: type) -> None:
+    def _write(
+        self, path: Any, config: KAdapterConfig, tensors: dict[str, Tensor], kind: type, tokenizer: Any = None
+    ) -> None:
         config.architectures = [kind.__name__]
         config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.") if tensors else None
         config.auto_map = {"AutoConfig": "configuration_kadapter.KAdapterConfig"}
@@ -295,7 +300,7 @@ class ArtifactVerbs:
         model_class = _model_class(type(self))
         if kind.__module__ == model_class.__module__:  # a head from elsewhere does not travel along
             config.auto_map.update(dict.fromkeys(kind._auto_classes, f"modeling_kadapter.{kind.__name__}"))
-        write_artifact(path, inspect.getfile(model_class), config, tensors)
+        write_artifact(path, inspect.getfile(model_class), config, tensors, tokenizer)
 
     def push_adapter_to_hub(self, repo_id: str, adapter_name: str, **kwargs: Any) -> str:
         """Upload one adapter as a repository of its own and return the commit's address.
@@ -305,7 +310,9 @@ class ArtifactVerbs:
         refuse_keywords(kwargs, UPLOADING, "push_adapter_to_hub")
         return upload(repo_id, lambda folder: self.save_adapter(folder, adapter_name), **kwargs)
 
-    def push_to_hub(self, repo_id: str, bundle_adapters: bool | None = None, **kwargs: Any) -> str:
+    def push_to_hub(
+        self, repo_id: str, bundle_adapters: bool | None = None, tokenizer: Any = None, **kwargs: Any
+    ) -> str:
         """Upload the whole artifact, as `save_pretrained` writes it, and return the commit's address.
 
         Other keywords: `private`, `token`, `commit_message`, `commit_description`, `revision`, `create_pr`.
@@ -315,7 +322,8 @@ class ArtifactVerbs:
             ValueError: the name holds a "+", which the Hub refuses.
         """
         refuse_keywords(kwargs, UPLOADING, "push_to_hub")
-        return upload(repo_id, lambda folder: self.save_pretrained(folder, bundle_adapters=bundle_adapters), **kwargs)
+        saving = {"bundle_adapters": bundle_adapters, "tokenizer": tokenizer}
+        return upload(repo_id, lambda folder: self.save_pretrained(folder, **saving), **kwargs)
 
 
 def _dtype(given: Any) -> Any:

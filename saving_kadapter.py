@@ -17,11 +17,11 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.dynamic_module_utils import get_relative_import_files
-from transformers.utils import cached_file
 
 from .configuration_kadapter import KAdapterConfig
 from .destination_kadapter import CARD, CARD_MARK, CONFIG, WEIGHTS, check_destination, is_generated, write_directory
 from .sources_kadapter import adapter_hash, tensors_under
+from .tokenizer_kadapter import put_tokenizer
 
 __all__ = [
     "ALIGNMENT",
@@ -97,10 +97,6 @@ heads = (model(**inputs).logits.argmax(-1)[0] - 1).tolist()  # of each token the
 for word, start in zip(words, starts[1:]):
     head = heads[start]
     print(word, "<-", "ROOT" if head == starts[0] else words[starts.index(head) - 1] if head in starts else "?")"""
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
-    *("vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model", "chat_template.jinja"),
-)
 
 
 def digest_of(record: dict[str, Any]) -> str:
@@ -114,9 +110,15 @@ def travelling_files(modeling: str | os.PathLike) -> list[Path]:
 
 
 def write_artifact(
-    directory: str | os.PathLike, modeling: str | os.PathLike, config: KAdapterConfig, tensors: dict[str, Tensor]
+    directory: str | os.PathLike,
+    modeling: str | os.PathLike,
+    config: KAdapterConfig,
+    tensors: dict[str, Tensor],
+    tokenizer: Any = None,
 ) -> None:
     """Write a whole artifact at once; `modeling` is the Python file that its auto_map names.
+
+    Its tokenizer is the given one, or that of its backbone.
 
     Raises:
         OSError: the directory holds a model that is not ours, the disk is full or it can't be written; what was
@@ -133,7 +135,7 @@ def write_artifact(
     record.update({key: getattr(config, key) for key in STRUCTURE})  # in full, and adapters in their own order
     metadata = {"format": "pt", "kadapter": json.dumps(record), "hashes": json.dumps(_hashes(config, tensors))}
 
-    def fill(folder: Path) -> None:
+    def fill(folder: Path) -> Collection[str]:
         _save_weights({key: one.contiguous() for key, one in tensors.items()}, folder / WEIGHTS, metadata)
         values = {**record, "record_digest": digest_of(record)}
         text = json.dumps(dict(sorted(values.items())), indent=2) + "\n"
@@ -141,8 +143,8 @@ def write_artifact(
         shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # save_file leaves it readable to its owner only
         for path in travelling_files(modeling):
             shutil.copyfile(path, folder / path.name)
-        _copy_tokenizer(config, folder, directory)
         (folder / CARD).write_text(model_card(config), encoding="utf-8")
+        return put_tokenizer(config, folder, directory, tokenizer)
 
     write_directory(directory, fill)
 
@@ -177,21 +179,6 @@ def _save_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
         header = file.read(int.from_bytes(file.read(8), "little")).rstrip()
     if missing := -(8 + len(header)) % ALIGNMENT:
         save_file(tensors, path, metadata={**metadata, "padding": " " * missing})
-
-
-def _copy_tokenizer(config: KAdapterConfig, folder: Path, destination: Path) -> None:
-    """Copy the backbone's tokenizer where it is at hand and the destination has none of its own."""
-    source = config.backbone_name_or_path
-    if not source or any((destination / name).exists() for name in TOKENIZER_FILES):
-        return
-    for name in TOKENIZER_FILES:
-        options = {"revision": config.backbone_revision, "local_files_only": True}
-        try:
-            path = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **options)
-        except OSError:  # not in the cache, or the backbone has moved: an artifact is complete without
-            return
-        if path is not None:
-            shutil.copyfile(path, folder / name)
 
 
 def upload(repo_id: str, save: Callable[[Path], None], **kwargs: Any) -> str:

@@ -1,15 +1,15 @@
 """Compose adapters that were trained apart into one artifact, which AutoModel then loads under one name."""
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file, logging
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
+from ..configuration_kadapter import KAdapterConfig
 from ..modeling_kadapter import KAdapterModel
-from ..saving_kadapter import TOKENIZER_FILES, write_directory
+from ..tokenizer_kadapter import backbone_tokenizer, fits, read_tokenizer
 from .outputs import describe
 from .preflight import check_parts, refuse_used
 
@@ -29,8 +29,8 @@ def compose(
     """Compose artifacts of one backbone into a directory of any name, and return the model.
 
     The adapters are fused by "add"; none of the parts' code is run. The tokenizer is that of the first part that has
-    one, else the backbone's. `backbone` says where the backbone is found now, if it moved. `report` is called with
-    each line on what was composed.
+    one that fits the backbone, else the backbone's. `backbone` says where the backbone is found now, if it moved.
+    `report` is called with each line on what was composed.
 
     Raises:
         OSError: there is no such part, or `output_dir` is in use and `overwrite` is not set.
@@ -39,23 +39,15 @@ def compose(
     refuse_used(output_dir, overwrite, [backbone] if isinstance(backbone, str | os.PathLike) else [])
     names = check_parts(parts)
     model = KAdapterModel.from_pretrained(names, backbone=backbone)
-    files = next((files for name in names if (files := _tokenizer_of(name))), [])
-
-    def fill(folder: Path) -> None:
-        for file in files:  # first, since saving adds the backbone's tokenizer where there is none
-            shutil.copyfile(file, folder / Path(file).name)
-        model.save_pretrained(folder)
-
-    write_directory(Path(output_dir), fill)
+    model.save_pretrained(output_dir, tokenizer=_tokenizer_of(names, model.config))
     report(f"composed {' + '.join(names)}")
     describe(model, output_dir, report)
     return model
 
 
-def _tokenizer_of(part: str) -> list[str]:
-    forgiving = {
-        "_raise_exceptions_for_missing_entries": False,
-        "_raise_exceptions_for_connection_errors": False,  # a model without its tokenizer still loads
-    }
-    files = (cached_file(part, name, **forgiving) for name in TOKENIZER_FILES)
-    return [file for file in files if file is not None]
+def _tokenizer_of(parts: Sequence[str], config: KAdapterConfig) -> PreTrainedTokenizerBase | None:
+    """Return the first part's tokenizer that fits the backbone, read without any code of the part."""
+    own = backbone_tokenizer(config)
+    # a model without its tokenizer still loads, so one that can't be fetched is passed over
+    read = (read_tokenizer(part, config, _raise_exceptions_for_connection_errors=False) for part in parts)
+    return next((one for one in read if one is not None and fits(one, config, own)), None)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..modeling_kadapter import KAdapterPreTrainedModel
-from ..saving_kadapter import TOKENIZER_FILES
+from ..tokenizer_kadapter import VOCABULARIES
 
 __all__ = ["describe"]
 
@@ -21,7 +21,7 @@ def describe(model: KAdapterPreTrainedModel, directory: str | os.PathLike, repor
             f"adapter {name}: layers {list(one.layers)}, inner width {one.hidden_size}, "
             f"{one.num_hidden_layers} blocks, {one.num_attention_heads} heads"
         )
-    with_tokenizer = any(Path(directory, name).exists() for name in TOKENIZER_FILES)
+    with_tokenizer = any(Path(directory, name).exists() for name in VOCABULARIES)
     report(f"fused by {config.fusion!r}, {'with its' if with_tokenizer else 'without a'} tokenizer")
     call = f'{model._auto_classes[0]}.from_pretrained("{directory}", trust_remote_code=True)'
     report(f"saved {type(model).__name__} to {directory}; load it by {call}")

@@ -498,18 +498,6 @@ def test_an_artifact_holds_what_it_needs_and_no_name_that_peft_would_read(tmp_pa
     assert [one.name for one in tmp_path.iterdir() if "partial" in one.name] == []
 
 
-def test_the_backbones_tokenizer_comes_along_unless_there_is_one(tmp_path, backbone):
-    from helpers import tiny_tokenizer
-    from transformers import AutoTokenizer
-
-    tiny_tokenizer(backbone)
-    make_model(backbone, "fac").save_adapter(tmp_path / "out", "fac")
-    assert AutoTokenizer.from_pretrained(tmp_path / "out")("ada")["input_ids"] == [0, 8, 2]
-    (tmp_path / "out" / "tokenizer.json").write_text("my own")
-    make_model(backbone, "fac").save_adapter(tmp_path / "out", "fac")
-    assert (tmp_path / "out" / "tokenizer.json").read_text() == "my own"
-
-
 def test_the_card_is_the_users_once_its_mark_is_gone(artifact):
     model, card = KAdapterModel.from_pretrained(artifact), artifact / "README.md"
     model.save_pretrained(artifact)

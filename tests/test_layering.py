@@ -13,19 +13,8 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 REMOTE = sorted(ROOT.glob("*_kadapter.py"))
 # Downward only: each file that travels to the Hub imports none but those before it.
 ORDER = (
-    *(
-        "shape",
-        "destination",
-        "configuration",
-        "encoding",
-        "backbone",
-        "sources",
-        "saving",
-        "artifacts",
-        "tapping",
-        "verbs",
-    ),
-    *("loading", "attention", "fusion", "heads", "losses", "modeling"),
+    *("shape", "destination", "configuration", "encoding", "backbone", "sources", "tokenizer", "saving", "artifacts"),
+    *("tapping", "verbs", "loading", "attention", "fusion", "heads", "losses", "modeling"),
 )
 LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
 PLUGINS = ("data_builders", "metrics", "trainers/pretraining", "trainers/tasks")
