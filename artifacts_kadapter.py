@@ -4,6 +4,7 @@ The weights carry a record of the configuration that they were saved with. It de
 that weights and configuration of two saves, or a configuration edited by hand, make no mix that loads.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ from transformers.utils import cached_file, logging
 from .backbone_kadapter import check_shapes
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, split_composition
 from .saving_kadapter import ALIGNMENT, CONFIG, STRUCTURE, WEIGHTS, all_finite, as_one, digest_of
-from .sources_kadapter import fetch_referred, note_sources, tensors_under
+from .sources_kadapter import adapter_hash, fetch_referred, note_sources, other_digests, tensors_under
 
 __all__ = ["DTYPES", "WEIGHTS_FOLLOW", "Artifact", "copy_strictly", "merge", "read_artifact", "read_parts"]
 
@@ -35,6 +36,38 @@ WEIGHTS_FOLLOW = ContextVar("WEIGHTS_FOLLOW", default=False)
 
 
 @dataclass
+class Unchecked:
+    """The tensors of one file, and the hashes that were noted when they were saved."""
+
+    tensors: dict[str, Tensor]  # by their names in the file
+    adapters: dict[str, Any]  # their shapes by name
+    hashes: dict[str, str]  # of adapters
+    digests: dict[str, str]  # of fusion, head and backbone
+
+    def refuse_infinite(self, path: str) -> None:
+        """Raise ValueError where a tensor holds NaN or infinite values."""
+        if not all(map(all_finite, as_one(self.tensors.values()))):
+            for key, one in self.tensors.items():
+                if not all_finite(one):
+                    raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; fetch or train it again")
+
+    def refuse_changed(self, path: str) -> None:
+        """Raise ValueError where tensors are not those of which the hashes were noted."""
+        inside = {key.removeprefix("kadapter."): one for key, one in self.tensors.items()}
+        found = other_digests(inside) if self.digests else {}
+        changed = [part for part, one in found.items() if part in self.digests and self.digests[part] != one]
+        for name, noted in self.hashes.items():
+            own = tensors_under(f"adapters.{name}.", inside)
+            if own and name in self.adapters and adapter_hash(self.adapters[name], own) != noted:
+                changed.append(f"adapter {name!r}")
+        if changed:
+            raise ValueError(
+                f"{path}: the tensors of {', '.join(changed)} are not those that were saved, as a hash beside them "
+                "shows; fetch or save the artifact again, or pass verify=False if they were changed on purpose"
+            )
+
+
+@dataclass
 class Artifact:
     """The configuration and tensors of one artifact, and where it was read; tensors have the model's own names."""
 
@@ -42,7 +75,7 @@ class Artifact:
     tensors: dict[str, Tensor]
     where: str
     written: dict[str, Any]  # config.json as it stands
-    unchecked: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # by file
+    unchecked: dict[str, "Unchecked"] = field(default_factory=dict)  # by file
 
     @property
     def head(self) -> str | None:
@@ -50,19 +83,20 @@ class Artifact:
         saved_as = (self.config.get("architectures") or ["KAdapterModel"])[0]
         return None if saved_as == "KAdapterModel" else saved_as
 
-    def check(self) -> None:
-        """Refuse tensors with NaN or infinite values, for which all of them are read into memory.
+    def check(self, verify: bool = True) -> None:
+        """Refuse tensors that are damaged, for which all of them are read into memory.
+
+        Args:
+            verify: whether they are compared with the hashes that were noted when they were saved, too.
 
         Raises:
-            ValueError: there are such; the sentence names the file and the first of them.
+            ValueError: there are NaN or infinite values, or tensors that were changed; the sentence names the file
+                and the first of them.
         """
-        for path, tensors in list(self.unchecked.items()):
-            if not all(map(all_finite, as_one(tensors.values()))):
-                for key, one in tensors.items():
-                    if not all_finite(one):
-                        raise ValueError(
-                            f"{path}: tensor {key!r} holds NaN or infinite values; fetch or train it again"
-                        )
+        for path, one in list(self.unchecked.items()):
+            one.refuse_infinite(path)
+            if verify:
+                one.refuse_changed(path)
             del self.unchecked[path]  # only now, so that what failed fails again
 
 
@@ -87,14 +121,15 @@ def _read_own(where: str, **reading: Any) -> Artifact:
     """Read what an artifact itself holds."""
     written = _read_config(_file(where, CONFIG, reading), where)
     file = _file(where, WEIGHTS, reading)
-    tensors, record, hashes = _read_weights(file)
+    tensors, record, hashes, digests = _read_weights(file)
     config = _without_code(_reconcile(written, record, where))
     try:
         KAdapterConfig.from_dict(dict(config))
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {CONFIG} describes no K-Adapter model ({error}); save it again") from error
     inside = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
-    part = Artifact(config, inside, where, written, {file: tensors} if tensors else {})
+    unchecked = {file: Unchecked(tensors, config.get("adapters") or {}, hashes, digests)} if tensors else {}
+    part = Artifact(config, inside, where, written, unchecked)
     _check_names(part)
     config["adapters"] = note_sources(part, hashes, file, reading.get("subfolder"))
     return part
@@ -130,7 +165,7 @@ def _file(where: str, name: str, reading: dict[str, Any]) -> str:
 def _read_config(path: str, where: str) -> dict[str, Any]:
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file ({error}); fetch or save the artifact again") from error
     if not isinstance(config, dict) or config.get("model_type") != KAdapterConfig.model_type:
         found = config.get("model_type") if isinstance(config, dict) else type(config).__name__
@@ -151,18 +186,21 @@ def _reconcile(written: dict[str, Any], record: dict[str, Any], where: str) -> d
     return {**written, **{key: record[key] for key in STRUCTURE if key in record}}  # the record knows the order, too
 
 
-def _read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
-    """Return a file's tensors, mapped into memory, the configuration they were saved with, and adapters' hashes."""
+def _read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str], dict[str, str]]:
+    """Return a file's tensors, mapped into memory, the configuration they were saved with, and the hashes of both."""
     try:
         with safe_open(path, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
             metadata = opened.metadata() or {}
-            record, hashes = (json.loads(metadata.get(key, "{}")) for key in ("kadapter", "hashes"))
-            if not (isinstance(record, dict) and isinstance(hashes, dict)):
-                raise ValueError("what its metadata tell are no records")
-    except (SafetensorError, OSError, ValueError) as error:
+        record, hashes, digests = (json.loads(metadata.get(key, "{}")) for key in ("kadapter", "hashes", "digests"))
+        if not all(isinstance(one, dict) for one in (record, hashes, digests)):
+            raise ValueError("what its metadata tell are no records")
+        noted, found = digests.get("record"), hashlib.sha256(metadata.get("kadapter", "").encode()).hexdigest()
+        if noted is not None and noted != found:
+            raise ValueError("the configuration in it is not that which was saved")
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch or save the artifact again") from error
-    return tensors, record, hashes
+    return tensors, record, hashes, digests
 
 
 # ---- composing ----------------------------------------------------------------------------------------------------
@@ -195,7 +233,9 @@ def merge(parts: Sequence[Artifact]) -> Artifact:
         raise ValueError("nothing to load: the list of artifacts is empty; name at least one")
     if len(parts) == 1:
         return parts[0]
-    first, adapters, tensors = parts[0], {}, {}
+    # The backbone is that of a part that is pinned to one, wherever it stands.
+    first = next((part for part in parts if part.config.get("backbone_fingerprint")), parts[0])
+    adapters, tensors = {}, {}
     for part in parts:
         check_same_backbone(first.config, part)
         for name, one in (part.config.get("adapters") or {}).items():
@@ -234,7 +274,11 @@ def check_same_backbone(config: dict[str, Any], part: Artifact) -> None:
         )
     check_shapes(config.get("backbone_config") or {}, part.config.get("backbone_config") or {}, part.where)
     if not (ours and theirs) and part.config is not config:
-        logger.warning(f"{part.where}: of the backbones {names[0]} and {names[1]} only kind and shapes were compared")
+        unpinned = " and ".join(name for name, pin in zip(names, (ours, theirs), strict=True) if not pin)
+        logger.warning(
+            f"{part.where}: of the backbones {names[0]} and {names[1]} only kind and shapes were compared, since "
+            f"{unpinned} has no fingerprint; that they are the same is not verified"
+        )
 
 
 # ---- into the model -----------------------------------------------------------------------------------------------

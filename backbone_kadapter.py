@@ -11,6 +11,7 @@ import json
 import logging as python_logging
 import os
 import pickle
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ __all__ = ["READING", "backbone_fingerprint", "check_shapes", "random_backbone",
 logger = logging.get_logger(__name__)
 READING = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 SHAPES = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "dim", "n_layers")
+SAMPLES, SAMPLE = 16, 64 * 1024  # how many parts of a file of weights are looked at, and of how many bytes
 CHECKPOINTS = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -80,7 +82,7 @@ def resolve_backbone(
         kwargs.setdefault("revision", config.backbone_revision)
     with contextlib.suppress(OSError):  # what can't be found is told below
         _check_kind(_configuration(source, kwargs), f"backbone {source!r}")
-    checkpoint = _find(source, kwargs)
+    checkpoint = _find(source, kwargs, anew=not config.backbone_fingerprint)
     if config.backbone_fingerprint and checkpoint.fingerprint != config.backbone_fingerprint:
         raise ValueError(_another(config, source, checkpoint.fingerprint))
     module = _load(source, kwargs)
@@ -167,8 +169,8 @@ def _unchanged(module: PreTrainedModel) -> Checkpoint | None:
 # ---- a backbone's checkpoint --------------------------------------------------------------------------------------
 
 
-def _find(source: str, kwargs: dict[str, Any]) -> Checkpoint:
-    """Find a checkpoint and compute its fingerprint.
+def _find(source: str, kwargs: dict[str, Any], anew: bool = True) -> Checkpoint:
+    """Find a checkpoint and its fingerprint, which is read anew unless it is only compared.
 
     Raises:
         OSError: there is no such repository or directory, or there are no weights in it.
@@ -182,7 +184,7 @@ def _find(source: str, kwargs: dict[str, Any]) -> Checkpoint:
         ) from error
     name = os.path.abspath(source) if os.path.isdir(source) else source
     revision = extract_commit_hash(files[0], None) or kwargs.get("revision")
-    return Checkpoint(name, revision, backbone_fingerprint(files))
+    return Checkpoint(name, revision, backbone_fingerprint(files, anew))
 
 
 def _checkpoint_files(source: str, finding: dict[str, Any]) -> list[str]:
@@ -196,26 +198,50 @@ def _checkpoint_files(source: str, finding: dict[str, Any]) -> list[str]:
     raise OSError(f"no weights there: none of {', '.join(CHECKPOINTS)}")
 
 
-def backbone_fingerprint(files: Sequence[str]) -> str:
+def backbone_fingerprint(files: Sequence[str], anew: bool = False) -> str:
     """Return a hash of all tensors (name, dtype, shape, bytes) of a checkpoint as stored, whatever its shards.
 
-    The files are streamed once; the result is remembered in the Hugging Face cache by path, size and time.
+    The files are streamed once; the result is remembered in the Hugging Face cache. What is pinned into an artifact
+    is read `anew`; where a checkpoint is only compared with a pin, one may be remembered.
     """
     real = [os.path.realpath(path) for path in files]
-    stamps = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in real]
-    key = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
-    memory = Path(constants.HF_HOME, "kadapter", "fingerprints", key)
-    with contextlib.suppress(OSError):
-        return memory.read_text(encoding="ascii")
+    memory = Path(constants.HF_HOME, "kadapter", "fingerprints", _state_of(real))
+    remembered = None if anew else _remembered(memory)
+    if remembered is not None:
+        return remembered
     total = hashlib.sha256()
     for _, digest in sorted(entry for path in real for entry in _tensor_digests(path)):
         total.update(digest)
     with contextlib.suppress(OSError):  # a cache that can't be written only costs time
         memory.parent.mkdir(parents=True, exist_ok=True)
-        partial = memory.with_name(f"{key}.{uuid.uuid4().hex}")
+        partial = memory.with_name(f"{memory.name}.{uuid.uuid4().hex}")
         partial.write_text(total.hexdigest(), encoding="ascii")
         os.replace(partial, memory)
     return total.hexdigest()
+
+
+def _remembered(memory: Path) -> str | None:
+    """Return a remembered fingerprint, or None where there is none or the file was cut or written over."""
+    try:
+        text = memory.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    return text if re.fullmatch("[0-9a-f]{64}", text) else None
+
+
+def _state_of(paths: Sequence[str]) -> str:
+    """Return a hash of which files these are, when they were written and what stands in samples of them."""
+    state = hashlib.sha256()
+    for path in paths:
+        told = os.stat(path)
+        # The time of the last change of the entry, unlike that of the content, can't be set back by copying.
+        stamp = (path, told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino)
+        state.update(json.dumps(stamp).encode())
+        with open(path, "rb") as file:
+            for number in range(SAMPLES):
+                file.seek(number * max(0, told.st_size - SAMPLE) // max(1, SAMPLES - 1))
+                state.update(file.read(SAMPLE))
+    return state.hexdigest()
 
 
 def _tensor_digests(path: str) -> Iterator[tuple[str, bytes]]:

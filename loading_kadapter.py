@@ -78,6 +78,7 @@ class ArtifactVerbs:
         dtype: torch.dtype | str | None = None,
         output_loading_info: bool = False,
         ignore_mismatched_sizes: bool = False,
+        verify: bool = True,
         **kwargs: Any,
     ) -> Any:
         """Load one artifact, or compose several, onto their frozen backbone, which comes from its own repository.
@@ -89,7 +90,8 @@ class ArtifactVerbs:
         transformers looks for our Python files at the repository's root. `dtype`, `device_map`,
         `attn_implementation`, `quantization_config` and `token` reach the backbone too. Adapters are frozen until
         `train_adapter` is called; fusion and head train. `ignore_mismatched_sizes` makes new weights for what a head
-        has in another size than the artifact, as for another `num_labels`.
+        has in another size than the artifact, as for another `num_labels`. What was saved is compared, while the
+        backbone loads, with the hashes that were saved with it; `verify=False` leaves that out.
 
         Raises:
             OSError: there is no such artifact or backbone.
@@ -110,12 +112,13 @@ class ArtifactVerbs:
         config = _config_for(part, config, kwargs, new_head=part.head != cls.__name__)
         trained = tensors_under("backbone.", part.tensors)
         with ThreadPoolExecutor(1) as beside:
-            checked = beside.submit(part.check)
+            checked = beside.submit(part.check, verify)
             module = resolve_backbone(config, backbone, {**for_backbone, **(backbone_kwargs or {})}, trained)
+            with weights_to_follow():
+                model = cls(config, module)
+            # Before the hashes are compared, since this tells which tensor is missing or misshapen.
+            missing, mismatched = model._load_strictly(part, ignore_mismatched_sizes)
         checked.result()
-        with weights_to_follow():
-            model = cls(config, module)
-        missing, mismatched = model._load_strictly(part, ignore_mismatched_sizes)
         model.base_model.adapters.requires_grad_(False)
         model._place(next(module.parameters()).device, dtype if isinstance(dtype, torch.dtype) else None)
         info = {"missing_keys": missing, "unexpected_keys": set(), "mismatched_keys": mismatched, "error_msgs": []}

@@ -20,7 +20,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .configuration_kadapter import KAdapterConfig
 from .destination_kadapter import CARD, CARD_MARK, CONFIG, WEIGHTS, check_destination, is_generated, write_directory
-from .sources_kadapter import adapter_hash, tensors_under
+from .sources_kadapter import adapter_hash, other_digests, tensors_under
 from .tokenizer_kadapter import put_tokenizer
 
 __all__ = [
@@ -133,7 +133,7 @@ def write_artifact(
     record = json.loads(config.to_json_string())
     record.pop("record_digest", None)
     record.update({key: getattr(config, key) for key in STRUCTURE})  # in full, and adapters in their own order
-    metadata = {"format": "pt", "kadapter": json.dumps(record), "hashes": json.dumps(_hashes(config, tensors))}
+    metadata = _metadata(config, tensors, json.dumps(record))
 
     def fill(folder: Path) -> Collection[str]:
         _save_weights({key: one.contiguous() for key, one in tensors.items()}, folder / WEIGHTS, metadata)
@@ -165,11 +165,13 @@ def as_one(tensors: Collection[Tensor]) -> Collection[Tensor]:
     return [torch.frombuffer((ctypes.c_char * (end - begin)).from_address(begin), dtype=dtype)]
 
 
-def _hashes(config: KAdapterConfig, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Return the hash of each adapter that is saved, so that no loading has to compute it."""
+def _metadata(config: KAdapterConfig, tensors: dict[str, Tensor], record: str) -> dict[str, str]:
+    """Return what weights tell of themselves: their configuration, and hashes of it, each adapter and all else."""
     inside = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
     parts = {name: tensors_under(f"adapters.{name}.", inside) for name in config.adapters}
-    return {name: adapter_hash(config.adapters[name], own) for name, own in parts.items() if own}
+    hashes = {name: adapter_hash(config.adapters[name], own) for name, own in parts.items() if own}
+    digests = {**other_digests(inside), "record": hashlib.sha256(record.encode()).hexdigest()}
+    return {"format": "pt", "kadapter": record, "hashes": json.dumps(hashes), "digests": json.dumps(digests)}
 
 
 def _save_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

@@ -13,7 +13,15 @@ from transformers.utils.hub import extract_commit_hash
 from .backbone_kadapter import digest_of_tensor
 from .shape_kadapter import PUBLISHED_SIZES, KnowledgeAdapterConfig
 
-__all__ = ["adapter_hash", "fetch_referred", "note_sources", "referred", "tensors_under", "with_sources"]
+__all__ = [
+    "adapter_hash",
+    "fetch_referred",
+    "note_sources",
+    "other_digests",
+    "referred",
+    "tensors_under",
+    "with_sources",
+]
 
 
 def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -34,6 +42,16 @@ def adapter_hash(values: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     for key in sorted(tensors):
         total.update(digest_of_tensor(key, tensors[key].detach().cpu()))
     return total.hexdigest()
+
+
+def other_digests(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Return, for each part of a model that is no adapter (fusion, head, backbone), a hash of its tensors by name."""
+    parts: dict[str, Any] = {}
+    for key in sorted(tensors):
+        part = key.partition(".")[0]
+        if part != "adapters":
+            parts.setdefault(part, hashlib.sha256()).update(digest_of_tensor(key, tensors[key].detach().cpu()))
+    return {part: total.hexdigest() for part, total in parts.items()}
 
 
 def note_sources(part: Any, hashes: dict[str, str], file: str, subfolder: str | None) -> dict[str, Any]:

@@ -63,24 +63,26 @@ class AdapterVerbs:
         with self.base_model._all_or_nothing():
             self.base_model._insert(adapter_name, adapter_config or KnowledgeAdapterConfig())
 
-    def load_adapter(self, id_or_path: str, adapter_name: str | None = None, **kwargs: Any) -> list[str]:
+    def load_adapter(
+        self, id_or_path: str, adapter_name: str | None = None, verify: bool = True, **kwargs: Any
+    ) -> list[str]:
         """Load the adapters of an artifact, frozen and active besides the others, and return their names.
 
         `adapter_name` renames the adapter of an artifact that holds one. `revision`, `subfolder`, `token` and
-        `cache_dir` mean the adapter's repository. No code of the artifact is run.
+        `cache_dir` mean the adapter's repository. No code of the artifact is run. `verify=False` spares comparing
+        what was saved with the hashes that were saved with it.
 
         Raises:
             OSError: there is no such artifact.
             TypeError: the arguments are in another order, or a keyword is unknown.
             ValueError: a name is taken, the artifact is damaged or belongs to another backbone.
         """
-        refuse_keywords(kwargs, READING, "load_adapter")
+        refuse_keywords(kwargs, ("verify", *READING), "load_adapter")
         if adapter_name is not None and "/" in str(adapter_name):
             raise TypeError(f"load_adapter takes (id_or_path, adapter_name), not ({id_or_path!r}, {adapter_name!r})")
         if adapter_name is not None:
             check_adapter_name(adapter_name)
         part = read_artifact(id_or_path, **kwargs)
-        part.check()
         check_same_backbone(self.config.to_dict(), part)
         names = list(part.config["adapters"])
         if adapter_name is not None and len(names) != 1:
@@ -93,6 +95,7 @@ class AdapterVerbs:
             for old, new in renamed.items():
                 tensors = tensors_under(f"adapters.{old}.", part.tensors)
                 self.base_model._insert(new, check_adapter(part, old), tensors, part.where)
+            part.check(verify)  # after it is known that all tensors are there, in their shapes
         return list(renamed.values())
 
     def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:
