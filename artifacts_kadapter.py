@@ -36,7 +36,7 @@ WEIGHTS_FOLLOW = ContextVar("WEIGHTS_FOLLOW", default=False)
 
 
 @dataclass
-class Unchecked:
+class Stored:
     """The tensors of one file, and the hashes that were noted when they were saved."""
 
     tensors: dict[str, Tensor]  # by their names in the file
@@ -75,7 +75,7 @@ class Artifact:
     tensors: dict[str, Tensor]
     where: str
     written: dict[str, Any]  # config.json as it stands
-    unchecked: dict[str, "Unchecked"] = field(default_factory=dict)  # by file
+    files: dict[str, "Stored"] = field(default_factory=dict)  # what is to be checked, by the path of its file
 
     @property
     def head(self) -> str | None:
@@ -83,21 +83,25 @@ class Artifact:
         saved_as = (self.config.get("architectures") or ["KAdapterModel"])[0]
         return None if saved_as == "KAdapterModel" else saved_as
 
-    def check(self, verify: bool = True) -> None:
+    def check(self) -> None:
         """Refuse tensors that are damaged, for which all of them are read into memory.
 
-        Args:
-            verify: whether they are compared with the hashes that were noted when they were saved, too.
-
         Raises:
-            ValueError: there are NaN or infinite values, or tensors that were changed; the sentence names the file
-                and the first of them.
+            ValueError: there are NaN or infinite values, or tensors that were changed since they were saved; the
+                sentence names the file and what is damaged.
         """
-        for path, one in list(self.unchecked.items()):
+        self.refuse_infinite()
+        self.refuse_changed()
+
+    def refuse_infinite(self) -> None:
+        """Raise ValueError where a tensor holds NaN or infinite values."""
+        for path, one in self.files.items():
             one.refuse_infinite(path)
-            if verify:
-                one.refuse_changed(path)
-            del self.unchecked[path]  # only now, so that what failed fails again
+
+    def refuse_changed(self) -> None:
+        """Raise ValueError where tensors are not those of which hashes were saved with them."""
+        for path, one in self.files.items():
+            one.refuse_changed(path)
 
 
 def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
@@ -128,8 +132,8 @@ def _read_own(where: str, **reading: Any) -> Artifact:
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {CONFIG} describes no K-Adapter model ({error}); save it again") from error
     inside = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
-    unchecked = {file: Unchecked(tensors, config.get("adapters") or {}, hashes, digests)} if tensors else {}
-    part = Artifact(config, inside, where, written, unchecked)
+    files = {file: Stored(tensors, config.get("adapters") or {}, hashes, digests)} if tensors else {}
+    part = Artifact(config, inside, where, written, files)
     _check_names(part)
     config["adapters"] = note_sources(part, hashes, file, reading.get("subfolder"))
     return part
@@ -251,8 +255,8 @@ def merge(parts: Sequence[Artifact]) -> Artifact:
     config.update(
         adapters=adapters, active_adapters=None, fusion="add", inner_projections=False, architectures=["KAdapterModel"]
     )
-    unchecked = {path: one for part in parts for path, one in part.unchecked.items()}
-    return Artifact(config, tensors, " + ".join(part.where for part in parts), first.written, unchecked)
+    files = {path: one for part in parts for path, one in part.files.items()}
+    return Artifact(config, tensors, " + ".join(part.where for part in parts), first.written, files)
 
 
 def say_what_is_left_out(part: Artifact) -> None:

@@ -112,13 +112,15 @@ class ArtifactVerbs:
         config = _config_for(part, config, kwargs, new_head=part.head != cls.__name__)
         trained = tensors_under("backbone.", part.tensors)
         with ThreadPoolExecutor(1) as beside:
-            checked = beside.submit(part.check, verify)
+            finite = beside.submit(part.refuse_infinite)
+            unchanged = beside.submit(part.refuse_changed) if verify else finite
             module = resolve_backbone(config, backbone, {**for_backbone, **(backbone_kwargs or {})}, trained)
+            finite.result()
             with weights_to_follow():
                 model = cls(config, module)
             # Before the hashes are compared, since this tells which tensor is missing or misshapen.
             missing, mismatched = model._load_strictly(part, ignore_mismatched_sizes)
-        checked.result()
+        unchanged.result()
         model.base_model.adapters.requires_grad_(False)
         model._place(next(module.parameters()).device, dtype if isinstance(dtype, torch.dtype) else None)
         info = {"missing_keys": missing, "unexpected_keys": set(), "mismatched_keys": mismatched, "error_msgs": []}

@@ -83,6 +83,7 @@ class AdapterVerbs:
         if adapter_name is not None:
             check_adapter_name(adapter_name)
         part = read_artifact(id_or_path, **kwargs)
+        part.refuse_infinite()
         check_same_backbone(self.config.to_dict(), part)
         names = list(part.config["adapters"])
         if adapter_name is not None and len(names) != 1:
@@ -95,7 +96,8 @@ class AdapterVerbs:
             for old, new in renamed.items():
                 tensors = tensors_under(f"adapters.{old}.", part.tensors)
                 self.base_model._insert(new, check_adapter(part, old), tensors, part.where)
-            part.check(verify)  # after it is known that all tensors are there, in their shapes
+            if verify:  # after it is known that all tensors are there, in their shapes
+                part.refuse_changed()
         return list(renamed.values())
 
     def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:
