@@ -129,8 +129,8 @@ def encode(
         print(f"{split}: {len(examples)} examples kept, {dropped} dropped, {truncated} of the kept truncated")
     if not len(examples):
         raise ValueError(
-            f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}; raise it, or "
-            "look at the data, if no record has anything to learn (as where no answer occurs in its passages)"
+            f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}, or "
+            "no record has anything to learn, as where no answer occurs in its passages; raise it, or look at the data"
         )
     return examples
 
