@@ -10,12 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import matplotlib
 import typer
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from kadapter import KAdapterModel
@@ -43,12 +45,15 @@ def main(
     """Train fac, then lin, compose them, and compare fresh heads on the features of each."""
     console = Console()
     source = backbone or str(default_backbone())
+    output_dir.mkdir(parents=True, exist_ok=True)
     for name, data_dir in DATA.items():
         console.rule(f"training the adapter {name}")
         flags = {"recipe": HERE.parent / "recipes" / f"quickstart_{name}.yaml", "backbone": source}
         flags.update(data_dir=data_dir, output_dir=output_dir / f"kadapter-{name}", overwrite_output_dir="true")
         flags.update(max_steps=max_steps)
-        run_adapter.main([str(part) for flag, value in flags.items() for part in (f"--{flag}", value)])
+        with TemporaryDirectory(prefix=".features-", dir=output_dir) as states:  # the encoder reads each sentence once
+            flags.update(cache_features=states)
+            run_adapter.main([str(part) for flag, value in flags.items() for part in (f"--{flag}", value)])
     console.rule("composing kadapter-fac+lin and training the same fresh head on each model")
     scores = compare(output_dir, source, range(seeds))
     (output_dir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
@@ -61,14 +66,12 @@ def compare(output_dir: Path, source: str, seeds: Sequence[int]) -> dict[str, di
     """Return for each model and task the scores by seed of the same fresh head on its frozen features."""
     model = KAdapterModel.from_pretrained(f"{output_dir}/kadapter-fac+lin")
     tokenizer = AutoTokenizer.from_pretrained(source)
-    scores: dict[str, dict[str, list[float]]] = {}
-    for names in ([], ["fac"], ["lin"], ["fac", "lin"]):
-        if names:
-            model.set_adapter(names)
-        else:
-            model.disable_adapters()
-        row = "+ " + "+".join(names) if names else "backbone"
-        scores[row] = {task: probe.scores(model, tokenizer, row, seeds) for task, probe in PROBES.items()}
+    rows = {"+ " + "+".join(names) if names else "backbone": names for names in ([], ["fac"], ["lin"], ["fac", "lin"])}
+    scores: dict[str, dict[str, list[float]]] = {row: {} for row in rows}
+    for task, probe in PROBES.items():
+        features = probe.read(model, tokenizer, f"{task}: reading the held-out part")
+        for row, names in tqdm(rows.items(), desc=f"{task}: training heads on each model"):
+            scores[row][task] = features.scores(names, seeds)
     return scores
 
 

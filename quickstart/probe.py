@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,54 +52,72 @@ class Probe:
     epochs: int = 20
     learning_rate: float = 1e-3
 
-    def scores(self, model: KAdapterModel, tokenizer: Any, label: str, seeds: Sequence[int]) -> list[float]:
-        """Return for each seed the objective's metric of fresh heads on the active adapters' gated fusion.
-
-        A seed draws head, fusion, folds and order, the same for every model that is compared.
-        """
-        arguments = AdapterArguments(objective=self.objective, backbone="", adapter_name=label)
+    def read(self, model: KAdapterModel, tokenizer: Any, label: str) -> Features:
+        """Encode every held-out record once, with all adapters of the model."""
+        arguments = AdapterArguments(objective=self.objective, backbone="", adapter_name="any")
         objective = pretraining.load(self.objective)(tokenizer, MAX_LENGTH, arguments)
         splits = data_builders.load(self.corpus, self.data_dir)
         fields = objective.learn(splits["train"])
         test = splits["test"]
         test = test.map(objective.encode, batched=True, remove_columns=test.column_names)
         config = KAdapterConfig(**{**model.config.to_dict(), **fields, "fusion": "gated"})
-        states, labels = _read(model, objective, test, f"{label}: reading {self.objective}"), _labels(test)
+        return Features(self, objective, config, test, _read(model, objective, test, label), _labels(test))
+
+
+@dataclass
+class Features:
+    """What a frozen model gives for the held-out records of one task, and the heads that are trained on it."""
+
+    probe: Probe
+    objective: Any
+    config: KAdapterConfig
+    examples: Dataset
+    states: States
+    labels: Tensor
+
+    def scores(self, adapters: Sequence[str], seeds: Sequence[int]) -> list[float]:
+        """Return for each seed the objective's metric of fresh heads on the gated fusion of these adapters.
+
+        A seed draws head, fusion, folds and order, the same for every model that is compared.
+        """
+        states = [{name: one[name] for name in ("backbone", *adapters)} for one in self.states]
         results = []
         for seed in seeds:
-            predictions = self._predict(states, labels, seed, lambda: objective.model_class.build_head(config), config)
-            results.append(objective.measure(predictions.numpy(), labels.numpy(), test)[objective.metric])
+            predictions = self._predict(states, seed).numpy()
+            results.append(
+                self.objective.measure(predictions, self.labels.numpy(), self.examples)[self.objective.metric]
+            )
         return results
 
-    def _predict(
-        self, states: States, labels: Tensor, seed: int, new_head: Callable, config: KAdapterConfig
-    ) -> Tensor:
+    def _predict(self, states: States, seed: int) -> Tensor:
         """Return for every example what heads predict that were trained on the other folds, padded as the labels."""
+        labels, build = self.labels, self.objective.model_class.build_head
         order, predictions = torch.Generator().manual_seed(seed), torch.zeros_like(labels)
         names = [name for name in states[0] if name != "backbone"]
-        for part in torch.randperm(len(states), generator=order).chunk(self.folds):
+        for part in torch.randperm(len(states), generator=order).chunk(self.probe.folds):
             others = torch.ones(len(states), dtype=torch.bool).index_fill(0, part, False).nonzero()[:, 0]
             torch.manual_seed(seed)
-            fusion = new_fusion(config, names)
+            fusion = new_fusion(self.config, names)
             torch.manual_seed(seed)  # whatever the fusion drew
-            fresh = Fresh(fusion, new_head())
-            self._train(fresh, states, labels, others, order)
+            fresh = Fresh(fusion, build(self.config))
+            self._train(fresh, states, others, order)
             with torch.no_grad():
                 found = fresh.eval()([states[index] for index in part]).argmax(dim=-1)
             predictions[part] = found if labels.dim() == 1 else pad(found, (0, labels.shape[1] - found.shape[1]))
         return predictions
 
-    def _train(self, fresh: Fresh, states: States, labels: Tensor, used: Tensor, order: torch.Generator) -> None:
+    def _train(self, fresh: Fresh, states: States, used: Tensor, order: torch.Generator) -> None:
+        probe = self.probe
         gates = [one for name, one in fresh.named_parameters() if name.endswith(".gate")]
         others = [one for name, one in fresh.named_parameters() if not name.endswith(".gate")]
-        groups = [{"params": others}, *([{"params": gates, "lr": 10 * self.learning_rate}] if gates else [])]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
-        steps = self.epochs * -(-len(used) // BATCH)
+        groups = [{"params": others}, *([{"params": gates, "lr": 10 * probe.learning_rate}] if gates else [])]
+        optimizer = torch.optim.AdamW(groups, lr=probe.learning_rate)
+        steps = probe.epochs * -(-len(used) // BATCH)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-        for _ in range(self.epochs):
+        for _ in range(probe.epochs):
             for batch in used[torch.randperm(len(used), generator=order)].split(BATCH):
                 logits = fresh.train()([states[index] for index in batch])
-                loss = cross_entropy(logits.flatten(0, -2), _fit(labels[batch], logits).flatten())
+                loss = cross_entropy(logits.flatten(0, -2), _fit(self.labels[batch], logits).flatten())
                 loss.backward()
                 optimizer.step()
                 schedule.step()
