@@ -120,6 +120,10 @@ class RunArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start anew in a used output directory: its checkpoints are removed."}
     )
+    logging_steps: float = field(
+        default=0.05, metadata={"help": "Log the loss so often: a number of steps, or below 1 a share of all of them."}
+    )
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the loss of the first step too."})
     report_to: None | str | list[str] = field(  # noqa: RUF036 (HfArgumentParser takes it in this order only)
         default="tensorboard", metadata={"help": "Where to log."}
     )

@@ -14,14 +14,13 @@ from .memory import spare_memory
 __all__ = ["bfloat16_pays", "bfloat16_time", "precision_line"]
 
 SHAPE = (256, 384)  # of a product that takes a fraction of a millisecond, and tens where bfloat16 is emulated
-ROUNDS = 4  # the first also pays for threads and kernels, and the fastest counts
+ROUNDS, ENOUGH = 12, 0.15  # the fastest counts, of so many or of those in so many seconds
 WORTHWHILE = 0.8  # of float32's time: autocasting costs some of what the products save
 
 
 def bfloat16_pays(device: torch.device) -> bool:
     """Return whether bfloat16 is faster than float32 on this machine; all processes of a run agree on the first's."""
-    pays = _has_bfloat16_units() if device.type == "cuda" else device.type == "cpu" and bfloat16_time() < WORTHWHILE
-    agreed = [pays]
+    agreed = [_has_units(device) and (device.type != "cpu" or bfloat16_time() < WORTHWHILE)]
     if PartialState().num_processes > 1:
         broadcast_object_list(agreed)
     return agreed[0]
@@ -31,15 +30,15 @@ def bfloat16_pays(device: torch.device) -> bool:
 def bfloat16_time() -> float:
     """Return how many times as long as in float32 a matrix product takes in bfloat16 on this CPU, measured once.
 
-    What libraries say is not enough: oneDNN calls bfloat16 supported on every CPU with AVX-512, also where it lacks
-    the instructions and a product takes four times as long.
+    On a busy machine one product says little, so the fastest of several counts.
     """
     spare_memory()  # heard before the first product of a process only
     seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     rows, side = SHAPE
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         factors = {dtype: (torch.randn(rows, side).to(dtype), torch.randn(side, side).to(dtype)) for dtype in seconds}
-        for _ in range(ROUNDS):
+        began = perf_counter()
+        while len(seconds[torch.bfloat16]) < ROUNDS and perf_counter() - began < ENOUGH:
             for dtype, (left, right) in factors.items():
                 begin = perf_counter()
                 left @ right
@@ -55,12 +54,23 @@ def precision_line(bf16: bool, fp16: bool, asked: bool, device: torch.device) ->
         return f"precision: {name} ({reason})"
     if asked and not bf16:
         return f"precision: {name} (as asked)"
-    factor = bfloat16_time()
-    measured = f"a product in bfloat16 takes {factor:.2g} times as long as in float32 here"
-    if bf16 and factor > 1:
+    measured = f"a product in bfloat16 takes {bfloat16_time():.2g} times as long as in float32 here"
+    if not _has_units(device):
+        measured += ", since this CPU has no units for it"
+    if bf16 and not (_has_units(device) and bfloat16_time() < 1):
         return f"precision: {name}, as asked; warning: {measured}, so this run is slower: leave --bf16 out"
     return f"precision: {name} ({measured})"
 
 
-def _has_bfloat16_units() -> bool:
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+def _has_units(device: torch.device) -> bool:
+    """Return whether the device multiplies in bfloat16, not just stores it.
+
+    oneDNN knows what the environment denies it. The CPU is asked too, for oneDNN says yes on every one with AVX-512,
+    also where products take four times as long as in float32 since there are no instructions for them.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    known = torch.cpu.get_capabilities()
+    return known.get("architecture") != "x86_64" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))

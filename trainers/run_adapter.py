@@ -52,6 +52,7 @@ from kadapter.trainers.outputs import (
     write_adapter,
 )
 from kadapter.trainers.program import run_program
+from kadapter.trainers.progress import saved_line
 from kadapter.trainers.reading import check_attention, check_compiler, compile_blocks, reading
 from kadapter.trainers.trainer import KAdapterTrainer
 from kadapter.trainers.turns import OneOfSeveral, SharedBackbone, Turns, bare_config
@@ -122,11 +123,18 @@ def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dic
             if run.do_train and state.is_main_process:
                 write_adapter(trainer, one.corpus, one.adapter, results)
                 mark_finished(one.run, description, artifact_files(one.adapter))
+                print(_saved(objective, one))
         state.wait_for_everyone()
         return results
 
     jobs = {one.adapter.adapter_name: partial(job, number) for number, one in enumerate(given)}
     return {name: run_it() for name, run_it in jobs.items()} if turns is None else turns.run(jobs)
+
+
+def _saved(objective: Any, one: Settings) -> str:
+    if one.adapter.without_adapter:
+        return saved_line(Path(one.run.output_dir) / HEAD, objective.model_class.__name__)
+    return saved_line(one.run.output_dir, "KAdapterModel", remote=True)
 
 
 def _check(given: list[Settings]) -> tuple[Any, list[str | bool], KAdapterConfig | None]:

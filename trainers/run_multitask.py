@@ -53,6 +53,7 @@ from kadapter.trainers.outputs import (
     replace_files,
 )
 from kadapter.trainers.program import run_program
+from kadapter.trainers.progress import saved_line
 
 
 @dataclass(kw_only=True)
@@ -268,6 +269,7 @@ def _write(
         "results": {key: value for key, value in results.items() if not key.endswith(("_runtime", "_per_second"))},
     }
     replace_file(output / MULTITASK, json.dumps(told, indent=2))
+    print(saved_line(output, "AutoModel"))
 
 
 if __name__ == "__main__":

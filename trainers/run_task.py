@@ -51,6 +51,7 @@ from kadapter.trainers.outputs import (
     replace_files,
 )
 from kadapter.trainers.program import run_program
+from kadapter.trainers.progress import saved_line
 from kadapter.trainers.states import keep_states
 from kadapter.trainers.task_arguments import HEADLINE, TaskRunArguments, parse_task_arguments
 from kadapter.trainers.task_data import Split, draw_fraction
@@ -273,6 +274,8 @@ def _write(ground: Ground, model: Any, trainer: TaskTrainer, results: dict[str, 
     if run.do_train:
         mark_finished(run, trainer.description, [RUN])
     replace_file(folder / RUN, json.dumps(description, indent=2))
+    if run.do_train and ground.flags.save_artifact:
+        print(saved_line(folder, type(model).__name__))
 
 
 def _trained_on(ground: Ground, split: Split) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from .checkpoints import check_same_run, damage, last_complete_checkpoint, write
 from .examples import column
 from .memory import keep_memory, spare_memory
 from .outputs import PARTIAL, remove, replace_file
+from .progress import Cost
 from .sampling import GlobalBatchSampler
 
 __all__ = ["KAdapterTrainer", "keep_memory", "spare_memory"]
@@ -58,6 +59,8 @@ class KAdapterTrainer(Trainer):
         )
         self.objective = objective
         self.description = description
+        if self.train_dataset is not None:
+            self.add_callback(Cost(len(self.train_dataset)))
 
     # ---- resuming -------------------------------------------------------------------------------------------------
 

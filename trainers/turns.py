@@ -22,6 +22,7 @@ from transformers import PrinterCallback, ProgressCallback
 from ..configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
 from ..modeling_kadapter import KAdapterModel
 from .feature_trainer import FeatureTrainer
+from .progress import Cost
 
 __all__ = ["OneOfSeveral", "SharedBackbone", "Turns"]
 
@@ -192,6 +193,8 @@ class OneOfSeveral(FeatureTrainer):
         self.name, self.turns = name, turns
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
+        if self.pop_callback(Cost) is not None:
+            self.add_callback(Cost(len(self.train_dataset), name))
         self.add_callback(NamedPrinter(name))
         if not self.args.disable_tqdm:
             self.add_callback(NamedBar(name))
