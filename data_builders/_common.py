@@ -327,11 +327,11 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         return list(make_rows(record))
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, bool, Any]]:
-        """Lets our own sentence through where datasets wraps it; between processes its cause would be lost."""
+        """Lets our own sentence, or the disk's, through where datasets wraps it; processes would lose its cause."""
         try:
             yield from super()._prepare_split_single(*args, **kwargs)
         except datasets.exceptions.DatasetGenerationError as error:
-            if isinstance(error.__cause__, BadRecord):
+            if isinstance(error.__cause__, BadRecord | OSError):
                 raise error.__cause__ from None
             raise
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,8 @@ def build_corpus(corpus: CorpusArguments, tell: bool, **options: Any) -> dict[st
         ValueError: the corpus is malformed.
     """
     options |= {"num_proc": corpus.num_proc, "on_bad_record": corpus.on_bad_record}
-    splits = data_builders.load(corpus.corpus, corpus.data_dir, **options)
+    with writing_the_cache(f"the corpus in {str(corpus.data_dir)!r}"):
+        splits = data_builders.load(corpus.corpus, corpus.data_dir, **options)
     if tell:
         note = data_builders.get_builder(corpus.corpus).note
         print(f"corpus {corpus.corpus}, the files of {corpus.data_dir} by split{note and f' ({note})'}:")
@@ -54,6 +57,27 @@ def build_corpus(corpus: CorpusArguments, tell: bool, **options: Any) -> dict[st
         for split, counts in data_builders.counts(splits).items():
             print(f"corpus {corpus.corpus}, {split}: {data_builders.listed(counts)}")
     return splits
+
+
+@contextmanager
+def writing_the_cache(what: str) -> Iterator[None]:
+    """Say in a sentence that the cache of `datasets` can't be written; that a file can't be read is one already.
+
+    Raises:
+        OSError: the disk is full, or the cache can't be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(str(datasets.config.HF_CACHE_HOME)):
+            raise
+        # It says "Cannot find data file" first, whatever the reason was.
+        reason = " ".join(str(error).rpartition("Original error:")[2].split())
+        cache = str(datasets.config.HF_DATASETS_CACHE)
+        raise OSError(
+            f"{what} could not be kept in the cache of datasets, {cache!r} ({reason}); free some space "
+            "there, or name another place by the environment variable HF_DATASETS_CACHE"
+        ) from error
 
 
 def load_splits(corpus: CorpusArguments, train: bool, evaluate: bool, tell: bool) -> dict[str, datasets.Dataset]:
@@ -114,15 +138,16 @@ def encode(
             examples["record"] = [places[record] for record in examples["record"]]
         return {"length": [len(ids) for ids in examples["input_ids"]], **examples}
 
-    examples = rows.map(
-        encode_batch,
-        batched=True,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        num_proc=corpus.num_proc,
-        new_fingerprint=_cache_key(rows, objective, training, options),
-        desc=f"encoding {split}",
-    )
+    with writing_the_cache(f"the encoded {split} examples"):
+        examples = rows.map(
+            encode_batch,
+            batched=True,
+            with_indices=True,
+            remove_columns=rows.column_names,
+            num_proc=corpus.num_proc,
+            new_fingerprint=_cache_key(rows, objective, training, options),
+            desc=f"encoding {split}",
+        )
     if tell:
         truncated = int(column(examples, "truncated").sum()) if len(examples) else 0
         dropped = len(rows) - len(examples)

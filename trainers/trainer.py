@@ -33,7 +33,11 @@ __all__ = ["KAdapterTrainer", "keep_memory", "spare_memory"]
 
 IGNORED = -100
 WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU)  # where each process has all of a gradient
-DISK_IS_FULL = ("PytorchStreamWriter", "iostream error")  # so torch.save says it, in a RuntimeError
+DISK_IS_FULL = (
+    "PytorchStreamWriter",
+    "iostream error",
+    "inline_container",
+)  # so torch.save says it, in a RuntimeError
 
 
 class KAdapterTrainer(Trainer):
@@ -205,9 +209,9 @@ class KAdapterTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:
+            shutil.rmtree(self.staging, ignore_errors=True)
             if isinstance(error, RuntimeError) and not any(said in str(error) for said in DISK_IS_FULL):
                 raise
-            shutil.rmtree(self.staging, ignore_errors=True)
             raise OSError(
                 f"could not write {name} of {str(run)!r} ({error}); earlier checkpoints are untouched: free some "
                 "space and go on by --resume_from_checkpoint last"
