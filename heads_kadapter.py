@@ -147,7 +147,7 @@ def first_tokens(attention_mask: Tensor | None, given: Tensor) -> Tensor:
     """Return the position (batch, 1) of each row's first real token, whatever stands before it."""
     if attention_mask is None:
         return torch.zeros(len(given), 1, dtype=torch.long, device=given.device)
-    return attention_mask.argmax(dim=1, keepdim=True)
+    return attention_mask.long().argmax(dim=1, keepdim=True)  # of booleans neither PyTorch nor ONNX takes it
 
 
 def check_words(word_positions: Tensor | None) -> Tensor:
