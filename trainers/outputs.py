@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..destination_kadapter import CONFIG, WEIGHTS, check_destination
-from ..saving_kadapter import TOKENIZER_FILES
 from .checkpoints import MANIFEST, all_checkpoints, is_complete, is_same_run, last_complete_checkpoint
 
 __all__ = [
@@ -45,11 +44,15 @@ OF_A_RUN = (
     *(f"{PREFIX_CHECKPOINT_DIR}-*", "runs", "*_results.json", "trainer_state.json", "pred*.jsonl"),
     *(RUN, FINISHED),
 )
+OF_A_TOKENIZER = (  # of each family its own
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    "chat_template.jinja",
+)
 LEFT_BY_A_KILL = (f"{PARTIAL}*", f".*{PARTIAL}", f"{HEAD}/{PARTIAL}*", f"{HEAD}/.*{PARTIAL}")
 OURS = (
     *OF_A_RUN,
     *(MULTITASK, LOCK, f"*{PARTIAL}*", HEAD, WEIGHTS, CONFIG, "README.md", "*_kadapter.py", "training_args.bin"),
-    *("seed-*", "lr-*", *TOKENIZER_FILES),
+    *("seed-*", "lr-*", *OF_A_TOKENIZER),
 )
 
 
