@@ -13,6 +13,7 @@ from .shape_kadapter import (
     default_layers,
     refuse_misspelt,
     split_composition,
+    with_plain_errors,
 )
 
 __all__ = [
@@ -58,6 +59,7 @@ def _from_backbone(name: str) -> property:
     return property(read, refuse, doc=f"The backbone's {name} (read only).")
 
 
+@with_plain_errors("K-Adapter model")
 @strict
 class KAdapterConfig(PreTrainedConfig):
     """What a K-Adapter model is made of: a pinned backbone, the adapters beside it, and how their outputs are fused.

@@ -3,28 +3,37 @@
 Dimensions: B batch, P passages, S sequence, A answers.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .heads_kadapter import can_be_looked_at
 
-__all__ = ["cross_entropy", "multi_label_loss", "spans_loss", "spans_of"]
+__all__ = ["cross_entropy", "multi_label_loss", "regression_loss", "sequence_loss", "spans_loss", "spans_of"]
+
+IGNORED = -100  # the label of what does not count
 
 
 def cross_entropy(logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | None:
     """Mean over the labels that count, or their sum over the number of such labels in the whole (global) batch.
 
     Raises:
-        ValueError: a label is no class of the logits.
+        ValueError: a label is no class of the logits, or labels are of another shape or no whole numbers.
     """
     if labels is None:
         return None
-    if can_be_looked_at(labels) and labels.numel() and int(labels.max()) >= logits.shape[-1]:
+    if labels.is_floating_point() or labels.numel() != logits[..., 0].numel():
+        shape = tuple(logits.shape[:-1])
         raise ValueError(
-            f"label {int(labels.max())} is none of the {logits.shape[-1]} classes, 0 to {logits.shape[-1] - 1}"
+            f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}, and must be {shape} whole numbers, a "
+            "class each; other problems than classes are chosen by problem_type"
         )
-    logits, labels = logits.flatten(0, -2).float(), labels.flatten().to(logits.device)
+    if can_be_looked_at(labels):
+        for label in labels[((labels < 0) & (labels != IGNORED)) | (labels >= logits.shape[-1])][:1].tolist():
+            raise ValueError(f"label {label} is none of the {logits.shape[-1]} classes, 0 to {logits.shape[-1] - 1}")
+    logits, labels = logits.flatten(0, -2).float(), labels.flatten().to(logits.device).long()
     if num_items_in_batch is None:
         return F.cross_entropy(logits, labels)
     return _share(F.cross_entropy(logits, labels, reduction="sum"), num_items_in_batch)
@@ -34,7 +43,7 @@ def multi_label_loss(logits: Tensor, labels: Tensor | None, num_items_in_batch: 
     """Mean binary cross-entropy over all labels of all examples, or their sum over the number in the global batch.
 
     Raises:
-        ValueError: the labels are not (batch, labels).
+        ValueError: the labels are not (batch, labels), or lie outside 0 to 1.
     """
     if labels is None:
         return None
@@ -42,10 +51,64 @@ def multi_label_loss(logits: Tensor, labels: Tensor | None, num_items_in_batch: 
         raise ValueError(
             f"labels have shape {tuple(labels.shape)} and must have {tuple(logits.shape)}: 0 or 1 for each"
         )
+    if can_be_looked_at(labels) and not ((labels >= 0) & (labels <= 1)).all():
+        raise ValueError("labels of a text that may have several must be 0 or 1 each, and one lies outside")
     logits, labels = logits.float(), labels.to(logits.device).float()
     if num_items_in_batch is None:
         return F.binary_cross_entropy_with_logits(logits, labels)
     return _share(F.binary_cross_entropy_with_logits(logits, labels, reduction="sum"), num_items_in_batch)
+
+
+def regression_loss(logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | None:
+    """Mean squared error over all values, or its sum over their number in the global batch.
+
+    Raises:
+        ValueError: the labels are not (batch, labels), or (batch,) for a single value.
+    """
+    if labels is None:
+        return None
+    if labels.shape != logits.shape and not (
+        logits.shape[1] == 1 and labels.dim() == 1 and len(labels) == len(logits)
+    ):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and must have {tuple(logits.shape)}: num_labels numbers each"
+        )
+    logits, labels = logits.float(), labels.to(logits.device).float().view(logits.shape)
+    if num_items_in_batch is None:
+        return F.mse_loss(logits, labels)
+    return _share(F.mse_loss(logits, labels, reduction="sum"), num_items_in_batch)
+
+
+def sequence_loss(
+    config: Any, logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None
+) -> Tensor | None:
+    """Return the loss of `config.problem_type`, which the first labels decide where it is None, as in transformers.
+
+    One label is a regression; of several, whole numbers are classes, and others say of each class how true it is.
+
+    Raises:
+        ValueError: the labels are none of such a problem.
+    """
+    if labels is None:
+        return None
+    problem_type = config.problem_type
+    if problem_type is None and config.num_labels == 1:
+        problem_type = "regression"
+    elif problem_type is None:
+        classes = labels.dtype in (torch.long, torch.int)
+        problem_type = "single_label_classification" if classes else "multi_label_classification"
+    if problem_type == "single_label_classification" and config.num_labels == 1:
+        raise ValueError("a single class teaches nothing: give num_labels=2, or problem_type='regression'")
+    loss = SEQUENCE_LOSSES[problem_type](logits, labels, num_items_in_batch)
+    config.problem_type = problem_type
+    return loss
+
+
+SEQUENCE_LOSSES = {
+    "regression": regression_loss,
+    "single_label_classification": cross_entropy,
+    "multi_label_classification": multi_label_loss,
+}
 
 
 def _share(loss: Tensor, num_items_in_batch: Tensor | int) -> Tensor:

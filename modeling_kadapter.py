@@ -56,9 +56,10 @@ from .heads_kadapter import (
     token_mask,
 )
 from .loading_kadapter import TASKS, ArtifactVerbs
-from .losses_kadapter import cross_entropy, multi_label_loss, spans_loss, spans_of
+from .losses_kadapter import cross_entropy, multi_label_loss, sequence_loss, spans_loss, spans_of
 from .saving_kadapter import drop_backbone, forgive_backbone
 from .tapping_kadapter import (
+    check_keywords,
     check_tapped,
     positions_of,
     prepare_taps,
@@ -246,15 +247,20 @@ class KAdapterModel(KAdapterPreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> KAdapterModelOutput | tuple:
-        """Return fused features, and what they were fused from; other keywords go to the backbone.
+        """Return fused features, and what they were fused from; other keywords that the backbone knows go to it.
 
         `hidden_states`, what `tap` returned for the same inputs, stands in for a run of the backbone.
         Shapes: `input_ids`, `attention_mask`, `position_ids` (batch, sequence); `inputs_embeds` (batch, sequence,
         hidden). Outputs at real tokens do not depend on padding (with `mask_padding`).
 
         Raises:
+            TypeError: neither this model nor its backbone knows a keyword.
             ValueError: the mask has another shape, the sequence is too long, or `hidden_states` lack a tapped one.
         """
+        if kwargs.get("hidden_states") is not None and (output_hidden_states or kwargs.get("output_attentions")):
+            raise ValueError(
+                "hidden_states stand for a run of the backbone, so it has no others to output; give input_ids"
+            )
         inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         last, states, attentions = self._run_backbone(input_ids, attention_mask, output_hidden_states, **inputs)
         every = tuple(states.values()) if output_hidden_states else None
@@ -286,6 +292,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         **kwargs: Any,
     ) -> tuple[Tensor, dict[int, Tensor], Any]:
         """Return R, the tapped or all hidden states, and the attentions; a graph only if backbone or input train."""
+        check_keywords(kwargs, self.backbone)
         check_mask(attention_mask, input_ids if input_ids is not None else inputs_embeds)
         if hidden_states is not None:
             return hidden_states[-1], check_tapped(hidden_states, self.tapped()), None
@@ -395,7 +402,15 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
     What is frozen is read once and kept: `model(states=model.read(**inputs), **rest)` is `model(**inputs, **rest)`.
     """
 
+    problem_types = ("single_label_classification",)  # those that its loss is for
+    _own_inputs: tuple[str, ...] = ()  # keywords of the positions that it reads
+
     def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
+        if config.problem_type is not None and config.problem_type not in self.problem_types:
+            raise ValueError(
+                f"problem_type={config.problem_type!r} means nothing to {type(self).__name__}, whose loss is for "
+                f"{' or '.join(self.problem_types)}; choose such a one, or leave it out"
+            )
         super().__init__(config)
         self.kadapter = KAdapterModel(config, backbone)
         self.head = self.build_head(config)
@@ -418,6 +433,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
             ValueError: inputs or positions are missing, of another shape or out of range.
         """
         inputs = {key: one for key, one in kwargs.items() if key not in NOT_READ}
+        self._check_keywords(inputs)
         given = input_ids if input_ids is not None else inputs.get("inputs_embeds")
         if given is None:
             raise ValueError(
@@ -432,6 +448,12 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         """Return the positions (batch, n) that the head reads, None for all; takes its keywords out of `inputs`."""
         return None
 
+    def _check_keywords(self, inputs: dict[str, Any]) -> None:
+        check_keywords(inputs, self.kadapter.backbone, (*self._own_inputs, *NOT_READ))
+        for key in ("output_hidden_states", "output_attentions"):
+            if inputs.get(key):
+                raise TypeError(f"a head has no {key}: it reads few positions; call model.base_model(..., {key}=True)")
+
     def fuse(self, states: dict[str, Tensor] | None = None, **inputs: Any) -> Tensor:
         """Return the fused features (batch, n, hidden) of states, or of inputs that are read first.
 
@@ -443,6 +465,8 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
             states = self.read(**inputs)
         elif any(inputs.get(key) is not None for key in ("input_ids", "inputs_embeds")):
             raise ValueError("give states or input_ids, not both: states are what was read of input_ids before")
+        else:
+            self._check_keywords(inputs)
         self._check_states(states)
         adapters = {name: states[f"adapters.{name}"] for name in self.active_adapters()}
         return self.kadapter.fusion(states["backbone"], adapters)
@@ -463,9 +487,10 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
 
 
 class KAdapterForSequenceClassification(KAdapterHeadModel):
-    """Class of a whole text, read off its first token."""
+    """Class of a whole text, several classes, or one or more numbers, read off its first token."""
 
     _auto_classes = ("AutoModelForSequenceClassification",)
+    problem_types = ("single_label_classification", "multi_label_classification", "regression")
 
     @staticmethod
     def build_head(config: KAdapterConfig) -> nn.Module:
@@ -485,13 +510,18 @@ class KAdapterForSequenceClassification(KAdapterHeadModel):
         states: dict[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple:
-        """Return logits (batch, labels) and, given `labels` (batch,), the mean cross-entropy.
+        """Return logits (batch, labels) and, given `labels`, the mean loss for `config.problem_type`.
+
+        That is the cross-entropy for classes (batch,), the binary cross-entropy for several labels of a text (batch,
+        labels), or the squared error for numbers, (batch,) or (batch, labels). Where it is None the first labels
+        decide, as in transformers, and it is stored.
 
         Raises:
-            ValueError: a label is no class, or inputs and states are missing.
+            TypeError: a keyword is unknown.
+            ValueError: labels are none of such a problem, or inputs and states are missing.
         """
         logits = self.head(self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs))
-        output = SequenceClassifierOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
+        output = SequenceClassifierOutput(sequence_loss(self.config, logits, labels, num_items_in_batch), logits)
         return output.to_tuple() if return_dict is False else output
 
 
@@ -499,6 +529,7 @@ class KAdapterEntityModel(KAdapterHeadModel):
     """What the heads on marked mentions share."""
 
     mentions = 1
+    _own_inputs = ("entity_positions",)
     _loss = staticmethod(cross_entropy)
 
     @classmethod
@@ -541,11 +572,12 @@ class KAdapterForEntityClassification(KAdapterEntityModel):
 
     _auto_classes = ("AutoModelForSequenceClassification",)
     _loss = staticmethod(multi_label_loss)
+    problem_types = ("multi_label_classification",)
     markers = (" @",)  # with the sign for a space before it, unlike the bare one of relations: so the official scripts
 
     def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
-        config.problem_type = "multi_label_classification"
         super().__init__(config, backbone)
+        config.problem_type = "multi_label_classification"
 
 
 class KAdapterForEntityPairClassification(KAdapterEntityModel):
@@ -696,6 +728,7 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
     """Head of each word among the words of its sentence: the linguistic objective."""
 
     _auto_classes = ("AutoModelForTokenClassification",)
+    _own_inputs = ("word_positions",)
     encode_words = staticmethod(encode_words)
 
     @staticmethod

@@ -4,7 +4,7 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = [
     "default_layers",
     "refuse_misspelt",
     "split_composition",
+    "with_plain_errors",
 ]
 
 # Of the paper's adapters beside roberta-large; hashes leave them out.
@@ -62,21 +63,25 @@ def check_adapter_name(name: str) -> None:
         raise ValueError(f"adapter name {name!r} is the name of a module's method; choose another name")
 
 
-def _told_plainly(kind: type) -> type:
-    """Let a strict dataclass say in one sentence which field has a value of another type."""
-    set_strictly = kind.__setattr__
+def with_plain_errors(purpose: str) -> Callable[[type], type]:
+    """Let a strict dataclass for this purpose say in one sentence which field has a value of another type."""
 
-    def __setattr__(self: Any, name: str, value: Any) -> None:
-        try:
-            set_strictly(self, name, value)
-        except StrictDataclassFieldValidationError as error:
-            raise TypeError(f"{name}={value!r} makes no knowledge adapter: {error.__cause__}") from None
+    def decorate(config_class: type) -> type:
+        set_strictly = config_class.__setattr__
 
-    kind.__setattr__ = __setattr__
-    return kind
+        def __setattr__(self: Any, name: str, value: Any) -> None:
+            try:
+                set_strictly(self, name, value)
+            except StrictDataclassFieldValidationError as error:
+                raise TypeError(f"{name}={value!r} makes no {purpose}: {error.__cause__}") from None
+
+        config_class.__setattr__ = __setattr__
+        return config_class
+
+    return decorate
 
 
-@_told_plainly
+@with_plain_errors("knowledge adapter")
 @strict
 @dataclass(kw_only=True)
 class KnowledgeAdapterConfig:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import ctypes
+import difflib
 import inspect
 import sys
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 __all__ = [
     "Positions",
+    "check_keywords",
     "check_tapped",
     "give_back",
     "glibc",
@@ -26,6 +28,11 @@ __all__ = [
     "without_capturing_hooks",
 ]
 
+# What a backbone that documents its parameters takes beside them, if it takes others at all, and what an encoder's
+# forward names for decoders alone.
+DOCUMENTED = ("output_attentions", "output_hidden_states", "return_dict")
+OF_DECODERS = ("cache_position", "encoder_attention_mask", "encoder_hidden_states", "past_key_values", "self")
+ALWAYS = ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "hidden_states")
 INSTALLED = "_output_capturing_hooks_installed"  # by which transformers notes on a model that its hooks are placed
 
 
@@ -50,6 +57,37 @@ class Positions(NamedTuple):
         real = attention_mask.bool()
         index = torch.arange(real.shape[1], device=real.device) + self.first
         return (index - (real.long().cumsum(dim=1) == 0).sum(dim=1, keepdim=True)).clamp(min=self.first)  # (B, S)
+
+
+def check_keywords(keywords: dict[str, Any], backbone: nn.Module, own: Collection[str] = ()) -> None:
+    """Refuse keywords of forward that neither a model, whose are `own`, nor its backbone knows.
+
+    Transformers' forwards take any keyword and ignore what they do not know.
+
+    Raises:
+        TypeError: there is such; its value is not shown.
+    """
+    if torch.compiler.is_compiling():
+        return
+    parameters = inspect.signature(type(backbone).forward).parameters
+    known = [*ALWAYS, *own, *DOCUMENTED, *(name for name in parameters if name not in OF_DECODERS)]
+    for key, value in keywords.items():
+        if key == "adapter_names":
+            raise TypeError(
+                "forward has no keyword 'adapter_names': all rows of a batch go through the active adapters; choose "
+                "them by set_adapter, and give the rows of other adapters in a batch of their own"
+            )
+        if key not in known and not _means_nothing(key, value):
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+            hint = (
+                f"did you mean {close[0]!r}?" if close else f"{type(backbone).__name__} has none either; leave it out"
+            )
+            raise TypeError(f"forward has no keyword {key!r}; {hint}")
+
+
+def _means_nothing(key: str, value: Any) -> bool:
+    """Return whether a tokenizer gave this for backbones that have token types, all of them the first type."""
+    return key == "token_type_ids" and isinstance(value, Tensor | None) and (value is None or not value.any())
 
 
 def positions_of(backbone: nn.Module) -> Positions:
