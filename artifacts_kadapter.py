@@ -128,8 +128,10 @@ def _read_own(where: str, **reading: Any) -> Artifact:
     tensors, record, hashes, digests = _read_weights(file)
     config = _without_code(_reconcile(written, record, where))
     try:
+        if not isinstance(config.get("architectures") or [], list):
+            raise TypeError("its architectures are no list of names")
         KAdapterConfig.from_dict(dict(config))
-    except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {CONFIG} describes no K-Adapter model ({error}); save it again") from error
     inside = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
     files = {file: Stored(tensors, config.get("adapters") or {}, hashes, digests)} if tensors else {}

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ __all__ = [
     "write_directory",
 ]
 
+REPOSITORY = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"  # the name of one on the Hub
+LONGEST_FIELD = 200  # characters of what a card tells of an adapter
 ALIGNMENT = 64  # bytes; so a mapped tensor begins where one that PyTorch made does, and multiplies to the same bits
 STRUCTURE = (  # the fields that the tensors belong to: nobody changes them without saving again
     *("architectures", "adapters", "fusion", "inner_projections", "dependency_head", "arc_size", "num_positions"),
@@ -223,18 +226,18 @@ def forgive_backbone(module: Any, incompatible: Any) -> None:
 def model_card(config: KAdapterConfig) -> str:
     """Return the text of an artifact's README.md: what it is, on which backbone and data, with which result."""
     backbone, names = config.backbone_name_or_path, list(config.adapters)
-    local = backbone is None or os.path.isabs(backbone)
+    local = backbone is None or not re.fullmatch(REPOSITORY, backbone)
     data = ModelCardData(
         library_name="transformers",
         tags=["kadapter", "adapter", *names],
         base_model=None if local else backbone,
         base_model_relation=None if local else "adapter",
     )
-    shown = f"`{Path(backbone).name if local else backbone}`" if backbone else "a backbone that exists only in memory"
+    shown = _code(Path(backbone).name if local else backbone) if backbone else "a backbone that exists only in memory"
     lines = ["---", data.to_yaml(), "---", CARD_MARK, f"# {_title(config)}", ""]
     lines += [
-        f"For the encoder {shown} (revision `{config.backbone_revision or '-'}`, fingerprint "
-        f"`{(config.backbone_fingerprint or '-')[:12]}`), after K-Adapter (Wang et al., Findings of ACL 2021).",
+        f"For the encoder {shown} (revision {_code(config.backbone_revision or '-')}, fingerprint "
+        f"{_code((config.backbone_fingerprint or '-')[:12])}), after K-Adapter (Wang et al., Findings of ACL 2021).",
         f"Outputs are fused by `{config.fusion}`.",
         "The backbone was changed along and is part of this artifact."
         if config.backbone_modified
@@ -290,4 +293,21 @@ def _row(name: str, adapter: dict[str, Any]) -> str:
     results = (training.get("results") or {}).items()
     shown = ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in results)
     told = (training.get("corpus", "-"), training.get("objective", "-"), shown or "-")
-    return f"| {' | '.join(map(str, (name, adapter['layers'], adapter['hidden_size'], *told)))} |"
+    return f"| {name} | {adapter['layers']} | {adapter['hidden_size']} | {' | '.join(map(_plain, told))} |"
+
+
+def _plain(value: Any) -> str:
+    """Return a value, perhaps of other people's artifacts, as text in which Markdown and HTML mean nothing."""
+    text = _one_line(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]|~$!#])|(?<!\w)(_)|(_)(?!\w)", lambda found: f"\\{found.group()}", text)
+    return text.replace("://", ":&#47;&#47;")  # no address becomes a link of its own
+
+
+def _code(value: Any) -> str:
+    """Return a value as code within a line, which it can't end."""
+    return f"`{_one_line(value).replace('`', '')}`"
+
+
+def _one_line(value: Any) -> str:
+    text = "".join(one if one.isprintable() else " " for one in str(value))
+    return textwrap.shorten(text, LONGEST_FIELD, placeholder=" ...") or "-"

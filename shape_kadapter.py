@@ -149,6 +149,20 @@ class KnowledgeAdapterConfig:
             raise ValueError(f"skip_layers={self.skip_layers} must be 0 (off) or at least 2")
         if self.layers is not None:
             self._check_order(list(self.layers))
+        self._check_origin()
+
+    def _check_origin(self) -> None:
+        """Refuse what no trainer and no loading wrote of where an adapter comes from."""
+        if not isinstance(self.training.get("results") or {}, dict):
+            raise TypeError("'results' of a knowledge adapter's training must map names to numbers")
+        needed = {"name_or_path": str, "adapter": str, "hash": str}
+        maybe = {"revision": str | None, "subfolder": str | None}
+        for key, kind in ({**needed, **maybe} if self.source else {}).items():
+            if (key in needed and key not in self.source) or not isinstance(self.source.get(key), kind):
+                raise ValueError(
+                    f"the source of a knowledge adapter lacks {key!r} or has it of another type; it tells "
+                    f"{', '.join((*needed, *maybe))} of where the adapter was saved, so save the artifact again"
+                )
 
     def _check_order(self, layers: list[int]) -> None:
         if not layers or layers[0] < 0 or any(a >= b for a, b in itertools.pairwise(layers)):

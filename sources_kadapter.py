@@ -83,9 +83,11 @@ def referred(
     names = []
     for name, values in adapters.items():
         source = values.get("source")
-        if not source or bundle_adapters or (bundle_adapters is None and source["revision"] is None):
+        if not source or bundle_adapters or (bundle_adapters is None and source.get("revision") is None):
             continue
-        here = source["revision"] is None and os.path.realpath(source["name_or_path"]) == os.path.realpath(directory)
+        here = source.get("revision") is None and os.path.realpath(source["name_or_path"]) == os.path.realpath(
+            directory
+        )
         if not here and adapter_hash(values, tensors_under(f"adapters.{name}.", tensors)) == source["hash"]:
             names.append(name)
     return names
