@@ -7,6 +7,7 @@ that weights and configuration of two saves, or a configuration edited by hand, 
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -201,6 +202,9 @@ def _read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[st
         record, hashes, digests = (json.loads(metadata.get(key, "{}")) for key in ("kadapter", "hashes", "digests"))
         if not all(isinstance(one, dict) for one in (record, hashes, digests)):
             raise ValueError("what its metadata tell are no records")
+        noted = (*hashes.values(), *digests.values())
+        if not all(isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in noted):
+            raise ValueError("what its metadata tell of its tensors are no hashes")
         noted, found = digests.get("record"), hashlib.sha256(metadata.get("kadapter", "").encode()).hexdigest()
         if noted is not None and noted != found:
             raise ValueError("the configuration in it is not that which was saved")

@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from .shape_kadapter import (
@@ -153,14 +154,21 @@ class KAdapterConfig(PreTrainedConfig):
         """Return the backbone's configuration as an object of its own class.
 
         Raises:
-            ValueError: there is no backbone configuration, or its model type is not one of transformers'.
+            ValueError: there is no backbone configuration, its model type is not one of transformers', or it is
+                damaged.
         """
         if not self.backbone_config or "model_type" not in self.backbone_config:
             raise ValueError(
                 "this configuration has no backbone; build the model with KAdapterModel.from_backbone(ID_OR_PATH)"
             )
         values = dict(self.backbone_config)
-        return AutoConfig.for_model(values.pop("model_type"), **values)
+        try:
+            return AutoConfig.for_model(values.pop("model_type"), **values)
+        except (AttributeError, KeyError, TypeError, RecursionError, StrictDataclassError) as error:
+            raise ValueError(
+                f"backbone_config makes no configuration of a {self.backbone_config['model_type']!r} ({error}); save "
+                "the artifact again"
+            ) from error
 
     for _name in BACKBONE_FIELDS:
         locals()[_name] = _from_backbone(_name)

@@ -101,6 +101,7 @@ NONSENSE = {
     "architectures that are a number": lambda config: config.update(architectures=7),
     "architectures of a list": lambda config: config.update(architectures=[["KAdapterModel"]]),
     "a backbone configuration that is text": lambda config: config.update(backbone_config="roberta"),
+    "a backbone's labels that are a number": lambda config: config["backbone_config"].update(id2label=7),
     "a fingerprint that is a list": lambda config: config.update(backbone_fingerprint=["a"]),
     "a backbone's name that is a number": lambda config: config.update(backbone_name_or_path=7),
     "a revision that is a mapping": lambda config: config.update(backbone_revision={}),
@@ -116,7 +117,16 @@ def test_fields_of_another_kind_are_refused_in_a_sentence(artifact, change):
     edit(artifact, change)
     with pytest.raises((ValueError, TypeError, OSError), match=r"[a-z_ ]{10}.*") as caught:
         KAdapterModel.from_pretrained(artifact)
-    assert str(artifact) in str(caught.value) or "fac" in str(caught.value)
+    assert re.search(f"{artifact}|fac|backbone_config", str(caught.value))
+
+
+@pytest.mark.parametrize("hashes", [{"fac": 7}, {"fac": ["a"]}, {"fac": ""}, [], "text"])
+def test_hashes_that_are_none_are_refused_in_a_sentence(artifact, hashes):
+    path = artifact / "model.safetensors"
+    for key in ("hashes", "digests"):
+        save_file(load_file(path), path, metadata={key: json.dumps(hashes)})
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged or cut short \(what its metadata tell"):
+            KAdapterModel.from_pretrained(artifact)
 
 
 @pytest.mark.parametrize("depth", [500, 900, 5000, 100_000])
