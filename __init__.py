@@ -1,7 +1,7 @@
 """kadapter: knowledge adapters for Hugging Face encoders.
 
-Importing the package is fast and imports no torch; a name imports what it needs when it is first asked for. The model
-and its heads register themselves with the Auto classes.
+Importing the package is fast and imports no torch; a name imports what it needs when it is first asked for. With the
+first one, whichever it is, the model and its heads register themselves with the Auto classes.
 """
 
 from typing import Any
@@ -35,6 +35,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     import importlib
 
+    importlib.import_module(f"{__name__}.modeling_kadapter")  # registers with the Auto classes
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

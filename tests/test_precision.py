@@ -112,3 +112,10 @@ def test_the_benchmark_of_reading_computes_in_what_is_faster_here(monkeypatch):
     commands = __import__("_commands")
     assert commands.in_bfloat16(None, "cpu") is RunArguments(output_dir="out").bf16
     assert [commands.in_bfloat16(asked, "cpu") for asked in (True, False)] == [True, False]
+
+
+def test_a_run_is_resumed_in_the_precision_that_it_began_with(ground, tmp_path):
+    argv = flags(ground, "linguistic", tmp_path / "out", "--report_to", "none", "--max_steps")
+    run_adapter.main([*argv, "2"])
+    with pytest.raises(ValueError, match=r"--bf16"):
+        run_adapter.main([*argv, "4", "--bf16", "True", "--resume_from_checkpoint", "last"])

@@ -40,6 +40,7 @@ COMPLETE = ("model.safetensors", "optimizer.pt", "scheduler.pt", STATE)
 TRAINING_FLAGS = (  # what the numbers of a run depend on, apart from how long it is and how often it saves
     *("seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "optim"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "train_sampling_strategy", "metric_for_best_model"),
+    *("bf16", "fp16"),
 )
 NOT_LEARNED_FROM = ("place",)  # columns of encoded examples that depend on a cache
 SHOWN_DIFFERENCES = 3
