@@ -86,7 +86,7 @@ for name, (head, task) in own.items():
 model = transformers.AutoModelForTokenClassification.from_pretrained("typing", num_labels=5, trust_remote_code=True)
 assert type(model).__name__ == "KAdapterForTokenClassification" and model.config.num_labels == 5
 """
-    run_python(code, folder)
+    assert run_python(code, folder).returncode == 0
 
 
 @pytest.mark.parametrize(
