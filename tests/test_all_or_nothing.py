@@ -89,7 +89,7 @@ def test_a_dtype_that_can_not_be_computed_with_is_refused(folder, dtype):
 def test_adapters_of_two_dtypes_may_stand_side_by_side(folder, tmp_path):
     half = with_tensors(folder, tmp_path / "half", lambda key, tensor: tensor.bfloat16())
     model = KAdapterModel.from_pretrained(folder / "fac")
-    model.load_adapter(half)
+    model.load_adapter(half, verify=False)  # the hash beside it is that of float32
     model.save_pretrained(tmp_path / "both")
     assert torch.equal(output(KAdapterModel.from_pretrained(tmp_path / "both")), output(model))
 

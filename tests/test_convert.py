@@ -79,6 +79,7 @@ def assert_same_gradient(name: str, ours: torch.Tensor, case: Case) -> None:
 def test_a_converted_pretraining_model_has_the_official_outputs_and_gradients(make, tmp_path):
     case = make[0](make[1])
     model = converted(case, tmp_path, "--keep-head", "--name", case.adapter_name)
+    model.train_adapter(case.adapter_name)
     output = model(**case.model_inputs())
     assert_close(output.logits, case.outputs["logits"], 2e-6)
     assert_close(output.loss[None], case.outputs["loss"].reshape(1), 2e-6)

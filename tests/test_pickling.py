@@ -56,7 +56,7 @@ def test_a_model_survives_before_and_after_it_has_run(family, way):
 )
 def test_a_head_survives_and_goes_on_training(model_class, inputs):
     model = make_model(tiny_backbone(), "fac", model_class=model_class, num_labels=3)
-    run_in_every_way(model, **batch(), **inputs)
+    run_in_every_way(model.base_model, **batch())
     twin = pickle.loads(pickle.dumps(model))
     assert torch.equal(twin(**batch(), **inputs).logits, model(**batch(), **inputs).logits)
     twin.train_adapter("fac")

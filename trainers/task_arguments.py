@@ -135,7 +135,8 @@ class TaskRunArguments(RunArguments):
             self.eval_strategy = self.save_strategy = "epoch"
         if self.save_strategy is None:
             self.save_strategy = self.eval_strategy
-            self.save_steps = self.save_steps or self.eval_steps or self.logging_steps
+            if self.eval_strategy == "steps":
+                self.save_steps = self.save_steps or self.eval_steps or self.logging_steps
         if self.metric_for_best_model is None:
             self.metric_for_best_model = HEADLINE
 
