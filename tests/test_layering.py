@@ -21,7 +21,7 @@ PLUGINS = ("data_builders", "metrics", "trainers/pretraining", "trainers/tasks")
 CODE = [
     path
     for path in ROOT.rglob("*.py")
-    if not {"tests", "build", "dist"} & set(path.relative_to(ROOT).parts)
+    if not {"tests", "build", "dist", "quickstart-run", "runs", "out"} & set(path.relative_to(ROOT).parts)
     and not any(part.startswith((".", "venv")) for part in path.relative_to(ROOT).parts)
 ]
 
