@@ -33,6 +33,7 @@ logger = logging.get_logger(__name__)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Fields by which a configuration names code to run: never taken from an artifact, so that no composite names a part's.
 NAMING_CODE = ("auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation", "experts_implementation")
+PINS = ("backbone_name_or_path", "backbone_revision", "backbone_config", "backbone_fingerprint", "pad_token_id")
 WEIGHTS_FOLLOW = ContextVar("WEIGHTS_FOLLOW", default=False)
 
 
@@ -244,10 +245,10 @@ def merge(parts: Sequence[Artifact]) -> Artifact:
     if len(parts) == 1:
         return parts[0]
     # The backbone is that of a part that is pinned to one, wherever it stands.
-    first = next((part for part in parts if part.config.get("backbone_fingerprint")), parts[0])
+    pinned = next((part for part in parts if part.config.get("backbone_fingerprint")), parts[0]).config
     adapters, tensors = {}, {}
     for part in parts:
-        check_same_backbone(first.config, part)
+        check_same_backbone(pinned, part)
         for name, one in (part.config.get("adapters") or {}).items():
             if name in adapters:
                 raise ValueError(
@@ -257,12 +258,13 @@ def merge(parts: Sequence[Artifact]) -> Artifact:
             adapters[name] = one
             tensors.update({key: value for key, value in part.tensors.items() if key.startswith(f"adapters.{name}.")})
         say_what_is_left_out(part)
-    config = {key: value for key, value in first.config.items() if key not in ("id2label", "label2id")}
+    config = {key: value for key, value in parts[0].config.items() if key not in ("id2label", "label2id")}
+    config.update({key: pinned.get(key) for key in PINS})
     config.update(
         adapters=adapters, active_adapters=None, fusion="add", inner_projections=False, architectures=["KAdapterModel"]
     )
     files = {path: one for part in parts for path, one in part.files.items()}
-    return Artifact(config, tensors, " + ".join(part.where for part in parts), first.written, files)
+    return Artifact(config, tensors, " + ".join(part.where for part in parts), parts[0].written, files)
 
 
 def say_what_is_left_out(part: Artifact) -> None:

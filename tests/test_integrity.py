@@ -11,6 +11,7 @@ from helpers import bytes_of, make_model, save_backbone, tiny_backbone
 from huggingface_hub import constants
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from kadapter import KAdapterForEntityPairClassification, KAdapterModel
 from kadapter.artifacts_kadapter import read_artifact
@@ -201,6 +202,16 @@ def test_a_composite_is_pinned_by_the_parts_that_are(tmp_path, backbone, first, 
     for field in ("backbone_fingerprint", "backbone_name_or_path", "backbone_revision"):
         assert getattr(model.config, field) == getattr(pinned.config, field)
     assert "'org/elsewhere' has no fingerprint; that they are the same is not verified" in caplog.text
+
+
+@pytest.mark.parametrize("first", ["lin", "fac"])
+def test_auto_model_composes_with_a_part_that_is_pinned_whichever_is_named_first(tmp_path, first):
+    backbone = save_backbone(tmp_path / "backbone")
+    make_model(backbone, "fac").save_pretrained(tmp_path / "fac")
+    make_model(tiny_backbone(), "lin").save_pretrained(tmp_path / "lin")  # beside one that was only in memory
+    other = {"lin": "fac", "fac": "lin"}[first]
+    model = AutoModel.from_pretrained(tmp_path / first, compose_with=[tmp_path / other])
+    assert list(model.adapters) == [first, other] and model.config.backbone_name_or_path == backbone
 
 
 def test_parts_pinned_to_two_backbones_are_refused_behind_one_that_is_pinned_to_none(tmp_path, backbone):
