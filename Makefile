@@ -18,8 +18,9 @@ quickstart: $(INSTALLED)
 	$(BIN) -m kadapter.quickstart $(if $(BACKBONE),--backbone "$(BACKBONE)")
 
 # -P: what the tests import is the installed package, not what happens to lie in the working directory.
+# loadfile: the runs that the tests of a file share are made once, not once in each worker.
 test: $(INSTALLED)
-	$(BIN) -P -m pytest -n $(WORKERS)
+	$(BIN) -P -m pytest -n $(WORKERS) --dist loadfile
 
 quality: $(INSTALLED)
 	$(BIN) -m ruff check .

@@ -131,8 +131,9 @@ def write_directory(directory: str | os.PathLike, fill: Callable[[Path], Collect
 def _sweep(room: Path, name: str) -> None:
     """Remove what processes left that were killed while they saved."""
     for left in room.glob(f".{glob.escape(name)}.*.partial"):
-        if time.time() - left.stat().st_mtime > FORGOTTEN:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another save has just published its own
+            if time.time() - left.stat().st_mtime > FORGOTTEN:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _became(staging: Path, directory: Path) -> bool:

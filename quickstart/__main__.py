@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
@@ -55,21 +56,23 @@ def main(
             flags.update(cache_features=states)
             run_adapter.main([str(part) for flag, value in flags.items() for part in (f"--{flag}", value)])
     console.rule("composing kadapter-fac+lin and training the same fresh head on each model")
-    scores = compare(output_dir, source, range(seeds))
+    scores = compare(output_dir, source, range(seeds), max_steps)
     (output_dir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     console.print(table(scores))
     picture(scores, output_dir / "scores.png")
     console.print(f"adapters, scores.json and scores.png are in {output_dir}")
 
 
-def compare(output_dir: Path, source: str, seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+def compare(
+    output_dir: Path, source: str, seeds: Sequence[int], max_steps: int = -1
+) -> dict[str, dict[str, list[float]]]:
     """Return for each model and task the scores by seed of the same fresh head on its frozen features."""
     model = KAdapterModel.from_pretrained(f"{output_dir}/kadapter-fac+lin")
     tokenizer = AutoTokenizer.from_pretrained(source)
     rows = {"+ " + "+".join(names) if names else "backbone": names for names in ([], ["fac"], ["lin"], ["fac", "lin"])}
     scores: dict[str, dict[str, list[float]]] = {row: {} for row in rows}
     for task, probe in PROBES.items():
-        features = probe.read(model, tokenizer, f"{task}: reading the held-out part")
+        features = replace(probe, max_steps=max_steps).read(model, tokenizer, f"{task}: reading the held-out part")
         for row, names in tqdm(rows.items(), desc=f"{task}: training heads on each model"):
             scores[row][task] = features.scores(names, seeds)
     return scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Probe:
         folds: parts of the test split; each is measured by a head that was trained on the others.
         epochs: passes over the features.
         learning_rate: peak learning rate, falling linearly to zero; the gates' is ten times it.
+        max_steps: at most so many steps of each head, for a trial run; -1 for all.
     """
 
     objective: str
@@ -51,6 +53,7 @@ class Probe:
     folds: int = 5
     epochs: int = 20
     learning_rate: float = 1e-3
+    max_steps: int = -1
 
     def read(self, model: KAdapterModel, tokenizer: Any, label: str) -> Features:
         """Encode every held-out record once, with all adapters of the model."""
@@ -113,15 +116,16 @@ class Features:
         groups = [{"params": others}, *([{"params": gates, "lr": 10 * probe.learning_rate}] if gates else [])]
         optimizer = torch.optim.AdamW(groups, lr=probe.learning_rate)
         steps = probe.epochs * -(-len(used) // BATCH)
+        steps = min(steps, probe.max_steps) if probe.max_steps > 0 else steps
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-        for _ in range(probe.epochs):
-            for batch in used[torch.randperm(len(used), generator=order)].split(BATCH):
-                logits = fresh.train()([states[index] for index in batch])
-                loss = cross_entropy(logits.flatten(0, -2), _fit(self.labels[batch], logits).flatten())
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
+        epochs = (used[torch.randperm(len(used), generator=order)].split(BATCH) for _ in range(probe.epochs))
+        for batch in islice(chain.from_iterable(epochs), steps):
+            logits = fresh.train()([states[index] for index in batch])
+            loss = cross_entropy(logits.flatten(0, -2), _fit(self.labels[batch], logits).flatten())
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
 
 
 class Fresh(nn.Module):
