@@ -12,8 +12,10 @@ import logging as python_logging
 import os
 import pickle
 import re
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,16 +36,39 @@ from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_fil
 
 from .configuration_kadapter import KAdapterConfig
 
-__all__ = ["READING", "backbone_fingerprint", "check_shapes", "random_backbone", "resolve_backbone"]
+__all__ = [
+    "READING",
+    "backbone_fingerprint",
+    "check_shapes",
+    "making_models_in_turn",
+    "random_backbone",
+    "resolve_backbone",
+]
 
 logger = logging.get_logger(__name__)
 READING = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 SHAPES = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "dim", "n_layers")
+MAKING_MODELS = threading.RLock()
 SAMPLES, SAMPLE = 16, 64 * 1024  # how many parts of a file of weights are looked at, and of how many bytes
 CHECKPOINTS = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+
+
+def making_models_in_turn(function: Callable) -> Callable:
+    """Let one thread at a time make a model.
+
+    While transformers loads one, it exchanges torch's initialisers and its default dtype for the whole process: what
+    another thread made meanwhile would keep whatever lay in memory.
+    """
+
+    @wraps(function)
+    def in_turn(*args: Any, **kwargs: Any) -> Any:
+        with MAKING_MODELS:
+            return function(*args, **kwargs)
+
+    return in_turn
 
 
 class Checkpoint(NamedTuple):

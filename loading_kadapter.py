@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .artifacts_kadapter import DTYPES, Artifact, copy_strictly, merge, read_parts, weights_to_follow
-from .backbone_kadapter import READING, resolve_backbone
+from .backbone_kadapter import READING, making_models_in_turn, resolve_backbone
 from .configuration_kadapter import BACKBONE_FIELDS, KAdapterConfig, refuse_misspelt
 from .saving_kadapter import STRUCTURE, upload, write_artifact
 from .sources_kadapter import adapter_hash, referred, tensors_under, with_sources
@@ -46,6 +46,7 @@ class ArtifactVerbs:
     _auto_classes: tuple[str, ...] = ()
 
     @classmethod
+    @making_models_in_turn
     def from_backbone(cls, backbone: str | os.PathLike | PreTrainedModel, **kwargs: Any) -> Any:
         """Stand a model without adapters beside a backbone, given as Hub id, directory or module.
 
@@ -67,6 +68,7 @@ class ArtifactVerbs:
         return cls(config, module)
 
     @classmethod
+    @making_models_in_turn
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike | Sequence[str | os.PathLike],

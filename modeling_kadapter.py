@@ -28,7 +28,7 @@ from transformers.utils import ModelOutput, logging
 
 from .artifacts_kadapter import WEIGHTS_FOLLOW, copy_strictly
 from .attention_kadapter import Attention, Dropout, Linear, attention_mask_of, check_mask
-from .backbone_kadapter import random_backbone
+from .backbone_kadapter import making_models_in_turn, random_backbone
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name, check_choice
 from .encoding_kadapter import (
     MARKERS,
@@ -357,6 +357,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
             self.fusion, self.adapters_enabled = fusion, enabled
             raise
 
+    @making_models_in_turn
     def _insert(
         self, name: str, config: KnowledgeAdapterConfig, tensors: dict[str, Tensor] | None = None, where: str = ""
     ) -> None:
@@ -384,6 +385,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
             self.config.active_adapters = [one for one in self.config.active_adapters if one != name]
         self._renew_fusion()
 
+    @making_models_in_turn
     def _renew_fusion(self) -> None:
         """Make the fusion for the adapters that there are now, keeping what was learned for each."""
         new = new_fusion(self.config, list(self.adapters))

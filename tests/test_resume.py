@@ -24,7 +24,7 @@ from tiny_runs import (
 from kadapter.trainers import run_adapter
 from kadapter.trainers.checkpoints import last_complete_checkpoint
 
-STEPS = 40
+STEPS = 24
 LONG = ("--report_to", "none", "--max_steps", STEPS, "--save_steps", "3", "--save_total_limit", "2")
 RESUME = ("--resume_from_checkpoint", "last")
 
@@ -79,7 +79,7 @@ def assert_same_run(whole, resumed):
 
 def test_one_process_killed_at_a_random_step_goes_on_bit_for_bit(ground, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    step = random.SystemRandom().randint(1, 25)
+    step = random.SystemRandom().randint(1, 14)
     kill_at(step, [sys.executable, "-m", "kadapter.trainers.run_adapter", *flags(ground, "linguistic", killed, *LONG)])
     assert not (killed / "model.safetensors").exists()
     leave_wreckage(killed)
@@ -93,7 +93,7 @@ def test_one_process_killed_at_a_random_step_goes_on_bit_for_bit(ground, tmp_pat
 
 def test_two_processes_killed_at_a_random_step_go_on_bit_for_bit(ground, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    step = random.SystemRandom().randint(1, 25)
+    step = random.SystemRandom().randint(1, 14)
     command = [tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_adapter.py"]
     small = [*LONG, "--per_device_train_batch_size", "4"]
     kill_at(step, [*command, *flags(ground, "factual", killed, *small)])

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import batch, make_model, output, tiny_backbone
+from helpers import batch, bytes_of, make_model, output, save_backbone, small_adapter, tiny_backbone
 
-from kadapter import KAdapterForEntityPairClassification
+from kadapter import KAdapterForEntityPairClassification, KAdapterModel
 
 PAIRS = torch.tensor([[1, 2], [0, 3], [2, 1]])
 
@@ -73,3 +73,21 @@ def test_threads_may_ask_for_different_things_at_a_time(impatient):
         found = list(pool.map(call, range(100)))
     assert len(calls) == 100
     assert all(torch.equal(one, expected[number % 5]) for number, one in enumerate(found) if number % 5 != 4)
+
+
+def test_threads_that_load_models_get_them_whole_and_leave_torch_as_it_was(tmp_path, impatient):
+    make_model(save_backbone(tmp_path / "backbone"), "fac").save_pretrained(tmp_path / "fac")
+    expected, initialiser = bytes_of(KAdapterModel.from_pretrained(tmp_path / "fac")), torch.nn.init.kaiming_uniform_
+
+    def load(_):
+        model = KAdapterForEntityPairClassification.from_pretrained(tmp_path / "fac", num_labels=3)
+        loaded = bytes_of(model.base_model)
+        model.add_adapter("new", small_adapter())
+        return model, loaded
+
+    with ThreadPoolExecutor(6) as pool:
+        for model, loaded in pool.map(load, range(24)):
+            assert loaded == expected
+            assert 0.01 < model.head.dense.weight.std() < 1  # a new head is initialised, not what lay in memory
+            assert 0.01 < model.kadapter.adapters["new"].layers[0].blocks[0].attention.query.weight.std() < 1
+    assert torch.nn.init.kaiming_uniform_ is initialiser and torch.get_default_dtype() == torch.float32
