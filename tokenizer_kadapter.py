@@ -90,7 +90,8 @@ def put_tokenizer(
     """
     if tokenizer is None:
         own, another = backbone_tokenizer(config), _was_of_another(config, directory)
-        there = None if another else read_tokenizer(os.fspath(directory), config)
+        # A directory that is new must not be taken for a repository of that name on the Hub.
+        there = read_tokenizer(os.path.abspath(directory), config) if directory.is_dir() and not another else None
         belongs = there is not None and fits(there, config, own)
         if (belongs and _names_its_class(directory)) or (there is own is None and not another):
             return ()

@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from helpers import make_model, save_backbone, tiny_tokenizer
+from huggingface_hub.constants import HF_HUB_CACHE
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
@@ -150,3 +152,19 @@ def test_nothing_that_names_code_is_taken_from_a_part(tmp_path, tokenizer_class,
         assert not (tmp_path / name / "chat_template.jinja").exists()
     loaded = AutoTokenizer.from_pretrained(tmp_path / "both", trust_remote_code=True)
     assert loaded("ada").input_ids == [0, 8, 2] and not (tmp_path / "ran").exists()
+
+
+def test_a_new_directory_is_not_taken_for_a_repository_of_that_name(tmp_path, monkeypatch):
+    repository = Path(HF_HUB_CACHE) / "models--org--kadapter-fac"  # as the Hub's client keeps it
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    tiny_tokenizer(snapshot)
+    model = make_model(save_backbone(tmp_path / "backbone"), "fac")  # which has no tokenizer
+    monkeypatch.chdir(tmp_path)
+    try:
+        model.save_pretrained("org/kadapter-fac")
+    finally:
+        shutil.rmtree(repository)
+    assert not list((tmp_path / "org" / "kadapter-fac").glob("tokenizer*.json"))
