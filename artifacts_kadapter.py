@@ -4,11 +4,11 @@ The weights carry a record of the configuration that they were saved with. It de
 that weights and configuration of two saves, or a configuration edited by hand, make no mix that loads.
 """
 
-import hashlib
 import json
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,7 +25,7 @@ from transformers.utils import cached_file, logging
 from .backbone_kadapter import check_shapes
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, split_composition
 from .saving_kadapter import ALIGNMENT, CONFIG, STRUCTURE, WEIGHTS, all_finite, as_one, digest_of
-from .sources_kadapter import adapter_hash, fetch_referred, note_sources, other_digests, tensors_under
+from .sources_kadapter import adapter_hash, checksum, fetch_referred, note_sources, tensors_under
 
 __all__ = ["DTYPES", "WEIGHTS_FOLLOW", "Artifact", "copy_strictly", "merge", "read_artifact", "read_parts"]
 
@@ -39,12 +39,12 @@ WEIGHTS_FOLLOW = ContextVar("WEIGHTS_FOLLOW", default=False)
 
 @dataclass
 class Stored:
-    """The tensors of one file, and the hashes that were noted when they were saved."""
+    """The tensors of one file, and the hashes and checksums that were noted when they were saved."""
 
     tensors: dict[str, Tensor]  # by their names in the file
     adapters: dict[str, Any]  # their shapes by name
     hashes: dict[str, str]  # of adapters
-    digests: dict[str, str]  # of fusion, head and backbone
+    checksums: dict[str, str]  # of tensors; earlier artifacts have none
 
     def refuse_infinite(self, path: str) -> None:
         """Raise ValueError where a tensor holds NaN or infinite values."""
@@ -54,19 +54,28 @@ class Stored:
                     raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; fetch or train it again")
 
     def refuse_changed(self, path: str) -> None:
-        """Raise ValueError where tensors are not those of which the hashes were noted."""
-        inside = {key.removeprefix("kadapter."): one for key, one in self.tensors.items()}
-        found = other_digests(inside) if self.digests else {}
-        changed = [part for part, one in found.items() if part in self.digests and self.digests[part] != one]
+        """Raise ValueError where tensors are not those of which hashes or checksums were noted."""
+        if changed := sorted(self._changed_by_checksum() if self.checksums else self._changed_by_hash()):
+            raise ValueError(
+                f"{path}: the tensors of {', '.join(changed)} are not those that were saved, as what was noted of "
+                "them shows; fetch or save the artifact again, or pass verify=False if they were changed on purpose"
+            )
+
+    def _changed_by_checksum(self) -> set[str]:
+        changed = set()
+        for key, tensor in self.tensors.items():
+            if self.checksums.get(key) != checksum(tensor):
+                owner, name, *_ = [*key.removeprefix("kadapter.").split("."), ""]
+                changed.add(f"adapter {name!r}" if owner == "adapters" else owner)
+        return changed
+
+    def _changed_by_hash(self) -> set[str]:
+        inside, changed = {key.removeprefix("kadapter."): one for key, one in self.tensors.items()}, set()
         for name, noted in self.hashes.items():
             own = tensors_under(f"adapters.{name}.", inside)
             if own and name in self.adapters and adapter_hash(self.adapters[name], own) != noted:
-                changed.append(f"adapter {name!r}")
-        if changed:
-            raise ValueError(
-                f"{path}: the tensors of {', '.join(changed)} are not those that were saved, as a hash beside them "
-                "shows; fetch or save the artifact again, or pass verify=False if they were changed on purpose"
-            )
+                changed.add(f"adapter {name!r}")
+        return changed
 
 
 @dataclass
@@ -127,7 +136,7 @@ def _read_own(where: str, **reading: Any) -> Artifact:
     """Read what an artifact itself holds."""
     written = _read_config(_file(where, CONFIG, reading), where)
     file = _file(where, WEIGHTS, reading)
-    tensors, record, hashes, digests = _read_weights(file)
+    tensors, record, hashes, checksums = _read_weights(file)
     config = _without_code(_reconcile(written, record, where))
     try:
         if not isinstance(config.get("architectures") or [], list):
@@ -136,7 +145,7 @@ def _read_own(where: str, **reading: Any) -> Artifact:
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {CONFIG} describes no K-Adapter model ({error}); save it again") from error
     inside = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
-    files = {file: Stored(tensors, config.get("adapters") or {}, hashes, digests)} if tensors else {}
+    files = {file: Stored(tensors, config.get("adapters") or {}, hashes, checksums)} if tensors else {}
     part = Artifact(config, inside, where, written, files)
     _check_names(part)
     config["adapters"] = note_sources(part, hashes, file, reading.get("subfolder"))
@@ -195,23 +204,25 @@ def _reconcile(written: dict[str, Any], record: dict[str, Any], where: str) -> d
 
 
 def _read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str], dict[str, str]]:
-    """Return a file's tensors, mapped into memory, the configuration they were saved with, and the hashes of both."""
+    """Return a file's tensors, mapped into memory, the configuration of their save, and what was noted of both."""
     try:
         with safe_open(path, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
             metadata = opened.metadata() or {}
-        record, hashes, digests = (json.loads(metadata.get(key, "{}")) for key in ("kadapter", "hashes", "digests"))
-        if not all(isinstance(one, dict) for one in (record, hashes, digests)):
+        record, hashes, checksums = (
+            json.loads(metadata.get(key, "{}")) for key in ("kadapter", "hashes", "checksums")
+        )
+        if not all(isinstance(one, dict) for one in (record, hashes, checksums)):
             raise ValueError("what its metadata tell are no records")
-        noted = (*hashes.values(), *digests.values())
-        if not all(isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in noted):
-            raise ValueError("what its metadata tell of its tensors are no hashes")
-        noted, found = digests.get("record"), hashlib.sha256(metadata.get("kadapter", "").encode()).hexdigest()
-        if noted is not None and noted != found:
+        for noted, digits in ((hashes, 64), (checksums, 8)):
+            if not all(isinstance(one, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", one) for one in noted.values()):
+                raise ValueError("what its metadata tell of its tensors are no hashes")
+        noted = checksums.pop("record", None)
+        if noted is not None and noted != f"{zlib.crc32(metadata.get('kadapter', '').encode()):08x}":
             raise ValueError("the configuration in it is not that which was saved")
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch or save the artifact again") from error
-    return tensors, record, hashes, digests
+    return tensors, record, hashes, checksums
 
 
 # ---- composing ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import textwrap
+import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .configuration_kadapter import KAdapterConfig
 from .destination_kadapter import CARD, CARD_MARK, CONFIG, WEIGHTS, check_destination, is_generated, write_directory
-from .sources_kadapter import adapter_hash, other_digests, tensors_under
+from .sources_kadapter import adapter_hash, checksum, tensors_under
 from .tokenizer_kadapter import put_tokenizer
 
 __all__ = [
@@ -169,12 +170,15 @@ def as_one(tensors: Collection[Tensor]) -> Collection[Tensor]:
 
 
 def _metadata(config: KAdapterConfig, tensors: dict[str, Tensor], record: str) -> dict[str, str]:
-    """Return what weights tell of themselves: their configuration, and hashes of it, each adapter and all else."""
+    """Return what weights tell of themselves: their configuration, adapters' hashes, and checksums of all there is."""
     inside = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
     parts = {name: tensors_under(f"adapters.{name}.", inside) for name in config.adapters}
     hashes = {name: adapter_hash(config.adapters[name], own) for name, own in parts.items() if own}
-    digests = {**other_digests(inside), "record": hashlib.sha256(record.encode()).hexdigest()}
-    return {"format": "pt", "kadapter": record, "hashes": json.dumps(hashes), "digests": json.dumps(digests)}
+    checksums = {
+        "record": f"{zlib.crc32(record.encode()):08x}",
+        **{key: checksum(one) for key, one in tensors.items()},
+    }
+    return {"format": "pt", "kadapter": record, "hashes": json.dumps(hashes), "checksums": json.dumps(checksums)}
 
 
 def _save_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

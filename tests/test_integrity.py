@@ -126,7 +126,7 @@ def test_artifacts_from_before_there_were_hashes_load(tmp_path, head, backbone):
     path = tmp_path / "old" / "model.safetensors"
     with safe_open(path, framework="pt") as opened:
         metadata = opened.metadata()
-    for missing in (["digests"], ["digests", "hashes"]):
+    for missing in (["checksums"], ["checksums", "hashes"]):
         save_file(load_file(path), path, metadata={key: one for key, one in metadata.items() if key not in missing})
         kind = KAdapterForEntityPairClassification
         assert bytes_of(kind.from_pretrained(tmp_path / "old")) == bytes_of(kind.from_pretrained(head))
