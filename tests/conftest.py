@@ -14,7 +14,12 @@ HF_HOME = tempfile.mkdtemp(prefix="kadapter-tests-")
 for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE", "HF_TOKEN"):
     os.environ.pop(name, None)
 
+# Kernels that were compiled for other instructions give NaN or break the process (see trainers/reading.py).
+INSTRUCTIONS = "-".join(os.environ.get(name, "all") for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"))
+KERNELS = os.path.join(tempfile.gettempdir(), f"kadapter-tests-kernels-{INSTRUCTIONS}")
+
 os.environ.update(
+    TORCHINDUCTOR_CACHE_DIR=KERNELS,
     HF_HOME=HF_HOME,
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",

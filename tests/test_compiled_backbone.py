@@ -55,6 +55,20 @@ def test_hooks_see_each_compiled_block(family):
     assert torch.equal(found, expected) and calls == blocks and len(blocks) == 4
 
 
+@pytest.mark.parametrize("restriction", [{}, {"ATEN_CPU_CAPABILITY": "avx2"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}])
+def test_kernels_for_other_instructions_are_kept_in_another_folder(restriction, monkeypatch, tmp_path):
+    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in restriction.items():
+        monkeypatch.setenv(name, value)
+    compile_blocks(tiny_backbone())
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR", "").endswith("_avx2") == bool(restriction)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    compile_blocks(tiny_backbone())
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+
+
 def test_a_backbone_whose_blocks_are_one_and_the_same_is_refused():
     with pytest.raises(ValueError, match="AlbertModel has no list of its 4 blocks; leave the flag out"):
         compile_blocks(tiny_backbone("albert"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import getpass
+import os
+import tempfile
 from typing import Any
 
 import torch
@@ -11,7 +14,10 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, TorchAoCo
 
 from .arguments import AdapterArguments, RunArguments
 
-__all__ = ["check_attention", "check_compiler", "compile_blocks", "eight_bits", "reading"]
+__all__ = ["check_attention", "check_compiler", "compile_blocks", "eight_bits", "keep_kernels_apart", "reading"]
+
+KERNELS = "TORCHINDUCTOR_CACHE_DIR"  # where PyTorch keeps what it compiled
+RESTRICTIONS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # of the instructions that a process uses
 
 
 def reading(adapter: AdapterArguments, run: RunArguments) -> dict[str, Any]:
@@ -67,8 +73,21 @@ def compile_blocks(backbone: PreTrainedModel) -> None:
         raise ValueError(
             f"--compile_backbone: {type(backbone).__name__} has no list of its {number} blocks; leave the flag out"
         )
+    keep_kernels_apart()
     for block in blocks:
         block.forward = torch.compile(block.forward, dynamic=True)
+
+
+def keep_kernels_apart() -> None:
+    """Keep compiled kernels in a folder for each set of instructions that the environment allows.
+
+    PyTorch keeps them on disk for later processes, and does not ask what a process may use: one that was compiled
+    under another restriction gives NaN, or breaks the process.
+    """
+    allowed = [os.environ[name] for name in RESTRICTIONS if name in os.environ]
+    if allowed and KERNELS not in os.environ:
+        folder = f"torchinductor_{getpass.getuser()}_{'_'.join(allowed).lower()}"
+        os.environ[KERNELS] = os.path.join(tempfile.gettempdir(), folder)
 
 
 def check_attention(adapter: AdapterArguments, backbone: PreTrainedConfig, run: RunArguments) -> None:
