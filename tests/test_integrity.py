@@ -91,7 +91,7 @@ def test_every_tensor_with_a_flipped_bit_is_refused(head, tmp_path):
 def test_swapped_tensors_are_refused(head, tmp_path):
     tensors = load_file(head / "model.safetensors")
     shutil.copytree(head, tmp_path / "out")
-    for changed in [*swaps(tensors)][::29]:
+    for changed in [*swaps(tensors)][::97]:
         rewrite(tmp_path / "out", lambda _, changed=changed: changed)
         with pytest.raises(ValueError, match="are not those that were saved"):
             read_artifact(tmp_path / "out").check()

@@ -146,9 +146,11 @@ try:
     kadapter.Nonsense
 except AttributeError as error:
     assert "KAdapterModel" in str(error)
-from kadapter.modeling_kadapter import KAdapterModel
+from kadapter import KAdapterConfig  # any name of it
 import torch, transformers
 from transformers import AutoModel
+assert type(AutoModel.from_pretrained("fac")).__module__ == "kadapter.modeling_kadapter"
+from kadapter import KAdapterModel
 assert type(AutoModel.from_pretrained("fac")) is KAdapterModel
 assert type(AutoModel.from_pretrained("fac", trust_remote_code=True)) is KAdapterModel
 for name, (kind, auto, _) in torch.load("inputs.pt", weights_only=True)[1].items():

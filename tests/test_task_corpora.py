@@ -274,21 +274,6 @@ def test_a_single_dev_file_with_tacreds_keys_is_split_into_three(tmp_path: Path)
     assert load("wiki80", folder, cache_dir=tmp_path).num_rows == {"train": 500, "validation": 500}
 
 
-def test_the_published_wiki80_without_the_sentences_of_fewrel_has_fifty_relations_none_of_them_there(
-    tmp_path: Path,
-) -> None:
-    few, wiki = published("fewrel"), published("wiki80_tacred_format")
-    built = load("wiki80", wiki, cache_dir=tmp_path, exclude={"fewrel": few})
-    assert built.num_rows == {"train": 2429, "validation": 340, "test": 687}
-    assert sum(part["dropped_excluded"] for part in counts(built).values()) == 5600 - 3456
-    assert [len(set(part["relation"])) for part in built.values()] == [50, 50, 50]
-    names = json.loads((few / "pid2name.json").read_text(encoding="utf-8"))
-    seen = {
-        names[name][0] for part in load("fewrel", few, cache_dir=tmp_path).values() for name in set(part["relation"])
-    }
-    assert not seen & set(built["train"]["relation"])
-
-
 def test_the_official_splits_of_fewrel_share_no_relation(tmp_path: Path) -> None:
     record = {"tokens": ["a", "b"], "h": ["a", "Q1", [[0]]], "t": ["b", "Q2", [[1]]]}
     splits = {"train": ["P1", "P2"], "val": ["P3"]}

@@ -1,6 +1,7 @@
 """From raw text to words: what README and every model card show runs as it stands, without the package too."""
 
 import re
+import runpy
 
 import pytest
 import torch
@@ -103,17 +104,22 @@ def test_the_best_span_is_the_likeliest_of_all_passages_within_its_length():
     assert single.tolist() == [[0, 1, 4]]
 
 
-def test_the_examples_of_the_readme_run(tmp_path, cards, tokenizer):
+def test_the_examples_of_the_readme_run(tmp_path, tokenizer, monkeypatch, capsys):
     section = (ROOT / "README.md").read_text().split("## From text to answers")[1].split("\n## ")[0]
-    blocks = re.findall("```python\n(.*?)```", section, flags=re.DOTALL)
-    folder = tmp_path / "work"
-    folder.mkdir()
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(re.findall("```python\n(.*?)```", section, flags=re.DOTALL)))
     backbone = save_backbone(tmp_path / "backbone", vocab_size=len(tokenizer), max_position_embeddings=80)
     tokenizer.save_pretrained(backbone)
-    heads = {"relations": "EntityPairClassification", "types": "EntityClassification", "parser": "DependencyParsing"}
-    heads |= {"choices": "MultipleChoice", "answers": "QuestionAnswering"}
-    for name, head in heads.items():
+    directories = {"relations": "EntityPairClassification", "types": "EntityClassification"}
+    directories |= {"parser": "DependencyParsing", "choices": "MultipleChoice", "answers": "QuestionAnswering"}
+    for name, head in directories.items():
         model_class = getattr(kadapter, f"KAdapterFor{head}")
-        make_model(backbone, "fac", model_class=model_class, **LABELS).save_pretrained(folder / name)
-    printed = run_python("\n".join(blocks), folder, package=True).stdout
-    assert len(blocks) >= 1 and len(printed.strip().splitlines()) >= len(heads)
+        make_model(backbone, "fac", model_class=model_class, **LABELS).save_pretrained(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    runpy.run_path(str(script))
+    relation, types, *heads, choice, answer = capsys.readouterr().out.strip().splitlines()
+    shown = (relation, types, heads[-1], choice, answer)
+    assert len(heads) == 5
+    for head, line in zip(directories.values(), shown, strict=True):
+        assert re.fullmatch(HEADS[f"KAdapterFor{head}"], line), line
