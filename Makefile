@@ -29,6 +29,7 @@ quality: $(INSTALLED)
 style: $(INSTALLED)
 	$(BIN) -m ruff check --fix .
 	$(BIN) -m ruff format .
+	$(BIN) .ci/renew_release.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -10,21 +10,21 @@ __version__ = "0.1.0"
 _HOMES = {
     "KAdapterConfig": "configuration_kadapter",
     "KnowledgeAdapterConfig": "configuration_kadapter",
-    "KAdapterForDependencyParsing": "modeling_kadapter",
-    "KAdapterForEntityClassification": "modeling_kadapter",
-    "KAdapterForEntityPairClassification": "modeling_kadapter",
-    "KAdapterForMultipleChoice": "modeling_kadapter",
-    "KAdapterForQuestionAnswering": "modeling_kadapter",
-    "KAdapterForSequenceClassification": "modeling_kadapter",
-    "KAdapterForTokenClassification": "modeling_kadapter",
+    "KAdapterForDependencyParsing": "heads_kadapter",
+    "KAdapterForEntityClassification": "heads_kadapter",
+    "KAdapterForEntityPairClassification": "heads_kadapter",
+    "KAdapterForMultipleChoice": "heads_kadapter",
+    "KAdapterForQuestionAnswering": "heads_kadapter",
+    "KAdapterForSequenceClassification": "heads_kadapter",
+    "KAdapterForTokenClassification": "heads_kadapter",
     "KAdapterModel": "modeling_kadapter",
     "KAdapterModelOutput": "modeling_kadapter",
-    "best_spans": "modeling_kadapter",
-    "encode_choices": "modeling_kadapter",
-    "encode_entities": "modeling_kadapter",
-    "encode_passages": "modeling_kadapter",
-    "encode_words": "modeling_kadapter",
-    "mark_entities": "modeling_kadapter",
+    "best_spans": "processing_kadapter",
+    "encode_choices": "processing_kadapter",
+    "encode_entities": "processing_kadapter",
+    "encode_passages": "processing_kadapter",
+    "encode_words": "processing_kadapter",
+    "mark_entities": "processing_kadapter",
 }
 __all__ = list(_HOMES)
 
@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     import importlib
 
-    importlib.import_module(f"{__name__}.modeling_kadapter")  # registers with the Auto classes
+    importlib.import_module(f"{__name__}.heads_kadapter")  # registers all models with the Auto classes
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

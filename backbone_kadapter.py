@@ -1,10 +1,12 @@
-"""How a backbone is found, loaded, pinned and recognised.
+"""All that knows the frozen encoder: how it is found, loaded, pinned, recognised and run.
 
 It is recognised by the fingerprint of its checkpoint: a hash of all tensors as they are stored, which depends neither
 on the dtype in which they are loaded nor on the files over which they are spread.
 """
 
 import contextlib
+import copy
+import difflib
 import hashlib
 import inspect
 import json
@@ -14,7 +16,8 @@ import pickle
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -31,18 +34,27 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import cached_file, logging
+from transformers.utils import CONFIG_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .configuration_kadapter import KAdapterConfig
 
 __all__ = [
     "READING",
+    "Positions",
     "backbone_fingerprint",
+    "check_keywords",
     "check_shapes",
+    "check_tapped",
     "making_models_in_turn",
+    "positions_of",
+    "prepare_taps",
     "random_backbone",
+    "release",
     "resolve_backbone",
+    "run_and_tap",
+    "without_capturing_hooks",
 ]
 
 logger = logging.get_logger(__name__)
@@ -106,6 +118,9 @@ def resolve_backbone(
     if source == config.backbone_name_or_path and config.backbone_revision is not None:
         kwargs.setdefault("revision", config.backbone_revision)
     with contextlib.suppress(OSError):  # what can't be found is told below
+        finding = {key: value for key, value in kwargs.items() if key in READING}
+        if commit := extract_commit_hash(cached_file(source, CONFIG_NAME, **finding), None):
+            kwargs["revision"] = commit  # all files are of one commit, and the Hub is asked for it once
         _check_kind(_configuration(source, kwargs), f"backbone {source!r}")
     checkpoint = _find(source, kwargs, anew=not config.backbone_fingerprint)
     if config.backbone_fingerprint and checkpoint.fingerprint != config.backbone_fingerprint:
@@ -148,7 +163,7 @@ def check_shapes(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> No
             )
 
 
-# ---- a backbone in memory -----------------------------------------------------------------------------------------
+# ---- a backbone in memory -------------------------------------------------------------------------------------------
 
 
 def _take_module(config: KAdapterConfig, given: torch.nn.Module) -> PreTrainedModel:
@@ -191,7 +206,7 @@ def _unchanged(module: PreTrainedModel) -> Checkpoint | None:
     return checkpoint if same else None
 
 
-# ---- a backbone's checkpoint --------------------------------------------------------------------------------------
+# ---- a backbone's checkpoint ----------------------------------------------------------------------------------------
 
 
 def _find(source: str, kwargs: dict[str, Any], anew: bool = True) -> Checkpoint:
@@ -289,7 +304,7 @@ def digest_of_tensor(key: str, one: Tensor) -> bytes:
     return digest.digest()
 
 
-# ---- loading ------------------------------------------------------------------------------------------------------
+# ---- loading --------------------------------------------------------------------------------------------------------
 
 
 def _load(
@@ -426,3 +441,167 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         one.removeFilter(errors_only)
+
+
+# ---- running --------------------------------------------------------------------------------------------------------
+
+
+# What a backbone that documents its parameters takes beside them, if it takes others at all, and what an encoder's
+# forward names for decoders alone.
+DOCUMENTED = ("output_attentions", "output_hidden_states", "return_dict")
+OF_DECODERS = ("cache_position", "encoder_attention_mask", "encoder_hidden_states", "past_key_values", "self")
+ALWAYS = ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "hidden_states")
+INSTALLED = "_output_capturing_hooks_installed"  # by which transformers notes on a model that its hooks are placed
+
+
+class Positions(NamedTuple):
+    """How a backbone numbers tokens: by a look at their ids or not, from where on, and how many."""
+
+    by_tokens: bool = False
+    first: int | None = None
+    longest: int | None = None
+
+    def check_length(self, given: Tensor | None) -> None:
+        """Raise ValueError for more tokens (batch, sequence, ...) than there are positions."""
+        if given is not None and self.longest is not None and given.shape[1] > self.longest:
+            raise ValueError(
+                f"{given.shape[1]} tokens are more than the {self.longest} that the backbone takes; cut them"
+            )
+
+    def number(self, attention_mask: Tensor, by_mask_alone: bool) -> Tensor | None:
+        """Number each row from its first real token on, where the backbone would count left padding along."""
+        if self.first is None or attention_mask.dim() != 2 or (self.by_tokens and not by_mask_alone):
+            return None
+        real = attention_mask.bool()
+        index = torch.arange(real.shape[1], device=real.device) + self.first
+        return (index - (real.long().cumsum(dim=1) == 0).sum(dim=1, keepdim=True)).clamp(min=self.first)  # (B, S)
+
+
+def check_keywords(keywords: dict[str, Any], backbone: nn.Module, own: Collection[str] = ()) -> None:
+    """Refuse keywords of forward that neither a model, whose are `own`, nor its backbone knows.
+
+    Transformers' forwards take any keyword and ignore what they do not know.
+
+    Raises:
+        TypeError: there is such; its value is not shown.
+    """
+    if torch.compiler.is_compiling():
+        return
+    parameters = inspect.signature(type(backbone).forward).parameters
+    known = [*ALWAYS, *own, *DOCUMENTED, *(name for name in parameters if name not in OF_DECODERS)]
+    for key, value in keywords.items():
+        if key == "adapter_names":
+            raise TypeError(
+                "forward has no keyword 'adapter_names': all rows of a batch go through the active adapters; choose "
+                "them by set_adapter, and give the rows of other adapters in a batch of their own"
+            )
+        if key not in known and not _means_nothing(key, value):
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+            hint = (
+                f"did you mean {close[0]!r}?" if close else f"{type(backbone).__name__} has none either; leave it out"
+            )
+            raise TypeError(f"forward has no keyword {key!r}; {hint}")
+
+
+def _means_nothing(key: str, value: Any) -> bool:
+    """Return whether a tokenizer gave this for backbones that have token types, all of them the first type."""
+    return key == "token_type_ids" and isinstance(value, Tensor | None) and (value is None or not value.any())
+
+
+def positions_of(backbone: nn.Module) -> Positions:
+    """Return how a backbone numbers its tokens."""
+    embeddings = getattr(backbone, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    if table is None or "position_ids" not in inspect.signature(backbone.forward).parameters:
+        return Positions()  # relative or rotary positions: padding on the left shifts all of them alike
+    padding = getattr(embeddings, "padding_idx", None)  # RoBERTa's rule: padding stays at its id, others follow
+    first = 0 if padding is None else padding + 1
+    return Positions(padding is not None, first, len(table.weight) - first)
+
+
+def prepare_taps(backbone: nn.Module) -> None:
+    """Let transformers place the hooks by which it captures hidden states, since `torch.compile` can't trace that.
+
+    It learns what a class captures when an instance is made, which in a process that unpickles a model has not
+    happened yet: without hooks it would return no hidden states, and say nothing.
+    """
+    maybe_install_capturing_hooks(backbone)
+    captures = any(getattr(module, "_can_record_outputs", None) for module in backbone.modules())
+    hooks = (hook for module in backbone.modules() for hook in module._forward_hooks.values())
+    if captures and not any(map(_captures, hooks)):
+        with torch.device("meta"):
+            type(backbone)(backbone.config)
+        for module in backbone.modules():
+            vars(module).pop(INSTALLED, None)
+        maybe_install_capturing_hooks(backbone)
+
+
+def _captures(hook: Any) -> bool:
+    return getattr(hook, "__module__", None) == maybe_install_capturing_hooks.__module__
+
+
+def run_and_tap(
+    backbone: nn.Module, inputs: dict[str, Any], layers: Collection[int] | None
+) -> tuple[Any, dict[int, Tensor]]:
+    """Run a backbone once, and return its output and its hidden states at these layers, 0 = embeddings; None for all.
+
+    The backbone is asked for these layers alone, and keeps no others if it is of those that transformers captures
+    outputs of. Nothing is written to the backbone or the model, so any number of threads may call at a time.
+
+    Raises:
+        ValueError: the backbone returns no such hidden states.
+    """
+    if layers is not None and not layers:
+        return backbone(**inputs), {}
+    output = backbone(**{**inputs, "output_hidden_states": True if layers is None else sorted(layers)})
+    states = getattr(output, "hidden_states", None) or ()
+    wanted = range(len(states)) if layers is None else layers
+    tapped = {layer: states[layer] for layer in wanted if layer < len(states) and states[layer] is not None}
+    if not tapped or len(tapped) < len(wanted):
+        raise ValueError(
+            f"{type(backbone).__name__} returned the hidden states {sorted(tapped)} where {sorted(layers or ())} were "
+            "asked for; use an encoder that returns them when output_hidden_states is given"
+        )
+    return output, tapped
+
+
+def without_capturing_hooks(module: nn.Module, copies: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
+    """Return a module that shares all tensors with this one and lacks transformers' hooks, which can't be pickled.
+
+    They are functions defined within a function; transformers places them anew where they are missing.
+    """
+    copies = {} if copies is None else copies
+    if module not in copies:
+        copies[module] = twin = copy.copy(module)
+        children = {name: child and without_capturing_hooks(child, copies) for name, child in module._modules.items()}
+        hooks = {key: hook for key, hook in module._forward_hooks.items() if not _captures(hook)}
+        vars(twin).update(_modules=children, _forward_hooks=OrderedDict(hooks))
+        vars(twin).pop(INSTALLED, None)
+    return copies[module]
+
+
+def check_tapped(hidden_states: dict[int, Tensor], layers: Collection[int]) -> dict[int, Tensor]:
+    """Return of given hidden states those at these layers, and the last as -1.
+
+    Raises:
+        ValueError: one of them, or -1 for the last, is missing.
+    """
+    if not {*layers, -1} <= set(hidden_states):
+        raise ValueError(
+            f"hidden_states hold the layers {sorted(hidden_states)}, and {sorted(layers)} are tapped, with -1 for the "
+            "last; give what this model's tap returns"
+        )
+    return {layer: hidden_states[layer] for layer in (*layers, -1)}
+
+
+def release(backbone: nn.Module) -> None:
+    """Empty a backbone's parameters, and let it refuse to run from then on."""
+    for module in backbone.modules():
+        for name, one in module.named_parameters(recurse=False):  # exchanged, since 8-bit weights can't be emptied
+            empty = torch.empty(0, dtype=one.dtype, device=one.device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=False))
+    backbone.register_forward_pre_hook(_refuse_to_run, prepend=True)
+
+
+def _refuse_to_run(module: nn.Module, args: tuple) -> None:
+    raise ValueError("the backbone's weights have left memory; give hidden_states, or load the model again")

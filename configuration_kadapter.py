@@ -1,33 +1,312 @@
-"""Configuration of K-Adapter models: the adapters, the backbone that they stand beside, and their fusion."""
+"""Configuration of K-Adapter models: the adapters' shapes, the backbone that they stand beside, and their fusion."""
 
-from dataclasses import fields
+import difflib
+import importlib
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields
+from types import ModuleType
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError, StrictDataclassFieldValidationError
 from transformers import AutoConfig, PreTrainedConfig
 
-from .shape_kadapter import (
-    KnowledgeAdapterConfig,
-    check_adapter_name,
-    check_choice,
-    default_layers,
-    refuse_misspelt,
-    split_composition,
-    with_plain_errors,
-)
-
 __all__ = [
+    "BACKBONE_FIELDS",
+    "DEFAULT_KIND",
     "FUSIONS",
+    "PUBLISHED_SIZES",
+    "RELEASE",
     "KAdapterConfig",
     "KnowledgeAdapterConfig",
     "check_adapter_name",
     "check_choice",
     "default_layers",
+    "plugin_module",
+    "refuse_keywords",
     "refuse_misspelt",
     "split_composition",
 ]
 
+# Of the paper's adapters beside roberta-large; hashes leave them out.
+PUBLISHED_SIZES = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+DEFAULT_KIND = "k_adapter"  # of the plug-ins of modeling_kadapter.py; where a configuration names none, too
+HEAD_SIZE = 64  # width of an attention head where nothing else is asked for
+
+
+def default_layers(num_hidden_layers: int) -> list[int]:
+    """Return the tapped hidden states for a backbone of `num_hidden_layers` blocks, (0, 11, 22) for 24 blocks."""
+    taps = (0, num_hidden_layers // 2 - 1, num_hidden_layers - 2)
+    return sorted({max(0, tap) for tap in taps})
+
+
+def default_width(backbone_width: int) -> int:
+    """Return an adapter's inner width beside a backbone: three quarters of its width, in whole attention heads.
+
+    768 beside the 1,024 of roberta-large, as published; 576 beside 768, 256 beside 384, and at least one head of 64.
+    """
+    return max(HEAD_SIZE, backbone_width * 3 // 4 // HEAD_SIZE * HEAD_SIZE)
+
+
+def default_heads(hidden_size: int) -> int:
+    """Return the number of attention heads of an adapter: as many of width 64 as fit in, and divide it evenly."""
+    return next(heads for heads in range(max(1, hidden_size // HEAD_SIZE), 0, -1) if hidden_size % heads == 0)
+
+
+def check_adapter_name(name: str) -> None:
+    """Refuse an adapter name that could not be a module name, a file name and a part of a repository name.
+
+    Raises:
+        TypeError: the name is no string.
+        ValueError: the name holds another character than letters, digits, "_" and "-", or is a method of a module.
+    """
+    if not isinstance(name, str):
+        raise TypeError(
+            f"an adapter name is a string, not {type(name).__name__} ({name!r}); call add_adapter(name, config)"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"adapter name {name!r} may hold only letters, digits, '_' and '-'; choose another name")
+    if name in dir(dict) or name in ("add_module", "forward", "parameters", "training"):
+        raise ValueError(f"adapter name {name!r} is the name of a module's method; choose another name")
+
+
+def plugin_module(kind: str) -> ModuleType:
+    """Return the file of a kind of knowledge plug-ins, `KIND_kadapter.py` beside this one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        module = importlib.import_module(f".{kind}_kadapter", __package__)
+        if not issubclass(module.Config, KnowledgeAdapterConfig):
+            raise TypeError(f"{module.__name__}.Config is no KnowledgeAdapterConfig")
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"kind={kind!r} of a knowledge plug-in is not known here, where there is {DEFAULT_KIND!r}; install a "
+            "newer kadapter, or put the file of that kind beside it"
+        ) from error
+    return module
+
+
+def with_plain_errors(purpose: str) -> Callable[[type], type]:
+    """Let a strict dataclass for this purpose say in one sentence which field has a value of another type."""
+
+    def decorate(config_class: type) -> type:
+        set_strictly = config_class.__setattr__
+
+        def __setattr__(self: Any, name: str, value: Any) -> None:
+            try:
+                set_strictly(self, name, value)
+            except StrictDataclassFieldValidationError as error:
+                raise TypeError(f"{name}={value!r} makes no {purpose}: {error.__cause__}") from None
+
+        config_class.__setattr__ = __setattr__
+        return config_class
+
+    return decorate
+
+
+@with_plain_errors("knowledge adapter")
+@strict
+@dataclass(kw_only=True)
+class KnowledgeAdapterConfig:
+    """The shape of one knowledge adapter, stored with it so that nothing is guessed when it is loaded.
+
+    Args:
+        layers: the tapped hidden states, strictly increasing, 0 = embeddings, i = output of block i; None takes
+            (0, N // 2 - 1, N - 2) of an N-block backbone. One adapter layer stands at each.
+        hidden_size: inner width of an adapter layer, any beside any backbone; None takes three quarters of the
+            backbone's, in multiples of 64: 768 beside roberta-large, 576 beside 768, 256 beside 384.
+        num_hidden_layers: transformer blocks in each adapter layer; 0 for no blocks and no projections, so that the
+            adapter has no parameters and gives the sum of the states it taps (a control).
+        num_attention_heads: attention heads of each block; divides `hidden_size`; None takes heads of width 64.
+        intermediate_size: feed-forward width of each block; None takes four times `hidden_size`.
+        hidden_act: activation of the feed-forward layer; "gelu" is the exact one.
+        hidden_dropout_prob: dropout after dense layers.
+        attention_probs_dropout_prob: dropout of the attention weights.
+        layer_norm_eps: epsilon of the layer norms.
+        projection_initializer_range: standard deviation of the projections at the start; the small default makes a
+            new adapter pass on the sum of the tapped states. None for torch's default, as in the official code's
+            fine-tuning "without knowledge".
+        skip_layers: 0 for none, else after every n-th layer the output of an earlier one is added, as published.
+        kind: which kind of plug-in it is, which names the file of its class; "k_adapter" is this one.
+        mask_padding: whether padding is hidden from the adapter; False reproduces the official code, which leaks it.
+        training: what the adapter was trained on and how well it did, for its model card; has no effect.
+        source: where it was loaded from, as name_or_path, revision, subfolder and adapter, and the hash that it had
+            there; an artifact tells it only of an adapter that it refers to instead of holding it.
+
+    Raises:
+        TypeError: a value is of another type than its field.
+        ValueError: a size or a probability makes no adapter.
+
+    Source: K-Adapter, section 3.1, and fac-adapter.py of the official code.
+    """
+
+    layers: list[int] | tuple[int, ...] | None = None
+    hidden_size: int | None = None
+    num_hidden_layers: int = 2
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+    projection_initializer_range: float | int | None = 2e-4
+    skip_layers: int = 0
+    mask_padding: bool = True
+    kind: str = DEFAULT_KIND
+    training: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in PUBLISHED_SIZES:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} of a knowledge adapter must be at least 1")
+        if self.num_hidden_layers < 0:
+            raise ValueError(f"num_hidden_layers={self.num_hidden_layers} must be at least 0, which is for no blocks")
+        if self.hidden_size and self.num_attention_heads and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} of a knowledge adapter must be divisible by "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        if self.skip_layers < 0 or self.skip_layers == 1:
+            raise ValueError(f"skip_layers={self.skip_layers} must be 0 (off) or at least 2")
+        if self.layers is not None:
+            self._check_order(list(self.layers))
+        self._check_origin()
+
+    def _check_origin(self) -> None:
+        """Refuse what no trainer and no loading wrote of where an adapter comes from."""
+        if not isinstance(self.training.get("results") or {}, dict):
+            raise TypeError("'results' of a knowledge adapter's training must map names to numbers")
+        needed = {"name_or_path": str, "adapter": str, "hash": str}
+        maybe = {"revision": str | None, "subfolder": str | None}
+        for key, kind in ({**needed, **maybe} if self.source else {}).items():
+            if (key in needed and key not in self.source) or not isinstance(self.source.get(key), kind):
+                raise ValueError(
+                    f"the source of a knowledge adapter lacks {key!r} or has it of another type; it tells "
+                    f"{', '.join((*needed, *maybe))} of where the adapter was saved, so save the artifact again"
+                )
+
+    def _check_order(self, layers: list[int]) -> None:
+        if not layers or layers[0] < 0 or any(a >= b for a, b in itertools.pairwise(layers)):
+            raise ValueError(
+                f"layers={layers} must be indices of hidden states, at least one, none below 0, strictly increasing "
+                f"and without repeats; try layers={sorted({max(0, layer) for layer in layers}) or [0]}"
+            )
+
+    def for_backbone(self, num_hidden_layers: int, hidden_size: int) -> "KnowledgeAdapterConfig":
+        """Return this configuration with all that was left open filled in, checked for a backbone of this depth.
+
+        Args:
+            num_hidden_layers: the backbone's number of blocks.
+            hidden_size: the backbone's width.
+
+        Raises:
+            ValueError: a layer lies outside 0..num_hidden_layers.
+        """
+        layers = default_layers(num_hidden_layers) if self.layers is None else list(self.layers)
+        if layers[-1] > num_hidden_layers:
+            raise ValueError(
+                f"layers={layers} must lie in 0..{num_hidden_layers} for a backbone of {num_hidden_layers} blocks "
+                f"(0 = embeddings); try layers={default_layers(num_hidden_layers)}"
+            )
+        return type(self)(**{**self.to_dict(), "layers": layers, **self._sizes(hidden_size)})
+
+    def _sizes(self, backbone_width: int) -> dict[str, int]:
+        """Return width, heads and feed-forward width, each as it was given or by its rule."""
+        heads, width = self.num_attention_heads, self.hidden_size
+        if width is None:
+            width = default_width(backbone_width)
+            width = max(heads, width // heads * heads) if heads else width
+        return {
+            "hidden_size": width,
+            "num_attention_heads": heads or default_heads(width),
+            "intermediate_size": self.intermediate_size or 4 * width,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as a plain dict that JSON can hold."""
+        values = asdict(self)
+        values["layers"] = None if self.layers is None else list(self.layers)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "") -> "KnowledgeAdapterConfig":
+        """Build the typed configuration from a plain dict; `where` names its origin in errors.
+
+        Raises:
+            TypeError: a value is of another type than its field.
+            ValueError: a key is unknown, or a value makes no adapter.
+        """
+        kind = values.get("kind", DEFAULT_KIND)
+        if cls is KnowledgeAdapterConfig and kind != DEFAULT_KIND:
+            return plugin_module(kind).Config.from_dict(values, where)
+        known = [one.name for one in fields(cls)]
+        for key in values:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known are {known}"
+                raise ValueError(f"unknown field {key!r} in the adapter configuration{where}; {hint}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise TypeError(f"the adapter configuration{where}: {error}") from None
+
+
+def check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    """Raise ValueError, with the nearest that is known, where a value is none of those."""
+    if value not in known:
+        close = difflib.get_close_matches(value, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name}={value!r} must be one of {list(known)}{hint}")
+
+
+def refuse_misspelt(kwargs: dict[str, Any], known: Iterable[str], function: str) -> None:
+    """Raise TypeError for a keyword that is almost a known one, where others are passed on."""
+    for key in kwargs:
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+        if close and key not in known:
+            raise TypeError(f"{function} has no keyword {key!r}; did you mean {close[0]!r}?")
+
+
+def refuse_keywords(kwargs: dict[str, Any], known: Iterable[str], function: str) -> None:
+    """Raise TypeError for the first keyword that is not known; its value, which may be a secret, is not shown."""
+    known = list(known)
+    for key in kwargs:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+            raise TypeError(f"{function} has no keyword {key!r}; {hint}")
+
+
+def split_composition(name: str | os.PathLike) -> list[str]:
+    """Split "org/kadapter-fac+lin" into "org/kadapter-fac" and "org/kadapter-lin"; full ids joined by "+" work too.
+
+    What stands before the first "+" up to its last "-" is the prefix. A directory of that very name is left whole,
+    and so is the "+" in the directories above a path.
+    """
+    name = os.path.expanduser(name)
+    folder, slash, last = name.rpartition("/")
+    if "+" not in name or os.path.isdir(name) or ("+" not in last and os.path.isdir(folder)):
+        return [name]
+    if os.path.isdir(folder):
+        first, *others = last.split("+")
+        first, prefix = folder + slash + first, folder + slash + first[: first.rfind("-") + 1]
+    else:
+        first, *others = name.split("+")
+        prefix = first[: max(first.rfind("-"), first.rfind("/")) + 1]
+    return [first, *(other if "/" in other else prefix + other for other in others)]
+
+
+# A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
+RELEASE = "1ad4c0b69ea1645a"
 FUSIONS = ("add", "concat", "gated")
 DEPENDENCY_HEADS = ("arc", "official")
 FORMAT_VERSION = 1

@@ -1,33 +1,63 @@
-"""What heads are made of: their modules, and the tokens that they read.
+"""Head models on the fused features, what they are made of, and their losses.
 
-Dimensions: B batch, W words, n positions that a head reads.
+Dimensions: B batch, S sequence, H backbone width, W words, P passages, A answers, n positions that a head reads.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import (
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.utils import ModelOutput
 
-from .attention_kadapter import Attention, Dropout, attention_mask_of
+from .artifacts_kadapter import TASKS
+from .backbone_kadapter import check_keywords
 from .configuration_kadapter import KAdapterConfig
+from .modeling_kadapter import (
+    Attention,
+    Dropout,
+    KAdapterModel,
+    KAdapterPreTrainedModel,
+    attention_mask_of,
+    can_be_looked_at,
+    check_mask,
+)
+from .processing_kadapter import best_spans, encode_choices, encode_passages, encode_words
 
 __all__ = [
     "NOT_READ",
     "ArcHead",
     "EntityHead",
+    "KAdapterForDependencyParsing",
+    "KAdapterForEntityClassification",
+    "KAdapterForEntityPairClassification",
+    "KAdapterForMultipleChoice",
+    "KAdapterForQuestionAnswering",
+    "KAdapterForSequenceClassification",
+    "KAdapterForTokenClassification",
+    "KAdapterHeadModel",
     "PositionHead",
     "TokenHead",
-    "as_rows",
-    "can_be_looked_at",
-    "check_positions",
-    "check_words",
-    "first_tokens",
-    "gather",
-    "mask_scores",
-    "token_mask",
+    "cross_entropy",
+    "multi_label_loss",
+    "regression_loss",
+    "sequence_loss",
+    "spans_loss",
+    "spans_of",
 ]
+
+# ---- what heads are made of -----------------------------------------------------------------------------------------
 
 
 # What forward takes beside the inputs of the backbone, and `read` does not look at.
@@ -106,26 +136,7 @@ class PositionHead(nn.Module):
         return self.out_proj(self.dropout(self.dense(context)))
 
 
-# ---- tokens -------------------------------------------------------------------------------------------------------
-
-
-def can_be_looked_at(values: Tensor) -> bool:
-    """Return whether values are there to be checked: not on another device, nor in a graph that is compiled."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def gather(states: Tensor, positions: Tensor) -> Tensor:
-    """Return the states (batch, sequence, hidden) at positions (batch, n), those below 0 at 0: (batch, n, hidden).
-
-    Raises:
-        ValueError: a position lies outside the sequence.
-    """
-    if can_be_looked_at(positions) and positions.numel() and int(positions.max()) >= states.shape[1]:
-        raise ValueError(
-            f"position {int(positions.max())} lies outside the {states.shape[1]} tokens of the batch; was it cut?"
-        )
-    index = positions.clamp(min=0).to(states.device)[..., None].expand(-1, -1, states.shape[-1])
-    return states.gather(1, index)
+# ---- the positions that a head reads --------------------------------------------------------------------------------
 
 
 def check_positions(entity_positions: Tensor | None, mentions: int) -> Tensor:
@@ -208,3 +219,579 @@ def token_mask(
 def mask_scores(scores: Tensor, present: Tensor) -> Tensor:
     """Give the scores of what is not there the smallest number, so that a softmax makes it zero."""
     return scores.masked_fill(~present.bool().to(scores.device), torch.finfo(scores.dtype).min)
+
+
+# ---- losses: each a mean, or a sum divided by the number of items in the global batch -------------------------------
+
+
+IGNORED = -100  # the label of what does not count
+
+
+def cross_entropy(logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | None:
+    """Mean over the labels that count, or their sum over the number of such labels in the whole (global) batch.
+
+    Raises:
+        ValueError: a label is no class of the logits, or labels are of another shape or no whole numbers.
+    """
+    if labels is None:
+        return None
+    if labels.is_floating_point() or labels.numel() != logits[..., 0].numel():
+        shape = tuple(logits.shape[:-1])
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}, and must be {shape} whole numbers, a "
+            "class each; other problems than classes are chosen by problem_type"
+        )
+    if can_be_looked_at(labels):
+        for label in labels[((labels < 0) & (labels != IGNORED)) | (labels >= logits.shape[-1])][:1].tolist():
+            raise ValueError(f"label {label} is none of the {logits.shape[-1]} classes, 0 to {logits.shape[-1] - 1}")
+    logits, labels = logits.flatten(0, -2).float(), labels.flatten().to(logits.device).long()
+    if num_items_in_batch is None:
+        return F.cross_entropy(logits, labels)
+    return _share(F.cross_entropy(logits, labels, reduction="sum"), num_items_in_batch)
+
+
+def multi_label_loss(logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | None:
+    """Mean binary cross-entropy over all labels of all examples, or their sum over the number in the global batch.
+
+    Raises:
+        ValueError: the labels are not (batch, labels), or lie outside 0 to 1.
+    """
+    if labels is None:
+        return None
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and must have {tuple(logits.shape)}: 0 or 1 for each"
+        )
+    if can_be_looked_at(labels) and not ((labels >= 0) & (labels <= 1)).all():
+        raise ValueError("labels of a text that may have several must be 0 or 1 each, and one lies outside")
+    logits, labels = logits.float(), labels.to(logits.device).float()
+    if num_items_in_batch is None:
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    return _share(F.binary_cross_entropy_with_logits(logits, labels, reduction="sum"), num_items_in_batch)
+
+
+def regression_loss(logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | None:
+    """Mean squared error over all values, or its sum over their number in the global batch.
+
+    Raises:
+        ValueError: the labels are not (batch, labels), or (batch,) for a single value.
+    """
+    if labels is None:
+        return None
+    if labels.shape != logits.shape and not (
+        logits.shape[1] == 1 and labels.dim() == 1 and len(labels) == len(logits)
+    ):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and must have {tuple(logits.shape)}: num_labels numbers each"
+        )
+    logits, labels = logits.float(), labels.to(logits.device).float().view(logits.shape)
+    if num_items_in_batch is None:
+        return F.mse_loss(logits, labels)
+    return _share(F.mse_loss(logits, labels, reduction="sum"), num_items_in_batch)
+
+
+def sequence_loss(
+    config: Any, logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None
+) -> Tensor | None:
+    """Return the loss of `config.problem_type`, which the first labels decide where it is None, as in transformers.
+
+    One label is a regression; of several, whole numbers are classes, and others say of each class how true it is.
+
+    Raises:
+        ValueError: the labels are none of such a problem.
+    """
+    if labels is None:
+        return None
+    problem_type = config.problem_type
+    if problem_type is None and config.num_labels == 1:
+        problem_type = "regression"
+    elif problem_type is None:
+        classes = labels.dtype in (torch.long, torch.int)
+        problem_type = "single_label_classification" if classes else "multi_label_classification"
+    if problem_type == "single_label_classification" and config.num_labels == 1:
+        raise ValueError("a single class teaches nothing: give num_labels=2, or problem_type='regression'")
+    loss = SEQUENCE_LOSSES[problem_type](logits, labels, num_items_in_batch)
+    config.problem_type = problem_type
+    return loss
+
+
+SEQUENCE_LOSSES = {
+    "regression": regression_loss,
+    "single_label_classification": cross_entropy,
+    "multi_label_classification": multi_label_loss,
+}
+
+
+def _share(loss: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
+    return loss / torch.as_tensor(num_items_in_batch).to(loss.device)
+
+
+def spans_of(
+    start_positions: Tensor | None, end_positions: Tensor | None, answer_spans: Tensor | None
+) -> Tensor | None:
+    """Return answers as (batch, answers, 3) = (passage, start, end), whichever way they were given.
+
+    Raises:
+        ValueError: both ways or half of one were used, or the spans have another shape.
+    """
+    if (start_positions is None) != (end_positions is None):
+        raise ValueError("start_positions and end_positions go together, (batch,) each")
+    if start_positions is None or end_positions is None:
+        if answer_spans is not None and (answer_spans.dim() != 3 or answer_spans.shape[-1] != 3):
+            shape = tuple(answer_spans.shape)
+            raise ValueError(f"answer_spans has shape {shape} and must have (batch, answers, 3): passage, start, end")
+        return answer_spans
+    if answer_spans is not None:
+        raise ValueError("give start_positions and end_positions, or answer_spans, not both")
+    passage = torch.where(start_positions < 0, -1, 0)
+    return torch.stack([passage, start_positions, end_positions], dim=-1)[:, None]  # (B, 1, 3)
+
+
+def spans_loss(
+    start: Tensor, end: Tensor, answer_spans: Tensor | None, num_items_in_batch: Tensor | int | None
+) -> Tensor | None:
+    """Mean over questions of - log of the summed probability of all occurrences, halved over start and end.
+
+    `start` and `end` are masked logits (batch, [passages,] sequence), a softmax over all tokens of a question;
+    `answer_spans` (batch, answers, 3) = (passage, start, end), -1 where there is none. A question without any
+    occurrence counts nothing and is left out of the mean.
+
+    Raises:
+        ValueError: the spans are of another number of questions, or one is reversed or lies outside the tokens that
+            may be part of an answer.
+    """
+    if answer_spans is None:
+        return None
+    if len(answer_spans) != len(start):
+        raise ValueError(f"answer_spans are of {len(answer_spans)} questions, and there are {len(start)}")
+    spans = answer_spans.to(start.device)
+    start, end = start.view(len(start), -1, start.shape[-1]), end.view(len(end), -1, end.shape[-1])
+    if can_be_looked_at(spans):
+        _check_spans(spans, start)
+    answerable = (spans[..., 0] >= 0).any(dim=1)  # (B,)
+    losses = sum(_occurrence_loss(scores, spans, column) for scores, column in ((start, 1), (end, 2))) / 2
+    number = answerable.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    return _share(losses.masked_fill(~answerable, 0.0).sum(), number)
+
+
+def _occurrence_loss(scores: Tensor, spans: Tensor, column: int) -> Tensor:
+    """Return - log of the summed probability of the tokens at which an answer starts, or ends: (batch,)."""
+    flat = scores.flatten(1).float()  # (B, P * S)
+    place = spans[..., 0] * scores.shape[-1] + spans[..., column]  # (B, A)
+    there = spans[..., 0] >= 0
+    occurs = torch.zeros_like(flat).scatter_add_(1, place.masked_fill(~there, 0), there.to(flat.dtype)) > 0
+    occurring = flat.masked_fill(~occurs, torch.finfo(flat.dtype).min)
+    return flat.logsumexp(dim=1) - occurring.logsumexp(dim=1)
+
+
+def _check_spans(spans: Tensor, scores: Tensor) -> None:
+    batch, passages, length = scores.shape
+    passage, start, end = spans.unbind(dim=-1)  # (B, A) each
+    there = passage >= 0
+    inside = (passage < passages) & (start >= 0) & (start <= end) & (end < length)
+    rows = torch.arange(batch, device=spans.device)[:, None].expand_as(passage)
+    allowed = scores > torch.finfo(scores.dtype).min
+    index = [rows, passage.clamp(0, passages - 1)]
+    for at in (start, end):
+        inside = inside & allowed[(*index, at.clamp(0, length - 1))]
+    wrong = (there & ~inside).nonzero()
+    if len(wrong):
+        row, answer = wrong[0].tolist()
+        raise ValueError(
+            f"answer_spans[{row}, {answer}] = {tuple(spans[row, answer].tolist())} is reversed, or lies outside the "
+            f"{passages} passages of {length} tokens or on a token that can't be part of an answer; was it cut?"
+        )
+
+
+# ---- head models ----------------------------------------------------------------------------------------------------
+
+
+class KAdapterHeadModel(KAdapterPreTrainedModel):
+    """A `KAdapterModel` with a head on its fused features.
+
+    What is frozen is read once and kept: `model(states=model.read(**inputs), **rest)` is `model(**inputs, **rest)`.
+    """
+
+    problem_types: tuple[str, ...] = ("single_label_classification",)  # those that its loss is for
+    output_class: ClassVar[type[ModelOutput]] = SequenceClassifierOutput
+    _own_inputs: tuple[str, ...] = ()  # keywords of the positions that it reads
+
+    def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
+        if config.problem_type is not None and config.problem_type not in self.problem_types:
+            raise ValueError(
+                f"problem_type={config.problem_type!r} means nothing to {type(self).__name__}, whose loss is for "
+                f"{' or '.join(self.problem_types)}; choose such a one, or leave it out"
+            )
+        super().__init__(config)
+        self.kadapter = KAdapterModel(config, backbone)
+        self.head = self.build_head(config)
+        self.post_init()
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new head."""
+        raise TypeError("a head model says how its head is built")
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput | tuple:
+        """Return logits and, given `labels`, the loss; the class says their shapes and which loss it is.
+
+        `states`, what `read` returned for the same inputs, stand in for a run of backbone and adapters.
+
+        Raises:
+            TypeError: a keyword is unknown.
+            ValueError: inputs and states are missing, or inputs, states or labels have another shape.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+        logits = self.logits(self.fuse(states, **inputs), inputs)
+        loss = None if labels is None else self.loss(logits, labels, num_items_in_batch, inputs)
+        output = self.output_class(loss, logits)
+        return output.to_tuple() if return_dict is False else output
+
+    def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Return the head's logits for the fused features (batch, n, hidden) of these inputs."""
+        return self.head(features)
+
+    def loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, inputs: dict[str, Any]) -> Tensor:
+        """Return the loss, a mean, or a sum divided by the number of items in the global batch."""
+        return cross_entropy(logits, labels, num_items)
+
+    def read(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Return all that fusion and head read: {"backbone": R, "adapters.NAME": A}, where the head reads it.
+
+        Shapes: each (batch, n, hidden), n the positions that the head reads. Keywords are those of `forward`; labels
+        may be among them and are not looked at.
+
+        Raises:
+            ValueError: inputs or positions are missing, of another shape or out of range.
+        """
+        inputs = {key: one for key, one in kwargs.items() if key not in NOT_READ}
+        self._check_keywords(inputs)
+        given = input_ids if input_ids is not None else inputs.get("inputs_embeds")
+        if given is None:
+            raise ValueError(
+                "there is nothing to read; give input_ids, inputs_embeds, or states that were read before"
+            )
+        check_mask(attention_mask, given)
+        positions = self._positions_read(given, attention_mask, inputs)
+        backbone, adapters = self.kadapter.encode(input_ids, attention_mask, positions, **inputs)
+        return {"backbone": backbone, **{f"adapters.{name}": one for name, one in adapters.items()}}
+
+    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
+        """Return the positions (batch, n) that the head reads, None for all; takes its keywords out of `inputs`."""
+        return None
+
+    def _check_keywords(self, inputs: dict[str, Any]) -> None:
+        check_keywords(inputs, self.kadapter.backbone, (*self._own_inputs, *NOT_READ))
+        for key in ("output_hidden_states", "output_attentions"):
+            if inputs.get(key):
+                raise TypeError(f"a head has no {key}: it reads few positions; call model.base_model(..., {key}=True)")
+
+    def fuse(self, states: dict[str, Tensor] | None = None, **inputs: Any) -> Tensor:
+        """Return the fused features (batch, n, hidden) of states, or of inputs that are read first.
+
+        Raises:
+            ValueError: the states are of other adapters than the active ones or of another shape, or inputs were given
+                beside them.
+        """
+        if states is None:
+            states = self.read(**inputs)
+        elif any(inputs.get(key) is not None for key in ("input_ids", "inputs_embeds")):
+            raise ValueError("give states or input_ids, not both: states are what was read of input_ids before")
+        else:
+            self._check_keywords(inputs)
+        self._check_states(states)
+        adapters = {name: states[f"adapters.{name}"] for name in self.active_adapters()}
+        return self.kadapter.fusion(states["backbone"], adapters)
+
+    def _check_states(self, states: dict[str, Tensor]) -> None:
+        expected = ["backbone", *(f"adapters.{name}" for name in self.active_adapters())]
+        if set(states) != set(expected):
+            raise ValueError(
+                f"states hold {sorted(states)}, and this model reads {sorted(expected)}; read them again with its read"
+            )
+        shape = (*states["backbone"].shape[:2], self.kadapter.backbone.config.hidden_size)
+        for key, one in states.items():
+            if one.shape != shape:
+                raise ValueError(
+                    f"states[{key!r}] has shape {tuple(one.shape)} and must have (batch, n, hidden), {shape}; read it "
+                    "again with this model's read"
+                )
+
+
+class KAdapterForSequenceClassification(KAdapterHeadModel):
+    """Class of a whole text, several classes, or one or more numbers, read off its first token.
+
+    Logits are (batch, labels). The loss is that of `config.problem_type`: the mean cross-entropy for classes (batch,),
+    the binary cross-entropy for several labels of a text (batch, labels), or the squared error for numbers, (batch,)
+    or (batch, labels). Where it is None the first labels decide, as in transformers, and it is stored.
+    """
+
+    _auto_classes = ("AutoModelForSequenceClassification",)
+    problem_types = ("single_label_classification", "multi_label_classification", "regression")
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new head for one position."""
+        return EntityHead(config, mentions=1)
+
+    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
+        return first_tokens(attention_mask, given)
+
+    def loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, inputs: dict[str, Any]) -> Tensor:
+        """Return the loss of `config.problem_type`, which the first labels decide where it is None."""
+        return sequence_loss(self.config, logits, labels, num_items)
+
+
+class KAdapterEntityModel(KAdapterHeadModel):
+    """Base class for heads on the marked mentions of a text."""
+
+    mentions = 1
+    _own_inputs = ("entity_positions",)
+
+    @classmethod
+    def build_head(cls, config: KAdapterConfig) -> nn.Module:
+        """Return a new head for the mentions."""
+        return EntityHead(config, cls.mentions)
+
+    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
+        return check_positions(inputs.pop("entity_positions", None), self.mentions)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        entity_positions: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput | tuple:
+        """Return logits (batch, labels) and, given `labels`, the loss.
+
+        `entity_positions` (batch, mentions): tokens of the opening markers, as `encode_entities` gives.
+
+        Raises:
+            ValueError: `entity_positions` are missing, too few or too many, or out of range; labels of another shape.
+        """
+        given = (attention_mask, labels, num_items_in_batch, return_dict, states)
+        return super().forward(input_ids, *given, entity_positions=entity_positions, **kwargs)
+
+
+class KAdapterForEntityClassification(KAdapterEntityModel):
+    """Types of one marked mention, any number of them (the official heads of Open Entity and FIGER).
+
+    Logits and labels are (batch, labels), 1 for each type that the mention has; the loss is the mean binary
+    cross-entropy.
+    """
+
+    _auto_classes = ("AutoModelForSequenceClassification",)
+    problem_types = ("multi_label_classification",)
+    markers = (" @",)  # with the sign for a space before it, unlike the bare one of relations: so the official scripts
+
+    def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config, backbone)
+        config.problem_type = "multi_label_classification"
+
+    def loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, inputs: dict[str, Any]) -> Tensor:
+        """Return the binary cross-entropy of each type for each mention."""
+        return multi_label_loss(logits, labels, num_items)
+
+
+class KAdapterForEntityPairClassification(KAdapterEntityModel):
+    """Relation of a pair of marked mentions: the factual objective, and TACRED's head (fac-adapter.py).
+
+    Mentions are head and tail, logits (batch, labels), labels (batch,); the loss is the mean cross-entropy.
+    """
+
+    _auto_classes = ("AutoModelForSequenceClassification",)
+    mentions = 2
+
+
+class KAdapterForMultipleChoice(KAdapterHeadModel):
+    """The right one of several choices, each a text of its own, by its first token (the official head of CosmosQA).
+
+    `input_ids`, `attention_mask` and `position_ids` are (batch, choices, sequence), logits (batch, choices), labels
+    (batch,); the loss is the mean cross-entropy.
+    """
+
+    _auto_classes = ("AutoModelForMultipleChoice",)
+    output_class = MultipleChoiceModelOutput
+    encode_choices = staticmethod(encode_choices)
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new head with one score."""
+        return TokenHead(config, outputs=1)
+
+    def read(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Return all that fusion and head read, (batch, choices, hidden) each; see `KAdapterHeadModel.read`."""
+        given, rows = as_rows({"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}, "choices")
+        return {key: one.view(len(given), -1, one.shape[-1]) for key, one in super().read(**rows).items()}
+
+    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
+        return first_tokens(attention_mask, given)
+
+    def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Return a score for each choice, (batch, choices)."""
+        return self.head(features).squeeze(-1)
+
+
+class KAdapterForTokenClassification(KAdapterHeadModel):
+    """Class of each token.
+
+    Logits are (batch, sequence, labels); the loss is the mean cross-entropy over `labels` (batch, sequence) that are
+    not -100.
+    """
+
+    _auto_classes = ("AutoModelForTokenClassification",)
+    output_class = TokenClassifierOutput
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new head for each token."""
+        return TokenHead(config, config.num_labels)
+
+
+class KAdapterForQuestionAnswering(KAdapterHeadModel):
+    """The answer to a question as a span of one of its passages, each a text of its own with the question.
+
+    The setting of SearchQA and Quasar-T in K-Adapter, section 4.2, whose code is not released: a Linear for start and
+    end, a softmax over the tokens of all passages, every occurrence of an answer taken for right.
+    """
+
+    _auto_classes = ("AutoModelForQuestionAnswering",)
+    encode_passages = staticmethod(encode_passages)
+    best_spans = staticmethod(best_spans)
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new head for start and end."""
+        return TokenHead(config, outputs=2)
+
+    def read(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Return all that fusion and head read, (batch, passages * sequence, hidden); see `KAdapterHeadModel.read`."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+        if input_ids is None or input_ids.dim() == 2:
+            return super().read(**inputs)
+        given, rows = as_rows(inputs, "passages")
+        return {key: one.view(len(given), -1, one.shape[-1]) for key, one in super().read(**rows).items()}
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        answer_mask: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        answer_spans: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> QuestionAnsweringModelOutput | tuple:
+        """Return start and end logits, shaped as `input_ids`, and the loss, given positions or spans.
+
+        Shapes: `input_ids`, `attention_mask` and `answer_mask` (True for tokens that may be part of an answer) (batch,
+        sequence) or (batch, passages, sequence); `start_positions` and `end_positions` (batch,) of a single passage,
+        or `answer_spans` (batch, answers, 3) = (passage, start, end), all occurrences, padded with -1. The loss is
+        minus the log of the summed probability of all occurrences, meaned over start and end and over the questions
+        that have one. Where there is no mask beside `states`, they are taken for a single passage's.
+
+        Raises:
+            ValueError: an input has another shape, or a span lies outside of the answer mask.
+        """
+        features = self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        mask = token_mask(features, input_ids, attention_mask, answer_mask)  # (B, S) or (B, P, S)
+        scores = self.head(features).float().unbind(dim=-1)
+        start, end = (mask_scores(one.view(mask.shape), mask) for one in scores)
+        spans = spans_of(start_positions, end_positions, answer_spans)
+        loss = spans_loss(start, end, spans, num_items_in_batch)
+        output = QuestionAnsweringModelOutput(loss, start, end)
+        return output.to_tuple() if return_dict is False else output
+
+
+class KAdapterForDependencyParsing(KAdapterHeadModel):
+    """Head of each word among the words of its sentence: the linguistic objective."""
+
+    _auto_classes = ("AutoModelForTokenClassification",)
+    _own_inputs = ("word_positions",)
+    output_class = TokenClassifierOutput
+    encode_words = staticmethod(encode_words)
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new arc scorer, or the official positional head if the configuration says so."""
+        return ArcHead(config) if config.dependency_head == "arc" else PositionHead(config)
+
+    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
+        word_positions = inputs.pop("word_positions", None)
+        return None if self.config.dependency_head == "official" else check_words(word_positions)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        word_positions: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput | tuple:
+        """Return logits and, given `labels`, the mean cross-entropy over those that are not -100.
+
+        With the arc head `word_positions` (batch, 1 + words) are the tokens of the root (the first special token) and
+        of each word's first sub-token, -1 where there is none; logits are (batch, words, 1 + words) and labels
+        (batch, words), 0 for the root. With the official head logits are (batch, sequence, num_positions) and labels
+        (batch, sequence), a position for each token.
+
+        Raises:
+            ValueError: `word_positions` are missing or out of range.
+        """
+        given = (attention_mask, labels, num_items_in_batch, return_dict, states)
+        return super().forward(input_ids, *given, word_positions=word_positions, **kwargs)
+
+    def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Return a score for each head of each word, or for each position as the head of each token."""
+        if self.config.dependency_head == "official":
+            return self.head(features, inputs["attention_mask"])
+        return self.head(features, check_words(inputs["word_positions"]) >= 0)
+
+    def loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, inputs: dict[str, Any]) -> Tensor:
+        """Return the cross-entropy, of the official head without the labels of padding."""
+        mask = inputs["attention_mask"]
+        if self.config.dependency_head == "official" and mask is not None:
+            labels = labels.masked_fill(mask == 0, -100)
+        return super().loss(logits, labels, num_items, inputs)
+
+
+def _register() -> None:
+    """Let the Auto classes answer for head models.
+
+    Of several heads they take the one that a checkpoint names, and where it names none the first: the general one.
+    """
+    heads = [globals()[name] for name in __all__ if name.startswith("KAdapterFor")]
+    for task in TASKS:
+        name, general = f"AutoModelFor{task}", globals()[f"KAdapterFor{task}"]
+        others = [head for head in heads if name in head._auto_classes and head is not general]
+        getattr(transformers, name).register(KAdapterConfig, (general, *others), exist_ok=True)
+
+
+if __name__ == "kadapter.heads_kadapter":  # installed: as remote code it must not stand in for another repository's
+    _register()

@@ -1,98 +1,203 @@
 """K-Adapter: knowledge adapters beside a frozen encoder (Wang et al., Findings of ACL 2021, arXiv 2002.01808).
 
-From top to bottom in the order of the paper: one adapter layer, the adapter, the model, its head models. Fusion, what
-heads are made of, loading and the adapter verbs are in fusion_, heads_, loading_ and verbs_kadapter.py.
-Dimensions: B batch, S sequence, H backbone width, D adapter width, P passages.
+From top to bottom in the order of the paper: attention, the adapter layer, the adapter, fusion, the model.
+Dimensions: B batch, S sequence, H backbone width, D adapter width.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import (
-    MultipleChoiceModelOutput,
-    QuestionAnsweringModelOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-)
 from transformers.utils import ModelOutput, logging
 
-from .artifacts_kadapter import WEIGHTS_FOLLOW, copy_strictly
-from .attention_kadapter import Attention, Dropout, Linear, attention_mask_of, check_mask
-from .backbone_kadapter import making_models_in_turn, random_backbone
-from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name, check_choice
-from .encoding_kadapter import (
-    MARKERS,
-    best_spans,
-    encode_choices,
-    encode_entities,
-    encode_passages,
-    encode_words,
-    mark_entities,
-    special_tokens,
+from .artifacts_kadapter import (
+    WEIGHTS_FOLLOW,
+    ArtifactVerbs,
+    check_adapter,
+    check_same_backbone,
+    copy_strictly,
+    drop_backbone,
+    forgive_backbone,
+    read_artifact,
+    say_what_is_left_out,
+    tensors_under,
 )
-from .fusion_kadapter import new_fusion
-from .heads_kadapter import (
-    NOT_READ,
-    ArcHead,
-    EntityHead,
-    PositionHead,
-    TokenHead,
-    as_rows,
-    check_positions,
-    check_words,
-    first_tokens,
-    gather,
-    mask_scores,
-    token_mask,
-)
-from .loading_kadapter import TASKS, ArtifactVerbs
-from .losses_kadapter import cross_entropy, multi_label_loss, sequence_loss, spans_loss, spans_of
-from .saving_kadapter import drop_backbone, forgive_backbone
-from .tapping_kadapter import (
+from .backbone_kadapter import (
+    READING,
     check_keywords,
     check_tapped,
+    making_models_in_turn,
+    plain,
     positions_of,
     prepare_taps,
+    random_backbone,
+    release,
     run_and_tap,
-    set_mode,
     without_capturing_hooks,
 )
-from .verbs_kadapter import AdapterVerbs
+from .configuration_kadapter import (
+    DEFAULT_KIND,
+    KAdapterConfig,
+    KnowledgeAdapterConfig,
+    check_adapter_name,
+    check_choice,
+    plugin_module,
+    refuse_keywords,
+)
+from .processing_kadapter import MARKERS, encode_entities
 
 __all__ = [
-    "ArcHead",
-    "KAdapterConfig",
-    "KAdapterForDependencyParsing",
-    "KAdapterForEntityClassification",
-    "KAdapterForEntityPairClassification",
-    "KAdapterForMultipleChoice",
-    "KAdapterForQuestionAnswering",
-    "KAdapterForSequenceClassification",
-    "KAdapterForTokenClassification",
+    "AdapterSet",
+    "Attention",
+    "Dropout",
     "KAdapterModel",
     "KAdapterModelOutput",
-    "KnowledgeAdapterConfig",
-    "best_spans",
-    "encode_choices",
-    "encode_entities",
-    "encode_passages",
-    "encode_words",
-    "mark_entities",
-    "special_tokens",
+    "KAdapterPreTrainedModel",
+    "KnowledgeAdapter",
+    "KnowledgePlugin",
+    "Linear",
+    "attention_mask_of",
+    "can_be_looked_at",
+    "check_mask",
+    "gather",
+    "new_fusion",
 ]
 
 logger = logging.get_logger(__name__)
-FEW = 8  # where fewer than one position in so many is read, the last adapter block computes no others
+BITS = 16  # random bits of which dropout takes its choice for one value, a quarter of what PyTorch draws at a time
+SHORTCUT_RATIO = 8  # where fewer than one position in 8 is read, the last adapter block computes no others
+
+
+# ---- attention ------------------------------------------------------------------------------------------------------
+
+
+class Linear(nn.Linear):
+    """torch's Linear, which draws no weights where others are about to take their place."""
+
+    def reset_parameters(self) -> None:
+        """Draw new weights, unless they have no memory: on the meta device too that takes longer than a load."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Dropout(nn.Dropout):
+    """torch's Dropout, from fewer random bits on a CPU."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Zero values of a tensor of any shape with probability p, and scale the others by 1 / (1 - p)."""
+        return dropped(states, self.p) if self.training else states
+
+
+def dropped(states: Tensor, probability: float) -> Tensor:
+    """Return states with dropout, whose probability on a CPU is rounded to a multiple of 2**-16.
+
+    PyTorch draws 64 bits for each value, on one thread of a CPU; of these 64 are enough for four.
+    """
+    dropped_of = round(probability * 2**BITS)
+    if states.device.type != "cpu" or not 0 < dropped_of < 2**BITS or torch.compiler.is_compiling():
+        return F.dropout(states, probability)
+    drawn = torch.empty(math.ceil(states.numel() * BITS / 64), dtype=torch.int64, device=states.device)
+    drawn.random_(torch.iinfo(torch.int64).min, None)
+    kept = drawn.view(torch.int16)[: states.numel()].view(states.shape).ge_(dropped_of - 2 ** (BITS - 1))  # 1 or 0
+    return states * kept.to(states.dtype).div_(1 - dropped_of / 2**BITS)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with residual and layer norm after it."""
+
+    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float, eps: float) -> None:
+        super().__init__()
+        self.heads, self.attention_dropout = heads, attention_dropout
+        self.query, self.key, self.value = (Linear(width, width) for _ in range(3))
+        self.dense = Linear(width, width)
+        self.dropout = Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, states: Tensor, mask: Tensor | None, among: Tensor | None = None) -> Tensor:
+        """Map (batch, n, width) to the same shape; the mask is what `attention_mask_of` returns.
+
+        The states attend to all those `among` (batch, sequence, width) which they are; by default they are all.
+        """
+        among = states if among is None else among
+        given = ((self.query, states), (self.key, among), (self.value, among))
+        query, key, value = (one(read).unflatten(-1, (self.heads, -1)).transpose(1, 2) for one, read in given)
+        dropout = self.attention_dropout if self.training else 0.0
+        context = attend(query, key, value, mask, dropout)  # (B, heads, n, D / heads)
+        context = self.dense(context.transpose(1, 2).flatten(2))  # (B, n, D)
+        return self.layer_norm(states + self.dropout(context))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Return the context of queries (batch, heads, n, width) among keys and values (batch, heads, sequence, width).
+
+    With dropout PyTorch has no kernel on a CPU and would compute in float32, from 64 random bits for each weight.
+    """
+    if not dropout or query.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    (batch, heads), scale, bias = query.shape[:2], query.shape[-1] ** -0.5, query.new_zeros(1)
+    if mask is not None:
+        bias = query.new_zeros(mask.shape).masked_fill(~mask, -math.inf).expand(batch, heads, -1, -1).flatten(0, 1)
+    query, key, value = (one.flatten(0, 1) for one in (query, key, value))  # (B * heads, n or S, D / heads)
+    weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale).softmax(dim=-1)  # (B * heads, n, S)
+    return torch.bmm(dropped(weights, dropout), value).unflatten(0, (batch, heads))  # (B, heads, n, D / heads)
+
+
+def attention_mask_of(attention_mask: Tensor | None, device: torch.device) -> Tensor | None:
+    """Turn (batch, sequence) into a boolean (batch, 1, 1, sequence).
+
+    A row without any token attends to all, so that nothing is NaN.
+
+    Raises:
+        ValueError: the mask has another shape.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.dim() != 2:
+        shape = tuple(attention_mask.shape)
+        raise ValueError(f"attention_mask has shape {shape}; adapters need (batch, sequence), 1 for tokens")
+    real = attention_mask.bool()
+    return (real | ~real.any(dim=1, keepdim=True))[:, None, None, :].to(device)
+
+
+def check_mask(attention_mask: Tensor | None, inputs: Tensor | None) -> None:
+    """Raise ValueError, before anything runs, where a mask (batch, sequence) does not belong to its inputs."""
+    if attention_mask is not None and inputs is not None and attention_mask.shape != inputs.shape[:2]:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)} and must have {tuple(inputs.shape[:2])}, (batch, "
+            "sequence) of the inputs; give the mask that came with them"
+        )
+
+
+# ---- the adapter ----------------------------------------------------------------------------------------------------
+
+
+def can_be_looked_at(values: Tensor) -> bool:
+    """Return whether values are there to be checked: not on another device, nor in a graph that is compiled."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def gather(states: Tensor, positions: Tensor) -> Tensor:
+    """Return the states (batch, sequence, hidden) at positions (batch, n), those below 0 at 0: (batch, n, hidden).
+
+    Raises:
+        ValueError: a position lies outside the sequence.
+    """
+    if can_be_looked_at(positions) and positions.numel() and int(positions.max()) >= states.shape[1]:
+        raise ValueError(
+            f"position {int(positions.max())} lies outside the {states.shape[1]} tokens of the batch; was it cut?"
+        )
+    index = positions.clamp(min=0).to(states.device)[..., None].expand(-1, -1, states.shape[-1])
+    return states.gather(1, index)
 
 
 class AdapterBlock(GradientCheckpointingLayer):
@@ -141,12 +246,34 @@ class KnowledgeAdapterLayer(nn.Module):
         return states if inner is None else states + self.up_project(inner)  # (B, S or n, H)
 
 
-class KnowledgeAdapter(nn.Module):
-    """One knowledge adapter: h = 0; for i, l in enumerate(layers): h = layer_i(hs[l] + h)."""
+class KnowledgePlugin(nn.Module):
+    """What a knowledge plug-in answers, whatever its kind: which hidden states it reads, and what it makes of them.
+
+    A kind has one file, `KIND_kadapter.py` beside this one, found by its name. It defines `Plugin`, a subclass of this
+    class, and `Config`, a subclass of `KnowledgeAdapterConfig`. Plug-ins see nothing of each other.
+    """
 
     def __init__(self, config: KnowledgeAdapterConfig, backbone_hidden_size: int) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def tapped_layers(self) -> Sequence[int]:
+        """The hidden states that it reads, 0 = embeddings, i = output of block i."""
+        return self.config.layers
+
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor | None, at: Tensor | None = None
+    ) -> Tensor:
+        """Map tapped hidden states, each (batch, sequence, hidden), to the plug-in's own, all or `at` (batch, n)."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward; a plug-in makes features of hidden states")
+
+
+class KnowledgeAdapter(KnowledgePlugin):
+    """One knowledge adapter: h = 0; for i, l in enumerate(layers): h = layer_i(hs[l] + h)."""
+
+    def __init__(self, config: KnowledgeAdapterConfig, backbone_hidden_size: int) -> None:
+        super().__init__(config, backbone_hidden_size)
         self.layers = nn.ModuleList(KnowledgeAdapterLayer(config, backbone_hidden_size) for _ in config.layers)
 
     def forward(
@@ -156,13 +283,474 @@ class KnowledgeAdapter(nn.Module):
         like = next(self.parameters(), hidden_states[0])
         mask = attention_mask_of(attention_mask if self.config.mask_padding else None, like.device)
         skip, outputs = self.config.skip_layers, []
-        few = at if at is not None and FEW * at.shape[1] < hidden_states[0].shape[1] and not skip else None
+        shortcut = at is not None and not skip and SHORTCUT_RATIO * at.shape[1] < hidden_states[0].shape[1]
         for number, (layer, state) in enumerate(zip(self.layers, hidden_states, strict=True), start=1):
             state = state.to(like) + outputs[-1] if outputs else state.to(like)
-            outputs.append(layer(state, mask, few if number == len(self.layers) else None))
+            outputs.append(layer(state, mask, at if shortcut and number == len(self.layers) else None))
             if skip and number % skip == 0:  # the index is the official code's, whatever was meant by it
                 outputs[-1] = outputs[-1] + outputs[number // skip]
-        return outputs[-1] if at is few else gather(outputs[-1], at)  # (B, S or n, H)
+        return outputs[-1] if shortcut or at is None else gather(outputs[-1], at)  # (B, S or n, H)
+
+
+def plugin_class(kind: str) -> type[KnowledgePlugin]:
+    """Return the class of the knowledge plug-ins of a kind."""
+    return KnowledgeAdapter if kind == DEFAULT_KIND else plugin_module(kind).Plugin
+
+
+# ---- fusion ---------------------------------------------------------------------------------------------------------
+
+
+class AddFusion(nn.Module):
+    """R + the sum of the adapters' outputs: no parameters, and what composing without training gives."""
+
+    def __init__(self, names: Sequence[str], hidden_size: int) -> None:
+        super().__init__()
+
+    def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
+        """Fuse R and the active adapters' outputs, all (..., hidden)."""
+        for states in adapters.values():
+            backbone = backbone.to(states.device) + states
+        return backbone
+
+    def keep(self, old: AddFusion) -> bool:
+        """Take over what was learned for the adapters that stay; True if something must be trained anew."""
+        return False
+
+    def gates(self) -> dict[str, float]:
+        """Return how far each adapter is let through; none are without gates."""
+        return {}
+
+
+class ConcatFusion(AddFusion):
+    """Linear of [R; A] for each adapter and, where there are several, a Linear over those (the official "concat").
+
+    The official CosmosQA model has an inner Linear of [R; A] before each, at random and frozen; its `a_rate` and
+    `b_rate` are taken for 1, and others can be multiplied into the halves of that Linear's weight.
+    """
+
+    def __init__(self, names: Sequence[str], hidden_size: int, inner_projections: bool = False) -> None:
+        super().__init__(names, hidden_size)
+        self.projections = nn.ModuleDict({name: nn.Linear(2 * hidden_size, hidden_size) for name in names})
+        self.combine = nn.Linear(len(names) * hidden_size, hidden_size) if len(names) > 1 else None
+        inner = names if inner_projections else ()
+        self.inner = nn.ModuleDict({name: nn.Linear(2 * hidden_size, hidden_size) for name in inner})
+        self.inner.requires_grad_(False)
+
+    def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
+        """Fuse R and the active adapters' outputs, all (..., hidden)."""
+        if not adapters:
+            return backbone
+        features = []
+        for name, projection in self.projections.items():
+            states = adapters[name]
+            if name in self.inner:
+                states = _joined(self.inner[name], backbone, states)
+            features.append(_joined(projection, backbone, states))
+        if self.combine is None:
+            return features[0]
+        return self.combine(torch.cat(features, dim=-1).to(self.combine.weight.dtype))
+
+    def requires_grad_(self, requires_grad: bool = True) -> ConcatFusion:
+        """Train all but the inner projections, or nothing."""
+        super().requires_grad_(requires_grad)
+        self.inner.requires_grad_(False)
+        return self
+
+    def keep(self, old: ConcatFusion) -> bool:
+        """Take over each adapter's projection; what combines them is new where there are several."""
+        for ours, theirs in ((self.projections, old.projections), (self.inner, old.inner)):
+            for name in set(ours) & set(theirs):
+                ours[name] = theirs[name]
+        return self.combine is not None
+
+
+def _joined(projection: nn.Linear, backbone: Tensor, states: Tensor) -> Tensor:
+    both = torch.cat([backbone.to(states), states], dim=-1)  # (..., 2H)
+    return projection(both.to(projection.weight.dtype))
+
+
+class Gate(nn.Module):
+    """One adapter's way into the fused features: gate * Linear(layer norm of A), shut at the start."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(()))
+        self.dense = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        states = F.layer_norm(states.to(self.dense.weight.dtype), states.shape[-1:])
+        return self.gate * self.dense(states)
+
+
+class GatedFusion(AddFusion):
+    """Layer norm of R + for each adapter gate * Linear(layer norm of A).
+
+    Gates are zero at the start, so that training starts from the plain backbone and lets in what helps; an adapter
+    that does not help stays out.
+    """
+
+    def __init__(self, names: Sequence[str], hidden_size: int) -> None:
+        super().__init__(names, hidden_size)
+        self.layer_norm = nn.LayerNorm(hidden_size)
+        self.sources = nn.ModuleDict({name: Gate(hidden_size) for name in names})
+
+    def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
+        """Fuse R and the active adapters' outputs, all (..., hidden)."""
+        fused = self.layer_norm(backbone.to(self.layer_norm.weight))
+        for name, states in adapters.items():
+            fused = fused + self.sources[name](states.to(fused.device))
+        return fused
+
+    def keep(self, old: GatedFusion) -> bool:
+        """Take over the layer norm and each adapter's gate; a new one is shut and harms nothing."""
+        self.layer_norm = old.layer_norm
+        for name in set(self.sources) & set(old.sources):
+            self.sources[name] = old.sources[name]
+        return False
+
+    def gates(self) -> dict[str, float]:
+        """Return the size of what each adapter adds to the layer-normed backbone, as a root mean square.
+
+        It is |gate| times that of the Linear, for which a layer-normed input is taken to be white: the gate alone
+        would not tell, since the Linear can grow in its place.
+        """
+        sizes = {}
+        for name, one in self.sources.items():
+            weight, bias = one.dense.weight.detach().double(), one.dense.bias.detach().double()
+            square = (weight.square().sum() + bias.square().sum()) / len(bias)
+            sizes[name] = float(one.gate.detach().double().abs() * square.sqrt())
+        return sizes
+
+
+def new_fusion(config: KAdapterConfig, names: Sequence[str]) -> AddFusion:
+    """Return a new fusion, as the configuration says, for adapters of these names."""
+    if config.fusion == "concat":
+        return ConcatFusion(names, config.hidden_size, config.inner_projections)
+    return {"add": AddFusion, "gated": GatedFusion}[config.fusion](names, config.hidden_size)
+
+
+# ---- adapters in parallel -------------------------------------------------------------------------------------------
+
+
+class AdapterSet(nn.ModuleDict):
+    """The adapters of a model by name, in the order in which they were added, and which of them are active.
+
+    Adding and removing keeps the model's configuration in step. Loaded adapters are frozen, new ones train.
+    """
+
+    def __init__(self, config: KAdapterConfig, weights_follow: bool = False) -> None:
+        super().__init__()
+        self._config, self._enabled = config, True
+        for name in config.adapters:
+            self._check_free(name)
+            self[name] = self._new(name, config.adapter_config(name), weights_follow)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Register an adapter; methods of this class are no obstacle to an adapter of the same name."""
+        self._modules[name] = module
+
+    @property
+    def enabled(self) -> bool:
+        """Whether adapters are used at all."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self._enabled = enabled
+
+    @property
+    def active(self) -> list[str]:
+        """The names of the adapters in use; none while they are disabled."""
+        chosen = self._config.active_adapters
+        return [name for name in self if self._enabled and (chosen is None or name in chosen)]
+
+    @property
+    def tapped_layers(self) -> list[int]:
+        """The layers whose hidden states the active adapters read, in ascending order."""
+        return sorted({layer for name in self.active for layer in self[name].tapped_layers})
+
+    def known(self, names: str | Sequence[str]) -> list[str]:
+        """Return one name or several as a list without repeats.
+
+        Raises:
+            ValueError: there is no adapter of a name.
+        """
+        names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+        for name in names:
+            if name not in self:
+                raise ValueError(f"no adapter {name!r}; there are {list(self)}")
+        return names
+
+    def activate(self, names: str | Sequence[str]) -> None:
+        """Make exactly these adapters active, and use adapters again."""
+        names = self.known(names)
+        self._config.active_adapters = [name for name in self if name in names]
+        self._enabled = True
+
+    @making_models_in_turn
+    def add(
+        self,
+        name: str,
+        adapter_config: KnowledgeAdapterConfig,
+        device: torch.device,
+        tensors: dict[str, Tensor] | None = None,
+        where: str = "",
+    ) -> None:
+        """Add an adapter and make it active: a new one, or a frozen one of an artifact's tensors.
+
+        Raises:
+            ValueError: the name is taken or unfit, or tensors are missing, extra or of another shape.
+        """
+        self._check_free(name)
+        adapter = self._new(name, adapter_config, weights_follow=tensors is not None)
+        if tensors is not None:
+            copy_strictly(adapter, tensors, where, f"adapters.{name}.")
+            adapter.requires_grad_(False)
+        self[name] = adapter.to(device).train(self.training and tensors is None)
+        if self._config.active_adapters is not None:
+            self._config.active_adapters = [*self._config.active_adapters, name]
+
+    def remove(self, name: str) -> None:
+        """Remove an adapter."""
+        del self[name], self._config.adapters[name]
+        if self._config.active_adapters is not None:
+            self._config.active_adapters = [other for other in self._config.active_adapters if other != name]
+
+    def forward(
+        self, states: dict[int, Tensor], attention_mask: Tensor | None, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Run the active adapters on the states that they tap, and let go of all others."""
+        active, tapped = self.active, {layer: states[layer] for layer in self.tapped_layers}
+        states.clear()
+        return {
+            name: self[name]([tapped[layer] for layer in self[name].tapped_layers], attention_mask, at)
+            for name in active
+        }
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Undo what was done to adapters and configuration where an exception ends the block."""
+        config, adapters, enabled = self._config, dict(self.items()), self._enabled
+        stored, chosen = dict(config.adapters), config.active_adapters
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            self.update(adapters)
+            config.adapters, config.active_adapters, self._enabled = stored, chosen, enabled
+            raise
+
+    def _check_free(self, name: str) -> None:
+        check_adapter_name(name)
+        if hasattr(nn.ModuleDict(), name):
+            raise ValueError(f"adapter name {name!r} is an attribute of every module; choose another name")
+        if name in self:
+            raise ValueError(f"there is an adapter {name!r} already; choose another adapter_name or delete_adapter it")
+
+    def _new(self, name: str, adapter_config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgePlugin:
+        adapter_config = adapter_config.for_backbone(self._config.num_hidden_layers, self._config.hidden_size)
+        with torch.device("meta") if weights_follow else torch.get_default_device():
+            adapter = plugin_class(adapter_config.kind)(adapter_config, self._config.hidden_size)
+        self._config.adapters[name] = adapter_config.to_dict()
+        return adapter
+
+
+class AdapterVerbs:
+    """The verbs of PEFT's mixin in transformers, for adapters that stand outside the backbone.
+
+    They act on the `KAdapterModel` inside, `model.base_model`.
+    """
+
+    config: Any
+    base_model: Any
+
+    def add_adapter(
+        self, adapter_name: str, adapter_config: KnowledgeAdapterConfig | dict[str, Any] | None = None
+    ) -> None:
+        """Add a new, untrained adapter, which trains, and make it active besides the others.
+
+        Raises:
+            TypeError: the arguments are in another library's order or of another library's kind.
+            ValueError: the name is taken or unfit, or a layer is out of the backbone's range.
+        """
+        if not isinstance(adapter_name, str) or not isinstance(adapter_config, KnowledgeAdapterConfig | dict | None):
+            raise TypeError(
+                "add_adapter takes (adapter_name: str, adapter_config: KnowledgeAdapterConfig), not "
+                f"({type(adapter_name).__name__}, {type(adapter_config).__name__}); other libraries have another order"
+            )
+        if isinstance(adapter_config, dict):
+            adapter_config = KnowledgeAdapterConfig.from_dict(adapter_config)
+        core = self.base_model
+        with core.all_or_nothing():
+            core.adapters.add(adapter_name, adapter_config or KnowledgeAdapterConfig(), core.backbone.device)
+            core.renew_fusion()
+
+    def load_adapter(
+        self, id_or_path: str, adapter_name: str | None = None, verify: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """Load the adapters of an artifact, frozen and active besides the others, and return their names.
+
+        `adapter_name` renames the adapter of an artifact that holds one. `revision`, `subfolder`, `token` and
+        `cache_dir` mean the adapter's repository. No code of the artifact is run. `verify=False` spares comparing
+        what was saved with the hashes that were saved with it.
+
+        Raises:
+            OSError: there is no such artifact.
+            TypeError: the arguments are in another order, or a keyword is unknown.
+            ValueError: a name is taken, the artifact is damaged or belongs to another backbone.
+        """
+        refuse_keywords(kwargs, ("verify", *READING), "load_adapter")
+        if adapter_name is not None and "/" in str(adapter_name):
+            raise TypeError(f"load_adapter takes (id_or_path, adapter_name), not ({id_or_path!r}, {adapter_name!r})")
+        if adapter_name is not None:
+            check_adapter_name(adapter_name)
+        part = read_artifact(id_or_path, **kwargs)
+        part.refuse_infinite()
+        check_same_backbone(self.config.to_dict(), part)
+        names = list(part.config["adapters"])
+        if adapter_name is not None and len(names) != 1:
+            raise ValueError(f"{part.where} holds {names}, which adapter_name={adapter_name!r} can't rename; drop it")
+        renamed, core = {name: adapter_name or name for name in names}, self.base_model
+        say_what_is_left_out(part)
+        with core.all_or_nothing():
+            for old, new in renamed.items():
+                tensors = tensors_under(f"adapters.{old}.", part.tensors)
+                core.adapters.add(new, check_adapter(part, old), core.backbone.device, tensors, part.where)
+            core.renew_fusion()
+            if verify:  # after it is known that all tensors are there, in their shapes
+                part.refuse_changed()
+        return list(renamed.values())
+
+    def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:
+        """Remove adapters; with "concat" fusion the remaining features are fused anew and need training."""
+        core = self.base_model
+        with core.all_or_nothing():
+            for name in core.adapters.known(adapter_names):
+                core.adapters.remove(name)
+            core.renew_fusion()
+
+    def set_adapter(self, adapter_names: str | Sequence[str]) -> None:
+        """Make exactly these adapters active, in the order in which they were added.
+
+        Raises:
+            ValueError: an adapter is unknown, or the fusion is "concat", which is made for all of its adapters.
+        """
+        adapters = self.base_model.adapters
+        names = adapters.known(adapter_names)
+        if self.config.fusion == "concat" and set(names) != set(adapters):
+            raise ValueError(
+                f"fusion 'concat' was made for all of {list(adapters)}, not for {names} alone; use fusion='add' "
+                "or delete_adapter"
+            )
+        adapters.activate(names)
+
+    def active_adapters(self) -> list[str]:
+        """Return the names of the adapters in use; none while they are disabled."""
+        return self.base_model.adapters.active
+
+    def disable_adapters(self) -> None:
+        """Answer with the backbone's features alone until `enable_adapters`."""
+        self.base_model.adapters.enabled = False
+
+    def enable_adapters(self) -> None:
+        """Use the active adapters again."""
+        self.base_model.adapters.enabled = True
+
+    def train_adapter(self, adapter_names: str | Sequence[str]) -> None:
+        """Train these adapters, the fusion and the head, and nothing else; also makes these adapters active."""
+        core = self.base_model
+        names = core.adapters.known(adapter_names)
+        with core.all_or_nothing():
+            core.adapters.enabled = True
+            if set(names) - set(self.active_adapters()):
+                self.set_adapter([*self.active_adapters(), *names])
+        self.requires_grad_(True)
+        core.fusion.requires_grad_(True)  # all but what stays frozen there
+        core.backbone.requires_grad_(False)
+        for name, adapter in core.adapters.items():
+            adapter.requires_grad_(name in names)
+        self.train(self.training)
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters train, of how many."""
+        counts = [(one.numel(), one.requires_grad) for one in self.parameters()]
+        total, trainable = sum(n for n, _ in counts), sum(n for n, trains in counts if trains)
+        share = 100 * trainable / max(total, 1)
+        print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {share:.4f}")
+
+    def get_adapter_state_dict(
+        self, adapter_name: str | None = None, state_dict: dict | None = None
+    ) -> dict[str, Tensor]:
+        """Return one adapter's tensors by their names inside the adapter; the name may be left out if there is one."""
+        adapters = self.base_model.adapters
+        names = adapters.known(adapter_name if adapter_name is not None else list(adapters))
+        if len(names) != 1:
+            raise ValueError(f"say which adapter you mean, of {names}")
+        tensors = self.state_dict() if state_dict is None else state_dict
+        tensors = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
+        return tensors_under(f"adapters.{names[0]}.", tensors)
+
+    def tapped(self) -> list[int]:
+        """Return the layers whose hidden states the active adapters read, in ascending order."""
+        return self.base_model.adapters.tapped_layers
+
+    def enable_peft_hotswap(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: our adapters stand outside the backbone and are exchanged by load_adapter and set_adapter."""
+        raise ValueError("knowledge adapters need no hot-swapping; load several and choose by set_adapter")
+
+    # ---- what is the backbone's -----------------------------------------------------------------------------------
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the backbone's input embeddings."""
+        return self.base_model.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the backbone's input embeddings; the backbone is saved with the model from then on."""
+        backbone = self.base_model.backbone
+        value.requires_grad_(backbone.get_input_embeddings().weight.requires_grad)
+        backbone.set_input_embeddings(value)
+        backbone.config.vocab_size = len(value.weight)
+        self._mark_modified()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize the backbone's input embeddings; the backbone is saved with the model from then on."""
+        backbone = self.base_model.backbone
+        weight = backbone.get_input_embeddings().weight
+        shape, trains = weight.shape, weight.requires_grad  # before it is replaced in place
+        embeddings = backbone.resize_token_embeddings(*args, **kwargs)
+        if embeddings.weight.shape != shape:
+            embeddings.requires_grad_(trains)
+            self._mark_modified()
+        return embeddings
+
+    def release_backbone(self) -> None:
+        """Let the frozen backbone's weights leave memory; from then on the model runs on `hidden_states` alone.
+
+        What is saved stays as it was, since a frozen backbone is in no artifact.
+
+        Raises:
+            ValueError: the backbone trains or was changed, so it is nowhere else.
+        """
+        self._notice_training()
+        if self.config.backbone_modified:
+            raise ValueError("this model's backbone trains or was changed, and exists nowhere else; keep it")
+        release(self.base_model.backbone)
+
+    def _mark_modified(self) -> None:
+        self.config.backbone_config = plain(self.base_model.backbone.config)
+        self.config.backbone_modified = True
+
+
+# ---- the model ------------------------------------------------------------------------------------------------------
+
+
+def set_mode(module: nn.Module, training: bool) -> None:
+    """Set training or eval mode where a part of the module has the other, since setting it takes longer than looking.
+
+    A Trainer sets it in every step, and a frozen backbone has hundreds of parts.
+    """
+    if any(part.training != training for part in module.modules()):
+        module.train(training)
 
 
 @dataclass
@@ -224,10 +812,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        self.adapters_enabled, self.adapters = True, nn.ModuleDict()
-        for name in config.adapters:
-            self._check_free(name)
-            self.adapters[name] = self._new_adapter(name, config.adapter_config(name), WEIGHTS_FOLLOW.get())
+        self.adapters = AdapterSet(config, WEIGHTS_FOLLOW.get())
         self.fusion = new_fusion(config, list(self.adapters))
         self.post_init()
         self.backbone = backbone if backbone is not None else random_backbone(config)
@@ -264,7 +849,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         last, states, attentions = self._run_backbone(input_ids, attention_mask, output_hidden_states, **inputs)
         every = tuple(states.values()) if output_hidden_states else None
-        adapters = self._run_adapters(states, attention_mask)
+        adapters = self.adapters(states, attention_mask)
         fused = self.fusion(last, adapters)  # (B, S, H)
         output = KAdapterModelOutput(fused, last, adapters, every, attentions)
         return output.to_tuple() if return_dict is False else output
@@ -274,7 +859,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return R and the active adapters' outputs before any fusion, at all positions or those `at` (batch, n)."""
         last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
-        return last if at is None else gather(last, at), self._run_adapters(states, attention_mask, at)
+        return last if at is None else gather(last, at), self.adapters(states, attention_mask, at)
 
     def tap(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> dict[int, Tensor]:
         """Return the hidden states (batch, sequence, hidden) that active adapters tap by layer, and the last as -1."""
@@ -311,19 +896,14 @@ class KAdapterModel(KAdapterPreTrainedModel):
             output, states = run_and_tap(self.backbone, inputs, None if every else self.tapped())
         return output.last_hidden_state, states, getattr(output, "attentions", None)
 
-    def _run_adapters(self, states: dict[int, Tensor], mask: Tensor | None, at: Tensor | None = None) -> dict:
-        """Run the active adapters on the states that they tap, and let go of all others."""
-        adapters = {name: self.adapters[name] for name in self.active_adapters()}
-        taps = {layer: states[layer] for layer in self.tapped()}
-        states.clear()
-        return {name: one([taps[tap] for tap in one.config.layers], mask, at) for name, one in adapters.items()}
-
     def train(self, mode: bool = True) -> KAdapterModel:
         """Set training mode; what is frozen, backbone or adapter, stays in eval mode."""
         self.training = self.adapters.training = mode
-        guarded = (self.backbone, *self.adapters.values())
-        for part in (*guarded, *(one for one in self.children() if one not in (self.backbone, self.adapters))):
-            set_mode(part, mode and (part not in guarded or any(one.requires_grad for one in part.parameters())))
+        for child in self.children():
+            if child not in (self.backbone, self.adapters):
+                set_mode(child, mode)
+        for child in (self.backbone, *self.adapters.values()):
+            set_mode(child, mode and any(parameter.requires_grad for parameter in child.parameters()))
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -335,58 +915,19 @@ class KAdapterModel(KAdapterPreTrainedModel):
         super().__setstate__(state)
         prepare_taps(self.backbone)
 
-    def _new_adapter(self, name: str, config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgeAdapter:
-        config = config.for_backbone(self.config.num_hidden_layers, self.config.hidden_size)
-        with torch.device("meta") if weights_follow else torch.get_default_device():
-            adapter = KnowledgeAdapter(config, self.config.hidden_size)
-        self.config.adapters[name] = config.to_dict()
-        return adapter
-
     @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
+    def all_or_nothing(self) -> Iterator[None]:
         """Undo what was done to adapters, fusion and configuration where an exception ends the block."""
-        config, adapters = self.config, dict(self.adapters.items())
-        stored, active = dict(config.adapters), config.active_adapters
-        fusion, enabled = self.fusion, self.adapters_enabled
-        try:
-            yield
-        except BaseException:
-            self.adapters.clear()
-            self.adapters.update(adapters)
-            config.adapters, config.active_adapters = stored, active
-            self.fusion, self.adapters_enabled = fusion, enabled
-            raise
+        fusion = self.fusion
+        with self.adapters.all_or_nothing():
+            try:
+                yield
+            except BaseException:
+                self.fusion = fusion
+                raise
 
     @making_models_in_turn
-    def _insert(
-        self, name: str, config: KnowledgeAdapterConfig, tensors: dict[str, Tensor] | None = None, where: str = ""
-    ) -> None:
-        self._check_free(name)
-        adapter = self._new_adapter(name, config, weights_follow=tensors is not None)
-        if tensors is not None:
-            copy_strictly(adapter, tensors, where, f"adapters.{name}.")
-            adapter.requires_grad_(False)
-        adapter.to(self.backbone.device).train(self.training and tensors is None)
-        self.adapters[name] = adapter
-        if self.config.active_adapters is not None:
-            self.config.active_adapters = [*self.config.active_adapters, name]
-        self._renew_fusion()
-
-    def _check_free(self, name: str) -> None:
-        check_adapter_name(name)
-        if hasattr(nn.ModuleDict(), name):
-            raise ValueError(f"adapter name {name!r} is an attribute of every module; choose another name")
-        if name in self.adapters:
-            raise ValueError(f"there is an adapter {name!r} already; choose another adapter_name or delete_adapter it")
-
-    def _remove(self, name: str) -> None:
-        del self.adapters[name], self.config.adapters[name]
-        if self.config.active_adapters is not None:
-            self.config.active_adapters = [one for one in self.config.active_adapters if one != name]
-        self._renew_fusion()
-
-    @making_models_in_turn
-    def _renew_fusion(self) -> None:
+    def renew_fusion(self) -> None:
         """Make the fusion for the adapters that there are now, keeping what was learned for each."""
         new = new_fusion(self.config, list(self.adapters))
         if new.keep(self.fusion):
@@ -395,398 +936,12 @@ class KAdapterModel(KAdapterPreTrainedModel):
         self.fusion = new.to(self.backbone.device).train(self.training)
 
 
-# ---- heads --------------------------------------------------------------------------------------------------------
-
-
-class KAdapterHeadModel(KAdapterPreTrainedModel):
-    """A `KAdapterModel` with a head on its fused features.
-
-    What is frozen is read once and kept: `model(states=model.read(**inputs), **rest)` is `model(**inputs, **rest)`.
-    """
-
-    problem_types = ("single_label_classification",)  # those that its loss is for
-    _own_inputs: tuple[str, ...] = ()  # keywords of the positions that it reads
-
-    def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
-        if config.problem_type is not None and config.problem_type not in self.problem_types:
-            raise ValueError(
-                f"problem_type={config.problem_type!r} means nothing to {type(self).__name__}, whose loss is for "
-                f"{' or '.join(self.problem_types)}; choose such a one, or leave it out"
-            )
-        super().__init__(config)
-        self.kadapter = KAdapterModel(config, backbone)
-        self.head = self.build_head(config)
-        self.post_init()
-
-    @staticmethod
-    def build_head(config: KAdapterConfig) -> nn.Module:
-        """Return a new head."""
-        raise TypeError("a head model says how its head is built")
-
-    def read(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Tensor]:
-        """Return all that fusion and head read: {"backbone": R, "adapters.NAME": A}, where the head reads it.
-
-        Shapes: each (batch, n, hidden), n the positions that the head reads. Keywords are those of `forward`; labels
-        may be among them and are not looked at.
-
-        Raises:
-            ValueError: inputs or positions are missing, of another shape or out of range.
-        """
-        inputs = {key: one for key, one in kwargs.items() if key not in NOT_READ}
-        self._check_keywords(inputs)
-        given = input_ids if input_ids is not None else inputs.get("inputs_embeds")
-        if given is None:
-            raise ValueError(
-                "there is nothing to read; give input_ids, inputs_embeds, or states that were read before"
-            )
-        check_mask(attention_mask, given)
-        positions = self._positions_read(given, attention_mask, inputs)
-        backbone, adapters = self.kadapter.encode(input_ids, attention_mask, positions, **inputs)
-        return {"backbone": backbone, **{f"adapters.{name}": one for name, one in adapters.items()}}
-
-    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
-        """Return the positions (batch, n) that the head reads, None for all; takes its keywords out of `inputs`."""
-        return None
-
-    def _check_keywords(self, inputs: dict[str, Any]) -> None:
-        check_keywords(inputs, self.kadapter.backbone, (*self._own_inputs, *NOT_READ))
-        for key in ("output_hidden_states", "output_attentions"):
-            if inputs.get(key):
-                raise TypeError(f"a head has no {key}: it reads few positions; call model.base_model(..., {key}=True)")
-
-    def fuse(self, states: dict[str, Tensor] | None = None, **inputs: Any) -> Tensor:
-        """Return the fused features (batch, n, hidden) of states, or of inputs that are read first.
-
-        Raises:
-            ValueError: the states are of other adapters than the active ones or of another shape, or inputs were given
-                beside them.
-        """
-        if states is None:
-            states = self.read(**inputs)
-        elif any(inputs.get(key) is not None for key in ("input_ids", "inputs_embeds")):
-            raise ValueError("give states or input_ids, not both: states are what was read of input_ids before")
-        else:
-            self._check_keywords(inputs)
-        self._check_states(states)
-        adapters = {name: states[f"adapters.{name}"] for name in self.active_adapters()}
-        return self.kadapter.fusion(states["backbone"], adapters)
-
-    def _check_states(self, states: dict[str, Tensor]) -> None:
-        expected = ["backbone", *(f"adapters.{name}" for name in self.active_adapters())]
-        if set(states) != set(expected):
-            raise ValueError(
-                f"states hold {sorted(states)}, and this model reads {sorted(expected)}; read them again with its read"
-            )
-        shape = (*states["backbone"].shape[:2], self.kadapter.backbone.config.hidden_size)
-        for key, one in states.items():
-            if one.shape != shape:
-                raise ValueError(
-                    f"states[{key!r}] has shape {tuple(one.shape)} and must have (batch, n, hidden), {shape}; read it "
-                    "again with this model's read"
-                )
-
-
-class KAdapterForSequenceClassification(KAdapterHeadModel):
-    """Class of a whole text, several classes, or one or more numbers, read off its first token."""
-
-    _auto_classes = ("AutoModelForSequenceClassification",)
-    problem_types = ("single_label_classification", "multi_label_classification", "regression")
-
-    @staticmethod
-    def build_head(config: KAdapterConfig) -> nn.Module:
-        """Return a new head for one position."""
-        return EntityHead(config, mentions=1)
-
-    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
-        return first_tokens(attention_mask, given)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-        states: dict[str, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple:
-        """Return logits (batch, labels) and, given `labels`, the mean loss for `config.problem_type`.
-
-        That is the cross-entropy for classes (batch,), the binary cross-entropy for several labels of a text (batch,
-        labels), or the squared error for numbers, (batch,) or (batch, labels). Where it is None the first labels
-        decide, as in transformers, and it is stored.
-
-        Raises:
-            TypeError: a keyword is unknown.
-            ValueError: labels are none of such a problem, or inputs and states are missing.
-        """
-        logits = self.head(self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs))
-        output = SequenceClassifierOutput(sequence_loss(self.config, logits, labels, num_items_in_batch), logits)
-        return output.to_tuple() if return_dict is False else output
-
-
-class KAdapterEntityModel(KAdapterHeadModel):
-    """What the heads on marked mentions share."""
-
-    mentions = 1
-    _own_inputs = ("entity_positions",)
-    _loss = staticmethod(cross_entropy)
-
-    @classmethod
-    def build_head(cls, config: KAdapterConfig) -> nn.Module:
-        """Return a new head for the mentions."""
-        return EntityHead(config, cls.mentions)
-
-    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
-        return check_positions(inputs.pop("entity_positions", None), self.mentions)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        entity_positions: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-        states: dict[str, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple:
-        """Return logits (batch, labels) and, given `labels`, the loss.
-
-        `entity_positions` (batch, mentions): tokens of the opening markers, as `encode_entities` gives.
-
-        Raises:
-            ValueError: `entity_positions` are missing, too few or too many, or out of range; labels of another shape.
-        """
-        kwargs.update(input_ids=input_ids, attention_mask=attention_mask, entity_positions=entity_positions)
-        logits = self.head(self.fuse(states, **kwargs))
-        output = SequenceClassifierOutput(self._loss(logits, labels, num_items_in_batch), logits)
-        return output.to_tuple() if return_dict is False else output
-
-
-class KAdapterForEntityClassification(KAdapterEntityModel):
-    """Types of one marked mention, any number of them (the official heads of Open Entity and FIGER).
-
-    Labels are (batch, labels), 1 for each type that the mention has; the loss is the mean binary cross-entropy.
-    """
-
-    _auto_classes = ("AutoModelForSequenceClassification",)
-    _loss = staticmethod(multi_label_loss)
-    problem_types = ("multi_label_classification",)
-    markers = (" @",)  # with the sign for a space before it, unlike the bare one of relations: so the official scripts
-
-    def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
-        super().__init__(config, backbone)
-        config.problem_type = "multi_label_classification"
-
-
-class KAdapterForEntityPairClassification(KAdapterEntityModel):
-    """Relation of a pair of marked mentions: the factual objective, and TACRED's head (fac-adapter.py).
-
-    Mentions are head and tail, labels (batch,); the loss is the mean cross-entropy.
-    """
-
-    _auto_classes = ("AutoModelForSequenceClassification",)
-    mentions = 2
-
-
-class KAdapterForMultipleChoice(KAdapterHeadModel):
-    """The right one of several choices, each a text of its own, by its first token (the official head of CosmosQA)."""
-
-    _auto_classes = ("AutoModelForMultipleChoice",)
-    encode_choices = staticmethod(encode_choices)
-
-    @staticmethod
-    def build_head(config: KAdapterConfig) -> nn.Module:
-        """Return a new head with one score."""
-        return TokenHead(config, outputs=1)
-
-    def read(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Tensor]:
-        """Return all that fusion and head read, (batch, choices, hidden) each; see `KAdapterHeadModel.read`."""
-        given, rows = as_rows({"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}, "choices")
-        return {key: one.view(len(given), -1, one.shape[-1]) for key, one in super().read(**rows).items()}
-
-    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
-        return first_tokens(attention_mask, given)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-        states: dict[str, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> MultipleChoiceModelOutput | tuple:
-        """Return logits (batch, choices) and, given `labels` (batch,), the mean cross-entropy.
-
-        Shapes: `input_ids`, `attention_mask`, `position_ids` (batch, choices, sequence).
-
-        Raises:
-            ValueError: an input has another shape or number of choices, or a label is none of them.
-        """
-        features = self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        logits = self.head(features).squeeze(-1)  # (B, choices)
-        output = MultipleChoiceModelOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
-        return output.to_tuple() if return_dict is False else output
-
-
-class KAdapterForTokenClassification(KAdapterHeadModel):
-    """Class of each token."""
-
-    _auto_classes = ("AutoModelForTokenClassification",)
-
-    @staticmethod
-    def build_head(config: KAdapterConfig) -> nn.Module:
-        """Return a new head for each token."""
-        return TokenHead(config, config.num_labels)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-        states: dict[str, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput | tuple:
-        """Return logits (batch, sequence, labels) and the mean cross-entropy over `labels` that are not -100.
-
-        Raises:
-            ValueError: a label is no class, or inputs and states are missing.
-        """
-        logits = self.head(self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs))
-        output = TokenClassifierOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
-        return output.to_tuple() if return_dict is False else output
-
-
-class KAdapterForQuestionAnswering(KAdapterHeadModel):
-    """The answer to a question as a span of one of its passages, each a text of its own with the question.
-
-    The setting of SearchQA and Quasar-T in K-Adapter, section 4.2, whose code is not released: a Linear for start and
-    end, a softmax over the tokens of all passages, every occurrence of an answer taken for right.
-    """
-
-    _auto_classes = ("AutoModelForQuestionAnswering",)
-    encode_passages = staticmethod(encode_passages)
-    best_spans = staticmethod(best_spans)
-
-    @staticmethod
-    def build_head(config: KAdapterConfig) -> nn.Module:
-        """Return a new head for start and end."""
-        return TokenHead(config, outputs=2)
-
-    def read(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Tensor]:
-        """Return all that fusion and head read, (batch, passages * sequence, hidden); see `KAdapterHeadModel.read`."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
-        if input_ids is None or input_ids.dim() == 2:
-            return super().read(**inputs)
-        given, rows = as_rows(inputs, "passages")
-        return {key: one.view(len(given), -1, one.shape[-1]) for key, one in super().read(**rows).items()}
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        answer_mask: Tensor | None = None,
-        start_positions: Tensor | None = None,
-        end_positions: Tensor | None = None,
-        answer_spans: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-        states: dict[str, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> QuestionAnsweringModelOutput | tuple:
-        """Return start and end logits, shaped as `input_ids`, and the loss, given positions or spans.
-
-        Shapes: `input_ids`, `attention_mask` and `answer_mask` (True for tokens that may be part of an answer) (batch,
-        sequence) or (batch, passages, sequence); `start_positions` and `end_positions` (batch,) of a single passage,
-        or `answer_spans` (batch, answers, 3) = (passage, start, end), all occurrences, padded with -1. The loss is
-        minus the log of the summed probability of all occurrences, meaned over start and end and over the questions
-        that have one. Where there is no mask beside `states`, they are taken for a single passage's.
-
-        Raises:
-            ValueError: an input has another shape, or a span lies outside of the answer mask.
-        """
-        features = self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        mask = token_mask(features, input_ids, attention_mask, answer_mask)  # (B, S) or (B, P, S)
-        scores = self.head(features).float().unbind(dim=-1)
-        start, end = (mask_scores(one.view(mask.shape), mask) for one in scores)
-        spans = spans_of(start_positions, end_positions, answer_spans)
-        loss = spans_loss(start, end, spans, num_items_in_batch)
-        output = QuestionAnsweringModelOutput(loss, start, end)
-        return output.to_tuple() if return_dict is False else output
-
-
-class KAdapterForDependencyParsing(KAdapterHeadModel):
-    """Head of each word among the words of its sentence: the linguistic objective."""
-
-    _auto_classes = ("AutoModelForTokenClassification",)
-    _own_inputs = ("word_positions",)
-    encode_words = staticmethod(encode_words)
-
-    @staticmethod
-    def build_head(config: KAdapterConfig) -> nn.Module:
-        """Return a new arc scorer, or the official positional head if the configuration says so."""
-        return ArcHead(config) if config.dependency_head == "arc" else PositionHead(config)
-
-    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
-        word_positions = inputs.pop("word_positions", None)
-        return None if self.config.dependency_head == "official" else check_words(word_positions)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        word_positions: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-        states: dict[str, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput | tuple:
-        """Return logits and, given `labels`, the mean cross-entropy over those that are not -100.
-
-        With the arc head `word_positions` (batch, 1 + words) are the tokens of the root (the first special token) and
-        of each word's first sub-token, -1 where there is none; logits are (batch, words, 1 + words) and labels
-        (batch, words), 0 for the root. With the official head logits are (batch, sequence, num_positions) and labels
-        (batch, sequence), a position for each token.
-
-        Raises:
-            ValueError: `word_positions` are missing or out of range.
-        """
-        kwargs.update(input_ids=input_ids, attention_mask=attention_mask, word_positions=word_positions)
-        features = self.fuse(states, **kwargs)
-        if self.config.dependency_head == "official":
-            logits = self.head(features, attention_mask)
-            if labels is not None and attention_mask is not None:
-                labels = labels.masked_fill(attention_mask == 0, -100)
-        else:
-            logits = self.head(features, check_words(word_positions) >= 0)
-        output = TokenClassifierOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
-        return output.to_tuple() if return_dict is False else output
+KAdapterPreTrainedModel.model_class = KAdapterModel
 
 
 def _register() -> None:
-    """Let the Auto classes answer for K-Adapter models.
-
-    Of several heads they take the one that a checkpoint names, and where it names none the first: the general one.
-    """
     AutoConfig.register(KAdapterConfig.model_type, KAdapterConfig, exist_ok=True)
     AutoModel.register(KAdapterConfig, KAdapterModel, exist_ok=True)
-    heads = [globals()[name] for name in __all__ if name.startswith("KAdapterFor")]
-    for task in TASKS:
-        name, general = f"AutoModelFor{task}", globals()[f"KAdapterFor{task}"]
-        others = [head for head in heads if name in head._auto_classes and head is not general]
-        getattr(transformers, name).register(KAdapterConfig, (general, *others), exist_ok=True)
 
 
 if __name__ == "kadapter.modeling_kadapter":  # installed: as remote code it must not stand in for another repository's

@@ -78,7 +78,7 @@ def measured(data_dir: Path, tokenizer: str) -> list[int]:
     from transformers import AutoTokenizer
 
     from kadapter.data_builders import load
-    from kadapter.modeling_kadapter import mark_entities
+    from kadapter.processing_kadapter import mark_entities
 
     loaded, lengths = AutoTokenizer.from_pretrained(tokenizer), []
     for rows in load("fewrel", data_dir).values():

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from transformers import BertConfig, RobertaConfig, RobertaModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
-from kadapter.configuration_kadapter import KnowledgeAdapterConfig
-from kadapter.modeling_kadapter import KAdapterForEntityPairClassification, KAdapterModel
-from kadapter.shape_kadapter import default_layers
+from kadapter.configuration_kadapter import KnowledgeAdapterConfig, default_layers
+from kadapter.heads_kadapter import KAdapterForEntityPairClassification
+from kadapter.modeling_kadapter import KAdapterModel
 from kadapter.trainers.reading import eight_bits
 
 PAD, RELATIONS = 1, 80  # RoBERTa's id of padding; the relations of FewRel

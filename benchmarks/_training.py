@@ -29,9 +29,9 @@ from kadapter.trainers.examples import column
 from kadapter.trainers.feature_arguments import CacheArguments, open_features
 from kadapter.trainers.feature_cache import Features
 from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
+from kadapter.trainers.memory import give_back, keep_memory, spare_memory
 from kadapter.trainers.reading import compile_blocks
 from kadapter.trainers.sampling import POOL, GlobalBatchSampler
-from kadapter.trainers.trainer import keep_memory, spare_memory
 
 PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 
@@ -211,6 +211,7 @@ def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, A
     if job.get("corpus"):
         keep(features, parts["train"], job)
         model.release_backbone()
+        give_back()
         keep_memory()  # as when all states are there
     return FeatureTrainer(
         objective=None,

@@ -7,11 +7,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..configuration_kadapter import KAdapterConfig
+from ..artifacts_kadapter import check_destination
+from ..configuration_kadapter import KAdapterConfig, split_composition
 from ..modeling_kadapter import KAdapterModel
-from ..tokenizer_kadapter import backbone_tokenizer, fits, read_tokenizer
+from ..processing_kadapter import backbone_tokenizer, fits, read_tokenizer
 from .outputs import describe
-from .preflight import check_parts, refuse_used
+from .preflight import check_number, look_over, refuse_used
 
 __all__ = ["compose"]
 
@@ -36,9 +37,12 @@ def compose(
         OSError: there is no such part, or `output_dir` is in use and `overwrite` is not set.
         ValueError: less than two adapters, or parts that are damaged, of one name or of different backbones.
     """
-    refuse_used(output_dir, overwrite, [backbone] if isinstance(backbone, str | os.PathLike) else [])
-    names = check_parts(parts)
+    refuse_used(output_dir, overwrite)
+    check_destination(output_dir, sources=[backbone] if isinstance(backbone, str | os.PathLike) else [])
+    look_over(parts)
+    names = [name for part in parts for name in split_composition(part)]
     model = KAdapterModel.from_pretrained(names, backbone=backbone)
+    check_number(names, len(model.config.adapters))
     model.save_pretrained(output_dir, tokenizer=_tokenizer_of(names, model.config))
     report(f"composed {' + '.join(names)}")
     describe(model, output_dir, report)

@@ -14,15 +14,14 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_kadapter import KnowledgeAdapterConfig
-from ..modeling_kadapter import (
+from ..heads_kadapter import (
     KAdapterForDependencyParsing,
     KAdapterForEntityClassification,
     KAdapterForEntityPairClassification,
     KAdapterForMultipleChoice,
     KAdapterForSequenceClassification,
-    KAdapterModel,
-    KAdapterPreTrainedModel,
 )
+from ..modeling_kadapter import KAdapterModel, KAdapterPreTrainedModel
 from .official import BACKBONE, HEAD, INNER, PRETRAINING_HEAD, UNUSED, OfficialCheckpoint, official_name, read_official
 
 __all__ = ["convert_official", "official_names"]

@@ -114,12 +114,14 @@ def convert(
     """
     from .preflight import refuse_used
 
-    refuse_used(output_dir, overwrite, [backbone, official.parent])
+    refuse_used(output_dir, overwrite)
     if not official.is_file():
         raise OSError(f"no file {str(official)!r}; give the official pytorch_model.bin, or a .safetensors file")
-    from .convert import convert_official  # torch takes seconds to import, and a refusal needs none
+    from ..artifacts_kadapter import check_destination  # torch takes seconds to import, and a refusal needs none
+    from .convert import convert_official
     from .outputs import describe
 
+    check_destination(output_dir, sources=[backbone, official.parent])
     model = convert_official(
         official,
         backbone,
@@ -144,10 +146,11 @@ def compose(parts: Parts, output_dir: OutputDir, backbone: MovedBackbone = None,
 
     Example: kadapter compose org/kadapter-fac org/kadapter-lin -o org/kadapter-fac+lin
     """
-    from .preflight import check_parts, refuse_used
+    from .preflight import look_over, refuse_used
 
-    refuse_used(output_dir, overwrite, [backbone])
-    typer.echo(f"composing {' + '.join(check_parts(parts))}")
+    refuse_used(output_dir, overwrite)
+    look_over(parts)
+    typer.echo(f"composing {' + '.join(parts)}")
     from .compose import compose as compose_parts  # torch takes seconds to import, and a refusal needs none
 
     compose_parts(parts, output_dir, backbone=backbone, overwrite=overwrite, report=typer.echo)

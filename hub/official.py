@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..saving_kadapter import all_finite
+from ..artifacts_kadapter import all_finite
 
 __all__ = ["OfficialCheckpoint", "official_name", "read_official"]
 

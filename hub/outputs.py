@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..modeling_kadapter import KAdapterPreTrainedModel
-from ..tokenizer_kadapter import VOCABULARIES
+from ..processing_kadapter import VOCABULARIES
 
 __all__ = ["describe"]
 

@@ -8,49 +8,45 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
+from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from ..destination_kadapter import CONFIG, WEIGHTS, check_destination
-from ..shape_kadapter import split_composition
-
-__all__ = ["check_parts", "refuse_used"]
+__all__ = ["check_number", "look_over", "refuse_used"]
 
 LONGEST_HEADER = 100 * 2**20  # bytes; what the safetensors library takes
 
 
-def refuse_used(
-    directory: str | os.PathLike, overwrite: bool, sources: Collection[str | os.PathLike | None] = ()
-) -> None:
+def refuse_used(directory: str | os.PathLike, overwrite: bool) -> None:
     """Refuse an output directory in which something stands already, unless it may be overwritten.
 
-    Models that are not ours and the directories of `sources` are never overwritten.
-
     Raises:
-        OSError: it is a file, not empty, or holds what is not ours.
+        OSError: it is a file, or not empty.
     """
     path = Path(directory).expanduser()
+    if path.is_file():
+        raise OSError(f"can't save to {str(directory)!r}: it is a file; name a directory")
     if not overwrite and path.is_dir() and any(path.iterdir()):
         raise OSError(f"{str(path)!r} is in use already; name another directory or pass --overwrite")
-    check_destination(directory, sources=sources)
 
 
-def check_parts(parts: Sequence[str | os.PathLike]) -> list[str]:
-    """Return the names of the artifacts that `parts` mean, after a look at each.
+def look_over(parts: Sequence[str | os.PathLike]) -> None:
+    """Look at each artifact of a composition; those of a shorthand such as "org/kadapter-fac+lin" wait for the load.
 
     Raises:
         OSError: one is missing, or has no configuration or weights.
         ValueError: one is no artifact of this project or damaged, fewer than two adapters come together, two have one
             name, or they belong to different backbones.
     """
-    names = [name for part in parts for name in split_composition(part)]
+    names = [os.path.expanduser(part) for part in parts]
+    plain = [name for name in names if "+" not in os.path.basename(name) or os.path.isdir(name)]
     owners: dict[str, str] = {}
     pinned: dict[str, str] = {}
-    for name in names:
+    for name in plain:
         config = _config_of(name)
         for adapter in config.get("adapters") or {}:
             if adapter in owners:
@@ -61,22 +57,27 @@ def check_parts(parts: Sequence[str | os.PathLike]) -> list[str]:
             owners[adapter] = name
         if fingerprint := config.get("backbone_fingerprint"):
             pinned.setdefault(str(fingerprint), name)
-    if len(owners) < 2:
-        raise ValueError(
-            f"{' + '.join(names)} has {'one adapter alone' if owners else 'no adapter'}; name two artifacts or more"
-        )
+    if plain == names:
+        check_number(names, len(owners))
     if len(pinned) > 1:
         (ours, first), (theirs, second), *_ = pinned.items()
         raise ValueError(
             f"{second} was made for another backbone, with fingerprint {theirs[:12]}, not {ours[:12]} as {first}; use "
             "adapters of one backbone"
         )
-    return names
+
+
+def check_number(names: Sequence[str], adapters: int) -> None:
+    """Raise ValueError where artifacts have fewer than two adapters together."""
+    if adapters < 2:
+        raise ValueError(
+            f"{' + '.join(names)} has {'one adapter alone' if adapters else 'no adapter'}; name two artifacts or more"
+        )
 
 
 def _config_of(name: str) -> dict[str, Any]:
     """Return the configuration of an artifact whose weights are there too."""
-    path = _file(name, CONFIG)
+    path = _file(name, CONFIG_NAME)
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -87,7 +88,7 @@ def _config_of(name: str) -> dict[str, Any]:
     if not isinstance(config.get("adapters") or {}, dict):
         raise ValueError(f"{path}: its adapters are no names with shapes; fetch or save the artifact again")
     if os.path.isdir(name):  # the Hub's are fetched when they are loaded
-        _check_header(_file(name, WEIGHTS))
+        _check_header(_file(name, SAFETENSORS_SINGLE_FILE))
     return config
 
 

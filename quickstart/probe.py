@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from .. import data_builders
 from ..configuration_kadapter import KAdapterConfig
-from ..fusion_kadapter import new_fusion
 from ..heads_kadapter import ArcHead
-from ..modeling_kadapter import KAdapterModel
+from ..modeling_kadapter import KAdapterModel, new_fusion
 from ..trainers import pretraining
 from ..trainers.arguments import AdapterArguments
 from ..trainers.collators import PadToBatch

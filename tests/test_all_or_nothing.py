@@ -37,7 +37,7 @@ def with_tensors(folder, target, change):
 
 
 def state_of(model):
-    active, enabled = model.active_adapters(), model.base_model.adapters_enabled
+    active, enabled = model.active_adapters(), model.base_model.adapters.enabled
     return json.dumps(model.config.adapters, default=str), active, enabled, bytes_of(model.base_model.adapters)
 
 

@@ -131,7 +131,7 @@ def test_saving_a_head_and_then_its_model_writes_the_auto_map_afresh(tmp_path, b
     model.save_pretrained(tmp_path / "out")
     model.base_model.save_pretrained(tmp_path / "out")
     written = json.loads((tmp_path / "out" / "config.json").read_text())
-    expected = "modeling_kadapter.KAdapterForSequenceClassification"  # as in any adapter's artifact
+    expected = "heads_kadapter.KAdapterForSequenceClassification"  # as in any adapter's artifact
     assert written["auto_map"]["AutoModelForSequenceClassification"] == expected
     assert written["architectures"] == ["KAdapterModel"]
 

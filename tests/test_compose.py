@@ -6,7 +6,7 @@ from helpers import batch, bytes_of, make_model, output, save_backbone, small_ad
 from transformers import AutoModel
 
 from kadapter import KAdapterForEntityPairClassification, KAdapterModel
-from kadapter.artifacts_kadapter import split_composition
+from kadapter.configuration_kadapter import split_composition
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from helpers import tiny_backbone
 from transformers import AutoConfig, AutoModel
 
 from kadapter import KAdapterConfig, KAdapterModel, KnowledgeAdapterConfig
-from kadapter.sources_kadapter import adapter_hash
+from kadapter.artifacts_kadapter import adapter_hash
 
 PUBLISHED = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 

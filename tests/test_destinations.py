@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from transformers import AutoModel
 
 from kadapter import KAdapterModel
+from kadapter.artifacts_kadapter import check_destination
 from kadapter.hub.compose import compose
-from kadapter.saving_kadapter import check_destination
 
 
 @pytest.fixture(scope="module")

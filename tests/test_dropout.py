@@ -5,7 +5,7 @@ import torch
 from helpers import batch, shake, small_adapter, tiny_backbone
 
 from kadapter import KAdapterModel
-from kadapter.attention_kadapter import Attention, Dropout, attention_mask_of
+from kadapter.modeling_kadapter import Attention, Dropout, attention_mask_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

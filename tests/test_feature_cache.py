@@ -26,11 +26,11 @@ from tiny_runs import (
 from transformers import RobertaModel
 
 from kadapter import KAdapterForTokenClassification
-from kadapter.tapping_kadapter import give_back
 from kadapter.trainers import feature_trainer, run_adapter
 from kadapter.trainers.feature_arguments import room_in, size_of
 from kadapter.trainers.feature_cache import Examples, Features
 from kadapter.trainers.feature_shards import Layout, key_of
+from kadapter.trainers.memory import give_back
 from kadapter.trainers.trainer import spare_memory
 
 QUIET = ("--report_to", "none", "--save_strategy", "no", "--num_train_epochs", "3")
@@ -411,8 +411,8 @@ def test_a_run_on_kept_states_keeps_the_kernels_of_more_lengths(ground, tmp_path
 def test_large_tensors_leave_memory_when_freed_till_there_is_room_or_as_the_user_says(tmp_path, then, said, stays):
     script = f"""
 import torch
-from kadapter.tapping_kadapter import give_back
-from kadapter.trainers.trainer import keep_memory, spare_memory
+from kadapter.trainers.memory import give_back, keep_memory, spare_memory
+from kadapter.trainers.trainer import KAdapterTrainer  # whose imports fill the heap, as in a training
 
 def anonymous():
     with open("/proc/self/status", encoding="ascii") as lines:

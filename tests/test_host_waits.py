@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import batch, make_model, tiny_backbone
 
-from kadapter.losses_kadapter import spans_loss
+from kadapter.heads_kadapter import spans_loss
 from kadapter.trainers.arguments import RunArguments
 from kadapter.trainers.collators import PadToBatch
 from kadapter.trainers.feature_trainer import WithPlaces

@@ -118,3 +118,26 @@ def test_a_plus_in_a_name_stops_with_an_offer_and_unknown_keywords_stop_too(stor
 def test_a_card_that_somebody_made_his_own_stays_on_the_hub(story):
     files = story[1]["org/own-card"]
     assert files["README.md"] == b"# My own card" and "model.safetensors" in files
+
+
+COUNTING = """
+from transformers import AutoModel
+AutoModel.from_pretrained("org/kadapter-fac", trust_remote_code=True)
+"""
+
+
+def test_the_first_load_of_an_adapter_asks_the_hub_little_and_shows_few_files_for_review(tmp_path):
+    model = make_model(save_backbone(tmp_path / "backbone"), "fac")
+    model.save_pretrained(tmp_path / "fac")
+    with running_hub() as hub:
+        hub.commit("org/encoder", {path.name: path.read_bytes() for path in (tmp_path / "backbone").iterdir()})
+        files = {path.name: path.read_bytes() for path in (tmp_path / "fac").iterdir()}
+        written = files["config.json"].decode().replace(str(tmp_path / "backbone"), "org/encoder")
+        record = files["model.safetensors"]
+        hub.commit("org/kadapter-fac", {**files, "config.json": written.encode(), "model.safetensors": record})
+        hub.asked.clear()
+        online = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "offline": False}
+        done = run_python(COUNTING, tmp_path, **online, HF_HUB_CACHE=str(tmp_path / "fresh"))
+        assert [one for one in hub.asked if one.endswith("heads_kadapter.py")] == []
+        assert len(hub.asked) <= 24, "\n".join(hub.asked)
+    assert done.stderr.count("A new version of the following files was downloaded") <= 6

@@ -18,6 +18,8 @@ from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..configuration_kadapter import DEFAULT_KIND
+
 __all__ = [
     "MANIFEST",
     "all_checkpoints",
@@ -245,6 +247,8 @@ def describe_model(config: Any, fields: dict[str, Any]) -> dict[str, Any]:
     adapters = {}
     for name, values in config.adapters.items():
         shape = {key: value for key, value in values.items() if key not in ("training", "source")}
+        if shape.get("kind") == DEFAULT_KIND:  # which earlier versions did not write
+            del shape["kind"]
         adapters[name] = {**shape, "hash": (values.get("source") or {}).get("hash")}
     return {"backbone": config.backbone_fingerprint, "adapters": adapters, **fields}
 

@@ -17,7 +17,7 @@ from .examples import column
 from .feature_arguments import readable
 from .feature_cache import Features
 from .feature_shards import key_of
-from .memory import keep_memory, spare_memory
+from .memory import give_back, keep_memory, spare_memory
 from .trainer import KAdapterTrainer
 
 __all__ = ["FeatureTrainer", "OnHost", "WithPlaces"]
@@ -183,6 +183,7 @@ class FeatureTrainer(KAdapterTrainer):
         self.released = True
         size = sum(one.nbytes for one in self.model.base_model.backbone.parameters())
         self.model.release_backbone()
+        give_back()
         keep_memory()
         if size and self.is_world_process_zero():  # of several adapters the first lets it go
             print(f"features: all examples are kept; the backbone leaves memory ({readable(size)})")

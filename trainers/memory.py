@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import sys
 
-from ..tapping_kadapter import glibc
-
-__all__ = ["keep_memory", "spare_memory"]
+__all__ = ["give_back", "keep_memory", "spare_memory"]
 
 KERNELS = 32  # matrix products whose kernels a CPU keeps, by kind and shape: a step's worth, half a MiB each
 MANY_KERNELS = 512  # those of steps on kept states for some nineteen sentence lengths
@@ -46,3 +47,15 @@ def tell_glibc(options: dict[int, int]) -> None:
             return
     for option, value in options.items():
         glibc("mallopt", option, value)
+
+
+def give_back() -> None:
+    """Give the memory that was freed back to the system, which glibc else keeps in its heap for itself."""
+    glibc("malloc_trim", 0)
+
+
+def glibc(function: str, *arguments: int) -> None:
+    """Call a function of glibc, and nothing where the C library is another, which has its own ways."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            getattr(ctypes.CDLL(None), function)(*arguments)

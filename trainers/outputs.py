@@ -15,7 +15,7 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..destination_kadapter import CONFIG, WEIGHTS, check_destination
+from ..artifacts_kadapter import CONFIG, WEIGHTS, check_destination
 from .checkpoints import MANIFEST, all_checkpoints, is_complete, is_same_run, last_complete_checkpoint
 
 __all__ = [

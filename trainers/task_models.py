@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from ..artifacts_kadapter import read_artifact, split_composition
-from ..configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
-from ..fusion_kadapter import new_fusion
+from ..artifacts_kadapter import read_artifact
+from ..configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, split_composition
+from ..modeling_kadapter import new_fusion
 from .outputs import MULTITASK
 from .task_arguments import TaskArguments
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from ..saving_kadapter import CARD, CARD_MARK
+from ..artifacts_kadapter import CARD, CARD_MARK
 from .outputs import RUN, replace_file
 from .task_models import random_names, row_name
 

@@ -21,10 +21,9 @@ from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from ..tapping_kadapter import give_back
 from .checkpoints import check_same_run, damage, last_complete_checkpoint, write_manifest
 from .examples import column
-from .memory import keep_memory, spare_memory
+from .memory import give_back, keep_memory, spare_memory
 from .outputs import PARTIAL, remove, replace_file
 from .progress import Cost
 from .sampling import GlobalBatchSampler

@@ -13,7 +13,8 @@ from datasets import Dataset
 from sklearn.metrics import accuracy_score, f1_score
 
 from ...configuration_kadapter import KAdapterConfig
-from ...modeling_kadapter import KAdapterForEntityPairClassification, mark_entities
+from ...heads_kadapter import KAdapterForEntityPairClassification
+from ...processing_kadapter import mark_entities
 from ..labels import check_varied
 
 

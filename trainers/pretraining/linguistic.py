@@ -12,9 +12,9 @@ import numpy as np
 from datasets import Dataset
 
 from ...configuration_kadapter import KAdapterConfig
-from ...encoding_kadapter import special_tokens, word_tokens
+from ...heads_kadapter import KAdapterForDependencyParsing
 from ...metrics import attachment
-from ...modeling_kadapter import KAdapterForDependencyParsing
+from ...processing_kadapter import special_tokens, word_tokens
 
 IGNORED, LOST = -100, -1
 

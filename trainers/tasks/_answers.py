@@ -11,9 +11,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from ...configuration_kadapter import KAdapterConfig
-from ...encoding_kadapter import PassageTokens, best_spans, join_passages
-from ...losses_kadapter import spans_loss
-from ...modeling_kadapter import KAdapterForQuestionAnswering
+from ...heads_kadapter import KAdapterForQuestionAnswering, spans_loss
+from ...processing_kadapter import PassageTokens, best_spans, join_passages
 
 __all__ = ["AnswerTask"]
 

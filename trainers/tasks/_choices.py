@@ -9,8 +9,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from ...configuration_kadapter import KAdapterConfig
-from ...encoding_kadapter import join_choice, special_tokens
-from ...modeling_kadapter import KAdapterForMultipleChoice
+from ...heads_kadapter import KAdapterForMultipleChoice
+from ...processing_kadapter import join_choice, special_tokens
 from ._classes import cross_entropies, probabilities
 
 __all__ = ["ChoiceTask"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ...modeling_kadapter import mark_entities, special_tokens
+from ...processing_kadapter import mark_entities, special_tokens
 
 __all__ = ["Marked", "mark_within"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from ...configuration_kadapter import KAdapterConfig
-from ...modeling_kadapter import KAdapterForEntityPairClassification
+from ...heads_kadapter import KAdapterForEntityPairClassification
 from ._classes import ClassTask, check_labels
 from ._mentions import mark_within
 

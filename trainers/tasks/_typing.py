@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...configuration_kadapter import KAdapterConfig
-from ...modeling_kadapter import KAdapterForEntityClassification
+from ...heads_kadapter import KAdapterForEntityClassification
 from ..labels import check_varied
 from ._classes import check_labels, numbered
 from ._mentions import mark_within
