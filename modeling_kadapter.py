@@ -266,7 +266,7 @@ class KnowledgePlugin(nn.Module):
         self, hidden_states: Sequence[Tensor], attention_mask: Tensor | None, at: Tensor | None = None
     ) -> Tensor:
         """Map tapped hidden states, each (batch, sequence, hidden), to the plug-in's own, all or `at` (batch, n)."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward; a plug-in makes features of hidden states")
+        raise TypeError(f"{type(self).__name__} has no forward; a plug-in makes features of hidden states")
 
 
 class KnowledgeAdapter(KnowledgePlugin):

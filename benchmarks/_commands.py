@@ -69,7 +69,7 @@ def in_bfloat16(asked: bool | None, device: str) -> bool:
         return asked
     import torch
 
-    from kadapter.trainers.precision import bfloat16_pays
+    from kadapter.trainers.common.precision import bfloat16_pays
 
     return bfloat16_pays(torch.device(device))
 

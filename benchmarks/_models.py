@@ -14,7 +14,7 @@ from transformers.models.bert.modeling_bert import BertEncoder
 from kadapter.configuration_kadapter import KnowledgeAdapterConfig, default_layers
 from kadapter.heads_kadapter import KAdapterForEntityPairClassification
 from kadapter.modeling_kadapter import KAdapterModel
-from kadapter.trainers.reading import eight_bits
+from kadapter.trainers.common.backbone_options import eight_bits
 
 PAD, RELATIONS = 1, 80  # RoBERTa's id of padding; the relations of FewRel
 

@@ -23,15 +23,15 @@ from datasets import Dataset, disable_progress_bars
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from kadapter.trainers.arguments import RunArguments
-from kadapter.trainers.collators import PadToBatch
-from kadapter.trainers.examples import column
-from kadapter.trainers.feature_arguments import CacheArguments, open_features
-from kadapter.trainers.feature_cache import Features
-from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
-from kadapter.trainers.memory import give_back, keep_memory, spare_memory
-from kadapter.trainers.reading import compile_blocks
-from kadapter.trainers.sampling import POOL, GlobalBatchSampler
+from kadapter.trainers.common.arguments import RunArguments
+from kadapter.trainers.common.backbone_options import compile_blocks
+from kadapter.trainers.common.collator import PadToBatch
+from kadapter.trainers.common.encoding import column
+from kadapter.trainers.common.memory import give_back, keep_memory, spare_memory
+from kadapter.trainers.common.sampler import POOL, GlobalBatchSampler
+from kadapter.trainers.feature_cache.options import CacheArguments, open_features
+from kadapter.trainers.feature_cache.store import Features
+from kadapter.trainers.feature_cache.trainer import FeatureTrainer, WithPlaces
 
 PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 

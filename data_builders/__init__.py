@@ -13,8 +13,8 @@ from pathlib import Path
 
 import datasets
 
-from .. import plugins
-from ._common import CorpusBuilder
+from .. import discovery
+from ._builder import CorpusBuilder
 from ._counts import listed, read_counts
 from ._counts import split_table as render
 from ._features import (
@@ -50,7 +50,7 @@ AnyDataset = datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset 
 
 def available() -> list[str]:
     """Names the corpora that can be loaded: the files of this folder."""
-    return plugins.available(__name__)
+    return discovery.available(__name__)
 
 
 def get_builder(name: str) -> type[CorpusBuilder]:
@@ -59,7 +59,7 @@ def get_builder(name: str) -> type[CorpusBuilder]:
     Raises:
         ValueError: there is no corpus of this name; the sentence lists those there are.
     """
-    module = plugins.find(__name__, "corpus", name)
+    module = discovery.find(__name__, "corpus", name)
     classes = [member for _, member in inspect.getmembers(module, inspect.isclass)]
     return next(cls for cls in classes if issubclass(cls, CorpusBuilder) and cls.__module__ == module.__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ._common import CorpusBuilder, Row
+from ._builder import CorpusBuilder, Row
 from ._files import NumberedRecords, json_records
 from ._names import normal
 from ._records import BadRecord, named, optional, required, typed

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ._common import CorpusBuilder, Row
+from ._builder import CorpusBuilder, Row
 from ._counts import Noted
 from ._files import NumberedRecords, csv_records, json_records
 from ._records import BadRecord, named, optional, required, shown, strings, typed

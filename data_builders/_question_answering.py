@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from ._common import CorpusBuilder, Row
+from ._builder import CorpusBuilder, Row
 from ._counts import Dropped, Noted
 from ._files import json_lines, or_empty
 from ._records import BadRecord, named, optional, required, typed

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ._common import CorpusBuilder, Row
+from ._builder import CorpusBuilder, Row
 from ._files import NumberedRecords, json_records
 from ._records import label_of, optional, subject_object_row
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from ._common import CorpusBuilder, Row
+from ._builder import CorpusBuilder, Row
 from ._files import NumberedRecords, text_blocks
 from ._records import MERGE, WITHHELD, BadRecord, dependency_row, is_withheld, shown
 

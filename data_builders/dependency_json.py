@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ._common import CorpusBuilder, Row
+from ._builder import CorpusBuilder, Row
 from ._files import NumberedRecords, json_array
 from ._records import BadRecord, dependency_row, required, shown
 

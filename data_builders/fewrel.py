@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ._common import CorpusBuilder, Row
+from ._builder import CorpusBuilder, Row
 from ._files import NumberedRecords, is_json_array, json_members, json_records, sound
 from ._records import BadRecord, relation_row, required, shown, strings, typed, wikidata_id
 from ._splits import FilesBySplit, of_one_domain

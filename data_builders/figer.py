@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ._common import Row
+from ._builder import Row
 from ._entity_typing import EntityTypingBuilder, entity_typing_row
 from ._files import NumberedRecords, text_blocks
 from ._records import BadRecord, shown

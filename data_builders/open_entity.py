@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ._common import Row
+from ._builder import Row
 from ._entity_typing import EntityTypingBuilder, entity_typing_row, labels_of
 from ._names import normal
 from ._records import named, optional, required, typed

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ._common import Row
+from ._builder import Row
 from ._counts import Dropped, Noted
 from ._question_answering import Pair, QuestionAnsweringBuilder, question_row
 from ._records import BadRecord, named, required, shown, typed

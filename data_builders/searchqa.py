@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ._common import Row
+from ._builder import Row
 from ._counts import Dropped, Noted
 from ._files import text_lines
 from ._question_answering import QuestionAnsweringBuilder, question_row

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ._common import CorpusBuilder, Row
+from ._builder import CorpusBuilder, Row
 from ._files import text_blocks
 from ._names import normal
 from ._records import BadRecord, shown

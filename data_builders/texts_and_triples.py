@@ -27,7 +27,7 @@ from unicodedata import normalize
 
 import datasets
 
-from ._common import CorpusBuilder, Row, RowMaker
+from ._builder import CorpusBuilder, Row, RowMaker
 from ._counts import Dropped, Matched, Tally, write_partial
 from ._files import NumberedRecords, json_lines, or_empty, text_lines
 from ._mentions import NameFinder

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ._common import CorpusBuilder, Row
+from ._builder import CorpusBuilder, Row
 from ._counts import Dropped
 from ._files import NumberedRecords, json_array
 from ._names import normal

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .. import plugins
+from .. import discovery
 
 __all__ = ["Metric", "available", "load"]
 
@@ -41,7 +41,7 @@ class Metric(Protocol):
 
 def available() -> list[str]:
     """Return the names of all metrics."""
-    return plugins.available(__name__)
+    return discovery.available(__name__)
 
 
 def load(name: str) -> Metric:
@@ -50,4 +50,4 @@ def load(name: str) -> Metric:
     Raises:
         ValueError: there is no such file.
     """
-    return plugins.find(__name__, "metric", name)
+    return discovery.find(__name__, "metric", name)

@@ -23,8 +23,8 @@ from transformers import AutoTokenizer
 
 from kadapter import KAdapterModel
 from kadapter.quickstart.backbone import default_backbone
-from kadapter.quickstart.probe import Probe
 from kadapter.trainers import run_adapter
+from kadapter.trainers.probing import Probe
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

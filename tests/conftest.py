@@ -14,7 +14,7 @@ HF_HOME = tempfile.mkdtemp(prefix="kadapter-tests-")
 for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE", "HF_TOKEN"):
     os.environ.pop(name, None)
 
-# Kernels that were compiled for other instructions give NaN or break the process (see trainers/reading.py).
+# Kernels that were compiled for other instructions give NaN or break the process (common/backbone_options.py).
 INSTRUCTIONS = "-".join(os.environ.get(name, "all") for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"))
 KERNELS = os.path.join(tempfile.gettempdir(), f"kadapter-tests-kernels-{INSTRUCTIONS}")
 

@@ -1,1 +1,1 @@
-"""Training: pre-train one knowledge adapter (`run_adapter.py`) on transformers' Trainer and Accelerate."""
+"""Training knowledge adapters and putting them to work, on transformers' Trainer and Accelerate."""

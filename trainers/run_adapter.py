@@ -23,7 +23,7 @@ if __package__ in (None, ""):
 if __name__ == "__main__":  # before the libraries, which take seconds to import
     import sys
 
-    from kadapter.trainers import usage
+    from kadapter.trainers.common import usage
 
     usage.answer("run_adapter", sys.argv[1:])
 
@@ -33,14 +33,13 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from kadapter.configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
 from kadapter.trainers import pretraining
-from kadapter.trainers.arguments import AdapterArguments, CorpusArguments, RunArguments
-from kadapter.trainers.checkpoints import checkpoint_to_resume, describe_model, describe_training
-from kadapter.trainers.collators import PadToBatch
-from kadapter.trainers.examples import check_record_type, encode, load_splits, sample
-from kadapter.trainers.feature_arguments import check_cache, open_features
-from kadapter.trainers.feature_cache import Features
-from kadapter.trainers.feature_trainer import FeatureTrainer, WithPlaces
-from kadapter.trainers.outputs import (
+from kadapter.trainers.common.arguments import AdapterArguments, CorpusArguments, RunArguments
+from kadapter.trainers.common.backbone_options import check_attention, check_compiler, compile_blocks, reading
+from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
+from kadapter.trainers.common.collator import PadToBatch
+from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, sample
+from kadapter.trainers.common.entry_point import run_program
+from kadapter.trainers.common.output_directory import (
     HEAD,
     artifact_files,
     check_output_directory,
@@ -51,12 +50,13 @@ from kadapter.trainers.outputs import (
     replace_file,
     write_adapter,
 )
-from kadapter.trainers.program import run_program
-from kadapter.trainers.progress import saved_line
-from kadapter.trainers.reading import check_attention, check_compiler, compile_blocks, reading
-from kadapter.trainers.trainer import KAdapterTrainer
-from kadapter.trainers.turns import OneOfSeveral, SharedBackbone, Turns, bare_config
-from kadapter.trainers.variants import Settings, settings_of
+from kadapter.trainers.common.progress import saved_line
+from kadapter.trainers.common.trainer import KAdapterTrainer
+from kadapter.trainers.feature_cache.options import check_cache, open_features
+from kadapter.trainers.feature_cache.store import Features
+from kadapter.trainers.feature_cache.trainer import FeatureTrainer, WithPlaces
+from kadapter.trainers.many_adapters.scheduler import OneOfSeveral, SharedBackbone, Turns, bare_config
+from kadapter.trainers.many_adapters.variants import Settings, settings_of
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -11,9 +11,7 @@ objective was learned. Flags are those of run_adapter.py, where they mean someth
 
 from __future__ import annotations
 
-import copy
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ if __package__ in (None, ""):
 if __name__ == "__main__":  # before the libraries, which take seconds to import
     import sys
 
-    from kadapter.trainers import usage
+    from kadapter.trainers.common import usage
 
     usage.answer("run_multitask", sys.argv[1:])
 
@@ -31,17 +29,11 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from kadapter.trainers import pretraining
-from kadapter.trainers.arguments import CorpusArguments, RunArguments, parse_arguments
-from kadapter.trainers.checkpoints import checkpoint_to_resume, describe_model, describe_training
-from kadapter.trainers.examples import check_record_type, encode, load_splits, sample
-from kadapter.trainers.multitask import (
-    Labelled,
-    MixedExamples,
-    MultitaskModel,
-    MultitaskTrainer,
-    PadToObjective,
-)
-from kadapter.trainers.outputs import (
+from kadapter.trainers.common.arguments import RunArguments, parse_arguments
+from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
+from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, sample
+from kadapter.trainers.common.entry_point import run_program
+from kadapter.trainers.common.output_directory import (
     MULTITASK,
     WEIGHTS,
     check_output_directory,
@@ -52,45 +44,11 @@ from kadapter.trainers.outputs import (
     replace_file,
     replace_files,
 )
-from kadapter.trainers.program import run_program
-from kadapter.trainers.progress import saved_line
-
-
-@dataclass(kw_only=True)
-class CorporaArguments(CorpusArguments):
-    """Which records are trained and evaluated on: a corpus for each objective."""
-
-    corpus: str = field(init=False, default="")
-    data_dir: str = field(init=False, default="")
-    corpora: list[str] = field(metadata={"help": "Name of each objective's corpus: files of data_builders/."})
-    data_dirs: list[str] = field(metadata={"help": "Directory of each corpus as released."})
-
-    def each(self) -> list[CorpusArguments]:
-        """Return the arguments of each corpus alone."""
-        found = []
-        for name, folder in zip(self.corpora, self.data_dirs, strict=True):
-            one = copy.copy(self)
-            one.corpus, one.data_dir = name, folder
-            found.append(one)
-        return found
-
-
-@dataclass(kw_only=True)
-class MultitaskArguments:
-    """Which encoder is trained, by which objectives, under which heads."""
-
-    objectives: list[str] = field(metadata={"help": "Names of the objectives: files of trainers/pretraining/."})
-    backbone: str = field(metadata={"help": "Hub id or directory of the encoder."})
-    backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
-    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the heads."})
-    head: str = field(
-        default="default",
-        metadata={"choices": ["default", "official"], "help": "The objective's own head, or the published one."},
-    )
-    official_labels: str = field(
-        default="aligned",
-        metadata={"choices": ["aligned", "published"], "help": "Labels of the official dependency head."},
-    )
+from kadapter.trainers.common.progress import saved_line
+from kadapter.trainers.multitask.arguments import CorporaArguments, MultitaskArguments
+from kadapter.trainers.multitask.dataset import Labelled, MixedExamples, PadToObjective
+from kadapter.trainers.multitask.model import MultitaskModel
+from kadapter.trainers.multitask.trainer import MultitaskTrainer
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -25,7 +25,7 @@ if __package__ in (None, ""):
 if __name__ == "__main__":  # before the libraries, which take seconds to import
     import sys
 
-    from kadapter.trainers import usage
+    from kadapter.trainers.common import usage
 
     usage.answer("run_task", sys.argv[1:])
 
@@ -35,11 +35,10 @@ from transformers import EarlyStoppingCallback
 
 from kadapter import metrics
 from kadapter.configuration_kadapter import KAdapterConfig
-from kadapter.trainers.checkpoints import checkpoint_to_resume, describe_model, describe_training
-from kadapter.trainers.collators import PadToBatch
-from kadapter.trainers.episodes import run_episodes
-from kadapter.trainers.ground import PREDICT, Ground, lay, open_task
-from kadapter.trainers.outputs import (
+from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
+from kadapter.trainers.common.collator import PadToBatch
+from kadapter.trainers.common.entry_point import run_program
+from kadapter.trainers.common.output_directory import (
     FINISHED,
     RUN,
     check_output_directory,
@@ -50,13 +49,13 @@ from kadapter.trainers.outputs import (
     replace_file,
     replace_files,
 )
-from kadapter.trainers.program import run_program
-from kadapter.trainers.progress import saved_line
-from kadapter.trainers.states import keep_states
-from kadapter.trainers.task_arguments import HEADLINE, TaskRunArguments, parse_task_arguments
-from kadapter.trainers.task_data import Split, draw_fraction
-from kadapter.trainers.task_models import HeadAlone, chosen_adapters, new_model, trained_model
-from kadapter.trainers.task_outputs import (
+from kadapter.trainers.common.progress import saved_line
+from kadapter.trainers.downstream.arguments import HEADLINE, TaskRunArguments, parse_task_arguments
+from kadapter.trainers.downstream.context import PREDICT, Ground, lay, open_task
+from kadapter.trainers.downstream.dataset import Split, draw_fraction
+from kadapter.trainers.downstream.episodes import run_episodes
+from kadapter.trainers.downstream.model import HeadAlone, chosen_adapters, new_model, trained_model
+from kadapter.trainers.downstream.run_record import (
     PREDICTED,
     PREDICTIONS,
     describe,
@@ -66,7 +65,8 @@ from kadapter.trainers.task_outputs import (
     title_card,
     write_lines,
 )
-from kadapter.trainers.task_trainer import TaskTrainer
+from kadapter.trainers.downstream.trainer import TaskTrainer
+from kadapter.trainers.feature_cache.task_features import keep_states
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from datasets import Dataset
 
-from ... import plugins
+from ... import discovery
 from ...configuration_kadapter import KAdapterConfig
 
 __all__ = ["Objective", "available", "load"]
@@ -51,7 +51,7 @@ class Objective(Protocol):
 
 def available() -> list[str]:
     """Return the names of all objectives."""
-    return plugins.available(__name__)
+    return discovery.available(__name__)
 
 
 def load(name: str) -> type[Objective]:
@@ -60,4 +60,4 @@ def load(name: str) -> type[Objective]:
     Raises:
         ValueError: there is no such file.
     """
-    return plugins.find(__name__, "objective", name).Objective
+    return discovery.find(__name__, "objective", name).Objective

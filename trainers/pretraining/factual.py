@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from ...configuration_kadapter import KAdapterConfig
 from ...heads_kadapter import KAdapterForEntityPairClassification
 from ...processing_kadapter import mark_entities
-from ..labels import check_varied
+from ..common.labels import check_varied
 
 
 class Objective:

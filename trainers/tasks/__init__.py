@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from torch import Tensor
 
-from ... import plugins
+from ... import discovery
 from ...configuration_kadapter import KAdapterConfig
 
 __all__ = ["Task", "available", "load"]
@@ -87,7 +87,7 @@ class Task(Protocol):
 
 def available() -> list[str]:
     """Return the names of all tasks."""
-    return plugins.available(__name__)
+    return discovery.available(__name__)
 
 
 def load(name: str) -> type[Task]:
@@ -96,4 +96,4 @@ def load(name: str) -> type[Task]:
     Raises:
         ValueError: there is no such file.
     """
-    return plugins.find(__name__, "task", name).Task
+    return discovery.find(__name__, "task", name).Task

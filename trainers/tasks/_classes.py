@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...configuration_kadapter import KAdapterConfig
-from ..labels import check_varied
+from ..common.labels import check_varied
 
 __all__ = ["check_labels", "cross_entropies", "numbered", "probabilities"]
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ...configuration_kadapter import KAdapterConfig
 from ...heads_kadapter import KAdapterForEntityClassification
-from ..labels import check_varied
+from ..common.labels import check_varied
 from ._classes import check_labels, numbered
 from ._mentions import mark_within
 

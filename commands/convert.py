@@ -1,0 +1,84 @@
+"""Make an artifact of an official checkpoint."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._flags import OutputDir, Overwrite
+
+__all__ = ["run"]
+
+
+class Fusion(StrEnum):
+    """How the outputs of adapters and backbone become one."""
+
+    CONCAT = "concat"
+    ADD = "add"
+
+
+Official = Annotated[Path, typer.Option(help="The official pytorch_model.bin, or a .safetensors file of its kind.")]
+Backbone = Annotated[str, typer.Option(help="Hub id or directory of the backbone, for example roberta-large.")]
+BackboneRevision = Annotated[str | None, typer.Option(help="Commit, tag or branch of the backbone.")]
+Layers = Annotated[
+    list[int],
+    typer.Option(help="A tapped hidden state, 0 = embeddings; give it once for each adapter layer, in order."),
+]
+Name = Annotated[
+    str | None, typer.Option(help="The adapter's name; not needed where the file says fac_adapter or lin_adapter.")
+]
+AttentionHeads = Annotated[int, typer.Option(help="Attention heads of the adapter's blocks.")]
+SkipLayers = Annotated[int, typer.Option(help="--adapter_skip_layers of the official script.")]
+KeepHead = Annotated[bool, typer.Option("--keep-head/--drop-head", help="Convert the pre-training or task head too.")]
+FusionMode = Annotated[
+    Fusion | None,
+    typer.Option(help="--fusion_mode of the official script.", show_default="concat if the file has its weights"),
+]
+
+
+def run(
+    official: Official,
+    backbone: Backbone,
+    layers: Layers,
+    output_dir: OutputDir,
+    name: Name = None,
+    num_attention_heads: AttentionHeads = 12,
+    skip_layers: SkipLayers = 0,
+    keep_head: KeepHead = False,
+    fusion: FusionMode = None,
+    backbone_revision: BackboneRevision = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make an artifact of an official checkpoint.
+
+    The directory computes what the official code computed, given position_ids=torch.arange(2, length + 2).
+    The layout is told by the file's keys: pre-training, RobertaModelwithAdapter or fine-tuning.
+
+    Example: kadapter convert --official fac-adapter/pytorch_model.bin --backbone roberta-large
+    --layers 0 --layers 11 --layers 22 --name fac -o kadapter-fac
+    """
+    from ._preflight import refuse_used
+
+    refuse_used(output_dir, overwrite)
+    if not official.is_file():
+        raise OSError(f"no file {str(official)!r}; give the official pytorch_model.bin, or a .safetensors file")
+    from ..artifacts_kadapter import check_destination  # torch takes seconds to import, and a refusal needs none
+    from ..official.convert import convert_official
+    from ._writing import describe
+
+    check_destination(output_dir, sources=[backbone, official.parent])
+    model = convert_official(
+        official,
+        backbone,
+        layers,
+        name=name,
+        num_attention_heads=num_attention_heads,
+        skip_layers=skip_layers,
+        keep_head=keep_head,
+        fusion=None if fusion is None else fusion.value,
+        backbone_revision=backbone_revision,
+        report=typer.echo,
+    )
+    model.save_pretrained(output_dir)
+    describe(model, output_dir, typer.echo)

@@ -1,0 +1,299 @@
+"""Teaches an encoder three kinds of knowledge in turn and measures after each what is left of those before.
+
+    python experiments/continual.py --backbone DIR --fewrel DIR --treebank DIR -o OUT
+
+The kinds are relations (FewRel), syntax (CoNLL-U) and the user's own texts and triples; recipes/continual_KIND.yaml
+says how each is trained. They are taught twice: by one knowledge adapter each, beside a frozen encoder, and by full
+fine-tuning of the encoder, which goes on from where the kind before left it. Every kind is measured by the head that
+it was trained under. OUT/continual.md and OUT/continual.json hold the table. A killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, set_seed
+
+from kadapter.trainers import pretraining, run_adapter
+from kadapter.trainers.common.arguments import AdapterArguments, RunArguments, parse_arguments
+from kadapter.trainers.common.collator import PadToBatch
+from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, sample
+from kadapter.trainers.common.output_directory import HEAD, replace_file
+from kadapter.trainers.common.trainer import KAdapterTrainer
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = {"factual": "micro_f1", "linguistic": "uas", "triples": "micro_f1"}  # in the order of teaching
+ORDINALS = ("1st", "2nd", "3rd")
+Measured = dict[str, dict[str, dict[str, Any]]]  # way of teaching -> kind -> after which -> measures
+
+
+def main(
+    backbone: Annotated[str, typer.Option(help="The encoder: Hub id or directory.")],
+    fewrel: Annotated[Path, typer.Option(help="Directory with FewRel's files: the first kind.")],
+    treebank: Annotated[Path, typer.Option(help="Directory with CoNLL-U files: the second kind.")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Where adapters, models and table go.")],
+    texts_and_triples: Annotated[
+        Path, typer.Option(help="Directory with your own *.txt and *.tsv: the third kind; else the quickstart's.")
+    ] = ROOT / "quickstart" / "facts",
+    max_train_samples: Annotated[int | None, typer.Option(help="Records that each kind is trained on.")] = None,
+    max_eval_samples: Annotated[int | None, typer.Option(help="Records that each kind is measured on.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Epochs of each kind; by default as its recipe says.")] = None,
+    fine_tuning_rate: Annotated[float, typer.Option(help="Learning rate of full fine-tuning.")] = 1e-4,
+    seed: Annotated[int, typer.Option(help="Seed of all trainings.")] = 0,
+    more: Annotated[list[str] | None, typer.Argument(help="After --: flags of run_adapter.py for all.")] = None,
+) -> None:
+    """Teach three kinds of knowledge in turn, by adapters and by full fine-tuning, and tabulate what is kept."""
+    flags = {"backbone": backbone, "seed": seed, "max_train_samples": max_train_samples}
+    flags |= {"max_eval_samples": max_eval_samples, "num_train_epochs": epochs}
+    given = [str(part) for flag, value in flags.items() if value is not None for part in (f"--{flag}", value)]
+    given += more or []
+    folders = dict(zip(METRICS, map(str, (fewrel, treebank, texts_and_triples)), strict=True))
+    file = output_dir / "continual.json"
+    record = read_record(file, {"flags": given, "fine_tuning_rate": fine_tuning_rate, **folders})
+    measured: Measured = record["measured"]
+    kinds = [open_kind(name, folder, given, output_dir) for name, folder in folders.items()]
+    for way in (KnowledgeAdapters(output_dir), FullFineTuning(output_dir, fine_tuning_rate)):
+        for _ in teach(way, kinds, measured):
+            replace_file(file, json.dumps(record, indent=2))
+    replace_file(output_dir / "continual.md", markdown(measured))
+    Console().print(table(measured))
+    print(f"the table is in {output_dir / 'continual.md'}, all numbers are in {file}")
+
+
+def teach(way: KnowledgeAdapters | FullFineTuning, kinds: list[Kind], measured: Measured) -> Iterator[None]:
+    """Train each kind and measure it and all before it, as far as that was not done; yield after each measurement."""
+    row = measured.setdefault(way.name, {kind.name: {} for kind in kinds})
+    for stage, new in enumerate(kinds):
+        print(f"== {way.name}: {new.name}, the {ORDINALS[stage]} kind", flush=True)
+        if str(stage) not in row[new.name]:
+            way.train(kinds, stage)
+        for kind in reversed(kinds[: stage + 1]):  # the new one first: its measurement says that it was trained
+            if str(stage) not in row[kind.name]:
+                row[kind.name][str(stage)] = way.measure(kinds, stage, kind)
+                yield
+
+
+def read_record(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings and what was measured so far.
+
+    Raises:
+        ValueError: the file is of a run by other settings.
+    """
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": settings, "measured": {}}
+    if record["settings"] != settings:
+        raise ValueError(
+            f"{str(path)!r} is of a run by {record['settings']}, not {settings}; go on with those flags or choose "
+            "another --output-dir"
+        )
+    return record
+
+
+# ---- the kinds of knowledge ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Kind:
+    """One kind of knowledge: the flags that train it, its objective and its encoded examples.
+
+    Args:
+        given: the flags, without an output directory.
+        fields: what a new head must know, as fields of `KAdapterConfig`.
+        examples: the encoded examples "train" and "eval".
+    """
+
+    name: str
+    given: list[str]
+    adapter: AdapterArguments
+    objective: Any
+    fields: dict[str, Any]
+    examples: dict[str, Dataset]
+
+    def arguments(self, output_dir: Path, *more: object) -> RunArguments:
+        """Return the Trainer's arguments for a training or a measurement in a directory."""
+        return parse_arguments([*self.given, "--output_dir", str(output_dir), *map(str, more)])[2]
+
+    def load(self, folder: Path, **backbone: Any) -> Any:
+        """Return the model of this kind, with its head; keywords are those of `from_pretrained`."""
+        return self.objective.model_class.from_pretrained(folder, **backbone)
+
+    def trainer(self, model: Any, arguments: RunArguments) -> KAdapterTrainer:
+        """Return what trains or measures a model on this kind."""
+        return KAdapterTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=self.examples["train"],
+            eval_dataset=self.examples["eval"],
+            processing_class=self.objective.tokenizer,
+            data_collator=PadToBatch.of(self.objective, model),
+            objective=self.objective,
+        )
+
+
+def open_kind(name: str, data_dir: str, more: list[str], output_dir: Path) -> Kind:
+    """Build and encode the corpus of one kind.
+
+    Raises:
+        ValueError: a flag or the corpus is unfit; the sentence says which and what to do.
+    """
+    recipe = ROOT / "recipes" / f"continual_{name}.yaml"
+    given = ["--recipe", str(recipe), "--data_dir", data_dir, *more]
+    corpus, adapter, _ = parse_arguments([*given, "--output_dir", str(output_dir)])
+    tokenizer = AutoTokenizer.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
+    kind = pretraining.load(adapter.objective)
+    check_record_type(corpus, kind)
+    objective = kind(tokenizer, corpus.max_length, adapter)
+    splits = load_splits(corpus, train=True, evaluate=True, tell=True)
+    fields = objective.learn(splits["train"])
+    numbers = {"train": corpus.max_train_samples, "eval": corpus.max_eval_samples}
+    examples = {
+        split: encode(split, sample(rows, numbers[split]), objective, corpus, tell=True)
+        for split, rows in splits.items()
+    }
+    return Kind(name, given, adapter, objective, fields, examples)
+
+
+# ---- the two ways of teaching them --------------------------------------------------------------------------------
+
+
+class KnowledgeAdapters:
+    """One adapter for each kind, all beside the same frozen encoder."""
+
+    name = "knowledge adapters"
+
+    def __init__(self, output_dir: Path) -> None:
+        self.folder = output_dir / "adapters"
+
+    def train(self, kinds: list[Kind], stage: int) -> None:
+        """Train the adapter of one kind."""
+        kind = kinds[stage]
+        flags = ["--do_train", "--resume_from_checkpoint", "last", "--output_dir", str(self.folder / kind.name)]
+        run_adapter.main([*kind.given, *flags])
+
+    def measure(self, kinds: list[Kind], stage: int, kind: Kind) -> dict[str, Any]:
+        """Measure one kind in a model that holds the adapters of all kinds up to a stage.
+
+        The adapter's outputs are taken while all of them are active, the results while the kind's own is, which its
+        head was trained on.
+        """
+        folder, name = self.folder / kind.name, kind.adapter.adapter_name
+        arguments = kind.arguments(folder)
+        loading = {
+            "revision": kind.adapter.backbone_revision,
+            "dtype": torch.bfloat16 if arguments.bf16 else torch.float32,
+        }
+        model = kind.load(folder / HEAD, backbone=kind.adapter.backbone, backbone_kwargs=loading)
+        for other in kinds[: stage + 1]:
+            if other is not kind:
+                model.load_adapter(self.folder / other.name)
+        trainer = kind.trainer(model, arguments)
+        features = hash_features(trainer, lambda output: output.adapter_hidden_states[name])
+        model.set_adapter(name)
+        return measures(trainer, features, folder)
+
+
+class FullFineTuning:
+    """One encoder, all of it trained on each kind in turn under a new head for each."""
+
+    name = "full fine-tuning"
+
+    def __init__(self, output_dir: Path, learning_rate: float) -> None:
+        self.folder, self.learning_rate = output_dir / "fine-tuned", learning_rate
+
+    def train(self, kinds: list[Kind], stage: int) -> None:
+        """Go on training the encoder, from where the kind before left it, under a new head."""
+        kind, folder = kinds[stage], self.folder / kinds[stage].name
+        arguments = kind.arguments(folder, "--learning_rate", self.learning_rate, "--save_strategy", "no")
+        set_seed(arguments.seed)
+        fields = {"revision": kind.adapter.backbone_revision, "classifier_dropout": kind.adapter.classifier_dropout}
+        model = kind.objective.model_class.from_backbone(
+            kind.adapter.backbone, dtype=torch.float32, **fields, **kind.fields
+        )
+        if stage:
+            self.take_encoder(model, kinds[stage - 1])
+        model.requires_grad_(True)
+        model.print_trainable_parameters()
+        trainer = kind.trainer(model, arguments)
+        trainer.train()
+        trainer.check_weights()
+        model.save_pretrained(folder)
+
+    def measure(self, kinds: list[Kind], stage: int, kind: Kind) -> dict[str, Any]:
+        """Measure one kind under its own head, on the encoder as it is after a stage."""
+        model = kind.load(self.folder / kind.name)
+        self.take_encoder(model, kinds[stage])
+        trainer = kind.trainer(model, kind.arguments(self.folder))
+        features = hash_features(trainer, lambda output: output.backbone_hidden_state)
+        return measures(trainer, features, self.folder / kinds[stage].name)
+
+    def take_encoder(self, model: Any, kind: Kind) -> None:
+        """Give a model the encoder as it was after a kind was taught."""
+        model.kadapter.backbone.load_state_dict(kind.load(self.folder / kind.name).kadapter.backbone.state_dict())
+
+
+# ---- what is measured, and the table ------------------------------------------------------------------------------
+
+
+def measures(trainer: KAdapterTrainer, features: str, artifact: Path) -> dict[str, Any]:
+    """Return the results on the held-out examples, without what a clock says, beside hashes of features and file."""
+    timed = ("_runtime", "_per_second", "_time")
+    found = {key: value for key, value in trainer.evaluate().items() if not key.endswith(timed)}
+    digest = hashlib.sha256((artifact / "model.safetensors").read_bytes()).hexdigest()
+    return {"results": found, "features": features, "artifact": digest}
+
+
+def hash_features(trainer: KAdapterTrainer, features: Callable[[Any], torch.Tensor]) -> str:
+    """Return one hash of the bits of all features that the model under the head has of the held-out examples."""
+    model, total = trainer.model.eval(), hashlib.sha256()
+    for batch in trainer.get_eval_dataloader():
+        inputs = {key: batch[key].to(trainer.args.device) for key in ("input_ids", "attention_mask")}
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            total.update(features(model.kadapter(**inputs)).float().cpu().numpy().tobytes())
+    return total.hexdigest()
+
+
+def lines(measured: Measured) -> Iterator[list[str]]:
+    """Yield the table: its headings, and a line for each way of teaching."""
+    cells = [(kind, stage) for number, kind in enumerate(METRICS) for stage in range(number, len(METRICS))]
+    headings = [f"{kind} ({METRICS[kind]}) after {ORDINALS[stage]}" for kind, stage in cells]
+    yield ["way of teaching", *headings, "bit-equal"]
+    for way, row in measured.items():
+        numbers = [f"{row[kind][str(stage)]['results'][f'eval_{METRICS[kind]}']:.3f}" for kind, stage in cells]
+        kept = all(one == kind[min(kind)] for kind in row.values() for one in kind.values())
+        yield [way, *numbers, "yes" if kept else "no"]
+
+
+def table(measured: Measured) -> Table:
+    """Return the measures as a table."""
+    drawn = Table(title="held-out results after each kind of knowledge")
+    headings, *rows = lines(measured)
+    for heading in headings:
+        drawn.add_column(heading, justify="left" if heading == headings[0] else "right")
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def markdown(measured: Measured) -> str:
+    """Return the measures as a table in Markdown."""
+    headings, *rows = lines(measured)
+    every = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in every)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except (ValueError, TypeError, OSError, FloatingPointError, SafetensorError) as error:
+        sys.exit(f"continual: {error}")

@@ -1,1 +1,0 @@
-"""Between artifacts and the world: convert official checkpoints, compose adapters, the `kadapter` command."""

@@ -1,0 +1,1 @@
+"""Reports on runs of tasks: records, comparison, tables and charts."""

@@ -1,0 +1,87 @@
+"""A frozen encoder whose blocks are compiled: it reads faster or not, and nearly the same."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import COMPILER, FAMILIES, batch, tiny_backbone
+from tiny_runs import ROOT, flags, write_ground
+
+from kadapter import KAdapterModel
+from kadapter.trainers import run_adapter
+from kadapter.trainers.common.backbone_options import compile_blocks
+
+# PyTorch's own, where it imports its compiler and where this traces the run of an encoder.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+SHORT = ["--max_steps", "2", "--report_to", "none"]
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    return write_ground(tmp_path_factory.mktemp("ground"))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="compiling for a CPU needs a C++ compiler")
+def test_an_adapter_is_trained_beside_compiled_blocks_whose_states_are_kept_apart(ground, tmp_path):
+    kept = ["--cache_features", str(tmp_path / "features")]
+    results = {
+        given: run_adapter.main(
+            flags(ground, "linguistic", tmp_path / given, *SHORT, *kept, "--compile_backbone", given)
+        )
+        for given in ("true", "false")
+    }
+    losses = [one["eval_loss"] for one in results.values()]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+    again = flags(ground, "linguistic", tmp_path / "true", *SHORT, "--compile_backbone", "true", "--do_train", "false")
+    assert run_adapter.main(again)["eval_loss"] == pytest.approx(losses[0], rel=1e-6)
+    artifact = KAdapterModel.from_pretrained(tmp_path / "true")
+    assert not any("forward" in vars(part) for part in artifact.modules())
+
+
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one != "albert"])
+def test_hooks_see_each_compiled_block(family):
+    backbone, calls = tiny_backbone(family), []
+    with torch.no_grad():
+        expected = backbone(**batch(family)).last_hidden_state
+        compile_blocks(backbone)
+        blocks = [part for part in backbone.modules() if "forward" in vars(part)]
+        for block in blocks:
+            block.register_forward_pre_hook(lambda module, given: calls.append(module))
+        with torch.compiler.set_stance("force_eager"):  # whatever compiler there is
+            found = backbone(**batch(family)).last_hidden_state
+    assert torch.equal(found, expected) and calls == blocks and len(blocks) == 4
+
+
+@pytest.mark.parametrize("restriction", [{}, {"ATEN_CPU_CAPABILITY": "avx2"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}])
+def test_kernels_for_other_instructions_are_kept_in_another_folder(restriction, monkeypatch, tmp_path):
+    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in restriction.items():
+        monkeypatch.setenv(name, value)
+    compile_blocks(tiny_backbone())
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR", "").endswith("_avx2") == bool(restriction)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    compile_blocks(tiny_backbone())
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+
+
+def test_a_backbone_whose_blocks_are_one_and_the_same_is_refused():
+    with pytest.raises(ValueError, match="AlbertModel has no list of its 4 blocks; leave the flag out"):
+        compile_blocks(tiny_backbone("albert"))
+
+
+def test_without_a_compiler_the_flag_says_what_to_install_before_anything_costs_time(ground, tmp_path):
+    given = flags(ground, "linguistic", tmp_path / "out", *SHORT, "--compile_backbone", "true")
+    environment = {**os.environ, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    command = [sys.executable, str(ROOT / "trainers" / "run_adapter.py"), *given]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith(
+        "run_adapter: --compile_backbone: PyTorch can't compile here (InvalidCxxCompiler: No working"
+    )
+    assert said.endswith("install a C++ compiler such as g++, or leave the flag out")
+    assert done.returncode == 1 and not (tmp_path / "out").exists()

@@ -1,0 +1,1 @@
+"""What all trainings share: flags, encoded examples, the Trainer, checkpoints, output directories."""

@@ -1,0 +1,233 @@
+"""What a run is told: dataclasses whose fields are the flags, and recipes that give them defaults."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from ...configuration_kadapter import FUSIONS
+from .precision import bfloat16_pays, precision_line
+
+__all__ = ["AdapterArguments", "CorpusArguments", "RunArguments", "closest", "flags_of", "parse_arguments"]
+
+
+@dataclass
+class CorpusArguments:
+    """Which records are trained and evaluated on."""
+
+    corpus: str = field(metadata={"help": "Name of the corpus: a file of data_builders/."})
+    data_dir: str = field(metadata={"help": "Directory with the corpus as released."})
+    max_length: int = field(default=128, metadata={"help": "Longest input in tokens, special tokens included."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on so many records, drawn from all, always the same ones."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on so many records, drawn from all, always the same ones."}
+    )
+    on_bad_record: str = field(
+        default="error",
+        metadata={"choices": ["error", "skip"], "help": "Stop at a malformed record, or count and skip it."},
+    )
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that build and tokenise the corpus."})
+
+
+@dataclass
+class AdapterArguments:
+    """Which adapter is trained, on which backbone, by which objective."""
+
+    objective: str = field(metadata={"help": "Name of the objective: a file of trainers/pretraining/."})
+    backbone: str = field(metadata={"help": "Hub id or directory of the frozen encoder."})
+    adapter_name: str = field(metadata={"help": "Name of the adapter, such as fac or lin."})
+    backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
+    quantize_backbone: bool = field(
+        default=False, metadata={"help": "Multiply in 8 bits in the frozen encoder, and hold it so (needs torchao)."}
+    )
+    compile_backbone: bool = field(
+        default=False, metadata={"help": "Compile the blocks of the frozen encoder (on a CPU needs a C++ compiler)."}
+    )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={"help": "Attention of the frozen encoder: eager, sdpa, flash_attention_2, ...; by default its own."},
+    )
+    layers: list[int] | None = field(
+        default=None, metadata={"help": "Tapped hidden states; by default 0, N/2 - 1, N - 2 of an N-block backbone."}
+    )
+    adapter_hidden_size: int | None = field(
+        default=None,
+        metadata={"help": "Inner width of the adapter; by default three quarters of the encoder's, in heads of 64."},
+    )
+    adapter_intermediate_size: int | None = field(
+        default=None, metadata={"help": "Feed-forward width inside the adapter; by default four times its width."}
+    )
+    adapter_num_hidden_layers: int = field(default=2, metadata={"help": "Transformer blocks in an adapter layer."})
+    adapter_num_attention_heads: int | None = field(
+        default=None, metadata={"help": "Attention heads inside the adapter; by default of width 64."}
+    )
+    adapter_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the adapter."})
+    skip_layers: int = field(default=0, metadata={"help": "The official adapter_skip_layers; 0 is off."})
+    mask_padding: bool = field(
+        default=True, metadata={"help": "Hide padding from the adapter (the official code: no)."}
+    )
+    fusion: str = field(
+        default="concat", metadata={"choices": list(FUSIONS), "help": "Fusion under the pre-training head."}
+    )
+    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the pre-training head."})
+    head: str = field(
+        default="default",
+        metadata={"choices": ["default", "official"], "help": "The objective's own head, or the published one."},
+    )
+    official_labels: str = field(
+        default="aligned",
+        metadata={
+            "choices": ["aligned", "published"],
+            "help": "Under the official dependency head: labels on sub-tokens, or a word's label on the i-th token.",
+        },
+    )
+    without_adapter: bool = field(
+        default=False, metadata={"help": "Baseline: train the head alone on the frozen backbone; saves no adapter."}
+    )
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """How the run trains: transformers' TrainingArguments with our defaults and an explicit right to overwrite.
+
+    `bf16` holds the backbone in bfloat16 and runs adapters and head, kept in float32, under autocast; unset, it is so
+    where this machine is faster that way. Measured on a CPU with avx512_bf16 (2 threads, MiniLM, 32 x 24 tokens):
+    1288 tokens/s in float32, 1366 with only the backbone in bfloat16, 2169 so, and 2238 all in bfloat16, whose small
+    updates are lost to rounding. `fp16` does the same in float16, on a GPU.
+    """
+
+    output_dir: str | None = field(default=None, metadata={"help": "Where the adapter's artifact is written."})
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "nargs": "?",
+            "const": True,
+            "help": "Multiply in bfloat16; by default if a product, timed once, is faster so on this machine.",
+        },
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start anew in a used output directory: its checkpoints are removed."}
+    )
+    logging_steps: float = field(
+        default=0.05, metadata={"help": "Log the loss so often: a number of steps, or below 1 a share of all of them."}
+    )
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the loss of the first step too."})
+    report_to: None | str | list[str] = field(  # noqa: RUF036 (HfArgumentParser takes it in this order only)
+        default="tensorboard", metadata={"help": "Where to log."}
+    )
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"choices": ["group_by_length", "random"], "help": "Group examples of like length, or not."},
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator chooses its columns."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave NaN out of what is logged; it waits for the device at each step."}
+    )
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All that trains is used."})
+
+    def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise ValueError("--output_dir is missing; say where the adapter's artifact goes")
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # so that --bf16 means the same on every machine
+        self.precision_was_asked = self.bf16 is not None or self.fp16
+        self.bf16 = bool(self.bf16)
+        if self.fp16 and self.use_cpu:
+            raise ValueError("--fp16 needs a GPU, and this run is on a CPU; give --bf16, or neither of the two")
+        super().__post_init__()
+        if not self.precision_was_asked and bfloat16_pays(self.device):
+            self.bf16, self.mixed_precision = True, "bf16"  # of which the second is made of the first above
+
+    @property
+    def precision(self) -> str:
+        """In one line the precision of the run, why it is that one, and a warning where it costs time."""
+        return precision_line(self.bf16, self.fp16, self.precision_was_asked, self.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled into every checkpoint: all but the tokens, which are secrets."""
+        return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
+
+    def __copy__(self) -> RunArguments:
+        """Return a copy for the same process, which keeps its tokens."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+
+def parse_arguments(
+    argv: list[str] | None = None, kinds: tuple[type, ...] = (CorpusArguments, AdapterArguments, RunArguments)
+) -> tuple[Any, ...]:
+    """Parse flags into dataclasses, after those that `--recipe FILE.yaml` gives; a flag overrides the recipe.
+
+    Raises:
+        ValueError: a flag is unknown, or the recipe can't be read or has a key that is no flag.
+    """
+    recipe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    recipe.add_argument("--recipe", help="YAML file of flags and values; flags on the command line override it.")
+    parser = HfArgumentParser(kinds, description=__doc__, parents=[recipe], allow_abbrev=False)
+    given, argv = recipe.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if given.recipe is not None:
+        argv = _recipe_flags(Path(given.recipe).expanduser(), kinds) + argv
+    *parsed, _, unknown = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no flag" + closest(unknown[0].removeprefix("--"), kinds, "--"))
+    for arguments in parsed:
+        vars(arguments).update({name: _expanded(value) for name, value in vars(arguments).items()})
+    return tuple(parsed)
+
+
+def _expanded(value: Any) -> Any:
+    """Return a flag's value with the home directory in the place of a leading "~", which shells leave after "="."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
+def closest(name: str, kinds: tuple[type, ...], prefix: str = "") -> str:
+    """Return the end of a sentence on a name that is no flag: the nearest one, or where all are listed."""
+    close = difflib.get_close_matches(name.replace("-", "_"), _known(kinds), n=1)
+    return f"; did you mean {prefix + close[0]!r}?" if close else "; --help lists all"
+
+
+def flags_of(values: dict[str, Any], kinds: tuple[type, ...], where: str) -> list[str]:
+    """Return a mapping of flags to values as a command line; null leaves the default.
+
+    Raises:
+        ValueError: a key is no flag; the sentence begins with `where`.
+    """
+    flags = []
+    for key, value in values.items():
+        if key not in _known(kinds):
+            raise ValueError(f"{where}: {key!r} is no flag" + closest(str(key), kinds))
+        if value is not None:
+            value = json.dumps(value) if isinstance(value, dict) else value
+            flags += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def _known(kinds: tuple[type, ...]) -> list[str]:
+    return [one.name for kind in kinds for one in fields(kind) if one.init]
+
+
+def _recipe_flags(path: Path, kinds: tuple[type, ...]) -> list[str]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"recipe {str(path)!r} can't be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"recipe {str(path)!r} must be a mapping of flags to values, not {type(values).__name__}")
+    return flags_of(values, kinds, f"recipe {str(path)!r}")

@@ -1,0 +1,62 @@
+"""The order of training examples, the same for one process and for many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+__all__ = ["GlobalBatchSampler", "InOrder"]
+
+POOL = 50  # batches that are sorted by length together: enough for even lengths, few enough to stay random
+
+
+class GlobalBatchSampler(Sampler[int]):
+    """Random order, cut into global batches (all processes and accumulation steps), of like length if asked.
+
+    What does not fill a global batch is left out in that epoch, and is others in the next. Consecutive runs of the
+    order belong to one optimizer step, whatever the number of processes that share it.
+
+    Args:
+        lengths: length of each example in tokens.
+        batch_size: examples in one optimizer step.
+        group_by_length: whether a batch holds examples of like length.
+        seed: seed of the order, together with the epoch.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, group_by_length: bool, seed: int) -> None:
+        self.lengths = torch.as_tensor(lengths)
+        self.batch_size, self.group_by_length, self.seed, self.epoch = batch_size, group_by_length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is drawn."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        number = len(self.lengths)
+        return number - number % self.batch_size if number >= self.batch_size else number
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator)[: len(self)]
+        if self.group_by_length and len(order) >= self.batch_size:
+            pools = order.split(POOL * self.batch_size)
+            order = torch.cat([pool[self.lengths[pool].argsort(descending=True, stable=True)] for pool in pools])
+            batches = order.view(-1, self.batch_size)
+            order = batches[torch.randperm(len(batches), generator=generator)].flatten()
+        return iter(order.tolist())
+
+
+class InOrder(Sampler[int]):
+    """Indices in a given order."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Any:
+        return iter(self.order)

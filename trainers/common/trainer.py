@@ -1,0 +1,288 @@
+"""transformers' Trainer, thinly: our order of examples, checkpoints named when complete, a stop at NaN."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import DistributedType
+from accelerate.optimizer import AcceleratedOptimizer
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Sampler
+from transformers import EvalPrediction, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from .checkpoints import check_same_run, damage, last_complete_checkpoint, write_manifest
+from .encoding import column
+from .memory import give_back, keep_memory, spare_memory
+from .output_directory import PARTIAL, remove, replace_file
+from .progress import Cost
+from .sampler import GlobalBatchSampler, InOrder
+
+__all__ = ["KAdapterTrainer", "keep_memory", "spare_memory"]
+
+IGNORED = -100
+WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU)  # where each process has all of a gradient
+DISK_IS_FULL = (
+    "PytorchStreamWriter",
+    "iostream error",
+    "inline_container",
+)  # so torch.save says it, in a RuntimeError
+
+
+class KAdapterTrainer(Trainer):
+    """A Trainer whose epochs are the same for any number of processes, and whose checkpoints are whole or absent.
+
+    Checkpoints hold what trains and nothing else, since a K-Adapter model's state has no backbone in it. Evaluation
+    counts each example once, and its loss is the mean over all labels, whatever the batches.
+
+    Args:
+        objective: what measures predictions.
+        description: what the run is, in plain values by name; it is kept in every checkpoint, and one of another run
+            is not resumed.
+        arguments: keywords of transformers' Trainer.
+    """
+
+    finite: Tensor | bool = True
+    staging: Path | None = None
+
+    def __init__(self, *, objective: Any, description: dict[str, Any] | None = None, **arguments: Any) -> None:
+        spare_memory()
+        super().__init__(
+            **arguments, compute_metrics=self.measure, preprocess_logits_for_metrics=predictions_and_losses
+        )
+        self.objective = objective
+        self.description = description
+        if self.train_dataset is not None:
+            self.add_callback(Cost(len(self.train_dataset)))
+
+    # ---- resuming -------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | None = None, **keywords: Any) -> Any:
+        """Train, or go on from a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint is of another run.
+        """
+        if resume_from_checkpoint is not None:
+            check_same_run(resume_from_checkpoint, self.description)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
+
+    def _init_training_state(
+        self, max_steps: int, steps_in_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """Begin at a checkpoint, or anew; the best checkpoint is the one beside it, wherever they are by now."""
+        begun = super()._init_training_state(max_steps, steps_in_epoch, epochs, resume_from_checkpoint, trial)
+        if resume_from_checkpoint is not None and self.state.best_global_step:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+            best = Path(resume_from_checkpoint).parent / name
+            reason = damage(best)
+            self.state.best_model_checkpoint = str(best) if reason is None else None
+            if reason is not None and self.args.load_best_model_at_end and self.is_world_process_zero():
+                print(f"{best}, the best so far, can't be used ({reason}); the best of the steps to come will be")
+                self.state.best_metric = None
+        return begun
+
+    # ---- examples -------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        args, dataset = self.args, train_dataset if train_dataset is not None else self.train_dataset
+        batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        if len(dataset) < batch_size and args.world_size > 1:
+            raise ValueError(
+                f"{len(dataset)} training examples are fewer than the {batch_size} of one step of {args.world_size} "
+                "processes; lower --per_device_train_batch_size or use one process"
+            )
+        grouped = args.train_sampling_strategy == "group_by_length"
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        self.order = GlobalBatchSampler(column(dataset, "length"), batch_size, grouped, seed)
+        return self.order
+
+    def _run_epoch(self, *, epoch: int, **arguments: Any) -> None:
+        """Run one epoch in its order, which accelerate forgets to choose when several processes resume within it.
+
+        A run that has had all its steps runs none, which transformers does where they end within an epoch.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        self.order.set_epoch(epoch)
+        give_back()  # what loading the model, encoding the corpus and evaluating left in the heap
+        super()._run_epoch(epoch=epoch, **arguments)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
+        lengths = column(eval_dataset, "length")
+        return InOrder(np.argsort(-lengths, kind="stable").tolist())  # the longest first, for little padding
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        """Wrap the model for several processes, which exchange nothing of a frozen backbone, nor hold on to it."""
+        ignored = frozen_in_backbone(self.model)
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, ignored)
+        return super()._wrap_model(model, *args, **kwargs)
+
+    # ---- measuring ------------------------------------------------------------------------------------------------
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[None, Any, Tensor | None]:
+        """Predict; the batch's own loss is left out, since a mean over batches would depend on what they hold."""
+        _, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        return None, logits, labels
+
+    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Return the objective's results and the mean loss over all labels."""
+        return measured(self.objective, prediction, self.eval_dataset)
+
+    # ---- a step ---------------------------------------------------------------------------------------------------
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor | None:
+        """Return the norm of all gradients; a CPU's fused optimizer divides them itself, as it reads them anyway."""
+        optimizer, whole = bare(self.optimizer), self.accelerator.distributed_type in WHOLE
+        if self.args.device.type != "cpu" or not optimizer.defaults.get("fused") or not whole:
+            return super()._clip_grad_norm(model)
+        trained = [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+        rows = [torch.linalg.vector_norm(one, dim=-1) for one in trained]  # by all threads; of a whole tensor by one
+        norm = nn.utils.get_total_norm(rows)
+        # what PyTorch's GradScaler sets too: a fused optimizer divides by it
+        optimizer.grad_scale = (norm / self.args.max_grad_norm).clamp(min=1).float()
+        return norm
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: transformers would walk over all weights, and count the frozen backbone as one that trains."""
+        return 0
+
+    # ---- a stop at NaN --------------------------------------------------------------------------------------------
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Run one step, and remember without waiting for the device whether every loss so far was finite."""
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.finite = torch.isfinite(loss) & self.finite
+        if loss.device.type == "cpu":
+            self._stop_unless_finite()
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, and stop first if a loss since the last time was not finite."""
+        self._stop_unless_finite()
+        super().log(logs, *args, **kwargs)
+
+    def check_weights(self) -> None:
+        """Stop if a weight that trains is NaN or infinite, so that none such is ever saved.
+
+        Raises:
+            FloatingPointError: one is, or a loss was; the sentence names the last good checkpoint.
+        """
+        trained = [one.detach() for one in self.model.parameters() if one.requires_grad]
+        self.finite = torch.stack([torch.isfinite(one).all() for one in trained]).all() & self.finite
+        self._stop_unless_finite()
+
+    def _stop_unless_finite(self) -> None:
+        if not bool(self.finite):
+            last = last_complete_checkpoint(self.args.output_dir)
+            kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+            raise FloatingPointError(
+                f"the loss was NaN or infinite by step {self.state.global_step + 1}; {kept}. Lower --learning_rate, "
+                "raise --warmup_steps, or look at the data"
+            )
+
+    # ---- saving ---------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write the checkpoint under another name, which becomes its own when every process is done with it.
+
+        Raises:
+            OSError: it can't be written; earlier checkpoints are untouched.
+        """
+        self.check_weights()
+        run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self.staging = run / PARTIAL
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            shutil.rmtree(self.staging, ignore_errors=True)
+            if isinstance(error, RuntimeError) and not any(said in str(error) for said in DISK_IS_FULL):
+                raise
+            raise OSError(
+                f"could not write {name} of {str(run)!r} ({error}); earlier checkpoints are untouched: free some "
+                "space and go on by --resume_from_checkpoint last"
+            ) from error
+        finally:
+            self.staging = None
+        self.accelerator.wait_for_everyone()
+        self._name_checkpoint(run, name)
+        self.accelerator.wait_for_everyone()
+
+    def _name_checkpoint(self, run: Path, name: str) -> None:
+        best = self.state.best_model_checkpoint
+        if best and Path(best).parent == run / PARTIAL:
+            self.state.best_model_checkpoint = best = str(run / name)
+        if self.args.should_save:
+            self._write_state(run / PARTIAL / name)
+            write_manifest(run / PARTIAL / name, self.description)
+            remove(run / name)
+            os.rename(run / PARTIAL / name, run / name)
+            shutil.rmtree(run / PARTIAL, ignore_errors=True)
+            # By step, not by time: a clock may go back.
+            rotate_checkpoints(str(run), self.args.save_total_limit, best_model_checkpoint=best, use_mtime=False)
+
+    def _write_state(self, folder: Path) -> None:
+        """Write the state without the path of the best checkpoint, which its step tells: folders move."""
+        state = copy.copy(self.state)
+        state.best_model_checkpoint = None
+        state.save_to_json(str(folder / "trainer_state.json"))
+
+    def save_state(self) -> None:
+        """Write the state of the run beside its results."""
+        if self.is_world_process_zero():
+            self._write_state(Path(self.args.output_dir))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.staging) if self.staging is not None else super()._get_output_dir(trial)
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Write results as the Trainer does, but each file at once, since a run may be killed here too."""
+        if not self.is_world_process_zero():
+            return
+        folder, everything = Path(self.args.output_dir), {}
+        replace_file(folder / f"{split}_results.json", json.dumps(metrics, indent=4, sort_keys=True))
+        if combined:
+            path = folder / "all_results.json"
+            everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            replace_file(path, json.dumps({**everything, **metrics}, indent=4, sort_keys=True))
+
+
+def bare(optimizer: Any) -> torch.optim.Optimizer:
+    """Return an optimizer without what accelerate wraps around it."""
+    return bare(optimizer.optimizer) if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
+def frozen_in_backbone(model: nn.Module) -> list[str]:
+    """Return the names of all parameters and buffers of a model's backbone, none if one of them trains."""
+    frozen = []
+    for path, module in model.named_modules():
+        if path.rpartition(".")[2] == "backbone" and not any(one.requires_grad for one in module.parameters()):
+            tensors = (*module.named_parameters(), *module.named_buffers())
+            frozen += [f"{path}.{name}" for name, _ in tensors]
+    return frozen
+
+
+def measured(objective: Any, prediction: EvalPrediction, evaluated: Any) -> dict[str, float]:
+    """Return an objective's results and the mean loss over all labels."""
+    (predictions, losses), labels = prediction.predictions, prediction.label_ids
+    counted = losses[labels != IGNORED]
+    loss = float(counted.mean(dtype=np.float64)) if counted.size else 0.0
+    return {"loss": loss, **objective.measure(predictions, labels, evaluated)}
+
+
+def predictions_and_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the arg-max of logits (..., classes) and the loss at each label, both (...)."""
+    losses = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED)
+    return logits.argmax(dim=-1), losses.view(labels.shape)

@@ -1,0 +1,1 @@
+"""Fine-tuning on a downstream task: adapters chosen, heads trained, runs recorded."""

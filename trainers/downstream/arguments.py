@@ -1,0 +1,172 @@
+"""What a downstream run is told, besides what every run is: which task, which row of the table, which share of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...configuration_kadapter import FUSIONS
+from ..common.arguments import CorpusArguments, RunArguments, parse_arguments
+
+__all__ = ["TaskArguments", "TaskCorpusArguments", "TaskRunArguments", "parse_task_arguments"]
+
+HEADLINE = "headline"  # stands for the task's own measure until the task is known
+
+
+@dataclass(kw_only=True)
+class TaskCorpusArguments(CorpusArguments):
+    """Which records are trained and evaluated on."""
+
+    corpus: str | None = field(default=None, metadata={"help": "Name of the corpus; by default the task's own."})
+    eval_split: str = field(
+        default="validation",
+        metadata={
+            "choices": ["validation", "test"],
+            "help": "Split of the results; checkpoints are compared on validation, whatever it is.",
+        },
+    )
+    train_fraction: float = field(
+        default=1.0, metadata={"help": "Share of the training records, drawn by the seed, of each label its share."}
+    )
+    exclude: list[str] = field(
+        default_factory=list,
+        metadata={"help": "CORPUS=DIR, other corpora; records whose sentence occurs in one of them are left out."},
+    )
+    fold: int | None = field(default=None, metadata={"help": "Round of cross-validation over all files, 0 to 4."})
+    max_passages: int | None = field(
+        default=None, metadata={"help": "Read so many passages of a question, the first ones; by default all."}
+    )
+    max_answer_length: int = field(default=20, metadata={"help": "Longest answer in tokens."})
+    negative_sample: int | None = field(
+        default=None, metadata={"help": "TACRED: keep the first so many - 1 training records without a relation."}
+    )
+
+
+@dataclass(kw_only=True)
+class TaskArguments:
+    """Which task, and which adapters stand beside which backbone: a row of the results table."""
+
+    task: str = field(metadata={"help": "Name of the task: a file of trainers/tasks/."})
+    backbone: str = field(metadata={"help": "Hub id or directory of the encoder."})
+    backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
+    adapters: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Artifacts of adapters; none; taps (the sum of the tapped states); random ARTIFACTS (their shapes "
+            "alone, initialised at random). By default none, or those of the trained model."
+        },
+    )
+    layers: list[int] | None = field(
+        default=None, metadata={"help": "States that `taps` sums; by default those that an adapter taps."}
+    )
+    row: str | None = field(
+        default=None, metadata={"help": "Name of the row in reports; by default told by adapters."}
+    )
+    fusion: str | None = field(
+        default=None, metadata={"choices": list(FUSIONS), "help": "How outputs are fused; by default concat."}
+    )
+    freeze_backbone: bool = field(default=True, metadata={"help": "Whether the encoder stays as it is."})
+    freeze_adapters: bool = field(default=True, metadata={"help": "Whether the adapters stay as they are."})
+    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the task's head."})
+    keep_states: bool = field(
+        default=True, metadata={"help": "Encode each example once where backbone and adapters are frozen."}
+    )
+    states_dir: str | None = field(
+        default=None, metadata={"help": "Where those states are kept; by default in the Hugging Face cache."}
+    )
+    bundle_adapters: bool | None = field(
+        default=None, metadata={"help": "Save adapters with the artifact; by default those that are on no Hub."}
+    )
+    save_artifact: bool = field(
+        default=True, metadata={"help": "Save the model; in large sweeps one may not want it."}
+    )
+    episodes: int = field(
+        default=0,
+        metadata={
+            "help": "Evaluate so many few-shot episodes by the nearest prototype, without training or fusion; the "
+            "seed draws the labelled examples."
+        },
+    )
+    way: int = field(default=5, metadata={"help": "Classes of an episode."})
+    shot: int = field(default=1, metadata={"help": "Labelled examples of each class in an episode."})
+
+
+@dataclass
+class TaskRunArguments(RunArguments):
+    """The arguments of training, for one trial or a sweep over seeds and learning rates in one process."""
+
+    do_predict: str | None = field(
+        default=None,
+        metadata={"help": "Predict this file, laid out as the corpus, labels optional, to predicted.jsonl."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better one, and keep the best."}
+    )
+    seeds: list[int] | None = field(
+        default=None, metadata={"help": "Run once with each seed, into OUT/seed-N; or with --seed alone into OUT."}
+    )
+    learning_rates: list[float] | None = field(
+        default=None, metadata={"help": "Run once with each learning rate, into OUT/lr-N."}
+    )
+
+    save_strategy: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["no", "steps", "epoch", "best"],
+            "help": "When to save; by default as --eval_strategy where the best checkpoint is kept, else by steps.",
+        },
+    )
+    save_steps: float | None = field(
+        default=None, metadata={"help": "Save so often; by default as --eval_steps in that case, else every 500."}
+    )
+
+    def __post_init__(self) -> None:
+        """Let early stopping mean all that it needs."""
+        if self.early_stopping_patience is not None:
+            self.load_best_model_at_end = True
+        if self.load_best_model_at_end:
+            self._keep_the_best()
+        self.save_strategy = self.save_strategy or "steps"
+        self.save_steps = 500 if self.save_steps is None else self.save_steps
+        super().__post_init__()
+
+    def _keep_the_best(self) -> None:
+        """Evaluate if nobody said when, and save whenever is evaluated, as comparing checkpoints needs it."""
+        if self.eval_strategy == "no":
+            self.eval_strategy = self.save_strategy = "epoch"
+        if self.save_strategy is None:
+            self.save_strategy = self.eval_strategy
+            if self.eval_strategy == "steps":
+                self.save_steps = self.save_steps or self.eval_steps or self.logging_steps
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = HEADLINE
+
+
+def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskCorpusArguments, TaskArguments, TaskRunArguments]:
+    """Parse the flags of a downstream run, and check those that stand for themselves.
+
+    Raises:
+        ValueError: a flag is unknown or its value makes no run.
+    """
+    corpus, task, run = parse_arguments(argv, (TaskCorpusArguments, TaskArguments, TaskRunArguments))
+    if not 0 < corpus.train_fraction <= 1:
+        raise ValueError(f"--train_fraction {corpus.train_fraction} must lie in (0, 1]")
+    for name, value in (("max_passages", corpus.max_passages), ("way", task.way), ("shot", task.shot)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} {value} must be at least 1")
+    if not (run.do_train or run.do_eval or run.do_predict or task.episodes):
+        raise ValueError("there is nothing to do; give --do_train, --do_eval, --do_predict FILE or --episodes N")
+    if task.episodes:
+        _check_episodes(task, run)
+    if run.do_train or task.episodes:
+        task.fusion = task.fusion or "concat"
+    return corpus, task, run
+
+
+def _check_episodes(task: TaskArguments, run: TaskRunArguments) -> None:
+    given = {"--do_train": run.do_train, "--do_predict": run.do_predict, f"--fusion {task.fusion}": task.fusion}
+    for flag, value in given.items():
+        if value:
+            raise ValueError(
+                f"{flag} has no meaning with --episodes, in which nothing is trained, predicted or fused; leave one "
+                "of them out"
+            )

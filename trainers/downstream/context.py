@@ -1,0 +1,129 @@
+"""What all trials of one downstream command share: the task, and every split encoded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+from ... import data_builders
+from ...artifacts_kadapter import read_artifact
+from ...configuration_kadapter import KAdapterConfig
+from .. import tasks
+from ..common.encoding import check_record_type, encode
+from .arguments import TaskArguments, TaskCorpusArguments, TaskRunArguments
+from .dataset import Split, encoded, load_task_splits, tell_left_out
+from .model import check_adapters, chosen_adapters, random_names
+from .run_record import read_run
+
+__all__ = ["PREDICT", "Ground", "lay", "open_task"]
+
+PREDICT = "predict"
+
+
+@dataclass
+class Ground:
+    """The flags, the task, its encoded splits and what is learned from the training records.
+
+    Args:
+        main: whether this is the process that prints and writes.
+        strata: for each training record the group of which a fraction has its share.
+        fields: what a new head must know, as fields of `KAdapterConfig`.
+    """
+
+    corpus: TaskCorpusArguments
+    flags: TaskArguments
+    task: tasks.Task
+    main: bool
+    splits: dict[str, Split] = field(default_factory=dict)
+    strata: list[str] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def open_task(corpus: TaskCorpusArguments, flags: TaskArguments) -> tasks.Task:
+    """Check all that can be checked before anything costs time, and return the task.
+
+    Raises:
+        OSError: there is no such backbone.
+        ValueError: there is no such task or corpus, or a flag has no meaning for it.
+    """
+    kind = tasks.load(flags.task)
+    corpus.corpus = corpus.corpus or kind.corpus
+    check_record_type(corpus, kind)
+    check_adapters(flags)
+    if flags.episodes and kind.record_type != "relation":
+        raise ValueError(f"--episodes has no meaning for the task {flags.task!r}, which has no relations")
+    AutoConfig.from_pretrained(flags.backbone, revision=flags.backbone_revision)
+    tokenizer = AutoTokenizer.from_pretrained(flags.backbone, revision=flags.backbone_revision)
+    if corpus.max_length > tokenizer.model_max_length:
+        raise ValueError(
+            f"--max_length {corpus.max_length} is more than the {tokenizer.model_max_length} tokens that "
+            f"{flags.backbone!r} takes; lower it"
+        )
+    return kind(tokenizer, corpus.max_length, corpus)
+
+
+def lay(ground: Ground, run: TaskRunArguments, folder: Path) -> None:
+    """Build the corpus, let the task learn its labels from all training records, and encode every split once.
+
+    `folder` holds the trained model, where nothing is trained now.
+    """
+    corpus, task, flags = ground.corpus, ground.task, ground.flags
+    rows = load_task_splits(corpus, run, bool(run.do_eval or flags.episodes), ground.main)
+    if run.do_train:
+        rows["train"] = task.select(rows["train"])
+        ground.fields = task.learn(rows["train"])
+    elif flags.episodes:
+        ground.fields = task.learn(rows[corpus.eval_split])
+    else:
+        task.recall(_trained_config(ground, folder))
+    ground.splits = {split: encoded(split, one, task, corpus, ground.main) for split, one in rows.items()}
+    if run.do_train:
+        ground.strata = task.strata(ground.splits["train"].rows)
+    if run.do_predict:
+        ground.splits[PREDICT] = _unlabelled(ground, run.do_predict)
+
+
+def _unlabelled(ground: Ground, path: str) -> Split:
+    corpus, task, tell = ground.corpus, ground.task, ground.main
+    rows = data_builders.load_file(str(corpus.corpus), path, on_bad_record=corpus.on_bad_record)
+    tell_left_out(PREDICT, rows, task, tell)
+    return Split.of(rows, encode(PREDICT, rows, task, corpus, tell, path, labelled=False))
+
+
+def _trained_config(ground: Ground, folder: Path) -> KAdapterConfig:
+    """Return the configuration of a trained model, which must be of the task's kind and what the flags say of it."""
+    known = read_run(folder)
+    if known["task"] != ground.flags.task:
+        raise ValueError(
+            f"the model in {str(folder)!r} was trained for the task {known['task']!r}, not {ground.flags.task!r}"
+        )
+    if ground.flags.fusion not in (None, known["fusion"]):
+        raise ValueError(
+            f"the model in {str(folder)!r} was trained with --fusion {known['fusion']}, not {ground.flags.fusion}; "
+            "leave --fusion out"
+        )
+    if ground.flags.adapters:
+        _check_row(ground.flags, known, folder)
+    return KAdapterConfig.from_pretrained(folder)
+
+
+def _check_row(flags: TaskArguments, known: dict[str, Any], folder: Path) -> None:
+    """Refuse adapters that are not those of a trained model: by name, or by their weights where these stayed."""
+    given, remedy = chosen_adapters(flags), "leave --adapters out, or train that row in another --output_dir"
+    asked = _told(list(given), random_names(flags, list(given)))
+    has = _told(known["adapters"], known.get("random", []))
+    where = f"the model in {str(folder)!r} was trained with"
+    if asked != has:
+        raise ValueError(f"{where} the adapters {has}, and --adapters names {asked}; {remedy}")
+    held = read_artifact(folder).config["adapters"] if known["freeze_adapters"] else {}
+    for name, values in held.items():
+        kept = values["source"].get("hash")
+        if kept and given[name] and kept != given[name]:
+            raise ValueError(f"{where} another adapter {name!r} than the one that --adapters names; {remedy}")
+
+
+def _told(names: list[str], at_random: list[str]) -> str:
+    return " + ".join(f"random {name}" if name in at_random else name for name in names) or "none"

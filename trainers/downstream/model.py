@@ -1,0 +1,165 @@
+"""The model of one row of the results table: which adapters stand beside which backbone, and what of it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from ...artifacts_kadapter import read_artifact
+from ...configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, split_composition
+from ...modeling_kadapter import new_fusion
+from ..common.output_directory import MULTITASK
+from .arguments import TaskArguments
+
+__all__ = [
+    "HeadAlone",
+    "check_adapters",
+    "chosen_adapters",
+    "freeze",
+    "new_model",
+    "random_names",
+    "row_name",
+    "trained_model",
+]
+
+NONE, TAPS, RANDOM = "none", "taps", "random"
+
+
+def check_adapters(task: TaskArguments) -> None:
+    """Refuse a choice of adapters that makes no row.
+
+    Raises:
+        ValueError: `none` is not alone, or `random` names no artifact.
+    """
+    given = task.adapters
+    if NONE in given and len(given) > 1:
+        raise ValueError(f"--adapters {' '.join(given)}: none stands alone; leave it out or the others")
+    if given[-1:] == [RANDOM]:
+        raise ValueError(f"--adapters {' '.join(given)}: random takes the shapes of the artifacts named after it")
+
+
+def row_name(task: TaskArguments, names: list[str]) -> str:
+    """Return the name of the row in reports: what `--row` says, or what the adapters are."""
+    if task.row:
+        return task.row
+    if not names:
+        return "multitask" if (Path(task.backbone) / MULTITASK).is_file() else "backbone"
+    return RANDOM if _all_random(task) else "+".join(names)
+
+
+def random_names(task: TaskArguments, names: list[str]) -> list[str]:
+    """Return which of a row's adapters have random weights; beside adapters of knowledge their names say it too."""
+    return names if _all_random(task) else [name for name in names if name.startswith(f"{RANDOM}_")]
+
+
+def _all_random(task: TaskArguments) -> bool:
+    return task.adapters[:1] == [RANDOM]
+
+
+def new_model(kind: type, task: TaskArguments, fields: dict[str, Any], seed: int, dtype: torch.dtype) -> Any:
+    """Build the model of a row; head and fusion start alike in all rows of one seed.
+
+    Raises:
+        OSError: backbone or an adapter can't be read.
+        ValueError: an adapter belongs to another backbone, or two have one name.
+    """
+    fields = {**fields, "classifier_dropout": task.classifier_dropout}
+    model = kind.from_backbone(task.backbone, revision=task.backbone_revision, dtype=dtype, fusion="add", **fields)
+    set_seed(seed)
+    _add_adapters(model, task)
+    core = model.base_model
+    model.config.fusion = task.fusion
+    torch.manual_seed(seed)  # whatever the adapters drew
+    core.fusion = new_fusion(model.config, list(core.adapters))
+    torch.manual_seed(seed)  # whatever the fusion drew
+    model.head = model.build_head(model.config)
+    return freeze(model, task)
+
+
+def _add_adapters(model: Any, task: TaskArguments) -> None:
+    for artifact, at_random in _artifacts(task):
+        if artifact == TAPS:
+            model.add_adapter(TAPS, KnowledgeAdapterConfig(num_hidden_layers=0, layers=task.layers))
+        elif at_random:
+            _add_random(model, artifact, task)
+        else:
+            model.load_adapter(artifact)
+
+
+def _artifacts(task: TaskArguments) -> Iterator[tuple[str, bool]]:
+    """Yield the artifacts that the flags name, or `taps`, and whether their weights are drawn at random."""
+    at_random = False
+    for given in task.adapters:
+        if given == RANDOM:
+            at_random = True
+        elif given != NONE:
+            yield from ((one, at_random) for one in ([TAPS] if given == TAPS else split_composition(given)))
+
+
+def _add_random(model: Any, artifact: str, task: TaskArguments) -> None:
+    """Add adapters of an artifact's names and shapes in torch's default initialisation (the paper's no knowledge)."""
+    for name, values in read_artifact(artifact).config["adapters"].items():
+        shape = {key: value for key, value in values.items() if key not in ("training", "source")}
+        new = KnowledgeAdapterConfig.from_dict({**shape, "projection_initializer_range": None}, f" of {artifact}")
+        model.add_adapter(_random_name(task, name, model.base_model.adapters), new)
+
+
+def _random_name(task: TaskArguments, name: str, taken: Container[str]) -> str:
+    """Return how random weights are called: beside adapters of knowledge random_NAME, so that no report hides them."""
+    return name if _all_random(task) and name not in taken else f"{RANDOM}_{name}"
+
+
+def chosen_adapters(task: TaskArguments) -> dict[str, str | None]:
+    """Return the names of the adapters that the flags choose, with the hash of each that was trained.
+
+    Raises:
+        OSError: an artifact can't be read.
+    """
+    chosen: dict[str, str | None] = {}
+    for artifact, at_random in _artifacts(task):
+        held = {TAPS: {}} if artifact == TAPS else read_artifact(artifact).config["adapters"]
+        for name, values in held.items():
+            if at_random and artifact != TAPS:
+                chosen[_random_name(task, name, chosen)] = None
+            else:
+                chosen[name] = values.get("source", {}).get("hash")
+    return chosen
+
+
+def freeze(model: Any, task: TaskArguments) -> Any:
+    """Let train what the flags say; through frozen adapters a gradient still flows to a backbone that trains."""
+    core = model.base_model
+    core.fusion.requires_grad_(True)
+    core.backbone.requires_grad_(not task.freeze_backbone)
+    core.adapters.requires_grad_(not task.freeze_adapters)
+    return model.train(model.training)
+
+
+def trained_model(kind: type, folder: Path, config: KAdapterConfig, task: TaskArguments, dtype: torch.dtype) -> Any:
+    """Load the model that an earlier run left in a folder; the backbone comes from where the flags say."""
+    backbone = None if config.backbone_modified else task.backbone
+    model = kind.from_pretrained(folder, backbone=backbone, backbone_kwargs={"dtype": dtype})
+    model.requires_grad_(False)
+    return model
+
+
+class HeadAlone(nn.Module):
+    """Fusion and head of a model that learns from kept states, so that no step walks through what is frozen.
+
+    They have the names and the order that they have in the model: its checkpoints are read here, and ours there.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        setattr(self, model.base_model_prefix, nn.ModuleDict({"fusion": model.base_model.fusion}))
+        self.head = model.head
+        self.whole = (model,)  # in a tuple: none of this module's own parts
+
+    def forward(self, **inputs: Any) -> Any:
+        """Return what the model does."""
+        return self.whole[0](**inputs)

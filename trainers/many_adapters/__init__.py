@@ -1,0 +1,1 @@
+"""Several adapters trained in one process, each as if it were alone."""

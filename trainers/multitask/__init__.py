@@ -1,0 +1,1 @@
+"""One adapter trained on several objectives at once."""

@@ -1,0 +1,47 @@
+"""Flags of run_multitask.py: the objectives, their corpora, and the encoder that learns them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+from ..common.arguments import CorpusArguments
+
+__all__ = ["CorporaArguments", "MultitaskArguments"]
+
+
+@dataclass(kw_only=True)
+class CorporaArguments(CorpusArguments):
+    """Which records are trained and evaluated on: a corpus for each objective."""
+
+    corpus: str = field(init=False, default="")
+    data_dir: str = field(init=False, default="")
+    corpora: list[str] = field(metadata={"help": "Name of each objective's corpus: files of data_builders/."})
+    data_dirs: list[str] = field(metadata={"help": "Directory of each corpus as released."})
+
+    def each(self) -> list[CorpusArguments]:
+        """Return the arguments of each corpus alone."""
+        found = []
+        for name, folder in zip(self.corpora, self.data_dirs, strict=True):
+            one = copy.copy(self)
+            one.corpus, one.data_dir = name, folder
+            found.append(one)
+        return found
+
+
+@dataclass(kw_only=True)
+class MultitaskArguments:
+    """Which encoder is trained, by which objectives, under which heads."""
+
+    objectives: list[str] = field(metadata={"help": "Names of the objectives: files of trainers/pretraining/."})
+    backbone: str = field(metadata={"help": "Hub id or directory of the encoder."})
+    backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
+    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the heads."})
+    head: str = field(
+        default="default",
+        metadata={"choices": ["default", "official"], "help": "The objective's own head, or the published one."},
+    )
+    official_labels: str = field(
+        default="aligned",
+        metadata={"choices": ["aligned", "published"], "help": "Labels of the official dependency head."},
+    )
