@@ -52,6 +52,7 @@ __all__ = [
     "prepare_taps",
     "random_backbone",
     "release",
+    "replacing",
     "resolve_backbone",
     "run_and_tap",
     "without_capturing_hooks",
@@ -254,10 +255,25 @@ def backbone_fingerprint(files: Sequence[str], anew: bool = False) -> str:
         total.update(digest)
     with contextlib.suppress(OSError):  # a cache that can't be written only costs time
         memory.parent.mkdir(parents=True, exist_ok=True)
-        partial = memory.with_name(f"{memory.name}.{uuid.uuid4().hex}")
-        partial.write_text(total.hexdigest(), encoding="ascii")
-        os.replace(partial, memory)
+        with replacing(memory) as partial:
+            partial.write_text(total.hexdigest(), encoding="ascii")
     return total.hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a file to write, which takes the place of `path` as a whole when the block ends.
+
+    After an exception, or where the block wrote no file, what was at `path` is untouched and nothing else is left.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        if partial.exists():
+            os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _remembered(memory: Path) -> str | None:

@@ -30,7 +30,7 @@ from safetensors import safe_open
 from kadapter.reports.report import report
 from kadapter.trainers import pretraining, run_adapter, run_task
 from kadapter.trainers.common.arguments import parse_arguments
-from kadapter.trainers.common.output_directory import replace_file
+from kadapter.trainers.common.atomic_files import replace_file
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ablations_minilm.yaml"
 PARTS = ("pretraining", "downstream", "variants")

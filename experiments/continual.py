@@ -28,9 +28,10 @@ from transformers import AutoTokenizer, set_seed
 
 from kadapter.trainers import pretraining, run_adapter
 from kadapter.trainers.common.arguments import AdapterArguments, RunArguments, parse_arguments
+from kadapter.trainers.common.atomic_files import replace_file
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, sample
-from kadapter.trainers.common.output_directory import HEAD, replace_file
+from kadapter.trainers.common.output_directory import HEAD
 from kadapter.trainers.common.trainer import KAdapterTrainer
 
 ROOT = Path(__file__).resolve().parents[1]

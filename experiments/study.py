@@ -23,7 +23,7 @@ import typer
 from kadapter import KAdapterConfig
 from kadapter.data_builders import FOLDS
 from kadapter.trainers import run_task
-from kadapter.trainers.common.output_directory import replace_file
+from kadapter.trainers.common.atomic_files import replace_file
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 FROZEN_RATES, TRAINED_RATES = ("3e-4", "1e-3", "3e-3"), ("2e-4",)  # the latter beat 5e-5 for the encoder alone

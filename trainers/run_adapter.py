@@ -27,28 +27,26 @@ if __name__ == "__main__":  # before the libraries, which take seconds to import
 
     usage.answer("run_adapter", sys.argv[1:])
 
-import torch
 from accelerate import PartialState
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import AutoConfig, set_seed
 
+from kadapter.artifacts_kadapter import WEIGHTS
 from kadapter.configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
 from kadapter.trainers import pretraining
 from kadapter.trainers.common.arguments import AdapterArguments, CorpusArguments, RunArguments
+from kadapter.trainers.common.atomic_files import replace_file, replace_files
 from kadapter.trainers.common.backbone_options import check_attention, check_compiler, compile_blocks, reading
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
 from kadapter.trainers.common.collator import PadToBatch
-from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, sample
+from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, open_tokenizer, sample
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.output_directory import (
     HEAD,
-    artifact_files,
     check_output_directory,
     clear,
     finished_results,
     in_use,
     mark_finished,
-    replace_file,
-    write_adapter,
 )
 from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.common.trainer import KAdapterTrainer
@@ -119,10 +117,10 @@ def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dic
         results = finished_results(one.run, description) if resume else None
         if results is None:
             trainer = _trainer(models[number], objective, examples, features, one.run, description=description, **own)
-            results = _run(trainer, one.run, resume if isinstance(resume, str) else None)
+            results = trainer.train_and_evaluate(resume if isinstance(resume, str) else None)
             if run.do_train and state.is_main_process:
-                write_adapter(trainer, one.corpus, one.adapter, results)
-                mark_finished(one.run, description, artifact_files(one.adapter))
+                _write_adapter(trainer, one.corpus, one.adapter, results)
+                mark_finished(one.run, description, _artifact_files(one.adapter))
                 print(_saved(objective, one))
         state.wait_for_everyone()
         return results
@@ -186,12 +184,7 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
     backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
     check_attention(adapter, backbone, run)
     _shape(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size)
-    tokenizer = AutoTokenizer.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
-    if corpus.max_length > tokenizer.model_max_length:
-        raise ValueError(
-            f"--max_length {corpus.max_length} is more than the {tokenizer.model_max_length} tokens that "
-            f"{adapter.backbone!r} takes; lower it"
-        )
+    tokenizer = open_tokenizer(adapter.backbone, adapter.backbone_revision, corpus.max_length)
     return kind(tokenizer, corpus.max_length, adapter)
 
 
@@ -301,21 +294,36 @@ def _trainer(
     )
 
 
-def _run(trainer: KAdapterTrainer, run: RunArguments, checkpoint: str | None) -> dict[str, float]:
-    results: dict[str, float] = {}
-    if run.do_train:
-        if run.world_size > 1:
-            torch.manual_seed(run.seed + run.process_index)  # so that every process drops out other units
-        outcome = trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.check_weights()
-        trainer.log_metrics("train", outcome.metrics)
-        trainer.save_metrics("train", outcome.metrics)
-        trainer.save_state()
-    if run.do_eval:
-        results = trainer.evaluate()
-        trainer.log_metrics("eval", results)
-        trainer.save_metrics("eval", results)
-    return results
+def _write_adapter(trainer: Any, corpus: Any, adapter: Any, results: dict[str, float]) -> None:
+    """Write what `run_adapter.py` trained: the adapter to OUT, the model with its head to OUT/pretraining_head.
+
+    Raises:
+        OSError: it can't be written; what was there before is untouched.
+    """
+    output, model = Path(trainer.args.output_dir), trainer.model
+    if not adapter.without_adapter:
+        model.config.adapters[adapter.adapter_name]["training"] = {
+            "objective": adapter.objective,
+            "corpus": corpus.corpus,
+            "epochs": round(trainer.state.epoch or 0, 2),
+            "steps": trainer.state.global_step,
+            "learning_rate": trainer.args.learning_rate,
+            "seed": trainer.args.seed,
+            "results": {key.removeprefix("eval_"): value for key, value in results.items() if _is_result(key)},
+        }
+        model.save_adapter(output, adapter.adapter_name)
+        replace_files(output, trainer.processing_class.save_pretrained)
+    model.save_pretrained(output / HEAD)
+    replace_files(output / HEAD, trainer.processing_class.save_pretrained)
+
+
+def _artifact_files(adapter: Any) -> list[str]:
+    """Return the files in the output directory by which a trained adapter is known to be written."""
+    return [f"{HEAD}/{WEIGHTS}", *([] if adapter.without_adapter else [WEIGHTS])]
+
+
+def _is_result(key: str) -> bool:
+    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_loss", "_time"))
 
 
 if __name__ == "__main__":

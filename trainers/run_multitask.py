@@ -26,12 +26,13 @@ if __name__ == "__main__":  # before the libraries, which take seconds to import
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import set_seed
 
 from kadapter.trainers import pretraining
 from kadapter.trainers.common.arguments import RunArguments, parse_arguments
+from kadapter.trainers.common.atomic_files import replace_file, replace_files
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
-from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, sample
+from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, open_tokenizer, sample
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.output_directory import (
     MULTITASK,
@@ -41,8 +42,6 @@ from kadapter.trainers.common.output_directory import (
     finished_results,
     in_use,
     mark_finished,
-    replace_file,
-    replace_files,
 )
 from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.multitask.arguments import CorporaArguments, MultitaskArguments
@@ -84,7 +83,7 @@ def _train(corpora: CorporaArguments, flags: MultitaskArguments, run: RunArgumen
     results = finished_results(run, description) if resume else None
     if results is None:
         trainer = _trainer(model, objectives, train, held_out, run, description)
-        results = _run(trainer, run, resume if isinstance(resume, str) else None)
+        results = trainer.train_and_evaluate(resume if isinstance(resume, str) else None)
         if state.is_main_process:
             _write(trainer, corpora, flags, results)
             mark_finished(run, description, [WEIGHTS, MULTITASK])
@@ -105,13 +104,7 @@ def _objectives(corpora: CorporaArguments, flags: MultitaskArguments, run: RunAr
     kinds = {name: pretraining.load(name) for name in flags.objectives}
     for corpus, kind in zip(corpora.each(), kinds.values(), strict=True):
         check_record_type(corpus, kind)
-    AutoConfig.from_pretrained(flags.backbone, revision=flags.backbone_revision)
-    tokenizer = AutoTokenizer.from_pretrained(flags.backbone, revision=flags.backbone_revision)
-    if corpora.max_length > tokenizer.model_max_length:
-        raise ValueError(
-            f"--max_length {corpora.max_length} is more than the {tokenizer.model_max_length} tokens that "
-            f"{flags.backbone!r} takes; lower it"
-        )
+    tokenizer = open_tokenizer(flags.backbone, flags.backbone_revision, corpora.max_length)
     return {name: kind(tokenizer, corpora.max_length, flags) for name, kind in kinds.items()}
 
 
@@ -193,21 +186,6 @@ def _trainer(
         objective=objectives,
         description=description,
     )
-
-
-def _run(trainer: MultitaskTrainer, run: RunArguments, checkpoint: str | None) -> dict[str, float]:
-    if run.world_size > 1:
-        torch.manual_seed(run.seed + run.process_index)  # so that every process drops out other units
-    outcome = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.check_weights()
-    trainer.log_metrics("train", outcome.metrics)
-    trainer.save_metrics("train", outcome.metrics)
-    trainer.save_state()
-    results: dict[str, float] = trainer.evaluate() if run.do_eval else {}
-    if run.do_eval:
-        trainer.log_metrics("eval", results)
-        trainer.save_metrics("eval", results)
-    return results
 
 
 def _write(

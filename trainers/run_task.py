@@ -35,6 +35,7 @@ from transformers import EarlyStoppingCallback
 
 from kadapter import metrics
 from kadapter.configuration_kadapter import KAdapterConfig
+from kadapter.trainers.common.atomic_files import replace_file, replace_files
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.entry_point import run_program
@@ -46,8 +47,6 @@ from kadapter.trainers.common.output_directory import (
     finished_results,
     in_use,
     mark_finished,
-    replace_file,
-    replace_files,
 )
 from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.downstream.arguments import HEADLINE, TaskRunArguments, parse_task_arguments
@@ -232,19 +231,8 @@ def _trainer(ground: Ground, model: Any, keep: bool, splits: dict[str, Split], r
 
 
 def _run(ground: Ground, trainer: TaskTrainer, splits: dict[str, Split], checkpoint: str | None) -> dict[str, float]:
-    run, results = trainer.args, {}
-    if run.do_train:
-        if run.world_size > 1:
-            torch.manual_seed(run.seed + run.process_index)  # so that every process drops out other units
-        outcome = trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.check_weights()
-        trainer.save_metrics("train", outcome.metrics)
-        trainer.save_state()
-    if run.do_eval:
-        trainer.eval_dataset = splits[ground.corpus.eval_split]
-        results = trainer.evaluate()
-        trainer.log_metrics("eval", results)
-        trainer.save_metrics("eval", results)
+    run = trainer.args
+    results = trainer.train_and_evaluate(checkpoint, splits.get(ground.corpus.eval_split))
     if run.do_predict:
         decided = trainer.predict(splits[PREDICT]).predictions
         if ground.main:

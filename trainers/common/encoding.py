@@ -11,11 +11,12 @@ from typing import Any
 
 import datasets
 import numpy as np
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ... import data_builders
 from .arguments import CorpusArguments
 
-__all__ = ["build_corpus", "check_record_type", "column", "encode", "load_splits", "sample"]
+__all__ = ["build_corpus", "check_record_type", "column", "encode", "load_splits", "open_tokenizer", "sample"]
 
 HELD_OUT = ("validation", "test")
 
@@ -37,6 +38,23 @@ def check_record_type(corpus: CorpusArguments, objective: Any) -> None:
             f"corpus {corpus.corpus!r} has {has} records, and this objective needs {objective.record_type} records; "
             f"choose another objective or one of the corpora {fitting}"
         )
+
+
+def open_tokenizer(backbone: str, revision: str | None, max_length: int) -> PreTrainedTokenizerBase:
+    """Return a backbone's tokenizer, after a look at the backbone's configuration and at `max_length`.
+
+    Raises:
+        OSError: there is no such backbone.
+        ValueError: it takes fewer tokens.
+    """
+    AutoConfig.from_pretrained(backbone, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(backbone, revision=revision)
+    if max_length > tokenizer.model_max_length:
+        raise ValueError(
+            f"--max_length {max_length} is more than the {tokenizer.model_max_length} tokens that {backbone!r} takes; "
+            "lower it"
+        )
+    return tokenizer
 
 
 def build_corpus(corpus: CorpusArguments, tell: bool, **options: Any) -> dict[str, datasets.Dataset]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,24 +15,20 @@ from filelock import FileLock, Timeout
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ...artifacts_kadapter import CONFIG, WEIGHTS, check_destination
+from .atomic_files import PARTIAL, remove, replace_file
 from .checkpoints import MANIFEST, all_checkpoints, is_complete, is_same_run, last_complete_checkpoint
 
 __all__ = [
     "HEAD",
     "MULTITASK",
     "RUN",
-    "artifact_files",
     "check_output_directory",
     "clear",
     "finished_results",
     "in_use",
     "mark_finished",
-    "replace_file",
-    "replace_files",
-    "write_adapter",
 ]
 
-PARTIAL = ".partial"
 HEAD = "pretraining_head"  # where the complete model with its head stands in the output directory
 RUN = "run.json"  # what a downstream run was
 MULTITASK = "multitask.json"  # stands beside an encoder that run_multitask.py trained
@@ -246,69 +241,3 @@ def clear(output_dir: str, resume: bool) -> None:
     for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if not is_complete(path):
             remove(path)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or folder that may not be there, a folder under another name, so that it is whole or gone."""
-    if path.is_dir():
-        with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=path.parent) as folder:
-            os.rename(path, Path(folder) / path.name)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file under another name and give it its own when it is complete.
-
-    Raises:
-        OSError: it can't be written; what was there before is untouched.
-    """
-    replace_files(path.parent, lambda folder: (folder / path.name).write_text(text + "\n", encoding="utf-8"))
-
-
-def replace_files(directory: Path, fill: Callable[[Path], object]) -> None:
-    """Fill a directory beside its place, then move each of the files there as a whole.
-
-    Raises:
-        OSError: writing failed; what was there before is untouched.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=directory) as folder:
-            fill(Path(folder))
-            for path in sorted(Path(folder).iterdir()):
-                os.replace(path, directory / path.name)
-    except OSError as error:
-        raise OSError(f"could not save to {str(directory)!r} ({error}); free some space and resume the run") from error
-
-
-def write_adapter(trainer: Any, corpus: Any, adapter: Any, results: dict[str, float]) -> None:
-    """Write what `run_adapter.py` trained: the adapter to OUT, the model with its head to OUT/pretraining_head.
-
-    Raises:
-        OSError: it can't be written; what was there before is untouched.
-    """
-    output, model = Path(trainer.args.output_dir), trainer.model
-    if not adapter.without_adapter:
-        model.config.adapters[adapter.adapter_name]["training"] = {
-            "objective": adapter.objective,
-            "corpus": corpus.corpus,
-            "epochs": round(trainer.state.epoch or 0, 2),
-            "steps": trainer.state.global_step,
-            "learning_rate": trainer.args.learning_rate,
-            "seed": trainer.args.seed,
-            "results": {key.removeprefix("eval_"): value for key, value in results.items() if _is_result(key)},
-        }
-        model.save_adapter(output, adapter.adapter_name)
-        replace_files(output, trainer.processing_class.save_pretrained)
-    model.save_pretrained(output / HEAD)
-    replace_files(output / HEAD, trainer.processing_class.save_pretrained)
-
-
-def artifact_files(adapter: Any) -> list[str]:
-    """Return the files in the output directory by which a trained adapter is known to be written."""
-    return [f"{HEAD}/{WEIGHTS}", *([] if adapter.without_adapter else [WEIGHTS])]
-
-
-def _is_result(key: str) -> bool:
-    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_loss", "_time"))

@@ -20,10 +20,10 @@ from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from .atomic_files import PARTIAL, remove, replace_file
 from .checkpoints import check_same_run, damage, last_complete_checkpoint, write_manifest
 from .encoding import column
 from .memory import give_back, keep_memory, spare_memory
-from .output_directory import PARTIAL, remove, replace_file
 from .progress import Cost
 from .sampler import GlobalBatchSampler, InOrder
 
@@ -63,6 +63,32 @@ class KAdapterTrainer(Trainer):
         self.description = description
         if self.train_dataset is not None:
             self.add_callback(Cost(len(self.train_dataset)))
+
+    def train_and_evaluate(self, checkpoint: str | None = None, evaluated: Any = None) -> dict[str, float]:
+        """Train and evaluate as far as the flags ask for it, and return and write the results.
+
+        Args:
+            checkpoint: the checkpoint to resume from.
+            evaluated: the examples to evaluate on after training; by default `eval_dataset`.
+
+        Raises:
+            FloatingPointError: the loss or a weight became NaN or infinite.
+        """
+        run, results = self.args, {}
+        if run.do_train:
+            if run.world_size > 1:
+                torch.manual_seed(run.seed + run.process_index)  # so that every process drops out other units
+            outcome = self.train(resume_from_checkpoint=checkpoint)
+            self.check_weights()
+            self.log_metrics("train", outcome.metrics)
+            self.save_metrics("train", outcome.metrics)
+            self.save_state()
+        if run.do_eval:
+            self.eval_dataset = self.eval_dataset if evaluated is None else evaluated
+            results = self.evaluate()
+            self.log_metrics("eval", results)
+            self.save_metrics("eval", results)
+        return results
 
     # ---- resuming -------------------------------------------------------------------------------------------------
 

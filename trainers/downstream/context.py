@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
-
 from ... import data_builders
 from ...artifacts_kadapter import read_artifact
 from ...configuration_kadapter import KAdapterConfig
 from .. import tasks
-from ..common.encoding import check_record_type, encode
+from ..common.encoding import check_record_type, encode, open_tokenizer
 from .arguments import TaskArguments, TaskCorpusArguments, TaskRunArguments
 from .dataset import Split, encoded, load_task_splits, tell_left_out
 from .model import check_adapters, chosen_adapters, random_names
@@ -55,13 +53,7 @@ def open_task(corpus: TaskCorpusArguments, flags: TaskArguments) -> tasks.Task:
     check_adapters(flags)
     if flags.episodes and kind.record_type != "relation":
         raise ValueError(f"--episodes has no meaning for the task {flags.task!r}, which has no relations")
-    AutoConfig.from_pretrained(flags.backbone, revision=flags.backbone_revision)
-    tokenizer = AutoTokenizer.from_pretrained(flags.backbone, revision=flags.backbone_revision)
-    if corpus.max_length > tokenizer.model_max_length:
-        raise ValueError(
-            f"--max_length {corpus.max_length} is more than the {tokenizer.model_max_length} tokens that "
-            f"{flags.backbone!r} takes; lower it"
-        )
+    tokenizer = open_tokenizer(flags.backbone, flags.backbone_revision, corpus.max_length)
     return kind(tokenizer, corpus.max_length, corpus)
 
 

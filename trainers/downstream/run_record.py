@@ -11,7 +11,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard
 
 from ...artifacts_kadapter import CARD, CARD_MARK
-from ..common.output_directory import RUN, replace_file
+from ..common.atomic_files import replace_file
+from ..common.output_directory import RUN
 from .model import random_names, row_name
 
 __all__ = [

@@ -21,9 +21,9 @@ from accelerate.utils import gather_object
 from huggingface_hub import constants
 
 from ...backbone_kadapter import plain
+from ..common.atomic_files import replace_file
 from ..common.encoding import column
 from ..common.memory import spare_memory
-from ..common.output_directory import replace_file
 from .shards import KEY, PATTERN, Layout, key_of
 from .store import Examples, Features
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ...backbone_kadapter import replacing
 from ..common.checkpoints import checksum
 
 __all__ = [
@@ -104,17 +102,12 @@ def write_checked(folder: Path, tensors: dict[str, Tensor], room: Callable[[], f
     """
     data = save(tensors, {"folder": folder.name})
     path = folder / f"{blake2b(data, digest_size=16).hexdigest()}.safetensors"
-    partial = folder / f".{path.name}.{uuid.uuid4().hex}.partial"
-    try:
-        with partial.open("wb") as file:
-            file.truncate(len(data))
-            if room() < 0:
-                return None
-            file.write(data)
-        os.replace(partial, path)
-    finally:
-        with suppress(OSError):
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.truncate(len(data))
+        if room() < 0:
             partial.unlink()
+            return None
+        file.write(data)
     return path
 
 
