@@ -25,6 +25,9 @@ test: $(INSTALLED)
 quality: $(INSTALLED)
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
+	@# The package is the checkout, whatever its folder is called: a link gives it its name.
+	folder=$$(mktemp -d) && ln -s "$(CURDIR)" $$folder/kadapter && cd $$folder && \
+		"$(abspath $(BIN))" -m mypy --config-file kadapter/setup.cfg --cache-dir kadapter/.mypy_cache -p kadapter
 
 style: $(INSTALLED)
 	$(BIN) -m ruff check --fix .
@@ -32,7 +35,7 @@ style: $(INSTALLED)
 	$(BIN) .ci/renew_release.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # torch comes first and as one exact version: a range would take the newest build, gigabytes of CUDA with it.
 # The package is built with the setuptools of the environment: an isolated build would fetch an unpinned one each time.

@@ -70,10 +70,10 @@ CHECKPOINTS = (
 
 
 def making_models_in_turn(function: Callable) -> Callable:
-    """Let one thread at a time make a model.
+    """Let only one thread at a time make a model.
 
-    While transformers loads one, it exchanges torch's initialisers and its default dtype for the whole process: what
-    another thread made meanwhile would keep whatever lay in memory.
+    While transformers loads a model, it replaces torch's initialisers and its default dtype for the whole process: a
+    model that another thread made meanwhile would keep whatever lay in memory.
     """
 
     @wraps(function)
@@ -93,7 +93,7 @@ class Checkpoint(NamedTuple):
 
 
 def resolve_backbone(
-    config: KAdapterConfig, given: Any, kwargs: dict[str, Any], trained: dict[str, Tensor] | None = None
+    config: KAdapterConfig, backbone: Any, kwargs: dict[str, Any], trained: dict[str, Tensor] | None = None
 ) -> PreTrainedModel:
     """Load or take the backbone, and check that it is the one that `config` is pinned to, or pin `config` to it.
 
@@ -104,13 +104,13 @@ def resolve_backbone(
         TypeError: it is no model of transformers, or its class does not take a keyword.
         ValueError: it is another backbone, no encoder, or its checkpoint lacks tensors.
     """
-    if config.backbone_modified and given is not None:
+    if config.backbone_modified and backbone is not None:
         raise ValueError("this model's backbone was trained along and is saved with it; leave out backbone=...")
     if config.backbone_modified:
         return _load("the backbone that was trained along", kwargs, config.typed_backbone_config(), trained or {})
-    if isinstance(given, torch.nn.Module):
-        return _take_module(config, given)
-    source = given if given is not None else config.backbone_name_or_path
+    if isinstance(backbone, torch.nn.Module):
+        return _take_module(config, backbone)
+    source = backbone if backbone is not None else config.backbone_name_or_path
     if not source:
         raise ValueError(
             "these adapters stand beside a backbone that existed only in memory; pass it as backbone=MODULE_OR_PATH"
@@ -118,7 +118,7 @@ def resolve_backbone(
     source, kwargs = os.path.expanduser(source), dict(kwargs)
     if source == config.backbone_name_or_path and config.backbone_revision is not None:
         kwargs.setdefault("revision", config.backbone_revision)
-    with contextlib.suppress(OSError):  # what can't be found is told below
+    with contextlib.suppress(OSError):  # a backbone that can't be found is reported below
         finding = {key: value for key, value in kwargs.items() if key in READING}
         if commit := extract_commit_hash(cached_file(source, CONFIG_NAME, **finding), None):
             kwargs["revision"] = commit  # all files are of one commit, and the Hub is asked for it once
@@ -154,7 +154,7 @@ def plain(backbone_config: PreTrainedConfig) -> dict[str, Any]:
     return {key: value for key, value in backbone_config.to_dict().items() if key not in passing}
 
 
-def check_shapes(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> None:
+def check_shapes(ours: Any, theirs: dict[str, Any], where: str) -> None:
     """Raise ValueError where two backbones' configurations differ in kind, depth or width."""
     for key in SHAPES:
         if ours.get(key) != theirs.get(key):
@@ -167,11 +167,11 @@ def check_shapes(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> No
 # ---- a backbone in memory -------------------------------------------------------------------------------------------
 
 
-def _take_module(config: KAdapterConfig, given: torch.nn.Module) -> PreTrainedModel:
+def _take_module(config: KAdapterConfig, module: torch.nn.Module) -> PreTrainedModel:
     """Take a module, which is pinned to its checkpoint only if it still equals it."""
-    module = getattr(given, "base_model", given)  # a model with a head, such as RobertaForMaskedLM
+    asked, module = module, getattr(module, "base_model", module)  # of one with a head, such as RobertaForMaskedLM
     if not isinstance(module, PreTrainedModel):
-        raise TypeError(f"a backbone is a PreTrainedModel of transformers, its id or its path, not {type(given)}")
+        raise TypeError(f"a backbone is a PreTrainedModel of transformers, its id or its path, not {type(asked)}")
     _check_kind(module.config, "the backbone given as a module")
     _check_looks_both_ways(module, "the backbone given as a module")
     checkpoint = _unchanged(module)
@@ -203,7 +203,9 @@ def _unchanged(module: PreTrainedModel) -> Checkpoint | None:
     except (OSError, ValueError, TypeError):  # moved, or in need of keywords that only its owner knows
         return None
     ours = module.state_dict()
-    same = all(key in ours and torch.equal(one, ours[key].cpu()) for key, one in stored.items() if "pooler" not in key)
+    same = all(
+        key in ours and torch.equal(tensor, ours[key].cpu()) for key, tensor in stored.items() if "pooler" not in key
+    )
     return checkpoint if same else None
 
 
@@ -243,7 +245,7 @@ def backbone_fingerprint(files: Sequence[str], anew: bool = False) -> str:
     """Return a hash of all tensors (name, dtype, shape, bytes) of a checkpoint as stored, whatever its shards.
 
     The files are streamed once; the result is remembered in the Hugging Face cache. What is pinned into an artifact
-    is read `anew`; where a checkpoint is only compared with a pin, one may be remembered.
+    is read `anew`; where a checkpoint is only compared with a pin, a remembered hash will do.
     """
     real = [os.path.realpath(path) for path in files]
     memory = Path(constants.HF_HOME, "kadapter", "fingerprints", _state_of(real))
@@ -289,13 +291,13 @@ def _state_of(paths: Sequence[str]) -> str:
     """Return a hash of which files these are, when they were written and what stands in samples of them."""
     state = hashlib.sha256()
     for path in paths:
-        told = os.stat(path)
+        status = os.stat(path)
         # The time of the last change of the entry, unlike that of the content, can't be set back by copying.
-        stamp = (path, told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino)
+        stamp = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
         state.update(json.dumps(stamp).encode())
         with open(path, "rb") as file:
             for number in range(SAMPLES):
-                file.seek(number * max(0, told.st_size - SAMPLE) // max(1, SAMPLES - 1))
+                file.seek(number * max(0, status.st_size - SAMPLE) // max(1, SAMPLES - 1))
                 state.update(file.read(SAMPLE))
     return state.hexdigest()
 
@@ -303,8 +305,8 @@ def _state_of(paths: Sequence[str]) -> str:
 def _tensor_digests(path: str) -> Iterator[tuple[str, bytes]]:
     try:
         if path.endswith(".bin"):
-            for key, one in torch.load(path, map_location="cpu", weights_only=True, mmap=True).items():
-                yield key, digest_of_tensor(key, one)
+            for key, tensor in torch.load(path, map_location="cpu", weights_only=True, mmap=True).items():
+                yield key, digest_of_tensor(key, tensor)
             return
         with safe_open(path, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 (not a dict)
@@ -313,10 +315,10 @@ def _tensor_digests(path: str) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch the backbone again") from error
 
 
-def digest_of_tensor(key: str, one: Tensor) -> bytes:
+def digest_of_tensor(key: str, tensor: Tensor) -> bytes:
     """Return a hash of a tensor's name, dtype, shape and bytes."""
-    digest = hashlib.sha256(f"{key} {one.dtype} {tuple(one.shape)}".encode())
-    digest.update(one.contiguous().flatten().view(torch.uint8).numpy())
+    digest = hashlib.sha256(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.digest()
 
 
@@ -326,7 +328,7 @@ def digest_of_tensor(key: str, one: Tensor) -> bytes:
 def _load(
     source: str,
     kwargs: dict[str, Any],
-    backbone_config: PreTrainedConfig | None = None,
+    backbone_config: Any = None,
     tensors: dict[str, Tensor] | None = None,
 ) -> PreTrainedModel:
     """Load a backbone without a pooler, from a checkpoint or of tensors, refusing to leave anything at random."""
@@ -337,7 +339,7 @@ def _load(
         kwargs.update(config=backbone_config, state_dict=tensors)
     _check_kind(backbone_config, f"backbone {source!r}")
     kwargs = {**without_pooler(backbone_config), **kwargs, "output_loading_info": True}
-    model_class = AutoModel if tensors is None else AutoModel._model_mapping[type(backbone_config)]
+    model_class: Any = AutoModel if tensors is None else AutoModel._model_mapping[type(backbone_config)]
     try:
         with _quiet("transformers.modeling_utils"):  # its report of unused heads; what is missing is an error below
             module, info = model_class.from_pretrained(source if tensors is None else None, **kwargs)
@@ -347,7 +349,7 @@ def _load(
     if lacking or (tensors is not None and info["unexpected_keys"]):
         first = (lacking or sorted(info["unexpected_keys"]))[0]
         raise ValueError(
-            f"backbone {source!r} lacks tensor {first!r}, has it in another shape or has one too many; "
+            f"backbone {source!r} lacks tensor {first!r}, has it in another shape or has a tensor too many; "
             "use a complete checkpoint"
         )
     _check_looks_both_ways(module, f"backbone {source!r}")
@@ -399,9 +401,9 @@ def _is_causal_by_kind(backbone_config: Any) -> bool:
     if type(backbone_config) not in MODEL_FOR_CAUSAL_LM_MAPPING or _is_known_encoder(backbone_config):
         return False
     both_ways = {"is_causal": False, "use_bidirectional_attention": (True, "all"), "attn_type": "bi"}
-    given = {name: getattr(backbone_config, name, None) for name in both_ways}
+    values = {name: getattr(backbone_config, name, None) for name in both_ways}
     return not any(
-        given[name] is not None and given[name] in (value if isinstance(value, tuple) else (value,))
+        values[name] is not None and values[name] in (value if isinstance(value, tuple) else (value,))
         for name, value in both_ways.items()
     )
 
@@ -434,7 +436,7 @@ def without_pooler(backbone_config: Any) -> dict[str, bool]:
     """Return add_pooling_layer=False where the backbone's class takes it; its pooler is never used."""
     if type(backbone_config) not in AutoModel._model_mapping:
         return {}
-    model_class = AutoModel._model_mapping[type(backbone_config)]
+    model_class: Any = AutoModel._model_mapping[type(backbone_config)]
     takes = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if takes else {}
 
@@ -451,12 +453,12 @@ def _quiet(name: str) -> Iterator[None]:
     def errors_only(record: python_logging.LogRecord) -> bool:
         return record.levelno >= python_logging.ERROR
 
-    one = python_logging.getLogger(name)
-    one.addFilter(errors_only)
+    library_logger = python_logging.getLogger(name)
+    library_logger.addFilter(errors_only)
     try:
         yield
     finally:
-        one.removeFilter(errors_only)
+        library_logger.removeFilter(errors_only)
 
 
 # ---- running --------------------------------------------------------------------------------------------------------
@@ -471,17 +473,17 @@ INSTALLED = "_output_capturing_hooks_installed"  # by which transformers notes o
 
 
 class Positions(NamedTuple):
-    """How a backbone numbers tokens: by a look at their ids or not, from where on, and how many."""
+    """How a backbone numbers positions: whether by token ids, the first number, and the largest number of tokens."""
 
     by_tokens: bool = False
     first: int | None = None
     longest: int | None = None
 
-    def check_length(self, given: Tensor | None) -> None:
+    def check_length(self, inputs: Tensor | None) -> None:
         """Raise ValueError for more tokens (batch, sequence, ...) than there are positions."""
-        if given is not None and self.longest is not None and given.shape[1] > self.longest:
+        if inputs is not None and self.longest is not None and inputs.shape[1] > self.longest:
             raise ValueError(
-                f"{given.shape[1]} tokens are more than the {self.longest} that the backbone takes; cut them"
+                f"{inputs.shape[1]} tokens are more than the {self.longest} that the backbone takes; cut them"
             )
 
     def number(self, attention_mask: Tensor, by_mask_alone: bool) -> Tensor | None:
@@ -535,7 +537,7 @@ def positions_of(backbone: nn.Module) -> Positions:
     return Positions(padding is not None, first, len(table.weight) - first)
 
 
-def prepare_taps(backbone: nn.Module) -> None:
+def prepare_taps(backbone: Any) -> None:
     """Let transformers place the hooks by which it captures hidden states, since `torch.compile` can't trace that.
 
     It learns what a class captures when an instance is made, which in a process that unpickles a model has not
@@ -613,8 +615,10 @@ def check_tapped(hidden_states: dict[int, Tensor], layers: Collection[int]) -> d
 def release(backbone: nn.Module) -> None:
     """Empty a backbone's parameters, and let it refuse to run from then on."""
     for module in backbone.modules():
-        for name, one in module.named_parameters(recurse=False):  # exchanged, since 8-bit weights can't be emptied
-            empty = torch.empty(0, dtype=one.dtype, device=one.device)
+        for name, parameter in module.named_parameters(
+            recurse=False
+        ):  # exchanged, since 8-bit weights can't be emptied
+            empty = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
             setattr(module, name, nn.Parameter(empty, requires_grad=False))
     backbone.register_forward_pre_hook(_refuse_to_run, prepend=True)
 

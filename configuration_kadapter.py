@@ -57,7 +57,7 @@ def default_heads(hidden_size: int) -> int:
 
 
 def check_adapter_name(name: str) -> None:
-    """Refuse an adapter name that could not be a module name, a file name and a part of a repository name.
+    """Check that an adapter name is valid as a module, file and repository name.
 
     Raises:
         TypeError: the name is no string.
@@ -91,10 +91,10 @@ def plugin_module(kind: str) -> ModuleType:
     return module
 
 
-def with_plain_errors(purpose: str) -> Callable[[type], type]:
-    """Let a strict dataclass for this purpose say in one sentence which field has a value of another type."""
+def with_plain_errors(purpose: str) -> Callable[[Any], Any]:
+    """Make a strict dataclass report in one sentence which field has a value of the wrong type."""
 
-    def decorate(config_class: type) -> type:
+    def decorate(config_class: Any) -> Any:
         set_strictly = config_class.__setattr__
 
         def __setattr__(self: Any, name: str, value: Any) -> None:
@@ -132,7 +132,7 @@ class KnowledgeAdapterConfig:
             new adapter pass on the sum of the tapped states. None for torch's default, as in the official code's
             fine-tuning "without knowledge".
         skip_layers: 0 for none, else after every n-th layer the output of an earlier one is added, as published.
-        kind: which kind of plug-in it is, which names the file of its class; "k_adapter" is this one.
+        kind: the kind of plug-in, which names the file of its class; "k_adapter" is the class described here.
         mask_padding: whether padding is hidden from the adapter; False reproduces the official code, which leaks it.
         training: what the adapter was trained on and how well it did, for its model card; has no effect.
         source: where it was loaded from, as name_or_path, revision, subfolder and adapter, and the hash that it had
@@ -219,8 +219,19 @@ class KnowledgeAdapterConfig:
             )
         return type(self)(**{**self.to_dict(), "layers": layers, **self._sizes(hidden_size)})
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Width, attention heads and feed-forward width of each block.
+
+        Raises:
+            ValueError: one was left open, which `for_backbone` fills in.
+        """
+        if self.hidden_size is None or self.num_attention_heads is None or self.intermediate_size is None:
+            raise ValueError("the sizes of this adapter depend on its backbone; fill them in by for_backbone")
+        return self.hidden_size, self.num_attention_heads, self.intermediate_size
+
     def _sizes(self, backbone_width: int) -> dict[str, int]:
-        """Return width, heads and feed-forward width, each as it was given or by its rule."""
+        """Return width, heads and feed-forward width, each as configured or by its rule."""
         heads, width = self.num_attention_heads, self.hidden_size
         if width is None:
             width = default_width(backbone_width)
@@ -248,7 +259,7 @@ class KnowledgeAdapterConfig:
         kind = values.get("kind", DEFAULT_KIND)
         if cls is KnowledgeAdapterConfig and kind != DEFAULT_KIND:
             return plugin_module(kind).Config.from_dict(values, where)
-        known = [one.name for one in fields(cls)]
+        known = [known_field.name for known_field in fields(cls)]
         for key in values:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
@@ -261,7 +272,7 @@ class KnowledgeAdapterConfig:
 
 
 def check_choice(name: str, value: str, known: Iterable[str]) -> None:
-    """Raise ValueError, with the nearest that is known, where a value is none of those."""
+    """Raise ValueError, suggesting the nearest known value, if a value is not known."""
     if value not in known:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -269,7 +280,7 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
 
 
 def refuse_misspelt(kwargs: dict[str, Any], known: Iterable[str], function: str) -> None:
-    """Raise TypeError for a keyword that is almost a known one, where others are passed on."""
+    """Raise TypeError for a keyword that is a misspelling of a known keyword; other keywords are passed on."""
     for key in kwargs:
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
         if close and key not in known:
@@ -306,7 +317,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "d5499d46aa21c1b2"
+RELEASE = "b42d2fc512c981f0"
 FUSIONS = ("add", "concat", "gated")
 DEPENDENCY_HEADS = ("arc", "official")
 FORMAT_VERSION = 1
@@ -395,8 +406,8 @@ class KAdapterConfig(PreTrainedConfig):
                 "composed by compose_with=[...]"
             )
         self.adapters = {
-            name: one.to_dict() if isinstance(one, KnowledgeAdapterConfig) else one
-            for name, one in (self.adapters or {}).items()
+            name: adapter.to_dict() if isinstance(adapter, KnowledgeAdapterConfig) else adapter
+            for name, adapter in (self.adapters or {}).items()
         }
         if isinstance(self.backbone_config, PreTrainedConfig):
             self.backbone_config = self.backbone_config.to_dict()
@@ -440,13 +451,13 @@ class KAdapterConfig(PreTrainedConfig):
             raise ValueError(
                 "this configuration has no backbone; build the model with KAdapterModel.from_backbone(ID_OR_PATH)"
             )
-        values = dict(self.backbone_config)
+        values: dict[str, Any] = dict(self.backbone_config)
+        model_type = values.pop("model_type")
         try:
-            return AutoConfig.for_model(values.pop("model_type"), **values)
+            return AutoConfig.for_model(model_type, **values)
         except (AttributeError, KeyError, TypeError, RecursionError, StrictDataclassError) as error:
             raise ValueError(
-                f"backbone_config makes no configuration of a {self.backbone_config['model_type']!r} ({error}); save "
-                "the artifact again"
+                f"backbone_config makes no configuration of a {model_type!r} ({error}); save the artifact again"
             ) from error
 
     for _name in BACKBONE_FIELDS:

@@ -12,7 +12,7 @@ __all__ = ["available", "check", "files", "find"]
 
 def available(package: str) -> list[str]:
     """Return the names of all plug-ins in a package: its files that do not begin with an underscore."""
-    return list(files(Path(importlib.import_module(package).__file__).parent))
+    return list(files(Path(importlib.import_module(package).__path__[0])))
 
 
 def files(folder: Path) -> dict[str, Path]:

@@ -64,6 +64,11 @@ __all__ = [
 NOT_READ = ("labels", "start_positions", "end_positions", "answer_spans", "answer_mask", "num_items_in_batch")
 
 
+def number_of_labels(config: KAdapterConfig) -> int:
+    """Return how many labels a head has."""
+    return len(config.id2label or ())
+
+
 class EntityHead(nn.Module):
     """Linear, dropout, Linear on the concatenated features of the mentions; no activation (official code)."""
 
@@ -71,7 +76,7 @@ class EntityHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(mentions * config.hidden_size, config.hidden_size)
         self.dropout = Dropout(config.classifier_dropout)
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+        self.out_proj = nn.Linear(config.hidden_size, number_of_labels(config))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (batch, mentions, hidden) to (batch, labels).
@@ -146,7 +151,7 @@ def check_positions(entity_positions: Tensor | None, mentions: int) -> Tensor:
         ValueError: they are missing or of another shape.
     """
     shape = None if entity_positions is None else tuple(entity_positions.shape)
-    if shape is None or len(shape) != 2 or shape[1] != mentions:
+    if entity_positions is None or shape is None or len(shape) != 2 or shape[1] != mentions:
         raise ValueError(
             f"entity_positions has shape {shape} and must have (batch, {mentions}): the opening marker of each "
             "mention; encode_entities(tokenizer, texts, entity_spans) gives them"
@@ -154,10 +159,10 @@ def check_positions(entity_positions: Tensor | None, mentions: int) -> Tensor:
     return entity_positions
 
 
-def first_tokens(attention_mask: Tensor | None, given: Tensor) -> Tensor:
+def first_tokens(attention_mask: Tensor | None, inputs: Tensor) -> Tensor:
     """Return the position (batch, 1) of each row's first real token, whatever stands before it."""
     if attention_mask is None:
-        return torch.zeros(len(given), 1, dtype=torch.long, device=given.device)
+        return torch.zeros(len(inputs), 1, dtype=torch.long, device=inputs.device)
     return attention_mask.long().argmax(dim=1, keepdim=True)  # of booleans neither PyTorch nor ONNX takes it
 
 
@@ -180,18 +185,18 @@ def as_rows(inputs: dict[str, Any], what: str) -> tuple[Tensor, dict[str, Any]]:
     Raises:
         ValueError: an input has no such dimension, or another number than the others, or there is none.
     """
-    inputs = {key: one for key, one in inputs.items() if key not in NOT_READ and one is not None}
-    tensors = {key: one for key, one in inputs.items() if isinstance(one, Tensor)}
+    inputs = {key: value for key, value in inputs.items() if key not in NOT_READ and value is not None}
+    tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError("there is nothing to read; give input_ids, inputs_embeds, or states that were read before")
-    given = next(iter(tensors.values()))
-    for key, one in tensors.items():
-        if one.dim() < 3 or one.shape[:2] != given.shape[:2]:
+    first = next(iter(tensors.values()))
+    for key, tensor in tensors.items():
+        if tensor.dim() < 3 or tensor.shape[:2] != first.shape[:2]:
             raise ValueError(
-                f"{key} has shape {tuple(one.shape)} and must have (batch, {what}, sequence): as many {what} in each "
-                f"question and in each input, here {tuple(given.shape[:2])}"
+                f"{key} has shape {tuple(tensor.shape)} and must have (batch, {what}, sequence): as many {what} in "
+                f"each question and in each input, here {tuple(first.shape[:2])}"
             )
-    return given, {key: one.flatten(0, 1) if isinstance(one, Tensor) else one for key, one in inputs.items()}
+    return first, {key: value.flatten(0, 1) if isinstance(value, Tensor) else value for key, value in inputs.items()}
 
 
 def token_mask(
@@ -202,8 +207,8 @@ def token_mask(
     Raises:
         ValueError: the masks are of other shapes than the features (batch, passages * sequence, hidden).
     """
-    given = {"input_ids": input_ids, "attention_mask": attention_mask, "answer_mask": answer_mask}
-    shapes = {key: tuple(one.shape) for key, one in given.items() if one is not None}
+    tensors = {"input_ids": input_ids, "attention_mask": attention_mask, "answer_mask": answer_mask}
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items() if tensor is not None}
     shape = next(iter(shapes.values()), tuple(features.shape[:2]))
     if set(shapes.values()) - {shape} or (shape[0], math.prod(shape[1:])) != tuple(features.shape[:2]):
         raise ValueError(
@@ -211,8 +216,8 @@ def token_mask(
             "all are (batch, sequence) or all (batch, passages, sequence)"
         )
     mask = torch.ones(shape, dtype=torch.bool, device=features.device)
-    for one in (attention_mask, answer_mask):
-        mask = mask if one is None else mask & one.bool().to(mask.device)
+    for part_mask in (attention_mask, answer_mask):
+        mask = mask if part_mask is None else mask & part_mask.bool().to(mask.device)
     return mask
 
 
@@ -227,14 +232,12 @@ def mask_scores(scores: Tensor, present: Tensor) -> Tensor:
 IGNORED = -100  # the label of what does not count
 
 
-def cross_entropy(logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | None:
+def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
     """Mean over the labels that count, or their sum over the number of such labels in the whole (global) batch.
 
     Raises:
         ValueError: a label is no class of the logits, or labels are of another shape or no whole numbers.
     """
-    if labels is None:
-        return None
     if labels.is_floating_point() or labels.numel() != logits[..., 0].numel():
         shape = tuple(logits.shape[:-1])
         raise ValueError(
@@ -250,14 +253,12 @@ def cross_entropy(logits: Tensor, labels: Tensor | None, num_items_in_batch: Ten
     return _share(F.cross_entropy(logits, labels, reduction="sum"), num_items_in_batch)
 
 
-def multi_label_loss(logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | None:
+def multi_label_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
     """Mean binary cross-entropy over all labels of all examples, or their sum over the number in the global batch.
 
     Raises:
         ValueError: the labels are not (batch, labels), or lie outside 0 to 1.
     """
-    if labels is None:
-        return None
     if labels.shape != logits.shape:
         raise ValueError(
             f"labels have shape {tuple(labels.shape)} and must have {tuple(logits.shape)}: 0 or 1 for each"
@@ -270,14 +271,12 @@ def multi_label_loss(logits: Tensor, labels: Tensor | None, num_items_in_batch: 
     return _share(F.binary_cross_entropy_with_logits(logits, labels, reduction="sum"), num_items_in_batch)
 
 
-def regression_loss(logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | None:
+def regression_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
     """Mean squared error over all values, or its sum over their number in the global batch.
 
     Raises:
         ValueError: the labels are not (batch, labels), or (batch,) for a single value.
     """
-    if labels is None:
-        return None
     if labels.shape != logits.shape and not (
         logits.shape[1] == 1 and labels.dim() == 1 and len(labels) == len(logits)
     ):
@@ -290,9 +289,7 @@ def regression_loss(logits: Tensor, labels: Tensor | None, num_items_in_batch: T
     return _share(F.mse_loss(logits, labels, reduction="sum"), num_items_in_batch)
 
 
-def sequence_loss(
-    config: Any, logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None
-) -> Tensor | None:
+def sequence_loss(config: Any, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
     """Return the loss of `config.problem_type`, which the first labels decide where it is None, as in transformers.
 
     One label is a regression; of several, whole numbers are classes, and others say of each class how true it is.
@@ -300,8 +297,6 @@ def sequence_loss(
     Raises:
         ValueError: the labels are none of such a problem.
     """
-    if labels is None:
-        return None
     problem_type = config.problem_type
     if problem_type is None and config.num_labels == 1:
         problem_type = "regression"
@@ -369,7 +364,7 @@ def spans_loss(
     if can_be_looked_at(spans):
         _check_spans(spans, start)
     answerable = (spans[..., 0] >= 0).any(dim=1)  # (B,)
-    losses = sum(_occurrence_loss(scores, spans, column) for scores, column in ((start, 1), (end, 2))) / 2
+    losses = (_occurrence_loss(start, spans, 1) + _occurrence_loss(end, spans, 2)) / 2
     number = answerable.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
     return _share(losses.masked_fill(~answerable, 0.0).sum(), number)
 
@@ -377,9 +372,9 @@ def spans_loss(
 def _occurrence_loss(scores: Tensor, spans: Tensor, column: int) -> Tensor:
     """Return - log of the summed probability of the tokens at which an answer starts, or ends: (batch,)."""
     flat = scores.flatten(1).float()  # (B, P * S)
-    place = spans[..., 0] * scores.shape[-1] + spans[..., column]  # (B, A)
+    index = spans[..., 0] * scores.shape[-1] + spans[..., column]  # (B, A)
     there = spans[..., 0] >= 0
-    occurs = torch.zeros_like(flat).scatter_add_(1, place.masked_fill(~there, 0), there.to(flat.dtype)) > 0
+    occurs = torch.zeros_like(flat).scatter_add_(1, index.masked_fill(~there, 0), there.to(flat.dtype)) > 0
     occurring = flat.masked_fill(~occurs, torch.finfo(flat.dtype).min)
     return flat.logsumexp(dim=1) - occurring.logsumexp(dim=1)
 
@@ -475,19 +470,19 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         Raises:
             ValueError: inputs or positions are missing, of another shape or out of range.
         """
-        inputs = {key: one for key, one in kwargs.items() if key not in NOT_READ}
+        inputs = {key: value for key, value in kwargs.items() if key not in NOT_READ}
         self._check_keywords(inputs)
-        given = input_ids if input_ids is not None else inputs.get("inputs_embeds")
-        if given is None:
+        tokens = input_ids if input_ids is not None else inputs.get("inputs_embeds")
+        if tokens is None:
             raise ValueError(
                 "there is nothing to read; give input_ids, inputs_embeds, or states that were read before"
             )
-        check_mask(attention_mask, given)
-        positions = self._positions_read(given, attention_mask, inputs)
+        check_mask(attention_mask, tokens)
+        positions = self._positions_read(tokens, attention_mask, inputs)
         backbone, adapters = self.kadapter.encode(input_ids, attention_mask, positions, **inputs)
-        return {"backbone": backbone, **{f"adapters.{name}": one for name, one in adapters.items()}}
+        return {"backbone": backbone, **{f"adapters.{name}": states for name, states in adapters.items()}}
 
-    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
+    def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
         """Return the positions (batch, n) that the head reads, None for all; takes its keywords out of `inputs`."""
         return None
 
@@ -521,11 +516,11 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
                 f"states hold {sorted(states)}, and this model reads {sorted(expected)}; read them again with its read"
             )
         shape = (*states["backbone"].shape[:2], self.kadapter.backbone.config.hidden_size)
-        for key, one in states.items():
-            if one.shape != shape:
+        for key, tensor in states.items():
+            if tensor.shape != shape:
                 raise ValueError(
-                    f"states[{key!r}] has shape {tuple(one.shape)} and must have (batch, n, hidden), {shape}; read it "
-                    "again with this model's read"
+                    f"states[{key!r}] has shape {tuple(tensor.shape)} and must have (batch, n, hidden), {shape}; read "
+                    "it again with this model's read"
                 )
 
 
@@ -545,8 +540,8 @@ class KAdapterForSequenceClassification(KAdapterHeadModel):
         """Return a new head for one position."""
         return EntityHead(config, mentions=1)
 
-    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
-        return first_tokens(attention_mask, given)
+    def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
+        return first_tokens(attention_mask, tokens)
 
     def loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, inputs: dict[str, Any]) -> Tensor:
         """Return the loss of `config.problem_type`, which the first labels decide where it is None."""
@@ -564,7 +559,7 @@ class KAdapterEntityModel(KAdapterHeadModel):
         """Return a new head for the mentions."""
         return EntityHead(config, cls.mentions)
 
-    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
+    def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
         return check_positions(inputs.pop("entity_positions", None), self.mentions)
 
     def forward(
@@ -585,8 +580,8 @@ class KAdapterEntityModel(KAdapterHeadModel):
         Raises:
             ValueError: `entity_positions` are missing, too few or too many, or out of range; labels of another shape.
         """
-        given = (attention_mask, labels, num_items_in_batch, return_dict, states)
-        return super().forward(input_ids, *given, entity_positions=entity_positions, **kwargs)
+        arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
+        return super().forward(input_ids, *arguments, entity_positions=entity_positions, **kwargs)
 
 
 class KAdapterForEntityClassification(KAdapterEntityModel):
@@ -639,11 +634,11 @@ class KAdapterForMultipleChoice(KAdapterHeadModel):
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
         """Return all that fusion and head read, (batch, choices, hidden) each; see `KAdapterHeadModel.read`."""
-        given, rows = as_rows({"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}, "choices")
-        return {key: one.view(len(given), -1, one.shape[-1]) for key, one in super().read(**rows).items()}
+        inputs, rows = as_rows({"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}, "choices")
+        return {key: states.view(len(inputs), -1, states.shape[-1]) for key, states in super().read(**rows).items()}
 
-    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
-        return first_tokens(attention_mask, given)
+    def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
+        return first_tokens(attention_mask, tokens)
 
     def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Return a score for each choice, (batch, choices)."""
@@ -663,7 +658,7 @@ class KAdapterForTokenClassification(KAdapterHeadModel):
     @staticmethod
     def build_head(config: KAdapterConfig) -> nn.Module:
         """Return a new head for each token."""
-        return TokenHead(config, config.num_labels)
+        return TokenHead(config, number_of_labels(config))
 
 
 class KAdapterForQuestionAnswering(KAdapterHeadModel):
@@ -689,8 +684,8 @@ class KAdapterForQuestionAnswering(KAdapterHeadModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         if input_ids is None or input_ids.dim() == 2:
             return super().read(**inputs)
-        given, rows = as_rows(inputs, "passages")
-        return {key: one.view(len(given), -1, one.shape[-1]) for key, one in super().read(**rows).items()}
+        questions, rows = as_rows(inputs, "passages")
+        return {key: states.view(len(questions), -1, states.shape[-1]) for key, states in super().read(**rows).items()}
 
     def forward(
         self,
@@ -719,7 +714,7 @@ class KAdapterForQuestionAnswering(KAdapterHeadModel):
         features = self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         mask = token_mask(features, input_ids, attention_mask, answer_mask)  # (B, S) or (B, P, S)
         scores = self.head(features).float().unbind(dim=-1)
-        start, end = (mask_scores(one.view(mask.shape), mask) for one in scores)
+        start, end = (mask_scores(logits.view(mask.shape), mask) for logits in scores)
         spans = spans_of(start_positions, end_positions, answer_spans)
         loss = spans_loss(start, end, spans, num_items_in_batch)
         output = QuestionAnsweringModelOutput(loss, start, end)
@@ -739,7 +734,7 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
         """Return a new arc scorer, or the official positional head if the configuration says so."""
         return ArcHead(config) if config.dependency_head == "arc" else PositionHead(config)
 
-    def _positions_read(self, given: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
+    def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
         word_positions = inputs.pop("word_positions", None)
         return None if self.config.dependency_head == "official" else check_words(word_positions)
 
@@ -764,8 +759,8 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
         Raises:
             ValueError: `word_positions` are missing or out of range.
         """
-        given = (attention_mask, labels, num_items_in_batch, return_dict, states)
-        return super().forward(input_ids, *given, word_positions=word_positions, **kwargs)
+        arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
+        return super().forward(input_ids, *arguments, word_positions=word_positions, **kwargs)
 
     def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Return a score for each head of each word, or for each position as the head of each token."""

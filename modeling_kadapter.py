@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -129,8 +129,10 @@ class Attention(nn.Module):
         The states attend to all those `among` (batch, sequence, width) which they are; by default they are all.
         """
         among = states if among is None else among
-        given = ((self.query, states), (self.key, among), (self.value, among))
-        query, key, value = (one(read).unflatten(-1, (self.heads, -1)).transpose(1, 2) for one, read in given)
+        inputs = ((self.query, states), (self.key, among), (self.value, among))
+        query, key, value = (
+            projection(read).unflatten(-1, (self.heads, -1)).transpose(1, 2) for projection, read in inputs
+        )
         dropout = self.attention_dropout if self.training else 0.0
         context = attend(query, key, value, mask, dropout)  # (B, heads, n, D / heads)
         context = self.dense(context.transpose(1, 2).flatten(2))  # (B, n, D)
@@ -147,7 +149,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
     (batch, heads), scale, bias = query.shape[:2], query.shape[-1] ** -0.5, query.new_zeros(1)
     if mask is not None:
         bias = query.new_zeros(mask.shape).masked_fill(~mask, -math.inf).expand(batch, heads, -1, -1).flatten(0, 1)
-    query, key, value = (one.flatten(0, 1) for one in (query, key, value))  # (B * heads, n or S, D / heads)
+    query, key, value = (tensor.flatten(0, 1) for tensor in (query, key, value))  # (B * heads, n or S, D / heads)
     weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale).softmax(dim=-1)  # (B * heads, n, S)
     return torch.bmm(dropped(weights, dropout), value).unflatten(0, (batch, heads))  # (B, heads, n, D / heads)
 
@@ -205,15 +207,16 @@ class AdapterBlock(GradientCheckpointingLayer):
 
     def __init__(self, config: KnowledgeAdapterConfig) -> None:
         super().__init__()
+        width, heads, inner_width = config.sizes
         dropout, eps = config.hidden_dropout_prob, config.layer_norm_eps
         attention_dropout = config.attention_probs_dropout_prob
-        self.attention = Attention(config.hidden_size, config.num_attention_heads, dropout, attention_dropout, eps)
-        self.intermediate = Linear(config.hidden_size, config.intermediate_size)
+        self.attention = Attention(width, heads, dropout, attention_dropout, eps)
+        self.intermediate = Linear(width, inner_width)
         check_choice("hidden_act", config.hidden_act, ACT2FN)
         self.activation = ACT2FN[config.hidden_act]
-        self.output = Linear(config.intermediate_size, config.hidden_size)
+        self.output = Linear(inner_width, width)
         self.dropout = Dropout(dropout)
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=eps)
+        self.layer_norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, states: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
         states = self.attention(states if at is None else gather(states, at), mask, states)  # (B, S or n, D)
@@ -231,8 +234,8 @@ class KnowledgeAdapterLayer(nn.Module):
         self.blocks = nn.ModuleList(AdapterBlock(config) for _ in range(config.num_hidden_layers))
         if not self.blocks:
             return
-        self.down_project = Linear(backbone_hidden_size, config.hidden_size)
-        self.up_project = Linear(config.hidden_size, backbone_hidden_size)
+        self.down_project = Linear(backbone_hidden_size, config.sizes[0])
+        self.up_project = Linear(config.sizes[0], backbone_hidden_size)
         for projection in (self.down_project, self.up_project):
             if config.projection_initializer_range is not None and not projection.weight.is_meta:
                 nn.init.normal_(projection.weight, std=config.projection_initializer_range)
@@ -260,7 +263,7 @@ class KnowledgePlugin(nn.Module):
     @property
     def tapped_layers(self) -> Sequence[int]:
         """The hidden states that it reads, 0 = embeddings, i = output of block i."""
-        return self.config.layers
+        return self.config.layers or ()
 
     def forward(
         self, hidden_states: Sequence[Tensor], attention_mask: Tensor | None, at: Tensor | None = None
@@ -274,7 +277,7 @@ class KnowledgeAdapter(KnowledgePlugin):
 
     def __init__(self, config: KnowledgeAdapterConfig, backbone_hidden_size: int) -> None:
         super().__init__(config, backbone_hidden_size)
-        self.layers = nn.ModuleList(KnowledgeAdapterLayer(config, backbone_hidden_size) for _ in config.layers)
+        self.layers = nn.ModuleList(KnowledgeAdapterLayer(config, backbone_hidden_size) for _ in self.tapped_layers)
 
     def forward(
         self, hidden_states: Sequence[Tensor], attention_mask: Tensor | None, at: Tensor | None = None
@@ -282,7 +285,8 @@ class KnowledgeAdapter(KnowledgePlugin):
         """Map tapped hidden states, each (batch, sequence, hidden), to the adapter's own, all or `at` (batch, n)."""
         like = next(self.parameters(), hidden_states[0])
         mask = attention_mask_of(attention_mask if self.config.mask_padding else None, like.device)
-        skip, outputs = self.config.skip_layers, []
+        outputs: list[Tensor] = []
+        skip = self.config.skip_layers
         shortcut = at is not None and not skip and SHORTCUT_RATIO * at.shape[1] < hidden_states[0].shape[1]
         for number, (layer, state) in enumerate(zip(self.layers, hidden_states, strict=True), start=1):
             state = state.to(like) + outputs[-1] if outputs else state.to(like)
@@ -312,7 +316,7 @@ class AddFusion(nn.Module):
             backbone = backbone.to(states.device) + states
         return backbone
 
-    def keep(self, old: AddFusion) -> bool:
+    def keep(self, old: Any) -> bool:
         """Take over what was learned for the adapters that stay; True if something must be trained anew."""
         return False
 
@@ -356,7 +360,7 @@ class ConcatFusion(AddFusion):
         self.inner.requires_grad_(False)
         return self
 
-    def keep(self, old: ConcatFusion) -> bool:
+    def keep(self, old: Any) -> bool:
         """Take over each adapter's projection; what combines them is new where there are several."""
         for ours, theirs in ((self.projections, old.projections), (self.inner, old.inner)):
             for name in set(ours) & set(theirs):
@@ -364,7 +368,7 @@ class ConcatFusion(AddFusion):
         return self.combine is not None
 
 
-def _joined(projection: nn.Linear, backbone: Tensor, states: Tensor) -> Tensor:
+def _joined(projection: Any, backbone: Tensor, states: Tensor) -> Tensor:
     both = torch.cat([backbone.to(states), states], dim=-1)  # (..., 2H)
     return projection(both.to(projection.weight.dtype))
 
@@ -401,7 +405,7 @@ class GatedFusion(AddFusion):
             fused = fused + self.sources[name](states.to(fused.device))
         return fused
 
-    def keep(self, old: GatedFusion) -> bool:
+    def keep(self, old: Any) -> bool:
         """Take over the layer norm and each adapter's gate; a new one is shut and harms nothing."""
         self.layer_norm = old.layer_norm
         for name in set(self.sources) & set(old.sources):
@@ -415,10 +419,11 @@ class GatedFusion(AddFusion):
         would not tell, since the Linear can grow in its place.
         """
         sizes = {}
-        for name, one in self.sources.items():
-            weight, bias = one.dense.weight.detach().double(), one.dense.bias.detach().double()
+        gate: Any
+        for name, gate in self.sources.items():
+            weight, bias = gate.dense.weight.detach().double(), gate.dense.bias.detach().double()
             square = (weight.square().sum() + bias.square().sum()) / len(bias)
-            sizes[name] = float(one.gate.detach().double().abs() * square.sqrt())
+            sizes[name] = float(gate.gate.detach().double().abs() * square.sqrt())
         return sizes
 
 
@@ -445,9 +450,13 @@ class AdapterSet(nn.ModuleDict):
             self._check_free(name)
             self[name] = self._new(name, config.adapter_config(name), weights_follow)
 
-    def add_module(self, name: str, module: nn.Module | None) -> None:
+    def add_module(self, name: str, module: Any) -> None:
         """Register an adapter; methods of this class are no obstacle to an adapter of the same name."""
         self._modules[name] = module
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, name: str) -> Any: ...
 
     @property
     def enabled(self) -> bool:
@@ -673,7 +682,7 @@ class AdapterVerbs:
 
     def print_trainable_parameters(self) -> None:
         """Print how many parameters train, of how many."""
-        counts = [(one.numel(), one.requires_grad) for one in self.parameters()]
+        counts = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
         total, trainable = sum(n for n, _ in counts), sum(n for n, trains in counts if trains)
         share = 100 * trainable / max(total, 1)
         print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {share:.4f}")
@@ -687,7 +696,7 @@ class AdapterVerbs:
         if len(names) != 1:
             raise ValueError(f"say which adapter you mean, of {names}")
         tensors = self.state_dict() if state_dict is None else state_dict
-        tensors = {key.removeprefix("kadapter."): one for key, one in tensors.items()}
+        tensors = {key.removeprefix("kadapter."): tensor for key, tensor in tensors.items()}
         return tensors_under(f"adapters.{names[0]}.", tensors)
 
     def tapped(self) -> list[int]:
@@ -704,7 +713,7 @@ class AdapterVerbs:
         """Return the backbone's input embeddings."""
         return self.base_model.backbone.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         """Replace the backbone's input embeddings; the backbone is saved with the model from then on."""
         backbone = self.base_model.backbone
         value.requires_grad_(backbone.get_input_embeddings().weight.requires_grad)
@@ -780,7 +789,7 @@ class KAdapterPreTrainedModel(AdapterVerbs, ArtifactVerbs, PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-    _no_split_modules = ("KnowledgeAdapter",)
+    _no_split_modules = ["KnowledgeAdapter"]  # noqa: RUF012 (as PreTrainedModel has it)
 
     def init_weights(self) -> None:
         """Do nothing: adapters and heads initialise themselves as published, and the backbone keeps its weights."""
@@ -788,7 +797,7 @@ class KAdapterPreTrainedModel(AdapterVerbs, ArtifactVerbs, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing, for the same reason."""
 
-    markers = MARKERS  # around the mentions, as the class is trained with them
+    markers: tuple[str, ...] = MARKERS  # around the mentions, as the class is trained with them
 
     @classmethod
     def encode_entities(
@@ -888,7 +897,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         inputs = {"input_ids": input_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         inputs.update(attention_mask=attention_mask, return_dict=True)
         inputs = {key: value for key, value in inputs.items() if value is not None}
-        trains = any(one.requires_grad for one in self.backbone.parameters())
+        trains = any(parameter.requires_grad for parameter in self.backbone.parameters())
         if trains and torch.is_grad_enabled():
             self.config.backbone_modified = True  # whatever happens next: a changed backbone is never lost in saving
         trains = trains or (inputs_embeds is not None and inputs_embeds.requires_grad)

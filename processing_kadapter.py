@@ -1,4 +1,4 @@
-"""From raw text to a model's inputs, and from its outputs to words; and the tokenizer that an artifact carries.
+"""From raw text to inputs, from outputs to words, and what an artifact carries for that: a tokenizer and a card.
 
 Mentions are marked as in the official code (fac-adapter.py). Dimensions: B batch, S sequence, W words, M mentions,
 C choices, P passages.
@@ -7,14 +7,17 @@ C choices, P passages.
 import json
 import operator
 import os
+import re
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Collection, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
@@ -23,6 +26,8 @@ from transformers.utils import CONFIG_NAME, cached_file, logging
 from .configuration_kadapter import KAdapterConfig
 
 __all__ = [
+    "CARD_MARK",
+    "HEADS",
     "MARKERS",
     "VOCABULARIES",
     "PassageTokens",
@@ -36,6 +41,7 @@ __all__ = [
     "join_choice",
     "join_passages",
     "mark_entities",
+    "model_card",
     "put_tokenizer",
     "read_tokenizer",
     "special_tokens",
@@ -55,9 +61,9 @@ def encode_entities(
 ) -> dict[str, Tensor]:
     """Turn raw text with marked mentions into input_ids, attention_mask and entity_positions.
 
-    `entity_spans` gives for each text one (start, end) in characters for each mention: one for typing, head and tail
-    for relations. The first is marked by "@", the second by "#", before and after, as bare tokens; the position is
-    the opening marker's. Where both open at one place the second stands outside. `markers` chooses others: " @" is
+    `entity_spans` has for each text a (start, end) in characters for each mention: one mention for typing, head and
+    tail for relations. The first is marked by "@", the second by "#", before and after, as bare tokens; the position
+    is the opening marker's. Where both open at one place the second stands outside. `markers` chooses others: " @" is
     the token with the sign for a space before it, as the official code marks mentions for entity typing.
 
     Raises:
@@ -74,11 +80,10 @@ def encode_entities(
         if max_length is not None and len(ids) > max_length:
             del ids[max_length - 1 : -1]
     padded = tokenizer.pad({"input_ids": [ids for ids, _ in encoded]}, return_tensors="pt", padding_side="right")
-    positions = torch.tensor([positions for _, positions in encoded])  # (B, M)
     return {
         "input_ids": padded["input_ids"],
         "attention_mask": padded["attention_mask"],
-        "entity_positions": positions,
+        "entity_positions": torch.tensor([positions for _, positions in encoded]),  # (B, M)
     }
 
 
@@ -91,13 +96,16 @@ def mark_entities(
     """Return for each text its token ids, special tokens included, and the positions of the opening markers."""
     if len(texts) != len(entity_spans):
         raise ValueError(f"{len(texts)} texts but spans for {len(entity_spans)}; give spans for each text")
-    pieces = [_pieces(number, *one) for number, one in enumerate(zip(texts, entity_spans, strict=True))]
-    segments = [" " + piece for one in pieces for piece in one if not isinstance(piece, tuple) and piece]
+    pieces = [_pieces(number, *pair) for number, pair in enumerate(zip(texts, entity_spans, strict=True))]
+    segments = [
+        " " + piece for text_pieces in pieces for piece in text_pieces if not isinstance(piece, tuple) and piece
+    ]
     ids = iter(tokenizer(segments, add_special_tokens=False)["input_ids"] if segments else [])
     prefix, suffix = special_tokens(tokenizer)
     marks = [_marker_ids(tokenizer, marker) for marker in markers]
     return [
-        _assemble(one, ids, prefix, suffix, marks, len(spans)) for one, spans in zip(pieces, entity_spans, strict=True)
+        _assemble(text_pieces, ids, prefix, suffix, marks, len(spans))
+        for text_pieces, spans in zip(pieces, entity_spans, strict=True)
     ]
 
 
@@ -125,7 +133,8 @@ def _pieces(number: int, text: str, spans: Sequence[tuple[int, int]]) -> list[st
                 f"{len(text)} characters; give (start, end) with 0 <= start < end <= {len(text)}"
             )
         cuts += [(start, True, -mention), (end, False, mention)]
-    pieces, last = [], 0
+    pieces: list[Any] = []
+    last = 0
     for at, opens, mention in sorted(cuts):
         pieces += [text[last:at].strip(), (abs(mention), opens)]
         last = at
@@ -154,9 +163,9 @@ def _assemble(
 
 def _marker_ids(tokenizer: Any, marker: str) -> list[int]:
     """Return the bare marker's id, without the sign for a space before it, where the vocabulary has it."""
-    one = tokenizer.convert_tokens_to_ids(marker)
-    if one is not None and one != tokenizer.unk_token_id:
-        return [one]
+    token_id = tokenizer.convert_tokens_to_ids(marker)
+    if token_id is not None and token_id != tokenizer.unk_token_id:
+        return [token_id]
     return tokenizer(marker, add_special_tokens=False)["input_ids"]
 
 
@@ -195,7 +204,7 @@ def encode_words(
 def word_tokens(tokenizer: Any, sentences: Sequence[Sequence[str]]) -> list[tuple[list[int], list[int]]]:
     """Return for each sentence its token ids, special tokens included, and the positions of root and words.
 
-    Each word is tokenised on its own, as if a space stood before it; one that leaves no token becomes an unknown one.
+    Each word is tokenised on its own, as if a space stood before it, and becomes the unknown token if none is left.
     """
     prefix, suffix = special_tokens(tokenizer)
     flat = [" " + word for words in sentences for word in words]
@@ -338,7 +347,9 @@ def best_spans(start_logits: Tensor, end_logits: Tensor, max_answer_length: int 
     batch, _, length = start_logits.shape
     best = torch.full((batch,), -torch.inf, device=start_logits.device)
     spans = torch.zeros(batch, 3, dtype=torch.long, device=start_logits.device)
-    start, end = (one.float().flatten(1).log_softmax(dim=1).view_as(one) for one in (start_logits, end_logits))
+    start, end = (
+        logits.float().flatten(1).log_softmax(dim=1).view_as(logits) for logits in (start_logits, end_logits)
+    )
     for more in range(min(max_answer_length, length)):
         scores = (start[..., : length - more] + end[..., more:]).flatten(1)  # (B, P * (S - more))
         score, index = scores.max(dim=1)
@@ -371,8 +382,8 @@ def read_tokenizer(source: str, config: KAdapterConfig, **reading: Any) -> PreTr
         try:
             if not _fetch(source, Path(folder), reading):
                 return None
-            kind = {key: one for key, one in (config.backbone_config or {}).items() if key in KIND and one}
-            Path(folder, CONFIG_NAME).write_text(json.dumps(kind), encoding="utf-8")
+            backbone = {key: value for key, value in (config.backbone_config or {}).items() if key in KIND and value}
+            Path(folder, CONFIG_NAME).write_text(json.dumps(backbone), encoding="utf-8")
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except OSError:  # not at hand: an artifact is complete without
             return None
@@ -384,20 +395,20 @@ def read_tokenizer(source: str, config: KAdapterConfig, **reading: Any) -> PreTr
 
 
 def _fetch(source: str, folder: Path, reading: dict[str, Any]) -> bool:
-    """Copy a tokenizer's files without what names code; return whether it is one that needs none of its own."""
+    """Copy a tokenizer's files without what names code; return whether the tokenizer needs no code of its own."""
     options = {"_raise_exceptions_for_missing_entries": False, **reading}
     paths = {name: cached_file(source, name, **options) for name in TOKENIZER_FILES if name != CHAT}
-    found = {name: path for name, path in paths.items() if path is not None}
-    for name, path in found.items():
+    files = {name: path for name, path in paths.items() if path is not None}
+    for name, path in files.items():
         shutil.copyfile(path, folder / name)
-    if SETTINGS in found:
+    if SETTINGS in files:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         code, named = settings.pop("auto_map", None), settings.get("tokenizer_class")
         if code and named and tokenizer_class_from_name(named) is None:
             logger.warning(f"the tokenizer of {source!r} needs code of its own, so it is not saved along")
             return False
         (folder / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
-    return bool(found.keys() & set(VOCABULARIES))
+    return bool(files.keys() & set(VOCABULARIES))
 
 
 def fits(tokenizer: PreTrainedTokenizerBase, config: KAdapterConfig, own: PreTrainedTokenizerBase | None) -> bool:
@@ -419,7 +430,7 @@ def put_tokenizer(
 ) -> Collection[str]:
     """Write a model's tokenizer to `folder`, from where it comes to `directory`, and return which files there go.
 
-    It is the given one, else that which stands in `directory` if it fits the backbone, else the backbone's own.
+    It is `tokenizer`, else the tokenizer in `directory` if it fits the backbone, else the backbone's own.
     """
     if tokenizer is None:
         own, another = backbone_tokenizer(config), _was_of_another(config, directory)
@@ -460,3 +471,152 @@ def _was_of_another(config: KAdapterConfig, directory: Path) -> bool:
         if earlier.get(field) and getattr(config, field):
             return earlier[field] != getattr(config, field)
     return False
+
+
+# ---- the card of an artifact ----------------------------------------------------------------------------------------
+
+
+REPOSITORY = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"  # the name of one on the Hub
+LONGEST_FIELD = 200  # characters of what a card tells of an adapter
+HEADS = "heads_kadapter.py"
+CARD_MARK = "<!-- Generated by kadapter at each save. Remove this line to keep your own text. -->"
+EXAMPLES = {  # what a card shows for each head, from raw text to words; None for a model without a head
+    None: """text = "Marie Curie was born in Warsaw."
+inputs = model.encode_entities(tokenizer, [text], [[(0, 11), (24, 30)]])  # two mentions, in characters
+positions = inputs.pop("entity_positions")  # where the marked mentions begin
+head, tail = model(**inputs).last_hidden_state[0, positions[0]]  # features of encoder and adapters, fused
+print(head.shape, tail.shape)""",
+    "KAdapterForEntityPairClassification": """text = "Marie Curie was born in Warsaw."
+inputs = model.encode_entities(tokenizer, [text], [[(0, 11), (24, 30)]])  # head and tail, in characters
+logits = model(**inputs).logits
+print(model.config.id2label[logits.argmax(-1).item()])  # the relation""",
+    "KAdapterForEntityClassification": """text = "Marie Curie was born in Warsaw."
+inputs = model.encode_entities(tokenizer, [text], [[(0, 11)]])  # the mention, in characters
+scores = model(**inputs).logits.sigmoid()[0].tolist()
+print([model.config.id2label[number] for number, score in enumerate(scores) if score > 0.5])  # its types""",
+    "KAdapterForDependencyParsing": """words = "Birds sing at dawn .".split()
+inputs = model.encode_words(tokenizer, [words])
+heads = model(**inputs).logits.argmax(-1)[0].tolist()  # of each word the number of its head, 0 for the root
+for word, head in zip(words, heads):
+    print(word, "<-", "ROOT" if head == 0 else words[head - 1])""",
+    "KAdapterForMultipleChoice": """choices = ["She was ill.", "It was raining."]
+inputs = model.encode_choices(tokenizer, ["It rained all day."], ["Why did she stay in?"], [choices])
+print(choices[model(**inputs).logits.argmax(-1).item()])""",
+    "KAdapterForQuestionAnswering": """passages = ["Marie Curie was born in Warsaw.", "Warsaw lies on the Vistula."]
+inputs = model.encode_passages(tokenizer, ["Where was Marie Curie born?"], [passages])
+output = model(**inputs)
+spans, probabilities = model.best_spans(output.start_logits, output.end_logits)
+passage, first, last = spans[0].tolist()
+print(tokenizer.decode(inputs["input_ids"][0, passage, first : last + 1]), probabilities[0].item())""",
+    "KAdapterForSequenceClassification": """text = "Marie Curie was born in Warsaw."
+inputs = tokenizer([text], return_tensors="pt")
+logits = model(**inputs).logits
+print(model.config.id2label[logits.argmax(-1).item()])""",
+    "KAdapterForTokenClassification": """text = "Marie Curie was born in Warsaw."
+inputs = tokenizer([text], return_tensors="pt")
+logits = model(**inputs).logits
+labels = [model.config.id2label[number] for number in logits.argmax(-1)[0].tolist()]
+print(list(zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), labels)))""",
+}
+MULTI_LABEL = """inputs = tokenizer(["Marie Curie was born in Warsaw."], return_tensors="pt")
+scores = model(**inputs).logits.sigmoid()[0].tolist()
+print([model.config.id2label[number] for number, score in enumerate(scores) if score > 0.5])"""
+REGRESSION = """inputs = tokenizer(["Marie Curie was born in Warsaw."], return_tensors="pt")
+print(model(**inputs).logits[0].tolist())"""
+OFFICIAL_PARSER = """words = "Birds sing at dawn .".split()
+inputs = model.encode_words(tokenizer, [words])
+starts = inputs.pop("word_positions")[0].tolist()  # the tokens of the root and of each word's first sub-token
+heads = (model(**inputs).logits.argmax(-1)[0] - 1).tolist()  # of each token the position of its head
+for word, start in zip(words, starts[1:]):
+    head = heads[start]
+    print(word, "<-", "ROOT" if head == starts[0] else words[starts.index(head) - 1] if head in starts else "?")"""
+
+
+def model_card(config: KAdapterConfig) -> str:
+    """Return the text of an artifact's README.md: what it is, on which backbone and data, with which result."""
+    backbone, names = config.backbone_name_or_path, list(config.adapters)
+    local = backbone is None or not re.fullmatch(REPOSITORY, backbone)
+    data = ModelCardData(
+        library_name="transformers",
+        tags=["kadapter", "adapter", *names],
+        base_model=None if local else backbone,
+        base_model_relation=None if local else "adapter",
+    )
+    shown = _code(Path(backbone).name if local else backbone) if backbone else "a backbone that exists only in memory"
+    lines = ["---", data.to_yaml(), "---", CARD_MARK, f"# {_title(config)}", ""]
+    lines += [
+        f"For the encoder {shown} (revision {_code(config.backbone_revision or '-')}, fingerprint "
+        f"{_code((config.backbone_fingerprint or '-')[:12])}), after K-Adapter (Wang et al., Findings of ACL 2021).",
+        f"Outputs are fused by `{config.fusion}`.",
+        "The backbone was changed along and is part of this artifact."
+        if config.backbone_modified
+        else "The encoder is frozen and comes from its own repository.",
+        "",
+        *("| adapter | layers | inner width | trained on | objective | result |", "|---|---|---|---|---|---|"),
+        *(_row(name, values) for name, values in config.adapters.items()),
+        *_usage(config),
+        "Where this stands in a `subfolder` of a repository, put a copy of the `*_kadapter.py` files at its root too:",
+        *("transformers looks for code there. With the package `kadapter` installed none is needed.", ""),
+    ]
+    return str(ModelCard("\n".join(lines), ignore_metadata_errors=True))
+
+
+def _title(config: KAdapterConfig) -> str:
+    """Return what an artifact is called: by its head's task, if it has one, and by its adapters."""
+    task = re.sub("(?<=[a-z])(?=[A-Z])", " ", (_head(config) or "").removeprefix("KAdapterFor")).capitalize()
+    adapters = f"knowledge adapter {' + '.join(config.adapters)}" if config.adapters else ""
+    title = " with ".join(part for part in (task, adapters) if part) or "encoder without adapters"
+    return title[0].upper() + title[1:]
+
+
+def _head(config: KAdapterConfig) -> str | None:
+    model_class = (config.architectures or ["KAdapterModel"])[0]
+    return None if model_class == "KAdapterModel" else model_class
+
+
+def _usage(config: KAdapterConfig) -> list[str]:
+    """Return how an artifact is loaded, and how its head turns raw text into words."""
+    head = _head(config)
+    own = [name for name, target in (config.auto_map or {}).items() if target == f"{HEADS[:-3]}.{head}"]
+    loader = own[0] if head and own else "AutoModel"
+    lines = ["", "```python", f"from transformers import {loader}, AutoTokenizer", ""]
+    lines += [f'model = {loader}.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)']
+    lines += ['tokenizer = AutoTokenizer.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)']
+    lines += [_example(config, head), "```", ""]
+    if head:
+        lines += [f"The model with its head is a `{head}`; `AutoModel` gives the encoder and its adapters alone.", ""]
+    return lines
+
+
+def _example(config: KAdapterConfig, head: str | None) -> str:
+    if head == "KAdapterForDependencyParsing" and config.dependency_head == "official":
+        return OFFICIAL_PARSER
+    if head == "KAdapterForSequenceClassification":
+        others = {"multi_label_classification": MULTI_LABEL, "regression": REGRESSION}
+        return others.get(str(config.problem_type), EXAMPLES[head])
+    return EXAMPLES.get(head, "")
+
+
+def _row(name: str, adapter: dict[str, Any]) -> str:
+    training = adapter.get("training") or {}
+    results = (training.get("results") or {}).items()
+    shown = ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in results)
+    cells = (training.get("corpus", "-"), training.get("objective", "-"), shown or "-")
+    return f"| {name} | {adapter['layers']} | {adapter['hidden_size']} | {' | '.join(map(_plain, cells))} |"
+
+
+def _plain(value: Any) -> str:
+    """Return a value, perhaps of other people's artifacts, as text in which Markdown and HTML mean nothing."""
+    text = _one_line(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]|~$!#])|(?<!\w)(_)|(_)(?!\w)", lambda match: f"\\{match.group()}", text)
+    return text.replace("://", ":&#47;&#47;")  # no address becomes a link of its own
+
+
+def _code(value: Any) -> str:
+    """Return a value as code within a line, which it can't end."""
+    return f"`{_one_line(value).replace('`', '')}`"
+
+
+def _one_line(value: Any) -> str:
+    text = "".join(character if character.isprintable() else " " for character in str(value))
+    return textwrap.shorten(text, LONGEST_FIELD, placeholder=" ...") or "-"

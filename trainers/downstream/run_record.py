@@ -10,7 +10,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from ...artifacts_kadapter import CARD, CARD_MARK
+from ...artifacts_kadapter import CARD
+from ...processing_kadapter import CARD_MARK
 from ..common.atomic_files import replace_file
 from ..common.output_directory import RUN
 from .model import random_names, row_name
