@@ -396,13 +396,15 @@ def digest_of(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def travelling_code(folder: Path, source: str | None = None) -> dict[str, Path]:
+def travelling_code(folder: Path, kinds: Collection[str] = (), source: str | None = None) -> dict[str, Path]:
     """Return the Python files that an artifact brings along by their names, from the folder of the running ones.
 
+    They are the six files and those of the other `kinds` of plug-ins in the artifact.
     Where no head was asked for, remote code lies there without the file of heads, which then comes from the `source`
     that the model was loaded from if it is of the very same release, and else stays behind.
     """
-    code = {name: folder / name for name in CODE if (folder / name).is_file()}
+    names = (*CODE, *(f"{kind}_kadapter.py" for kind in sorted(kinds)))
+    code = {name: folder / name for name in names if (folder / name).is_file()}
     if HEADS not in code and source:
         with contextlib.suppress(OSError, ValueError):
             heads = cached_file(source, HEADS, local_files_only=True)
@@ -1170,14 +1172,16 @@ class ArtifactVerbs:
     ) -> None:
         config.architectures = [model_class.__name__]
         config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.") if tensors else None
-        code = travelling_code(Path(inspect.getfile(self.model_class)).parent, self.name_or_path)
+        kinds = {config.adapter_config(name).kind for name in config.adapters} - {DEFAULT_KIND}
+        code = travelling_code(Path(inspect.getfile(self.model_class)).parent, kinds, self.name_or_path)
         config.auto_map = {"AutoConfig": "configuration_kadapter.KAdapterConfig"}
         config.auto_map["AutoModel"] = "modeling_kadapter.KAdapterModel"
+        for kind in sorted(kinds)[:1]:  # its file imports the others, and would not be fetched if those were named
+            config.auto_map = {name: f"{kind}_kadapter.K{name.replace('Auto', 'Adapter')}" for name in config.auto_map}
         if HEADS in code:
             config.auto_map.update({f"AutoModelFor{task}": f"{HEADS[:-3]}.KAdapterFor{task}" for task in TASKS})
-        if (
-            model_class.__module__ == f"{self.model_class.__module__.rpartition('.')[0]}.{HEADS[:-3]}"
-        ):  # not from elsewhere
+        package = self.model_class.__module__.rpartition(".")[0]
+        if model_class.__module__ == f"{package}.{HEADS[:-3]}":  # a head from elsewhere does not travel along
             config.auto_map.update(dict.fromkeys(model_class._auto_classes, f"{HEADS[:-3]}.{model_class.__name__}"))
         write_artifact(path, code, config, tensors, tokenizer)
 
