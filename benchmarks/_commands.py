@@ -1,4 +1,4 @@
-"""What the commands share: their options, lists of values after one option, and what is done with the results."""
+"""Options shared by the benchmarks, lists of values after an option, and running and reporting a benchmark."""
 
 from __future__ import annotations
 
@@ -14,40 +14,43 @@ import _lengths
 import _plots
 import typer
 from _rounds import Marks, Results, play
-from _tables import by_operation, tell, write_json
+from _tables import by_operation, report, write_json
 from typer.core import TyperCommand
 
-SizeOption = Annotated[Literal["large", "base", "tiny"], typer.Option(help="Shape of the backbone, as RoBERTa's.")]
-Rounds = Annotated[int, typer.Option(min=1, help="How often every contestant runs.")]
-Steps = Annotated[int, typer.Option(min=1, help="Training steps that are measured in each run.")]
-Warmup = Annotated[int, typer.Option(min=1, help="Steps before those that are measured.")]
+SizeOption = Annotated[Literal["large", "base", "tiny"], typer.Option(help="Size of the RoBERTa backbone.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Number of runs of every contestant.")]
+Steps = Annotated[int, typer.Option(min=1, help="Number of measured training steps of each run.")]
+Warmup = Annotated[int, typer.Option(min=1, help="Number of training steps before the measured steps.")]
 Batch = Annotated[int, typer.Option(min=1, help="Sentences in a batch.")]
-MaxLength = Annotated[int, typer.Option(min=8, max=512, help="Longest sentence in tokens; longer ones are cut.")]
+MaxLength = Annotated[int, typer.Option(min=8, max=512, help="Tokens that longer sentences are cut to.")]
 Bf16 = Annotated[
-    bool | None, typer.Option("--bf16/--no-bf16", help="Train in bfloat16.", show_default="if faster here")
+    bool | None, typer.Option("--bf16/--no-bf16", help="Train in bfloat16.", show_default="if it is faster")
 ]
-Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the models run.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of a process.", show_default="one for each core")]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Device that the models run on.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of a process.", show_default="the number of cores")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="FewRel release with the lengths.", show_default="../shared/data/fewrel, else recorded lengths"),
+    typer.Option(
+        help="FewRel release whose sentence lengths are used.",
+        show_default="../shared/data/fewrel, else recorded lengths",
+    ),
 ]
 Tokenizer = Annotated[
     str | None,
-    typer.Option(help="What counts the tokens of --data-dir.", show_default="../shared/models/all-MiniLM-L6-v2"),
+    typer.Option(help="Tokenizer for --data-dir.", show_default="../shared/models/all-MiniLM-L6-v2"),
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Where the results are written, after every round.")]
-Markdown = Annotated[Path | None, typer.Option(help="Where the table is written.")]
+Json = Annotated[Path | None, typer.Option("--json", help="File for the results, rewritten after every round.")]
+Markdown = Annotated[Path | None, typer.Option(help="File for the table.")]
 Profile = Annotated[
-    Path | None, typer.Option(help="Where it is written on what the time goes, looked at in one more round.")
+    Path | None, typer.Option(help="File for the time of each operation, measured in an additional round.")
 ]
-Plot = Annotated[Path | None, typer.Option(callback=_plots.checked, help="Where it is drawn, as .svg or .png.")]
+Plot = Annotated[Path | None, typer.Option(callback=_plots.checked, help="File for the plot, .svg or .png.")]
 CORES = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-BY_CPU_TIME = ("tokens/CPU s", "by CPU time", "CPU time")  # columns that tell nothing of what a GPU computes
+BY_CPU_TIME = ("tokens/CPU s", "by CPU time", "CPU time")  # columns that mean nothing for work done by a GPU
 
 
 class Files(NamedTuple):
-    """Where results are written, None for nowhere."""
+    """The files that results are written to; None for those not wanted."""
 
     json: Path | None
     markdown: Path | None
@@ -55,7 +58,7 @@ class Files(NamedTuple):
 
 
 class Benchmark(NamedTuple):
-    """The module whose `contest` runs in fresh processes, and what is made of its results: JSON, a table, panels."""
+    """The module whose `contest` runs in fresh processes, and the functions that present its results."""
 
     module: str
     summary: Callable[[Results], dict[str, dict[str, Any]]]
@@ -63,10 +66,10 @@ class Benchmark(NamedTuple):
     panels: Callable[[dict[str, dict[str, Any]]], list[list[_plots.Bars | _plots.Lines]]]
 
 
-def in_bfloat16(asked: bool | None, device: str) -> bool:
-    """Return whether to compute in bfloat16: as asked, or if this machine is faster in it."""
-    if asked is not None:
-        return asked
+def in_bfloat16(requested: bool | None, device: str) -> bool:
+    """Return whether to compute in bfloat16: as requested, or else if this machine is faster in it."""
+    if requested is not None:
+        return requested
     import torch
 
     from kadapter.trainers.common.precision import bfloat16_pays
@@ -75,55 +78,55 @@ def in_bfloat16(asked: bool | None, device: str) -> bool:
 
 
 def contest_in(module: str, job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Run one contestant, in a process that has the heavy libraries, which the command has not."""
+    """Run a contestant in a process that imports the heavy libraries, which the command itself does not."""
     return import_module(module).contest(job, marks)
 
 
 def compare(benchmark: Benchmark, jobs: Mapping[str, dict[str, Any]], rounds: int, title: str, files: Files) -> None:
-    """Run every job in each round, and tell the results; the first job says on which device, by how many threads."""
+    """Run every job in each round, and report the results; all jobs share the device and threads of the first."""
     device, threads = (next(iter(jobs.values()))[key] for key in ("device", "threads"))
     contest = partial(contest_in, benchmark.module)
-    said = {name: {key: job[key] for key in ("sentences",) if key in job} for name, job in jobs.items()}
+    sources = {name: {key: job[key] for key in ("sentences",) if key in job} for name, job in jobs.items()}
 
     def summary_of(results: Results) -> dict[str, dict[str, Any]]:
-        return {name: {**one, **said[name]} for name, one in benchmark.summary(results).items()}
+        return {name: {**result, **sources[name]} for name, result in benchmark.summary(results).items()}
 
-    summary = summary_of(play(contest, jobs, rounds, device, lambda some: write_json(files.json, summary_of(some))))
+    summary = summary_of(play(contest, jobs, rounds, device, lambda sofar: write_json(files.json, summary_of(sofar))))
     rows = benchmark.table(summary)
     if device != "cpu":
         rows = [{name: cell for name, cell in row.items() if name not in BY_CPU_TIME} for row in rows]
-    tell(f"{title}, medians of {rounds} rounds", rows, device, threads, files.markdown)
+    report(f"{title}, medians of {rounds} rounds", rows, device, threads, files.markdown)
     if files.plot is not None:
         _plots.draw(benchmark.panels(summary), files.plot)
 
 
 def profile(benchmark: Benchmark, jobs: Mapping[str, dict[str, Any]], title: str, path: Path) -> None:
-    """Run every job once more, beside a profiler, and tell where the time goes."""
+    """Run every job once more under a profiler, and report where the time goes."""
     device, threads = (next(iter(jobs.values()))[key] for key in ("device", "threads"))
     profiled = {name: {**job, "profile": True} for name, job in jobs.items()}
-    results = play(partial(contest_in, benchmark.module), profiled, 1, device, lambda some: None)
+    results = play(partial(contest_in, benchmark.module), profiled, 1, device, lambda results: None)
     shares = {name: runs[0]["shares"] for name, runs in results.items()}
-    tell(f"{title}, where the time goes", by_operation(shares), device, threads, path)
+    report(f"{title}, where the time goes", by_operation(shares), device, threads, path)
 
 
 class SpreadCommand(TyperCommand):
     """A command whose options take several values at once: `--batches 1 16 64`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse flags after spreading them."""
+        """Parse the options after repeating each before every one of its values."""
         return super().parse_args(ctx, spread(args))
 
 
 def spread(arguments: Sequence[str]) -> list[str]:
-    """Repeat an option before each of its values; there are no arguments that are not options."""
+    """Repeat each option before every one of its values; positional arguments are not supported."""
     flags, option, expected = [], None, False
-    for one in arguments:
-        if one.startswith("--"):
-            option, expected = one, "=" not in one
+    for argument in arguments:
+        if argument.startswith("--"):
+            option, expected = argument, "=" not in argument
         elif not expected and option is not None:
             flags.append(option.partition("=")[0])
-        flags.append(one)
-        expected = expected and one.startswith("--")
+        flags.append(argument)
+        expected = expected and argument.startswith("--")
     return flags
 
 
@@ -135,10 +138,10 @@ def app_of(main: Callable[..., None]) -> typer.Typer:
 
 
 def start(main: Callable[..., None]) -> None:
-    """Run a command; a failure that has a sentence ends with it.
+    """Run a command, and exit with the message of an expected error.
 
     Raises:
-        SystemExit: always, as commands do.
+        SystemExit: always.
     """
     try:
         app_of(main)()
@@ -147,22 +150,22 @@ def start(main: Callable[..., None]) -> None:
 
 
 def sentences_of(data_dir: Path | None, tokenizer: str | None) -> dict[str, Any]:
-    """Return the part of a job that says how long sentences are, as "lengths", and where that is from, as "sentences".
+    """Return the fields "lengths" of a job, the lengths of sentences, and "sentences", where they come from.
 
     Raises:
-        ValueError: the directory has no tokenizer, or the tokenizer no directory.
+        ValueError: only one of directory and tokenizer was passed.
     """
     if (data_dir is None) != (tokenizer is None):
-        raise ValueError("--data-dir and --tokenizer go together: give both, or neither for the lengths of FewRel")
+        raise ValueError("--data-dir and --tokenizer go together: pass both, or neither for the lengths of FewRel")
     lengths, source = _lengths.chosen(data_dir, tokenizer)
     return {"lengths": lengths, "sentences": source}
 
 
-def sentences_alike(length: int) -> dict[str, Any]:
-    """Return the same part for sentences that are all of one length."""
+def sentences_of_length(length: int) -> dict[str, Any]:
+    """Return the same fields for sentences that all have the same length."""
     return {"lengths": [length], "sentences": f"{length} tokens each"}
 
 
 def name_of(adapters: int) -> str:
-    """Return the name of a contestant with so many adapters."""
+    """Return the name of a contestant with this number of adapters."""
     return f"+{adapters}" if adapters else "backbone"

@@ -1,6 +1,6 @@
-"""How long sentences are: FewRel's lengths as recorded, or those of a directory with its release.
+"""Sentence lengths for benchmarks: recorded from FewRel, or measured on a directory with its release.
 
-Both count the marks of two mentions and the special tokens.
+Both include the markers of two mentions and the special tokens.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-# Sentences of FewRel 1.0 (the 21,000 of 30 relations) by their number of tokens, from SHORTEST on, for the tokenizer
-# of all-MiniLM-L6-v2; 35 tokens on average.
+# Number of sentences of FewRel 1.0 (21,000 of 30 relations) of each length in tokens, from SHORTEST on, counted by the
+# tokenizer of all-MiniLM-L6-v2; the mean is 35 tokens.
 RECORDED = "lengths recorded of FewRel by all-MiniLM-L6-v2"
 SHORTEST = 10
 SENTENCES = (
@@ -44,13 +44,13 @@ SENTENCES = (
     *(7, 9, 11, 4, 5, 1, 3, 3, 0, 0, 1, 0, 1, 1, 0, 0, 0, 1),
 )
 
-# What is read where nothing else is asked for, if both are beside the repository.
+# Read by default, if both exist next to the repository.
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RELEASE, TOKENIZER = "data/fewrel", "models/all-MiniLM-L6-v2"
 
 
 def chosen(data_dir: Path | None, tokenizer: str | None) -> tuple[list[int], str]:
-    """Return the lengths of a directory, else of the release beside the repository, else as recorded; and which.
+    """Return the lengths in a directory, or in the release next to the repository, or as recorded; and their source.
 
     Raises:
         OSError: there is no such tokenizer.
@@ -69,7 +69,7 @@ def recorded() -> list[int]:
 
 
 def measured(data_dir: Path, tokenizer: str) -> list[int]:
-    """Return the length of every sentence of a FewRel directory under a tokenizer, an id or a path.
+    """Return the length of every sentence of a FewRel directory, counted by a tokenizer (Hub id or directory).
 
     Raises:
         OSError: there is no such tokenizer.
@@ -84,11 +84,11 @@ def measured(data_dir: Path, tokenizer: str) -> list[int]:
     for rows in load("fewrel", data_dir).values():
         columns = rows[:]
         pairs = zip(columns["head"], columns["tail"], strict=True)
-        spans = [[(one["start"], one["end"]) for one in pair] for pair in pairs]
+        spans = [[(mention["start"], mention["end"]) for mention in pair] for pair in pairs]
         lengths += [len(ids) for ids, _ in mark_entities(loaded, columns["text"], spans)]
     return lengths
 
 
 def draw(lengths: Sequence[int], number: int, longest: int, seed: int) -> list[int]:
-    """Draw so many lengths with replacement, none above the longest."""
+    """Draw a number of lengths with replacement, and cap each at the longest."""
     return [min(length, longest) for length in Random(seed).choices(lengths, k=number)]

@@ -1,4 +1,4 @@
-"""Backbone and adapters on disk, and one contestant's loading of them, timed in its own process."""
+"""Write a backbone and adapters to disk, and time how a contestant loads them in its own process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers.utils import logging
 from kadapter.modeling_kadapter import KAdapterModel
 
 CHUNK = 2**24  # bytes read at once
-HOME = "home"  # where it is remembered which checkpoint the backbone is, once that was found out
+HOME = "home"  # HF_HOME in which the identity of the backbone's checkpoint is cached
 logging.disable_progress_bar()
 
 
@@ -35,17 +35,17 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
-    """Load the backbone, alone or under adapters, and answer once; say how long it took beside plain reading.
+    """Load the backbone, alone or with adapters, compute an output, and compare the time with plain reading.
 
-    A job's "first" says that nothing was loaded before, and its "round" which of several first times it is.
+    With a job's "first", nothing was loaded before: each "round" has an empty HF_HOME of its own.
     """
     torch.set_num_threads(job["threads"])
     folder, models = Path(job["folder"]), []
     constants.HF_HOME = str(folder / (f"empty{job['round']}" if job["first"] else HOME))
-    parts = [folder / f"adapter{number}" for number in range(job["adapters"])]
-    reading = span(lambda: _read([folder / "backbone", *parts]), "cpu")
+    adapters = [folder / f"adapter{number}" for number in range(job["adapters"])]
+    reading = span(lambda: _read([folder / "backbone", *adapters]), "cpu")
     marks.begin()
-    loading = span(lambda: models.append(_load(folder, parts)), "cpu")
+    loading = span(lambda: models.append(_load(folder, adapters)), "cpu")
     ids = torch.tensor([[0, 5, 6, 2]])
     with torch.inference_mode():
         answering = span(lambda: models[0](input_ids=ids, attention_mask=torch.ones_like(ids)), "cpu")
@@ -58,10 +58,10 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
     }
 
 
-def _load(folder: Path, parts: list[Path]) -> Any:
-    if not parts:
+def _load(folder: Path, adapters: list[Path]) -> Any:
+    if not adapters:
         return AutoModel.from_pretrained(folder / "backbone")
-    return KAdapterModel.from_pretrained([str(part) for part in parts])
+    return KAdapterModel.from_pretrained([str(adapter) for adapter in adapters])
 
 
 def _read(folders: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""The contestants' models: random weights in the shapes of a `Size`, built in the dtype that they are held in."""
+"""Build the contestants' models with random weights, in the shapes of a `Size` and directly in their dtype."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kadapter.heads_kadapter import KAdapterForEntityPairClassification
 from kadapter.modeling_kadapter import KAdapterModel
 from kadapter.trainers.common.backbone_options import eight_bits
 
-PAD, RELATIONS = 1, 80  # RoBERTa's id of padding; the relations of FewRel
+PAD, RELATIONS = 1, 80  # RoBERTa's padding id; the number of relations of FewRel
 
 
 def backbone(size: Size, dtype: torch.dtype = torch.float32, pooler: bool = False, **settings: Any) -> RobertaModel:
-    """Return an encoder of RoBERTa's kind, in training mode."""
+    """Return a RoBERTa encoder in training mode."""
     config = RobertaConfig(
         vocab_size=size.vocabulary,
         hidden_size=size.width,
@@ -33,7 +33,7 @@ def backbone(size: Size, dtype: torch.dtype = torch.float32, pooler: bool = Fals
         **settings,
     )
     default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # never in another dtype first, which the peak of memory would show
+    torch.set_default_dtype(dtype)  # casting afterwards would raise the peak of memory
     try:
         return RobertaModel(config, add_pooling_layer=pooler).train()
     finally:
@@ -41,7 +41,7 @@ def backbone(size: Size, dtype: torch.dtype = torch.float32, pooler: bool = Fals
 
 
 def adapter_config(size: Size) -> KnowledgeAdapterConfig:
-    """Return the shape of the knowledge adapter, the paper's beside roberta-large."""
+    """Return the shape of the knowledge adapter, which is the paper's for roberta-large."""
     return KnowledgeAdapterConfig(
         hidden_size=size.adapter_width,
         intermediate_size=size.adapter_intermediate,
@@ -53,9 +53,9 @@ def adapter_config(size: Size) -> KnowledgeAdapterConfig:
 def ours(
     size: Size, dtype: torch.dtype, adapters: int = 1, quantized: bool = False
 ) -> KAdapterForEntityPairClassification:
-    """Return knowledge adapters, in float32 and training, under a head beside a frozen backbone held in a dtype.
+    """Return trainable float32 knowledge adapters under a head, on a frozen backbone of a dtype.
 
-    One that is quantized multiplies in 8 bits, as by run_adapter.py's --quantize_backbone.
+    A quantized backbone multiplies in 8 bits, as with --quantize_backbone of run_adapter.py.
     """
     fields, plain = {"fusion": "concat", "num_labels": RELATIONS}, backbone(size, dtype)
     if quantized:
@@ -68,7 +68,7 @@ def ours(
 
 
 def composed(size: Size, dtype: torch.dtype, adapters: int) -> nn.Module:
-    """Return a backbone and adapters added to it, all in a dtype, or a plain backbone for none, in eval mode."""
+    """Return a backbone with added adapters, or the plain backbone without any, in a dtype and in eval mode."""
     plain = backbone(size, dtype).eval()
     if not adapters:
         return plain
@@ -78,14 +78,14 @@ def composed(size: Size, dtype: torch.dtype, adapters: int) -> nn.Module:
 
 
 def _add_adapters(model: Any, size: Size, number: int) -> list[str]:
-    names = [f"adapter{one}" for one in range(number)]
+    names = [f"adapter{index}" for index in range(number)]
     for name in names:
         model.add_adapter(name, adapter_config(size))
     return names
 
 
 class PairClassifier(nn.Module):
-    """A relation head on the two marked tokens of an encoder, or of one that PEFT has wrapped."""
+    """A relation head on the two marked tokens of an encoder, which PEFT may have wrapped."""
 
     def __init__(self, encoder: nn.Module, width: int) -> None:
         super().__init__()
@@ -93,22 +93,22 @@ class PairClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, entity_positions: Tensor, labels: Tensor) -> dict:
         """Return the loss under "loss"."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        rows = torch.arange(len(states), device=states.device)[:, None]
-        logits = self.head(states[rows, entity_positions].flatten(1)).float()
+        hidden_states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        sentences = torch.arange(len(hidden_states), device=hidden_states.device)[:, None]
+        logits = self.head(hidden_states[sentences, entity_positions].flatten(1)).float()
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
 def full(size: Size) -> PairClassifier:
-    """Return the whole encoder, training."""
+    """Return the whole encoder under a head, all of it trainable."""
     return PairClassifier(backbone(size), size.width)
 
 
 def low_rank(size: Size, contestant: str) -> PairClassifier:
-    """Return an encoder in which PEFT's LoRA trains: rank 8 on query and value, or in the manner of bottlenecks.
+    """Return an encoder with trainable LoRA weights of PEFT: rank 8 on query and value, or similar to bottlenecks.
 
-    PEFT has no bottleneck adapters (Houlsby et al., 2019). Nearest to them is a LoRA of their width at their two
-    places, on the outputs of attention and feed-forward: the same weights and products without the activation between.
+    PEFT has no bottleneck adapters (Houlsby et al., 2019). A LoRA of their width in their two positions, on the
+    outputs of attention and feed-forward, comes closest: equal weights and products, but no activation between them.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -120,11 +120,11 @@ def low_rank(size: Size, contestant: str) -> PairClassifier:
 
 
 class Official(nn.Module):
-    """The factual adapter's training model as published (fac-adapter.py), with its wastes.
+    """The factual adapter's training model as published (fac-adapter.py), including its inefficiencies.
 
-    All hidden states are kept, the pooler runs, attention is eager, adapters see padding, and the head mixes all
-    positions before it picks two by products with one-hot rows. The backbone needs no gradient, so that there is no
-    graph of it, although nothing says no_grad.
+    All hidden states are kept, the pooler runs, attention is eager, adapters attend to padding, and the head projects
+    all positions before it selects two of them by products with one-hot rows. The backbone requires no gradient, so
+    autograd builds no graph for it even without no_grad.
     """
 
     def __init__(self, size: Size) -> None:
@@ -138,17 +138,17 @@ class Official(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, entity_positions: Tensor, labels: Tensor) -> Tensor:
         """Return the loss."""
         output = self.backbone(input_ids, attention_mask=attention_mask, output_hidden_states=True)
-        states = torch.zeros_like(output.last_hidden_state)
+        hidden_states = torch.zeros_like(output.last_hidden_state)
         for layer, adapter in zip(self.layers, self.adapters, strict=True):
-            states = adapter(output.hidden_states[layer] + states)
-        mixed = self.mix(torch.cat([output.last_hidden_state, states], dim=2))
+            hidden_states = adapter(output.hidden_states[layer] + hidden_states)
+        mixed = self.mix(torch.cat([output.last_hidden_state, hidden_states], dim=2))
         rows = F.one_hot(entity_positions, input_ids.shape[1]).to(mixed)  # (B, 2, S)
-        pair = torch.cat([torch.bmm(rows[:, one : one + 1], mixed).squeeze(1) for one in range(2)], dim=1)
+        pair = torch.cat([torch.bmm(rows[:, n : n + 1], mixed).squeeze(1) for n in range(2)], dim=1)
         return F.cross_entropy(self.out(self.dropout(self.dense(pair))), labels)
 
 
 class OfficialLayer(nn.Module):
-    """One adapter layer as published: transformers' BERT encoder between two projections."""
+    """An adapter layer as published: the BERT encoder of transformers between two projections."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -161,9 +161,9 @@ class OfficialLayer(nn.Module):
         )
         self.down, self.up = nn.Linear(size.width, config.hidden_size), nn.Linear(config.hidden_size, size.width)
         self.encoder = BertEncoder(config)
-        for one in (self.down, self.up):
-            nn.init.normal_(one.weight, std=2e-4)
+        for projection in (self.down, self.up):
+            nn.init.normal_(projection.weight, std=2e-4)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         """Map (batch, sequence, width) to the same shape."""
-        return states + self.up(self.encoder(self.down(states)).last_hidden_state)
+        return hidden_states + self.up(self.encoder(self.down(hidden_states)).last_hidden_state)

@@ -1,4 +1,4 @@
-"""What a benchmark draws: medians as bars or lines, with whiskers from the lowest round to the highest."""
+"""Plot medians as bars or lines, with whiskers from the lowest round to the highest."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-if TYPE_CHECKING:  # drawing is imported where it is done, so that no contestant has it in its memory
+if TYPE_CHECKING:  # imported only for drawing, so that matplotlib takes no memory in a contestant's process
     from matplotlib.axes import Axes
 
-KINDS = (".svg", ".png")
-# Okabe and Ito's colours, which colour-blind readers tell apart too.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
-LOOK = {"svg.hashsalt": "kadapter", "svg.fonttype": "none", "font.size": 8, "axes.axisbelow": True}
+SUFFIXES = (".svg", ".png")
+STYLE = {"svg.hashsalt": "kadapter", "svg.fonttype": "none", "font.size": 8, "axes.axisbelow": True}
 WHISKERS = {"elinewidth": 0.9, "capsize": 1.8, "capthick": 0.9, "ecolor": "#1a1a1a"}
-STEPS = (1, 2, 5)  # of which multiples by powers of ten are marked on a logarithmic axis
+STEPS = (1, 2, 5)  # times powers of ten are labelled on a logarithmic axis
 
 
 class Bars(NamedTuple):
-    """A panel with a bar for each contestant, whose numbers are those of its rounds."""
+    """A panel with a bar for each contestant, from its numbers by round."""
 
     x: str
     numbers: Mapping[str, Sequence[float]]
@@ -30,21 +28,21 @@ class Bars(NamedTuple):
 
     @property
     def inches(self) -> tuple[float, float]:
-        """Return width and height."""
+        """The width and height of the panel."""
         return 3.0, 0.7 + 0.24 * len(self.numbers)
 
-    def draw(self, axis: Axes) -> None:
-        """Draw the panel, the first contestant on top."""
+    def draw(self, axis: Axes, colours: Sequence[str]) -> None:
+        """Draw the panel, with the first contestant on top."""
         names = list(self.numbers)
-        colours = [colour for _, colour in zip(names, cycle(COLOURS), strict=False)]
-        middles, whiskers = spread(list(self.numbers.values()))
-        axis.barh(names, middles, xerr=whiskers, height=0.72, color=colours, error_kw=WHISKERS)
+        repeated = [colour for _, colour in zip(names, cycle(colours), strict=False)]
+        medians, whiskers = spread(list(self.numbers.values()))
+        axis.barh(names, medians, xerr=whiskers, height=0.72, color=repeated, error_kw=WHISKERS)
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.xaxis.grid(True, color="#e3e3e3", linewidth=0.6)
 
 
 class Lines(NamedTuple):
-    """A panel with a line for each contestant over what varies, whose numbers there are those of its rounds."""
+    """A panel with a line for each contestant, from its numbers by round at each value of the varied quantity."""
 
     x: str
     numbers: Mapping[str, Mapping[int, Sequence[float]]]
@@ -53,69 +51,71 @@ class Lines(NamedTuple):
 
     @property
     def inches(self) -> tuple[float, float]:
-        """Return width and height."""
+        """The width and height of the panel."""
         return 2.2, 2.1
 
-    def draw(self, axis: Axes) -> None:
-        """Draw the panel; what varies grows by factors, and so does the rest if it is told to."""
-        for (name, line), colour in zip(self.numbers.items(), cycle(COLOURS), strict=False):
-            middles, whiskers = spread(list(line.values()))
-            looks = {**WHISKERS, "ecolor": colour, "color": colour, "marker": "o", "markersize": 3, "linewidth": 1.2}
-            axis.errorbar(list(line), middles, yerr=whiskers, label=name, **looks)
-        places = sorted({place for line in self.numbers.values() for place in line})
+    def draw(self, axis: Axes, colours: Sequence[str]) -> None:
+        """Draw the panel; the x axis is logarithmic, and the y axis too if `logarithmic` is set."""
+        for (name, line), colour in zip(self.numbers.items(), cycle(colours), strict=False):
+            medians, whiskers = spread(list(line.values()))
+            style = {**WHISKERS, "ecolor": colour, "color": colour, "marker": "o", "markersize": 3, "linewidth": 1.2}
+            axis.errorbar(list(line), medians, yerr=whiskers, label=name, **style)
+        ticks = sorted({x for line in self.numbers.values() for x in line})
         axis.set_xscale("log")
-        axis.set_xticks(places, [f"{place:,}" for place in places])
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.minorticks_off()
         if self.logarithmic:
             axis.set_yscale("log", subs=[])
             axis.yaxis.get_major_locator().set_params(subs=STEPS)
             axis.yaxis.set_major_formatter("{x:g}")
         else:
-            axis.set_ylim(bottom=0, auto=True)  # which panels that share the axis can still move
+            axis.set_ylim(bottom=0, auto=True)  # panels that share the axis can still raise the top
         axis.yaxis.grid(True, color="#e3e3e3", linewidth=0.6)
 
 
 def spread(numbers: Sequence[Sequence[float]]) -> tuple[list[float], list[list[float]] | None]:
-    """Return the median of each, and how far below and above it the others reach, if there are others."""
-    middles = [median(one) for one in numbers]
+    """Return the median of each list, and how far its values reach below and above it (None for single values)."""
+    medians = [median(values) for values in numbers]
     if max(map(len, numbers)) == 1:
-        return middles, None
-    pairs = list(zip(numbers, middles, strict=True))
-    return middles, [[middle - min(one) for one, middle in pairs], [max(one) - middle for one, middle in pairs]]
+        return medians, None
+    pairs = list(zip(numbers, medians, strict=True))
+    return medians, [[mid - min(values) for values, mid in pairs], [max(values) - mid for values, mid in pairs]]
 
 
 def draw(rows: Sequence[Sequence[Bars | Lines]], path: Path) -> None:
-    """Draw rows of as many panels each into a file, whose kind its name tells; equal axes of a row are shared."""
+    """Draw lines of equally many panels into a file, .svg or .png; panels of a line with the same y label share it."""
     import matplotlib
     from matplotlib.figure import Figure
 
+    from kadapter.reports.chart import COLOURS
+
     size = sum(panel.inches[0] for panel in rows[0]), sum(row[0].inches[1] for row in rows)
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
-        for row, beside in zip(rows, axes, strict=True):
-            for panel, axis in zip(row, beside, strict=True):
-                if axis is beside[0] or panel.y != row[0].y:
+        for row, axes_of_row in zip(rows, axes, strict=True):
+            for panel, axis in zip(row, axes_of_row, strict=True):
+                if axis is axes_of_row[0] or panel.y != row[0].y:
                     axis.set_ylabel(panel.y)
                 else:
-                    axis.sharey(beside[0])
+                    axis.sharey(axes_of_row[0])
                     axis.tick_params(labelleft=False)
-                panel.draw(axis)
+                panel.draw(axis, COLOURS)
                 axis.set_xlabel(panel.x)
                 axis.spines[["top", "right"]].set_visible(False)
         handles, names = axes[0, 0].get_legend_handles_labels()
         if len(names) > 1:
             figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-        # A date in the file would make every drawing another one.
+        # without a date, equal drawings are equal files
         figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def checked(path: Path | None) -> Path | None:
-    """Return the path of a picture.
+    """Return the path of a plot.
 
     Raises:
-        BadParameter: its ending is none that is drawn.
+        BadParameter: the suffix of the path is not supported.
     """
-    if path is not None and path.suffix not in KINDS:
-        raise typer.BadParameter(f"{str(path)!r} ends in none of {' '.join(KINDS)}; give the picture one of them")
+    if path is not None and path.suffix not in SUFFIXES:
+        raise typer.BadParameter(f"{str(path)!r} ends in none of {' '.join(SUFFIXES)}; use one of these suffixes")
     return path

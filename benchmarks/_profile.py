@@ -1,4 +1,4 @@
-"""Where the time of what is measured goes, operation by operation."""
+"""Measure where the time goes, operation by operation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 class Profiled:
-    """Marks between which PyTorch's profiler looks, at the process's own thread or at the GPU."""
+    """Marks between which PyTorch's profiler records the process's own thread or the GPU."""
 
     def __init__(self, marks: Marks, device: str) -> None:
         self._marks, self._on_device = marks, device != "cpu"
@@ -16,22 +16,22 @@ class Profiled:
         self._profiler = profile(activities=activities, acc_events=True)
 
     def begin(self) -> None:
-        """What is measured begins now."""
+        """Begin the measurement."""
         self._marks.begin()
         self._profiler.start()
 
     def end(self) -> None:
-        """What is measured is over."""
+        """End the measurement."""
         self._profiler.stop()
         self._marks.end()
 
     def shares(self) -> dict[str, float]:
-        """Return the share of the time of each operation itself, without those that it calls."""
+        """Return each operation's share of the time, without the operations that it calls."""
         times: dict[str, float] = {}
-        for one in self._profiler.key_averages():
-            on_device = one.device_type != DeviceType.CPU
+        for event in self._profiler.key_averages():
+            on_device = event.device_type != DeviceType.CPU
             if on_device == self._on_device:
-                spent = one.self_device_time_total if on_device else one.self_cpu_time_total
-                times[one.key] = times.get(one.key, 0) + spent
-        everything = sum(times.values())
-        return {name: spent / everything for name, spent in times.items()}
+                spent = event.self_device_time_total if on_device else event.self_cpu_time_total
+                times[event.key] = times.get(event.key, 0) + spent
+        total = sum(times.values())
+        return {name: spent / total for name, spent in times.items()}

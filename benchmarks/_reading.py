@@ -1,4 +1,4 @@
-"""One contestant's forward passes over batches of several sizes, timed in its own process."""
+"""Time a contestant's forward passes over batches of several sizes, in its own process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Read batches; return latency, rate and share of the limit for each batch size.
+    """Run forward passes; return latency, rate and share of the limit for each batch size.
 
-    A job says size, adapters, batches, repeats, longest, lengths, dtype, device, threads and round.
+    A job has the keys size, adapters, batches, repeats, longest, lengths, dtype, device, threads and round.
     """
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["round"])
@@ -30,26 +30,26 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
     points = {str(batch): _read(job, size, model, batch) for batch in job["batches"]}
     marks.end()
     peaks.append(matrix_peak(size.matrix, dtype, device))
-    for one in points.values():
-        one |= fractions(one.pop("operations"), one.pop("taken"), peaks)
+    for point in points.values():
+        point |= fractions(point.pop("operations"), point.pop("taken"), peaks)
     return {"points": points}
 
 
 @torch.inference_mode()
 def _read(job: dict[str, Any], size: Size, model: torch.nn.Module, batch: int) -> dict[str, Any]:
-    """Read batches of one size, drawn as the round says and alike for all contestants."""
+    """Run forward passes over batches of a size; the round seeds their lengths, equally for all contestants."""
     device = job["device"]
     lengths = _lengths.draw(job["lengths"], batch * job["repeats"], job["longest"], job["round"])
-    ordered = sorted(lengths, reverse=True)  # as evaluation does, for little padding
+    ordered = sorted(lengths, reverse=True)  # as in evaluation, for little padding
     batches = [ordered[first : first + batch] for first in range(0, len(ordered), batch)]
-    inputs = [_inputs(size, one, device) for one in batches]
-    for one in inputs[:2]:  # the first run finds out where to tap, the second is the first that does
-        model(**one)
-    taken = [span(lambda one=one: model(**one), device) for one in inputs]
+    inputs = [_inputs(size, sentences, device) for sentences in batches]
+    for warmup in inputs[:2]:  # the first pass locates the tapped modules, and the second is the first to tap them
+        model(**warmup)
+    taken = [span(lambda batch=batch: model(**batch), device) for batch in inputs]
     total = Time(*map(sum, zip(*taken, strict=True)))
     operations = backbone_forward(size, lengths) + job["adapters"] * adapter_forward(size, lengths)
     return {
-        "latency_ms": 1000 * median(one.wall for one in taken),
+        "latency_ms": 1000 * median(each.wall for each in taken),
         "tokens_per_second": sum(lengths) / total.wall,
         "tokens_per_cpu_second": sum(lengths) / total.cpu,
         "sentences_per_second": len(lengths) / total.wall,

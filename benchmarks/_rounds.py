@@ -1,7 +1,7 @@
-"""Rounds of contestants, each in a fresh process of its own, whose memory is watched from outside.
+"""Run contestants in rounds, each in a fresh process whose memory is watched from outside.
 
-Machines slow down and speed up while a benchmark runs, so contestants take turns round by round and never stand one
-after another. On a CPU a fresh process is forked from a server that has imported the libraries and done nothing else.
+Machines slow down and speed up while a benchmark runs, so contestants take turns in rounds instead of finishing all
+their runs at once. On a CPU, a fresh process is forked from a server that has only imported the libraries.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 IMPORTED = ["datasets", "peft", "kadapter.modeling_kadapter", "kadapter.trainers.feature_cache.trainer"]
-EVERY = 0.02  # seconds between two looks at a process's memory
+INTERVAL = 0.02  # seconds between two samples of a process's memory
 MIB = 2**20
 
 Results = dict[str, list[dict[str, Any]]]
 
 
 class Marks:
-    """What a contestant tells about itself: memory counts between `begin` and `end`, or always if it says neither.
+    """Marks by which a contestant limits its measurement: memory counts between `begin` and `end`, or always without.
 
-    Memory of a GPU, whose peak only the process itself knows, counts between them alone.
+    Memory of a GPU, whose peak only the process itself knows, counts between them only.
     """
 
     def __init__(self, channel: Connection, device: str = "cpu") -> None:
         self._channel, self._device, self.device_bytes = channel, device, 0
 
     def begin(self) -> None:
-        """What is measured begins now."""
+        """Begin the measurement."""
         if self._device != "cpu":
             import torch
 
@@ -47,7 +47,7 @@ class Marks:
         self._channel.send("begin")
 
     def end(self) -> None:
-        """What is measured is over."""
+        """End the measurement."""
         self._channel.send("end")
         if self._device != "cpu":
             import torch
@@ -56,25 +56,25 @@ class Marks:
 
 
 class Memory:
-    """The largest resident and the largest anonymous memory that processes were seen with together, in bytes."""
+    """The largest resident and the largest anonymous memory of all sampled processes together, in bytes."""
 
     def __init__(self, process_ids: Sequence[int]) -> None:
-        self._files = [Path(f"/proc/{one}/status") for one in process_ids]
+        self._files = [Path(f"/proc/{process_id}/status") for process_id in process_ids]
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Forget the earlier samples."""
         self.resident = self.anonymous = 0
 
-    def look(self) -> None:
-        """Look once; a process that has ended is seen with nothing."""
+    def sample(self) -> None:
+        """Sample the memory once; a process that has ended counts as zero."""
         sizes = [_sizes(path) for path in self._files]
-        self.resident = max(self.resident, sum(one.get("VmRSS", 0) for one in sizes))
-        self.anonymous = max(self.anonymous, sum(one.get("RssAnon", 0) for one in sizes))
+        self.resident = max(self.resident, sum(size.get("VmRSS", 0) for size in sizes))
+        self.anonymous = max(self.anonymous, sum(size.get("RssAnon", 0) for size in sizes))
 
 
 def _sizes(status: Path) -> dict[str, int]:
-    """Return the bytes of each kind of memory that a status of a process names."""
+    """Return the sizes in bytes in the status file of a process, by their names; empty if the process has ended."""
     try:
         lines = status.read_text(encoding="ascii").splitlines()
     except OSError:
@@ -89,13 +89,14 @@ def play(
     device: str,
     after_round: Callable[[Results], None],
 ) -> Results:
-    """Run every job in a fresh process in each round, and return for each name what `contest` returned, with memory.
+    """Run every job in a fresh process in each round, and return by name the results of `contest`, with memory.
 
-    A job gets its round as "round". One with "processes" runs in so many, which find one another by the environment
-    as torchrun's do. `after_round` is told all results so far, so that a killed benchmark leaves some.
+    A job gets its round as "round". A job with "processes" runs in this number of processes, which find each other
+    through environment variables as with torchrun. `after_round` receives all results so far, so that a killed
+    benchmark leaves some.
 
     Raises:
-        RuntimeError: a contestant failed; the sentence holds its traceback.
+        RuntimeError: a contestant failed; the message holds its traceback.
     """
     context = multiprocessing.get_context("forkserver" if device == "cpu" else "spawn")  # CUDA can't be forked
     if device == "cpu":
@@ -105,7 +106,7 @@ def play(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=rounds * len(jobs))
         for number in range(rounds):
-            for name in _turned(list(jobs), number):
+            for name in _rotated(list(jobs), number):
                 progress.update(task, description=f"round {number + 1}: {name}")
                 results[name].append(_in_fresh_processes(context, contest, {**jobs[name], "round": number}, name))
                 progress.advance(task)
@@ -113,22 +114,22 @@ def play(
     return results
 
 
-def _turned(names: Sequence[str], number: int) -> list[str]:
-    """Begin each round with another contestant."""
+def _rotated(names: Sequence[str], number: int) -> list[str]:
+    """Return the names in an order that starts each round with another contestant."""
     first = number % len(names)
     return [*names[first:], *names[:first]]
 
 
 def _in_fresh_processes(context: Any, contest: Callable, job: dict[str, Any], name: str) -> dict[str, Any]:
-    """Run a job in as many processes as it says; return what the first tells, with the memory of all together."""
+    """Run a job in its number of processes; return the results of the first, with the memory of all together."""
     peers = {}
     for environment in _environments(job):
-        here, there = context.Pipe()
-        peers[here] = context.Process(target=_run, args=(contest, job, there, environment), daemon=True)
-        peers[here].start()
-        there.close()
+        ours, theirs = context.Pipe()
+        peers[ours] = context.Process(target=_run, args=(contest, job, theirs, environment), daemon=True)
+        peers[ours].start()
+        theirs.close()
     try:
-        told, memory = _watch(peers, name)
+        results, memory = _watch(peers, name)
     except RuntimeError:
         for process in peers.values():
             process.terminate()
@@ -136,58 +137,58 @@ def _in_fresh_processes(context: Any, contest: Callable, job: dict[str, Any], na
     finally:
         for process in peers.values():
             process.join()
-    return {**told, "peak_rss_mib": memory.resident / MIB, "peak_anonymous_mib": memory.anonymous / MIB}
+    return {**results, "peak_rss_mib": memory.resident / MIB, "peak_anonymous_mib": memory.anonymous / MIB}
 
 
 def _watch(peers: dict[Connection, Any], name: str) -> tuple[dict[str, Any], Memory]:
-    """Look at the memory of processes while the first says so, until each has told its results."""
-    memory, watching, results = Memory([one.pid for one in peers.values()]), True, {}
+    """Sample the memory of processes between the marks of the first, until all have sent their results."""
+    memory, watching, results = Memory([process.pid for process in peers.values()]), True, {}
     first = next(iter(peers))
     while len(results) < len(peers):
         if watching:
-            memory.look()
-        for channel in wait([one for one in peers if one not in results], EVERY):
-            told = _hear(channel, peers[channel], name)
-            if isinstance(told, dict):
-                results[channel] = told
+            memory.sample()
+        for channel in wait([channel for channel in peers if channel not in results], INTERVAL):
+            message = _receive(channel, peers[channel], name)
+            if isinstance(message, dict):
+                results[channel] = message
             elif channel is first:
-                watching = watching and told != "end"
-                if told == "begin":
+                watching = watching and message != "end"
+                if message == "begin":
                     memory.reset()
     return results[first], memory
 
 
-def _hear(channel: Connection, process: Any, name: str) -> dict[str, Any] | str:
+def _receive(channel: Connection, process: Any, name: str) -> dict[str, Any] | str:
     try:
-        told = channel.recv()
+        message = channel.recv()
     except EOFError:
         process.join()
-        raise RuntimeError(f"{name} ended with exit code {process.exitcode}; -9 is for too little memory") from None
-    if "failed" in told:
-        raise RuntimeError(f"{name} failed:\n{told['failed']}")
-    return told
+        raise RuntimeError(f"{name} ended with exit code {process.exitcode}; -9 means too little memory") from None
+    if "failed" in message:
+        raise RuntimeError(f"{name} failed:\n{message['failed']}")
+    return message
 
 
 def _environments(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what each process of a job finds in its environment beside ours, by which they find one another."""
+    """Return the environment variables that let the processes of a job find each other, for each process."""
     if (number := job.get("processes", 1)) == 1:
         return [{}]
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     shared = {"WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": job["threads"]}
     return [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(number)]
 
 
 def _run(contest: Callable, job: dict[str, Any], channel: Connection, environment: dict[str, Any]) -> None:
-    """Run a contestant in its own process, where libraries keep their advice to themselves."""
+    """Run a contestant in its own process, with output, warnings and logs of libraries silenced."""
     os.environ.update({name: str(value) for name, value in environment.items()})
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
         with redirect_stdout(io.StringIO()):
             marks = Marks(channel, job.get("device", "cpu"))
-            told = contest(job, marks)
-        channel.send({**told, "peak_device_mib": marks.device_bytes / MIB})
-    except Exception:  # noqa: BLE001 (told in the parent, whatever it is)
+            results = contest(job, marks)
+        channel.send({**results, "peak_device_mib": marks.device_bytes / MIB})
+    except Exception:  # noqa: BLE001 (raised again in the parent, of whatever type)
         channel.send({"failed": traceback.format_exc()})

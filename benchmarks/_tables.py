@@ -1,4 +1,4 @@
-"""What a benchmark writes: a Markdown table under a line about the machine, and JSON."""
+"""Write the results of a benchmark: a Markdown table under a description of the machine, and JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 LIBRARIES = ("torch", "transformers", "peft")
-LEAST = 0.01  # of the time, for an operation to have a row of its own
+SMALLEST_SHARE = 0.01  # of the time; operations below it share a table row
 
 
 def write_json(path: Path | None, results: Mapping[str, Any]) -> None:
@@ -22,8 +22,8 @@ def write_json(path: Path | None, results: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
-def tell(title: str, rows: Sequence[Mapping[str, str]], device: str, threads: int, path: Path | None) -> None:
-    """Print a Markdown table with the machine it was measured on, and write it to a path, if there is one."""
+def report(title: str, rows: Sequence[Mapping[str, str]], device: str, threads: int, path: Path | None) -> None:
+    """Print a Markdown table with the machine that it was measured on, and write it to a path, if there is one."""
     columns = list(rows[0])
     lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *(list(row.values()) for row in rows))]
     lines.insert(1, "|" + "---|" * len(columns))
@@ -34,7 +34,7 @@ def tell(title: str, rows: Sequence[Mapping[str, str]], device: str, threads: in
 
 
 def machine(device: str, threads: int) -> str:
-    """Return a sentence about processor, libraries and date."""
+    """Return a sentence that names processor, libraries and date."""
     libraries = ", ".join(f"{name} {_version(name)}" for name in LIBRARIES)
     return f"{_processor(device)}, {threads} threads; {libraries}; {datetime.date.today().isoformat()}."
 
@@ -60,20 +60,20 @@ def _version(name: str) -> str:
 
 
 def times(values: Sequence[float], others: Sequence[float]) -> float:
-    """Return how many times the others the values are: the median of what each round says, since machines change."""
-    return median(one / other for one, other in zip(values, others, strict=True))
+    """Return the ratio of values to others: the median over rounds, since the speed of a machine varies."""
+    return median(value / other for value, other in zip(values, others, strict=True))
 
 
 def by_operation(shares: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
-    """Return a row for each operation that takes some of a contestant's time, those that take most before others."""
+    """Return a table row for each operation that takes a noticeable share of a contestant's time, largest first."""
     largest: dict[str, float] = {}
-    for one in shares.values():
-        for name, share in one.items():
+    for operations in shares.values():
+        for name, share in operations.items():
             largest[name] = max(share, largest.get(name, 0))
-    named = sorted((name for name in largest if largest[name] >= LEAST), key=lambda name: -largest[name])
-    told = {name: [one.get(name, 0) for one in shares.values()] for name in named}
-    told["all others"] = [1 - sum(column) for column in zip(*told.values(), strict=True)]
+    named = sorted((name for name in largest if largest[name] >= SMALLEST_SHARE), key=lambda name: -largest[name])
+    rows = {name: [operations.get(name, 0) for operations in shares.values()] for name in named}
+    rows["all others"] = [1 - sum(column) for column in zip(*rows.values(), strict=True)]
     return [
         {"operation": name, **{who: f"{share:.1%}" for who, share in zip(shares, row, strict=True)}}
-        for name, row in told.items()
+        for name, row in rows.items()
     ]

@@ -1,4 +1,4 @@
-"""One contestant's training steps, timed in its own process."""
+"""Time a contestant's training steps, in its own process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import _lengths
 import _models
 import torch
-import torch.distributed as together
+import torch.distributed as dist
 from _limit import Time, fractions, matrix_peak, now, since
 from _profile import Profiled
 from _rounds import Marks
@@ -37,18 +37,18 @@ PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 
 
 def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Train one contestant for some steps; return its rate, the limit, and the share of the limit that it reached.
+    """Train a contestant for some steps; return its rate, the limit, and the share of the limit that it reached.
 
-    A job says contestant, size, batch, steps, warmup, longest, lengths, adapters, bf16, device, threads and round. It
-    may say processes, which share each batch, corpus: the number of sentences that all but a few steps leave alone,
-    and profile: that shares of the time are told, operation by operation.
+    A job has the keys contestant, size, batch, steps, warmup, longest, lengths, adapters, bf16, device, threads and
+    round. Optional keys are processes, which share each batch; corpus, a number of sentences of which the steps train
+    on only a few; and profile, to return each operation's share of the time.
     """
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["round"])
     if job.get("processes", 1) > 1:
         meet(job)
     if job["contestant"].startswith("ours"):
-        # as its trainer does, which here comes after products that measure the limit
+        # as its trainer does, but before the products that measure the limit
         spare_memory(many_kernels="cached" in job["contestant"])
     size, device = SIZES[job["size"]], job["device"]
     dtype = torch.bfloat16 if job["bf16"] and job["contestant"] != "official" else torch.float32
@@ -70,9 +70,9 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
 
 
 def examples(job: dict[str, Any]) -> Dataset:
-    """Make as many sentences of random tokens as warm-up and measured steps take.
+    """Make sentences of random tokens for the warm-up and measured steps.
 
-    Their lengths are those of the first batches of a corpus so large that batches of like length need little padding.
+    Their lengths are those of the first batches of a corpus that is large enough to form batches with little padding.
     """
     number = job["batch"] * (job["warmup"] + job["steps"])
     corpus = _lengths.draw(job["lengths"], max(POOL * job["batch"], number), job["longest"], job["round"])
@@ -92,64 +92,65 @@ def sentences(job: dict[str, Any], lengths: Sequence[int]) -> Iterator[dict[str,
 
 
 def in_batches(lengths: list[int], job: dict[str, Any]) -> GlobalBatchSampler:
-    """Return the order in which all but the official contestant train on sentences of these lengths."""
+    """Return the order in which all contestants except official train on sentences of these lengths."""
     return GlobalBatchSampler(lengths, job["batch"], True, job["round"])
 
 
-# ---- by several processes -----------------------------------------------------------------------------------------
+# ---- several processes --------------------------------------------------------------------------------------------
 
 
 def meet(job: dict[str, Any]) -> None:
-    """Wait for the other processes; on GPUs each takes one."""
+    """Wait for the other processes; on GPUs, each takes a GPU of its own."""
     if job["device"] != "cpu":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    together.init_process_group("gloo" if job["device"] == "cpu" else "nccl")
+    dist.init_process_group("gloo" if job["device"] == "cpu" else "nccl")
 
 
 def limit(size: Size, dtype: torch.dtype, device: str) -> Time:
-    """Return the operations a second of matrix products, while the other processes measure theirs."""
-    if together.is_initialized():
-        together.barrier()
+    """Return the operations a second of matrix products, measured while the other processes measure theirs."""
+    if dist.is_initialized():
+        dist.barrier()
     return matrix_peak(size.matrix, dtype, device)
 
 
 def of_all(taken: Time, peaks: list[Time]) -> tuple[Time, list[Time]]:
-    """Return the time and the limit of all processes: what their cores worked, and what they reach side by side."""
-    if not together.is_initialized():
+    """Return the time and the limit of all processes: the longest wall-clock time, the sum of CPU times and rates."""
+    if not dist.is_initialized():
         return taken, peaks
-    everyone: list[Any] = [None] * together.get_world_size()
-    together.all_gather_object(everyone, (taken, Time(*map(max, zip(*peaks, strict=True)))))
-    together.destroy_process_group()
-    times, limits = zip(*everyone, strict=True)
-    taken = Time(max(one.wall for one in times), sum(one.cpu for one in times))
-    return taken, [Time(sum(one.wall for one in limits), fmean(one.cpu for one in limits))]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, (taken, Time(*map(max, zip(*peaks, strict=True)))))
+    dist.destroy_process_group()
+    times, limits = zip(*gathered, strict=True)
+    taken = Time(max(time.wall for time in times), sum(time.cpu for time in times))
+    return taken, [Time(sum(peak.wall for peak in limits), fmean(peak.cpu for peak in limits))]
 
 
 # ---- as published -------------------------------------------------------------------------------------------------
 
 
 def official(job: dict[str, Any], marks: Marks | Profiled) -> tuple[list[int], Time]:
-    """Run the official procedure's steps; return the lengths that were trained on, and the time.
+    """Run the steps of the official procedure; return the lengths that were trained on, and the time.
 
-    float32, all sentences padded to one length and in random order, clipping, and AdamW as a loop over tensors.
+    It uses float32, pads all sentences to the same length, shuffles them, clips gradients, and loops over tensors in
+    AdamW.
     """
     model = _models.Official(SIZES[job["size"]]).to(job["device"])
-    trained = [one for one in model.parameters() if one.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.0, foreach=False, fused=False)
     pad, data, begin = PadToBatch(PADDING), examples(job).shuffle(seed=job["round"]), now(job["device"])
     for step in range(job["warmup"] + job["steps"]):
         if step == job["warmup"]:
             marks.begin()
             begin = now(job["device"])
-        rows = [data[step * job["batch"] + row] for row in range(job["batch"])]
-        official_step(model, trained, optimizer, to_fixed_length(pad(rows), job["longest"], job["device"]))
+        batch = pad([data[step * job["batch"] + index] for index in range(job["batch"])])
+        official_step(model, trained, optimizer, to_fixed_length(batch, job["longest"], job["device"]))
     taken = since(begin, job["device"])
     marks.end()
     return data["length"][job["batch"] * job["warmup"] :], taken
 
 
 def official_step(model: nn.Module, trained: list, optimizer: torch.optim.Optimizer, batch: dict) -> None:
-    """One step of fac-adapter.py."""
+    """Run a step as fac-adapter.py does."""
     loss = model(**batch)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -159,20 +160,20 @@ def official_step(model: nn.Module, trained: list, optimizer: torch.optim.Optimi
 
 
 def to_fixed_length(batch: dict[str, torch.Tensor], length: int, device: str) -> dict[str, torch.Tensor]:
-    """Pad ids and mask to one length for all batches."""
+    """Pad ids and mask to the length of all batches."""
     missing = length - batch["input_ids"].shape[1]
     for name, value in (("input_ids", _models.PAD), ("attention_mask", 0)):
         batch[name] = nn.functional.pad(batch[name], (0, missing), value=value)
-    return {name: one.to(device) for name, one in batch.items()}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 # ---- under transformers' Trainer ----------------------------------------------------------------------------------
 
 
 def under_the_trainer(job: dict[str, Any], marks: Marks | Profiled) -> tuple[list[int], Time]:
-    """Train in batches of like length; return the lengths that were trained on, and the time."""
+    """Train in batches of similar lengths; return the lengths that were trained on, and the time."""
     corpus = job.get("corpus")
-    last = int(not corpus)  # the first epoch fills the cache, and sees all lengths once
+    last = int(not corpus)  # the first epoch fills the cache and meets every length once
     with tempfile.TemporaryDirectory(prefix="benchmark_") as folder:
         data = corpus_of(job, folder) if corpus else examples(job)
         arguments = RunArguments(
@@ -198,7 +199,7 @@ def under_the_trainer(job: dict[str, Any], marks: Marks | Profiled) -> tuple[lis
 
 
 def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, Any]) -> FeatureTrainer:
-    """Return the trainer of run_adapter.py, with a cache in a folder where the contestant has one."""
+    """Return the trainer of run_adapter.py, with a cache in a folder if the contestant uses one."""
     dtype = torch.bfloat16 if job["bf16"] else torch.float32
     model = _models.ours(SIZES[job["size"]], dtype, job["adapters"], job["contestant"] in QUANTIZED)
     if job["contestant"] == COMPILED:
@@ -207,17 +208,17 @@ def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, A
         cache_features=str(folder) if "cached" in job["contestant"] else None,
         cache_dtype="int8" if job["contestant"] == "ours-cached-8bit" else None,
     )
-    features, parts = open_features(cache, model, {"train": data}, settings["args"], tell=True)
+    features, splits = open_features(cache, model, {"train": data}, settings["args"], tell=True)
     if job.get("corpus"):
-        keep(features, parts["train"], job)
+        fill(features, splits["train"], job)
         model.release_backbone()
         give_back()
-        keep_memory()  # as when all states are there
+        keep_memory()  # as in a run that finds all hidden states in its cache
     return FeatureTrainer(
         objective=None,
         model=model,
         features=features,
-        train_dataset=parts["train"],
+        train_dataset=splits["train"],
         data_collator=WithPlaces(PadToBatch(PADDING)),
         processing_class=SimpleNamespace(pad_token_id=_models.PAD, model_max_length=512),
         **settings,
@@ -225,51 +226,51 @@ def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, A
 
 
 def theirs(job: dict[str, Any], data: Dataset, settings: dict[str, Any]) -> Trainer:
-    """Return transformers' Trainer of the whole encoder, or of what PEFT puts into it."""
+    """Return transformers' Trainer for the whole encoder, or for the weights that PEFT adds to it."""
     size, contestant = SIZES[job["size"]], job["contestant"]
     model = _models.full(size) if contestant == "full" else _models.low_rank(size, contestant)
     return SameBatches(model=model, train_dataset=data, data_collator=PadToBatch(PADDING), **settings)
 
 
 class SameBatches(Trainer):
-    """transformers' Trainer with the batches that ours has."""
+    """The Trainer of transformers with the same batches as ours."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> GlobalBatchSampler:
         return GlobalBatchSampler(self.train_dataset["length"], self.args.train_batch_size, True, self.args.data_seed)
 
 
 def corpus_of(job: dict[str, Any], folder: str) -> Dataset:
-    """Make as many sentences as a job says, in a file that is mapped into memory as that of a run is."""
+    """Make the sentences of a job's corpus, in a file that is mapped into memory as in a real run."""
     disable_progress_bars()
     lengths = _lengths.draw(job["lengths"], job["corpus"], job["longest"], job["round"])
     return Dataset.from_generator(sentences, gen_kwargs={"job": job, "lengths": lengths}, cache_dir=folder)
 
 
-def keep(features: Features, data: Dataset, job: dict[str, Any]) -> None:
-    """Fill a cache with random states of the sentences that are trained on, for which there is room if not for all."""
+def fill(features: Features, data: Dataset, job: dict[str, Any]) -> None:
+    """Fill a cache with random hidden states of the sentences that are trained on, since the corpus may not fit."""
     trained = list(in_batches(column(data, "length"), job))[: job["batch"] * (job["warmup"] + job["steps"])]
-    rows = data.select(trained)
-    places, lengths = list(rows["place"]), list(rows["length"])
+    examples = data.select(trained)
+    indices, lengths = list(examples["place"]), list(examples["length"])
     layout = features.layout
-    features.wanted[places] = True
-    for first in range(0, len(places), job["batch"]):
+    features.wanted[indices] = True
+    for first in range(0, len(indices), job["batch"]):
         batch = slice(first, first + job["batch"])
-        shape = (len(layout.layers), len(places[batch]), max(lengths[batch]), layout.width)
-        features.put(places[batch], torch.randn(shape, dtype=layout.read), lengths[batch])
+        shape = (len(layout.layers), len(indices[batch]), max(lengths[batch]), layout.width)
+        features.put(indices[batch], torch.randn(shape, dtype=layout.read), lengths[batch])
     features.flush()
 
 
 def measured_lengths(data: Dataset, job: dict[str, Any], epoch: int) -> list[int]:
     """Return the lengths of the sentences that were trained on after the warm-up steps of an epoch."""
     lengths = list(data["length"])
-    first, last = (job["batch"] * one for one in (job["warmup"], job["warmup"] + job["steps"]))
+    first, last = (job["batch"] * step for step in (job["warmup"], job["warmup"] + job["steps"]))
     order = in_batches(lengths, job)
     order.set_epoch(epoch)
     return [lengths[index] for index in list(order)[first:last]]
 
 
 class Stopwatch(TrainerCallback):
-    """Takes the time of one epoch, from the end of its last warm-up step to the end of its last step."""
+    """A callback that times an epoch, from the end of its last warm-up step to the end of its last step."""
 
     def __init__(self, marks: Marks | Profiled, job: dict[str, Any], epoch: int) -> None:
         self.marks, self.device = marks, job["device"]
@@ -277,7 +278,7 @@ class Stopwatch(TrainerCallback):
         self.first = self.last - job["steps"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at the clock."""
+        """Start or stop the clock after the steps between which the time is measured."""
         if state.global_step == self.first:
             self.marks.begin()
             self.begin = now(self.device)

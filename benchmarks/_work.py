@@ -1,8 +1,8 @@
-"""Sizes of models, and the floating-point operations that a method can't do without.
+"""Define the sizes of models, and count the floating-point operations that a method needs at least.
 
-A matrix product of (m, k) and (k, n) counts 2 m k n; a backward pass costs a forward pass for the gradient of what
-goes in, and another for that of the weights, where either is needed. Counted are real tokens, not padding; not counted
-are embeddings, layer norms, activations, heads on single tokens and the optimizer, together a few percent.
+A matrix product of (m, k) and (k, n) counts 2 m k n. A backward pass costs as much as a forward pass for the gradient
+of the inputs, and again for the gradient of the weights, if they are needed. Only real tokens count, not padding.
+Embeddings, layer norms, activations, heads on single tokens and the optimizer, together a few percent, don't count.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 COMPILED = "ours-8bit-compiled"
-QUANTIZED = ("ours-8bit-backbone", COMPILED)  # take part only where they are asked for
+QUANTIZED = ("ours-8bit-backbone", COMPILED)  # take part only on request
 CONTESTANTS = ("official", "lora", "bottleneck", "full", "ours", "ours-cached", "ours-cached-8bit", *QUANTIZED)
-LORA_RANK, BOTTLENECK = 8, 64  # PEFT's default, and the width at which bottleneck adapters are usually compared
+LORA_RANK, BOTTLENECK = 8, 64  # the default of PEFT, and the usual width of bottleneck adapters in comparisons
 
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of a backbone, which is RoBERTa's, and of a knowledge adapter beside it."""
+    """The shapes of a RoBERTa backbone and of its knowledge adapter."""
 
     width: int
     intermediate: int
@@ -41,25 +41,25 @@ SIZES = {
 
 
 def backbone_forward(size: Size, lengths: Sequence[int]) -> float:
-    """Operations of the backbone's forward pass over sentences of these lengths."""
+    """Return the operations of the backbone's forward pass over sentences of these lengths."""
     return _blocks(size.blocks, size.width, size.intermediate, lengths)
 
 
 def adapter_forward(size: Size, lengths: Sequence[int]) -> float:
-    """Operations of one knowledge adapter's forward pass: projections down and up, and the blocks between them."""
+    """Return the operations of an adapter's forward pass: projections down and up, and the blocks between them."""
     projections = 2 * 2 * size.width * size.adapter_width * sum(lengths)
     blocks = _blocks(size.adapter_blocks, size.adapter_width, size.adapter_intermediate, lengths)
     return size.adapter_layers * (projections + blocks)
 
 
 def low_rank_forward(size: Size, lengths: Sequence[int], contestant: str) -> float:
-    """Operations of what PEFT adds: LoRA on query and value, or in the manner of bottleneck adapters."""
+    """Return the operations of PEFT's additional weights: LoRA on query and value, or similar to bottlenecks."""
     weights = {"lora": LORA_RANK * 4 * size.width, "bottleneck": BOTTLENECK * (3 * size.width + size.intermediate)}
     return 2 * weights[contestant] * size.blocks * sum(lengths)
 
 
 def training_step(contestant: str, size: Size, lengths: Sequence[int], adapters: int = 1) -> float:
-    """Operations of forward and backward pass of a contestant, as its method needs them on whatever hardware."""
+    """Return the operations of a contestant's forward and backward pass, which its method needs on any hardware."""
     backbone = backbone_forward(size, lengths)
     if contestant == "full":
         return 3 * backbone

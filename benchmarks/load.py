@@ -1,11 +1,11 @@
-"""Loads a backbone alone, and a backbone with adapters, each from disk in a fresh process.
+"""Measure how long a backbone takes to load from disk, with and without adapters, each in a fresh process.
 
     python benchmarks/load.py --adapters 0 2 --rounds 5 --json FILE
 
-A random backbone and as many adapters as are needed are written to a temporary folder first. Time is given until the
-model stands, and until its first answer, since files may be read only then. Adapters are loaded as ever, and for the
-first time, with an empty HF_HOME, when it must be found out by hashing all its weights which checkpoint the backbone
-is. There is no arithmetic in loading: the limit is here the time that plainly reading the same files takes.
+A random backbone and the adapters are first written to a temporary folder. Two times are measured: until the model is
+built, and until its first output, since files may only be read then. Adapters are loaded both as usual and for the
+first time, with an empty HF_HOME, when the backbone's checkpoint must be identified by hashing all its weights.
+Loading does no arithmetic, so the limit is the time that plainly reading the same files takes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-import _commands as told
+import _commands as commands
 import typer
 from _plots import Bars
 from _rounds import Marks, Results, play
@@ -26,14 +26,14 @@ TIMES = ("seconds", "seconds_to_first_answer", "cpu_seconds_to_first_answer")
 
 def main(
     adapters: Annotated[
-        list[int], typer.Option(min=0, help="Adapters of each contestant; the first is compared to.")
+        list[int], typer.Option(min=0, help="Number of adapters of each contestant; all are compared with the first.")
     ] = ADAPTERS,
-    size: told.SizeOption = "large",
-    rounds: told.Rounds = 5,
-    threads: told.Threads = told.CORES,
-    json_file: told.Json = None,
-    markdown: told.Markdown = None,
-    plot: told.Plot = None,
+    size: commands.SizeOption = "large",
+    rounds: commands.Rounds = 5,
+    threads: commands.Threads = commands.CORES,
+    json_file: commands.Json = None,
+    markdown: commands.Markdown = None,
+    plot: commands.Plot = None,
 ) -> None:
     """Load every number of adapters in each round and compare."""
     with TemporaryDirectory(prefix="benchmark_") as folder:
@@ -41,34 +41,34 @@ def main(
         play(write, {"writing": {**shared, "number": max(adapters)}}, 1, "cpu", lambda results: None)
         jobs = jobs_of(adapters, shared)
         title = f"Loading, RoBERTa-{size} sizes"
-        told.compare(BENCHMARK, jobs, rounds, title, told.Files(json_file, markdown, plot))
+        commands.compare(BENCHMARK, jobs, rounds, title, commands.Files(json_file, markdown, plot))
 
 
 def jobs_of(adapters: list[int], shared: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the job of each contestant, for adapters also that of their first load."""
+    """Return the job of each contestant; contestants with adapters have a second job for their first load."""
     jobs = {}
     for number in adapters:
-        jobs[told.name_of(number)] = {**shared, "adapters": number, "first": False}
+        jobs[commands.name_of(number)] = {**shared, "adapters": number, "first": False}
         if number:
-            jobs[f"{told.name_of(number)}, first load"] = {**shared, "adapters": number, "first": True}
+            jobs[f"{commands.name_of(number)}, first load"] = {**shared, "adapters": number, "first": True}
     return jobs
 
 
 def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Write backbone and adapters, in a process that has the heavy libraries."""
+    """Write the backbone and the adapters, in a process that has imported the heavy libraries."""
     from _loading import write
 
     return write(job)
 
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:
-    """Return times by round, memory, and the median share of the limit of each contestant."""
+    """Return each contestant's times by round, memory and median share of the limit."""
     return {
         name: {
-            **{key: [one[key] for one in runs] for key in TIMES},
-            "fraction_of_limit": median(one["fraction_of_limit"] for one in runs),
-            "peak_rss_mib": max(one["peak_rss_mib"] for one in runs),
-            "peak_anonymous_mib": max(one["peak_anonymous_mib"] for one in runs),
+            **{key: [run[key] for run in runs] for key in TIMES},
+            "fraction_of_limit": median(run["fraction_of_limit"] for run in runs),
+            "peak_rss_mib": max(run["peak_rss_mib"] for run in runs),
+            "peak_anonymous_mib": max(run["peak_anonymous_mib"] for run in runs),
         }
         for name, runs in results.items()
         if runs
@@ -76,37 +76,33 @@ def summary(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
-    """Return a row for each contestant, its time beside that of the first."""
-    first = next(iter(summary))
-    longer = {name: {key: times(one[key], summary[first][key]) for key in TIMES} for name, one in summary.items()}
+    """Return a table row for each contestant, with its time relative to the first contestant's."""
+    first, baseline = next(iter(summary.items()))
+    longer = {name: {key: times(result[key], baseline[key]) for key in TIMES} for name, result in summary.items()}
     return [
         {
             "contestant": name,
-            "seconds": f"{median(one['seconds']):.2f}",
+            "seconds": f"{median(result['seconds']):.2f}",
             f"against {first}": f"{longer[name]['seconds']:.2f}x",
-            "to first answer": f"{median(one['seconds_to_first_answer']):.2f}",
+            "to first answer": f"{median(result['seconds_to_first_answer']):.2f}",
             f"against {first}, to first answer": f"{longer[name]['seconds_to_first_answer']:.2f}x",
             "CPU time": f"{longer[name]['cpu_seconds_to_first_answer']:.2f}x",
-            "of the limit": f"{one['fraction_of_limit']:.1%}",
-            "anonymous MiB": f"{one['peak_anonymous_mib']:.0f}",
-            "resident MiB": f"{one['peak_rss_mib']:.0f}",
+            "of the limit": f"{result['fraction_of_limit']:.1%}",
+            "anonymous MiB": f"{result['peak_anonymous_mib']:.0f}",
+            "resident MiB": f"{result['peak_rss_mib']:.0f}",
         }
-        for name, one in summary.items()
+        for name, result in summary.items()
     ]
 
 
 def panels(summary: dict[str, dict[str, Any]]) -> list[list[Bars]]:
-    """Return panels of the time until the model stands, that until its first answer, and memory."""
-    return [
-        [
-            Bars("seconds", {name: one["seconds"] for name, one in summary.items()}),
-            Bars("seconds to first answer", {name: one["seconds_to_first_answer"] for name, one in summary.items()}),
-            Bars("anonymous MiB", {name: [one["peak_anonymous_mib"]] for name, one in summary.items()}),
-        ]
-    ]
+    """Return panels of the time until the model is built, the time until its first output, and memory."""
+    seconds, until_first = ({name: result[key] for name, result in summary.items()} for key in TIMES[:2])
+    memory = {name: [result["peak_anonymous_mib"]] for name, result in summary.items()}
+    return [[Bars("seconds", seconds), Bars("seconds to first answer", until_first), Bars("anonymous MiB", memory)]]
 
 
-BENCHMARK = told.Benchmark("_loading", summary, table, panels)
+BENCHMARK = commands.Benchmark("_loading", summary, table, panels)
 
 if __name__ == "__main__":
-    told.start(main)
+    commands.start(main)

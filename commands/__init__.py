@@ -1,6 +1,6 @@
-"""The `kadapter` command: one file a subcommand, found by its name, with a function `run`.
+"""The `kadapter` command. Each file here without an underscore is a subcommand of that name, with a function `run`.
 
-Expected errors end it with one sentence and exit code 1.
+Expected errors end a command with a single line on stderr and exit code 1.
 """
 
 from typing import Annotated, Any
@@ -14,11 +14,11 @@ from .. import __version__, discovery
 __all__ = ["app"]
 
 
-class OneSentenceErrors(TyperGroup):
-    """Commands whose expected errors, bad input of any kind, are printed as one sentence and without a traceback."""
+class OneLineErrors(TyperGroup):
+    """A group of commands that prints errors caused by bad input on a single line, without a traceback."""
 
     def invoke(self, ctx: typer.Context) -> Any:
-        """Run a command."""
+        """Run a command, and exit with code 1 after an expected error."""
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, TypeError, StrictDataclassError) as error:
@@ -27,7 +27,7 @@ class OneSentenceErrors(TyperGroup):
 
 
 app = typer.Typer(
-    cls=OneSentenceErrors,
+    cls=OneLineErrors,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,8 +35,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"kadapter {__version__}")
         raise typer.Exit
 
@@ -47,7 +47,7 @@ def kadapter(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Knowledge adapters beside a frozen encoder: convert official checkpoints, compose adapters, report on runs."""
+    """Knowledge adapters for frozen encoders: convert official checkpoints, compose adapters, report on runs."""
 
 
 for _name in discovery.available(__name__):

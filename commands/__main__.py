@@ -1,4 +1,4 @@
-"""`python -m kadapter.commands` is the `kadapter` command."""
+"""Run the `kadapter` command as `python -m kadapter.commands`."""
 
 from . import app
 

@@ -1,4 +1,4 @@
-"""Flags that several commands share."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,5 +7,5 @@ import typer
 
 __all__ = ["OutputDir", "Overwrite"]
 
-OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write; any name.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write into a directory that is in use already.")]
+OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write; it may have any name.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write even if the directory is not empty.")]

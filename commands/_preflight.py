@@ -1,7 +1,7 @@
-"""Look over the parts of a composition before torch and transformers, which take seconds, are imported.
+"""Check the artifacts of a composition before importing torch and transformers, which takes seconds.
 
-Only paths, config.json and the header of the weights are read. All checks are made again, and more, when the parts
-are loaded; here the common mistakes are answered at once.
+Only paths, config.json and the header of the weights are read, so that common mistakes are reported at once. Loading
+the artifacts repeats these checks and makes further ones.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-__all__ = ["check_number", "look_over", "refuse_used"]
+__all__ = ["check_artifacts", "check_number", "refuse_used"]
 
-LONGEST_HEADER = 100 * 2**20  # bytes; what the safetensors library takes
+MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors library
 
 
 def refuse_used(directory: str | os.PathLike, overwrite: bool) -> None:
-    """Refuse an output directory in which something stands already, unless it may be overwritten.
+    """Refuse an output directory that is not empty, unless it may be overwritten.
 
     Raises:
-        OSError: it is a file, or not empty.
+        OSError: it is a file, or not empty and `overwrite` is not set.
     """
     path = Path(directory).expanduser()
     if path.is_file():
@@ -34,15 +34,15 @@ def refuse_used(directory: str | os.PathLike, overwrite: bool) -> None:
         raise OSError(f"{str(path)!r} is in use already; name another directory or pass --overwrite")
 
 
-def look_over(parts: Sequence[str | os.PathLike]) -> None:
-    """Look at each artifact of a composition; those of a shorthand such as "org/kadapter-fac+lin" wait for the load.
+def check_artifacts(artifacts: Sequence[str | os.PathLike]) -> None:
+    """Check each artifact of a composition, except shorthands such as "org/kadapter-fac+lin", checked by loading.
 
     Raises:
-        OSError: one is missing, or has no configuration or weights.
-        ValueError: one is no artifact of this project or damaged, fewer than two adapters come together, two have one
-            name, or they belong to different backbones.
+        OSError: an artifact is missing, or has no configuration or weights.
+        ValueError: an artifact is damaged or was not made by this project, there are fewer than two adapters, or two
+            adapters have the same name or different backbones.
     """
-    names = [os.path.expanduser(part) for part in parts]
+    names = [os.path.expanduser(artifact) for artifact in artifacts]
     plain = [name for name in names if "+" not in os.path.basename(name) or os.path.isdir(name)]
     owners: dict[str, str] = {}
     pinned: dict[str, str] = {}
@@ -68,15 +68,15 @@ def look_over(parts: Sequence[str | os.PathLike]) -> None:
 
 
 def check_number(names: Sequence[str], adapters: int) -> None:
-    """Raise ValueError where artifacts have fewer than two adapters together."""
+    """Raise ValueError if artifacts have fewer than two adapters in total."""
     if adapters < 2:
         raise ValueError(
-            f"{' + '.join(names)} has {'one adapter alone' if adapters else 'no adapter'}; name two artifacts or more"
+            f"{' + '.join(names)} has {'only one adapter' if adapters else 'no adapter'}; name at least two artifacts"
         )
 
 
 def _config_of(name: str) -> dict[str, Any]:
-    """Return the configuration of an artifact whose weights are there too."""
+    """Return the configuration of an artifact, after checking that its weights are there."""
     path = _file(name, CONFIG_NAME)
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -86,19 +86,19 @@ def _config_of(name: str) -> dict[str, Any]:
     if model_type != "kadapter":
         raise ValueError(f"{name} holds a model of type {model_type!r}, not 'kadapter'; name artifacts of adapters")
     if not isinstance(config.get("adapters") or {}, dict):
-        raise ValueError(f"{path}: its adapters are no names with shapes; fetch or save the artifact again")
-    if os.path.isdir(name):  # the Hub's are fetched when they are loaded
+        raise ValueError(f"{path}: its adapters don't map names to shapes; fetch or save the artifact again")
+    if os.path.isdir(name):  # weights on the Hub are fetched only when they are loaded
         _check_header(_file(name, SAFETENSORS_SINGLE_FILE))
     return config
 
 
 def _file(name: str, file: str) -> str:
-    if os.path.isdir(name) or name.startswith((".", "/")) or name.count("/") > 1:
+    if os.path.isdir(name) or name.startswith((".", "/")) or name.count("/") != 1:  # an id on the Hub is owner/name
         path = os.path.join(name, file)
         if os.path.isfile(path):
             return path
         missing = f"there is no {file} in it" if os.path.isdir(name) else "there is no such directory"
-        raise OSError(f"no {file} of a K-Adapter artifact at {name!r}: {missing}; check its path")
+        raise OSError(f"no {file} of a K-Adapter artifact at {name!r}: {missing}; check its id or path")
     try:
         return hf_hub_download(name, file)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -106,11 +106,11 @@ def _file(name: str, file: str) -> str:
 
 
 def _check_header(path: str) -> None:
-    """Refuse weights whose header can't be read, as of a file that was cut short."""
+    """Refuse weights whose header can't be read, such as a file that was cut short."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
-            header = json.loads(file.read(length)) if 0 < length < LONGEST_HEADER else None
+            header = json.loads(file.read(length)) if 0 < length < MAX_HEADER_BYTES else None
         except (ValueError, RecursionError):
             header = None
     if not isinstance(header, dict):

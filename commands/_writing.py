@@ -1,4 +1,4 @@
-"""What the commands share in writing: they say what was saved, and how it is loaded."""
+"""Describe a saved artifact and how to load it."""
 
 import os
 from collections.abc import Callable
@@ -10,18 +10,18 @@ from ..processing_kadapter import VOCABULARIES
 __all__ = ["describe"]
 
 
-def describe(model: KAdapterPreTrainedModel, directory: str | os.PathLike, report: Callable[[str], None]) -> None:
-    """Report, a line at a time, what was saved to a directory and how it is loaded."""
+def describe(model: KAdapterPreTrainedModel, directory: str | os.PathLike, log: Callable[[str], None]) -> None:
+    """Log, a line at a time, what was saved to a directory and how to load it."""
     config = model.config
     fingerprint = f", fingerprint {config.backbone_fingerprint[:12]}" if config.backbone_fingerprint else ""
-    report(f"backbone {config.backbone_name_or_path or 'given as a module'}{fingerprint}")
+    log(f"backbone {config.backbone_name_or_path or 'given as a module'}{fingerprint}")
     for name in config.adapters:
-        one = config.adapter_config(name)
-        report(
-            f"adapter {name}: layers {list(one.layers)}, inner width {one.hidden_size}, "
-            f"{one.num_hidden_layers} blocks, {one.num_attention_heads} heads"
+        adapter = config.adapter_config(name)
+        log(
+            f"adapter {name}: layers {list(adapter.layers)}, inner width {adapter.hidden_size}, "
+            f"{adapter.num_hidden_layers} blocks, {adapter.num_attention_heads} heads"
         )
     with_tokenizer = any(Path(directory, name).exists() for name in VOCABULARIES)
-    report(f"fused by {config.fusion!r}, {'with its' if with_tokenizer else 'without a'} tokenizer")
+    log(f"fused by {config.fusion!r}, {'with its' if with_tokenizer else 'without a'} tokenizer")
     call = f'{model._auto_classes[0]}.from_pretrained("{directory}", trust_remote_code=True)'
-    report(f"saved {type(model).__name__} to {directory}; load it by {call}")
+    log(f"saved {type(model).__name__} to {directory}; load it with {call}")

@@ -1,4 +1,4 @@
-"""Compose adapters into one artifact."""
+"""The command `kadapter compose`."""
 
 from typing import Annotated
 
@@ -8,22 +8,27 @@ from ._flags import OutputDir, Overwrite
 
 __all__ = ["run"]
 
-Parts = Annotated[list[str], typer.Argument(help="Artifacts, each a Hub id or a directory; org/kadapter-fac+lin.")]
-MovedBackbone = Annotated[str | None, typer.Option(help="Where the backbone is found now, if it moved.")]
+Artifacts = Annotated[
+    list[str],
+    typer.Argument(help="Artifacts, each a Hub id or a directory; org/kadapter-fac+lin is short for two of them."),
+]
+MovedBackbone = Annotated[str | None, typer.Option(help="New location of the backbone, if it has moved.")]
 
 
-def run(parts: Parts, output_dir: OutputDir, backbone: MovedBackbone = None, overwrite: Overwrite = False) -> None:
-    """Compose adapters into one artifact.
+def run(
+    artifacts: Artifacts, output_dir: OutputDir, backbone: MovedBackbone = None, overwrite: Overwrite = False
+) -> None:
+    """Compose adapters into a single artifact.
 
-    They belong to one backbone and are fused by addition. AutoModel loads the directory that is written.
+    The adapters must share a backbone, and are fused by addition. AutoModel loads the resulting directory.
 
     Example: kadapter compose org/kadapter-fac org/kadapter-lin -o org/kadapter-fac+lin
     """
-    from ._preflight import look_over, refuse_used
+    from ._preflight import check_artifacts, refuse_used
 
     refuse_used(output_dir, overwrite)
-    look_over(parts)
-    typer.echo(f"composing {' + '.join(parts)}")
-    from ._composing import compose  # torch takes seconds to import, and a refusal needs none
+    check_artifacts(artifacts)
+    typer.echo(f"composing {' + '.join(artifacts)}")
+    from ._composing import compose  # after the checks, since torch takes seconds to import
 
-    compose(parts, output_dir, backbone=backbone, overwrite=overwrite, report=typer.echo)
+    compose(artifacts, output_dir, backbone=backbone, overwrite=overwrite, log=typer.echo)

@@ -1,4 +1,4 @@
-"""Make an artifact of an official checkpoint."""
+"""The command `kadapter convert`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -12,23 +12,23 @@ __all__ = ["run"]
 
 
 class Fusion(StrEnum):
-    """How the outputs of adapters and backbone become one."""
+    """How the outputs of adapters and backbone are combined."""
 
     CONCAT = "concat"
     ADD = "add"
 
 
-Official = Annotated[Path, typer.Option(help="The official pytorch_model.bin, or a .safetensors file of its kind.")]
+Official = Annotated[Path, typer.Option(help="The official pytorch_model.bin, or the same as .safetensors.")]
 Backbone = Annotated[str, typer.Option(help="Hub id or directory of the backbone, for example roberta-large.")]
 BackboneRevision = Annotated[str | None, typer.Option(help="Commit, tag or branch of the backbone.")]
 Layers = Annotated[
     list[int],
-    typer.Option(help="A tapped hidden state, 0 = embeddings; give it once for each adapter layer, in order."),
+    typer.Option(help="Hidden state that an adapter layer reads (0 = embeddings); repeat for each layer, in order."),
 ]
 Name = Annotated[
-    str | None, typer.Option(help="The adapter's name; not needed where the file says fac_adapter or lin_adapter.")
+    str | None, typer.Option(help="Name of the adapter; not needed if the file contains fac_adapter or lin_adapter.")
 ]
-AttentionHeads = Annotated[int, typer.Option(help="Attention heads of the adapter's blocks.")]
+AttentionHeads = Annotated[int, typer.Option(help="Attention heads in each block of the adapter.")]
 SkipLayers = Annotated[int, typer.Option(help="--adapter_skip_layers of the official script.")]
 KeepHead = Annotated[bool, typer.Option("--keep-head/--drop-head", help="Convert the pre-training or task head too.")]
 FusionMode = Annotated[
@@ -50,10 +50,10 @@ def run(
     backbone_revision: BackboneRevision = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make an artifact of an official checkpoint.
+    """Convert an official checkpoint into an artifact.
 
-    The directory computes what the official code computed, given position_ids=torch.arange(2, length + 2).
-    The layout is told by the file's keys: pre-training, RobertaModelwithAdapter or fine-tuning.
+    The artifact computes what the official code computed if called with position_ids=torch.arange(2, length + 2).
+    The layout (pre-training, RobertaModelwithAdapter or fine-tuning) is recognised by the names in the file.
 
     Example: kadapter convert --official fac-adapter/pytorch_model.bin --backbone roberta-large
     --layers 0 --layers 11 --layers 22 --name fac -o kadapter-fac
@@ -63,7 +63,7 @@ def run(
     refuse_used(output_dir, overwrite)
     if not official.is_file():
         raise OSError(f"no file {str(official)!r}; give the official pytorch_model.bin, or a .safetensors file")
-    from ..artifacts_kadapter import check_destination  # torch takes seconds to import, and a refusal needs none
+    from ..artifacts_kadapter import check_destination  # after the checks, since torch takes seconds to import
     from ..official.convert import convert_official
     from ._writing import describe
 
@@ -78,7 +78,7 @@ def run(
         keep_head=keep_head,
         fusion=None if fusion is None else fusion.value,
         backbone_revision=backbone_revision,
-        report=typer.echo,
+        log=typer.echo,
     )
     model.save_pretrained(output_dir)
     describe(model, output_dir, typer.echo)

@@ -1,4 +1,4 @@
-"""Report which adapter helps on which task."""
+"""The command `kadapter report`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,19 +7,21 @@ import typer
 
 __all__ = ["run"]
 
-Runs = Annotated[list[Path], typer.Argument(help="Output directories of trainers/run_task.py, or what holds them.")]
-ReportDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Directory of report.md, .csv, .png and .svg.")]
+Runs = Annotated[list[Path], typer.Argument(help="Output directories of trainers/run_task.py, or their parents.")]
+ReportDir = Annotated[
+    Path, typer.Option("--output-dir", "-o", help="Directory to write report.md, .csv, .png and .svg to.")
+]
 References = Annotated[
     list[str] | None,
     typer.Option(
         "--reference",
-        help="A row to which all others are compared; give it once for each.",
+        help="Row that all others are compared with; repeat for several.",
         show_default="backbone, taps, random",
     ),
 ]
-Resamples = Annotated[int, typer.Option(min=1, help="Resamples of the paired bootstrap.")]
-Confidence = Annotated[float, typer.Option(help="How much of the resamples an interval holds.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
+Resamples = Annotated[int, typer.Option(min=1, help="Number of resamples of the paired bootstrap.")]
+Confidence = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the resampling.")]
 
 
 def run(
@@ -30,10 +32,10 @@ def run(
     confidence: Confidence = 0.95,
     seed: Seed = 0,
 ) -> None:
-    """Tell which adapter helps on which task, by how much, and whether that is more than chance.
+    """Report which adapter helps on which task, by how much, and whether by more than chance.
 
-    Prints one table of all runs and writes it as Markdown, CSV and a bar chart (PNG and SVG). A difference to a
-    reference row is marked where the interval of the paired bootstrap over examples and seeds excludes zero.
+    The table of all runs is printed and written as Markdown, CSV and a bar chart (PNG and SVG). A difference from a
+    reference row is marked if the interval of the paired bootstrap over examples and seeds excludes zero.
 
     Example: kadapter report runs/semeval runs/wiki80 -o report
     """

@@ -1,12 +1,12 @@
-"""Trains variants of one knowledge adapter, each changed in one thing, and tabulates what the change is worth.
+"""Train variants of a knowledge adapter that each change a single setting, and tabulate the effect of each change.
 
     python experiments/ablations.py --recipe recipes/ablations_minilm.yaml --backbone DIR --data-dir DIR -o OUT
         [--task-data-dir DIR --exclude CORPUS=DIR] [-- FLAGS OF run_adapter.py FOR ALL]
 
-The recipe says how all are pre-trained, which flags a variant changes, and on which downstream task they are put to
-work, if its data is given: then OUT/report compares the variants there with the unchanged one, by the paired
-bootstrap. OUT/ablations.md and OUT/ablations.json hold the results of pre-training. A killed run goes on where it
-stopped.
+The recipe sets how all variants are pre-trained, which flags each variant changes, and on which downstream task they
+are compared. OUT/ablations.md and OUT/ablations.json hold the results of pre-training. With the task's data,
+OUT/report compares the variants on the task with the unchanged adapter, by the paired bootstrap. The default recipe
+takes about two hours on one core. An interrupted run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from kadapter.trainers.common.arguments import parse_arguments
 from kadapter.trainers.common.atomic_files import replace_file
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ablations_minilm.yaml"
-PARTS = ("pretraining", "downstream", "variants")
+SECTIONS = ("pretraining", "downstream", "variants")
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One adapter: its group, its name in it, and the flags by which it differs."""
+    """A variant of the adapter: its group, its name in the group, and the flags that it changes."""
 
     group: str
     name: str
@@ -50,35 +50,34 @@ class Variant:
 
     @property
     def folder(self) -> str:
-        """The name of its directories."""
+        """The name of the variant's directories."""
         return "".join(letter if letter.isalnum() else "-" for letter in str(self)).replace("--", "-")
 
 
 def main(
     backbone: Annotated[str, typer.Option(help="The frozen encoder: Hub id or directory.")],
-    data_dir: Annotated[Path, typer.Option(help="Corpus of the pre-training recipe.")],
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Where adapters, runs and tables go.")],
-    recipe: Annotated[Path, typer.Option(help="What is varied, and how.")] = RECIPE,
-    task_data_dir: Annotated[Path | None, typer.Option(help="Corpus of the downstream task.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="CORPUS=DIR, whose sentences are left out of the task.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of pre-training; the task is run on the first.")] = 1,
+    data_dir: Annotated[Path, typer.Option(help="Directory of the pre-training corpus.")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Directory for adapters, runs and tables.")],
+    recipe: Annotated[Path, typer.Option(help="Recipe of the variants.")] = RECIPE,
+    task_data_dir: Annotated[Path | None, typer.Option(help="Directory of the downstream task's corpus.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="CORPUS=DIR whose sentences are left out of the task.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of pre-training seeds; the task uses the first.")] = 1,
     only: Annotated[list[str] | None, typer.Option(help="Groups to run, such as layers; all by default.")] = None,
     more: Annotated[list[str] | None, typer.Argument(help="After --: flags of run_adapter.py for all.")] = None,
 ) -> None:
-    """Pre-train all variants, put them to work if a task is given, and write the tables."""
-    told = read_recipe(recipe)
-    variants = variants_of(told["variants"], only, recipe)
-    place = ["--backbone", backbone, "--data_dir", str(data_dir)]
-    shared = [*flags_of(told["pretraining"], recipe.parent), *place]
-    given = {one: [*shared, *flags_of(one.changed, recipe.parent), *(more or [])] for one in variants}
-    for one, flags in given.items():
-        check(one, [*flags, "--output_dir", str(output_dir)])
-    results = pretrain_all(given, output_dir, range(seeds))
+    """Pre-train all variants, train them on the task if its data is there, and write the tables."""
+    content = read_recipe(recipe)
+    variants = variants_of(content["variants"], only, recipe)
+    shared = [*flags_of(content["pretraining"], recipe.parent), "--backbone", backbone, "--data_dir", str(data_dir)]
+    flags = {variant: [*shared, *flags_of(variant.changed, recipe.parent), *(more or [])] for variant in variants}
+    for variant in variants:
+        check(variant, [*flags[variant], "--output_dir", str(output_dir)])
+    results = pretrain_all(flags, output_dir, range(seeds))
     metric = pretraining.load(parse_arguments([*shared, *(more or []), "--output_dir", "."])[1].objective).metric
-    replace_file(output_dir / "ablations.md", markdown(drawn(given, results, metric)))
-    Console().print(drawn(given, results, metric))
+    replace_file(output_dir / "ablations.md", markdown(table_of(variants, results, metric)))
+    Console().print(table_of(variants, results, metric))
     if task_data_dir is not None:
-        shared = flags_of(told["downstream"], recipe.parent)
+        shared = flags_of(content["downstream"], recipe.parent)
         shared += [
             "--backbone",
             backbone,
@@ -86,8 +85,8 @@ def main(
             str(task_data_dir),
             *(["--exclude", exclude] if exclude else []),
         ]
-        for one in variants:
-            put_to_work(one, shared, output_dir)
+        for variant in variants:
+            train_on_task(variant, shared, output_dir)
         report([output_dir / "task"], output_dir / "report", [BASE])
 
 
@@ -95,29 +94,29 @@ def main(
 
 
 def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
-    """Read which flags all variants have, and which each changes.
+    """Read the flags that all variants share, and the flags that each of them changes.
 
     Raises:
-        ValueError: it can't be read, or lacks a part.
+        ValueError: it can't be read, or has no such section.
     """
     try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"recipe {str(path)!r} can't be read: {error}") from error
-    for part in PARTS:
-        if not isinstance(told, dict) or not isinstance(told.get(part), dict):
-            raise ValueError(f"recipe {str(path)!r} must map {part!r} to flags and values, like {RECIPE.name}")
-    return told
+    for section in SECTIONS:
+        if not isinstance(content, dict) or not isinstance(content.get(section), dict):
+            raise ValueError(f"recipe {str(path)!r} must map {section!r} to flags and values, like {RECIPE.name}")
+    return content
 
 
 def variants_of(groups: dict[str, dict[Any, dict[str, Any]]], only: list[str] | None, path: Path) -> list[Variant]:
     """Return the unchanged adapter and the variants of the chosen groups.
 
     Raises:
-        ValueError: a chosen group is not there, or a variant is no mapping.
+        ValueError: a chosen group does not exist, or a variant is not a mapping.
     """
     if unknown := set(only or ()) - groups.keys():
-        raise ValueError(f"--only {min(unknown)!r} is no group of {str(path)!r}; there are {', '.join(groups)}")
+        raise ValueError(f"--only {min(unknown)!r} is no group of {str(path)!r}; the groups are {', '.join(groups)}")
     variants = [Variant("", BASE, {})]
     for group, named in groups.items():
         for name, changed in (named or {}).items():
@@ -129,7 +128,7 @@ def variants_of(groups: dict[str, dict[Any, dict[str, Any]]], only: list[str] | 
 
 
 def flags_of(values: dict[str, Any], folder: Path) -> list[str]:
-    """Return values as flags; a recipe among them is looked for beside the recipe that names it."""
+    """Return values as flags; the path of a recipe among them is relative to the recipe that names it."""
     flags = []
     for name, value in values.items():
         value = folder / value if name == "recipe" else value
@@ -138,10 +137,10 @@ def flags_of(values: dict[str, Any], folder: Path) -> list[str]:
 
 
 def check(variant: Variant, flags: list[str]) -> None:
-    """Refuse, before anything is trained, flags that do not exist.
+    """Check the flags of a variant before anything is trained.
 
     Raises:
-        ValueError: one does not, or a required one is missing.
+        ValueError: a flag does not exist, or a required flag is missing.
     """
     try:
         parse_arguments(flags)
@@ -152,31 +151,31 @@ def check(variant: Variant, flags: list[str]) -> None:
 # ---- the runs -----------------------------------------------------------------------------------------------------
 
 
-def pretrain_all(given: dict[Variant, list[str]], output_dir: Path, seeds: range) -> dict[str, dict[str, Any]]:
-    """Train what of the variants has not been trained, and return the results of all by variant and seed.
+def pretrain_all(flags: dict[Variant, list[str]], output_dir: Path, seeds: range) -> dict[str, dict[str, Any]]:
+    """Train the variants that have not been trained yet, and return the results of all by variant and seed.
 
     Raises:
-        ValueError: an earlier run in the directory had other flags.
+        ValueError: an earlier run in the directory had different flags.
     """
     file = output_dir / "ablations.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for one, flags in given.items():
+    runs = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for variant in flags:
         for seed in seeds:
-            name = f"{one}, seed {seed}"
-            if name in found and found[name]["flags"] != flags:
-                raise ValueError(f"{str(file)!r} holds {name!r} by other flags; choose another --output-dir")
-            if name not in found:
+            name = f"{variant}, seed {seed}"
+            if name in runs and runs[name]["flags"] != flags[variant]:
+                raise ValueError(f"{str(file)!r} holds {name!r} with different flags; choose another --output-dir")
+            if name not in runs:
                 print(f"== {name}", flush=True)
-                folder = output_dir / "adapters" / one.folder / f"seed-{seed}"
+                folder = output_dir / "adapters" / variant.folder / f"seed-{seed}"
                 own = ["--output_dir", str(folder), "--seed", str(seed), "--resume_from_checkpoint", "last"]
-                results = run_adapter.main([*flags, *own])
-                found[name] = {"flags": flags, "parameters": parameters(folder), "results": results}
-                replace_file(file, json.dumps(found, indent=2))
-    return {name: found[name] for one in given for seed in seeds if (name := f"{one}, seed {seed}")}
+                results = run_adapter.main([*flags[variant], *own])
+                runs[name] = {"flags": flags[variant], "parameters": parameters(folder), "results": results}
+                replace_file(file, json.dumps(runs, indent=2))
+    return {name: runs[name] for variant in flags for seed in seeds if (name := f"{variant}, seed {seed}")}
 
 
 def parameters(folder: Path) -> int:
-    """Return the number of parameters of an adapter; 0 where none was saved."""
+    """Return the number of parameters of an adapter; 0 if no adapter was saved."""
     path = folder / "model.safetensors"
     if not path.is_file():
         return 0
@@ -184,11 +183,12 @@ def parameters(folder: Path) -> int:
         return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (no mapping)
 
 
-def put_to_work(variant: Variant, shared: list[str], output_dir: Path) -> None:
-    """Train a task's head beside the variant, once with each seed, as far as that was not done."""
+def train_on_task(variant: Variant, shared: list[str], output_dir: Path) -> None:
+    """Train a head for the task on the variant, with each seed that has not been run yet."""
     adapter = output_dir / "adapters" / variant.folder / "seed-0"
-    given = "none" if variant.changed.get("without_adapter") else str(adapter)
-    flags = [*shared, "--adapters", given, "--fusion", variant.changed.get("fusion", "concat"), "--row", str(variant)]
+    adapters = "none" if variant.changed.get("without_adapter") else str(adapter)
+    fusion = variant.changed.get("fusion", "concat")
+    flags = [*shared, "--adapters", adapters, "--fusion", fusion, "--row", str(variant)]
     folder = output_dir / "task" / variant.folder
     run_task.main([*flags, "--output_dir", str(folder), "--resume_from_checkpoint", "last"])
 
@@ -196,17 +196,18 @@ def put_to_work(variant: Variant, shared: list[str], output_dir: Path) -> None:
 # ---- the table ----------------------------------------------------------------------------------------------------
 
 
-def drawn(given: dict[Variant, list[str]], results: dict[str, dict[str, Any]], metric: str) -> Table:
-    """Return the table of pre-training: a row for each variant, the unchanged one first."""
+def table_of(variants: list[Variant], results: dict[str, dict[str, Any]], metric: str) -> Table:
+    """Return the table of pre-training: a row for each variant, the unchanged adapter first."""
     table = Table("what", "variant", "parameters", metric, f"less {BASE}", box=box.SIMPLE)
-    means: dict[Variant, float] = {}
-    for one in given:
-        runs = [run for name, run in results.items() if name.rpartition(", seed ")[0] == str(one)]
+    base = 0.0
+    for variant in variants:
+        runs = [run for name, run in results.items() if name.rpartition(", seed ")[0] == str(variant)]
         scores = [run["results"][f"eval_{metric}"] for run in runs]
-        means[one] = fmean(scores)
+        mean = fmean(scores)
+        base = base if variant.group else mean
         spread = f" ± {stdev(scores):.4f}" if len(scores) > 1 else ""
-        less = f"{means[one] - next(iter(means.values())):+.4f}" if one.group else ""
-        table.add_row(one.group, one.name, f"{runs[0]['parameters']:,}", f"{means[one]:.4f}{spread}", less)
+        less = f"{mean - base:+.4f}" if variant.group else ""
+        table.add_row(variant.group, variant.name, f"{runs[0]['parameters']:,}", f"{mean:.4f}{spread}", less)
     return table
 
 

@@ -1,1 +1,1 @@
-"""All that knows the official code (microsoft/K-Adapter): its checkpoints, their names, and their conversion."""
+"""Read and convert checkpoints of the official code (microsoft/K-Adapter)."""

@@ -1,13 +1,13 @@
-"""The checkpoint files of the official K-Adapter code: how they are read, and what the names in them mean.
+"""Read the checkpoint files of the official K-Adapter code, and translate the names in them.
 
-Three scripts wrote three layouts, told apart by their keys (spec of the code at commit 43651cd):
+There are three layouts, recognised by their keys (as of commit 43651cd):
 
 - pre-training (fac-adapter.py, lin-adapter.py): `adapter.0.down_project.weight`, `com_dense`, `dense`, `out_proj`, and
-  `self_attention` in the linguistic one;
+  `self_attention` in the linguistic adapter;
 - `RobertaModelwithAdapter`: `model.*` is the backbone, `fac_adapter.adapter.0.*` and `lin_adapter.adapter.0.*` the
   adapters, `task_dense_fac`, `task_dense_lin` and `task_dense` the learned fusion;
 - fine-tuning (Open Entity, FIGER, TACRED): the same without `model.*`, with the task's `dense` and `out_proj`;
-  CosmosQA has `classifier` instead, and each adapter an untrained projection of its own, `fac_adapter.task_dense`.
+  CosmosQA has `classifier` instead, and each adapter also has an untrained projection, `fac_adapter.task_dense`.
 """
 
 import os
@@ -32,8 +32,8 @@ PREFIXES = ("fac_adapter.", "lin_adapter.")  # in the order in which the officia
 BACKBONE = "model."
 HEAD = ("dense.", "out_proj.", "classifier.")
 PRETRAINING_HEAD = (*HEAD, "com_dense.", "self_attention.")
-INNER = tuple(f"{one}task_dense." for one in PREFIXES)
-# Computed and never used there, or a constant that some versions of transformers store.
+INNER = tuple(f"{prefix}task_dense." for prefix in PREFIXES)
+# Computed but never used by the official code, or a constant that some versions of transformers store.
 UNUSED = ("model.pooler.", "model.embeddings.position_ids")
 
 ATTENTION = {
@@ -60,9 +60,9 @@ class OfficialCheckpoint:
 
     @property
     def prefixes(self) -> list[str]:
-        """What stands before "adapter." for each adapter: "" in the pre-training layout."""
-        found = [one for one in PREFIXES if self.has(f"{one}adapter.")]
-        return found or ([""] if self.has("adapter.") else [])
+        """The prefix of each adapter's names, before "adapter."; "" in the pre-training layout."""
+        prefixes = [prefix for prefix in PREFIXES if self.has(f"{prefix}adapter.")]
+        return prefixes or ([""] if self.has("adapter.") else [])
 
     @property
     def of_pretraining(self) -> bool:
@@ -70,25 +70,25 @@ class OfficialCheckpoint:
         return self.prefixes == [""]
 
     def has(self, *starts: str) -> bool:
-        """Tell whether any tensor's name starts so."""
+        """Return whether the name of any tensor starts with any of the strings."""
         return any(key.startswith(starts) for key in self.tensors)
 
     def shape(self, key: str) -> torch.Size:
         """Return the shape of a tensor.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: there is no tensor of that name.
         """
         if key not in self.tensors:
             raise ValueError(f"{self.where} lacks tensor {key!r}; use the file as the official code saved it")
         return self.tensors[key].shape
 
     def number_of_layers(self, prefix: str) -> int:
-        """Return the number of adapter layers of one adapter."""
+        """Return the number of layers of an adapter."""
         return self._count(rf"{re.escape(prefix)}adapter\.(\d+)\.")
 
     def adapter_sizes(self, prefix: str) -> dict[str, int]:
-        """Return the sizes of one adapter by their names in `KnowledgeAdapterConfig`, as its first layer has them."""
+        """Return the sizes of an adapter's first layer, by their names in `KnowledgeAdapterConfig`."""
         first = f"{prefix}adapter.0."
         return {
             "hidden_size": self.shape(f"{first}down_project.weight")[0],
@@ -96,13 +96,13 @@ class OfficialCheckpoint:
             "intermediate_size": self.shape(f"{first}encoder.layer.0.intermediate.dense.weight")[0],
         }
 
-    def check(self, expected: dict[str, torch.Size], may_be_left_out: tuple[str, ...]) -> None:
-        """Refuse tensors that are missing, of another shape or unknown, beside those whose names begin as said.
+    def check(self, expected: dict[str, torch.Size], ignored: tuple[str, ...]) -> None:
+        """Refuse missing, misshapen and unknown tensors, except those whose names start with an ignored prefix.
 
         Raises:
-            ValueError: there is one; the sentence names it.
+            ValueError: there is such a tensor; the message names it.
         """
-        unknown = [key for key in self.tensors.keys() - expected if not key.startswith(may_be_left_out)]
+        unknown = [key for key in self.tensors.keys() - expected if not key.startswith(ignored)]
         for problem, keys in (("lacks", expected.keys() - self.tensors), ("has unknown", unknown)):
             if keys:
                 raise ValueError(
@@ -117,7 +117,7 @@ class OfficialCheckpoint:
                 )
 
     def _count(self, pattern: str) -> int:
-        return len({found[1] for found in map(re.compile(pattern).match, self.tensors) if found})
+        return len({match[1] for match in map(re.compile(pattern).match, self.tensors) if match})
 
 
 def read_official(file: str | os.PathLike) -> OfficialCheckpoint:
@@ -125,7 +125,7 @@ def read_official(file: str | os.PathLike) -> OfficialCheckpoint:
 
     Raises:
         OSError: there is no such file.
-        ValueError: it is damaged, holds anything but tensors, or has none of the layouts that can be converted.
+        ValueError: it is damaged, holds anything but tensors, or has no layout that can be converted.
     """
     path = Path(file)
     if not path.is_file():
@@ -141,14 +141,14 @@ def _load(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, cut short or no safetensors file ({error}); copy it again") from error
+        raise ValueError(f"{path} is damaged, cut short or not a safetensors file ({error}); copy it again") from error
 
 
 def _load_pickle(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about pickle protocols that the file's reader can't change
+        with warnings.catch_warnings(action="ignore"):  # about the pickle protocol, which a reader can't change
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on foreign bytes the restricted unpickler raises whatever it stumbles over
+    except Exception as error:  # on arbitrary bytes the restricted unpickler raises errors of any type
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
             raise ValueError(
@@ -165,24 +165,24 @@ def _load_pickle(path: Path) -> Any:
 def _tensors(path: Path, loaded: Any) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not loaded:
         raise ValueError(f"{path} holds a {type(loaded).__name__}, not named tensors; save the model's state_dict")
-    for key, one in loaded.items():
-        if not isinstance(key, str) or not isinstance(one, Tensor):
-            raise ValueError(f"{path}: {key!r} is a {type(one).__name__}, not a tensor; save the model's state_dict")
-        if not all_finite(one):
+    for key, value in loaded.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor; save the model's state_dict")
+        if not all_finite(value):
             raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; copy or train it again")
     return dict(loaded)
 
 
 def _check_layout(checkpoint: OfficialCheckpoint) -> None:
-    """Refuse, with the reason, a file from which no K-Adapter model can be made."""
+    """Refuse a file that holds no adapters, with the reason."""
     where = checkpoint.where
     if not checkpoint.prefixes and checkpoint.has(BACKBONE):
         raise ValueError(f"{where} holds a backbone (model.*) and no adapter; name the file of the adapters")
     if not checkpoint.prefixes:
         keys = ", ".join(sorted(checkpoint.tensors)[:3])
         raise ValueError(
-            f"{where} is no file of the official K-Adapter code: it has neither adapter.0.*, fac_adapter.adapter.0.* "
-            f"nor lin_adapter.adapter.0.*, but {keys}, ..."
+            f"{where} is not a file of the official K-Adapter code: it has no adapter.0.*, fac_adapter.adapter.0.* or "
+            f"lin_adapter.adapter.0.*, but {keys}, ..."
         )
 
 
@@ -200,39 +200,39 @@ def official_name(ours: str, prefixes: dict[str, str]) -> str:
     Raises:
         ValueError: the official code has no such parameter.
     """
-    part, _, inside = ours.partition(".")
-    if part == "backbone":
-        return BACKBONE + inside
-    if part == "adapters":
-        adapter, _, inside = inside.partition(".")
-        return prefixes[adapter] + _adapter_part(inside)
-    return _fusion_part(inside, prefixes) if part == "fusion" else _head_part(inside)
+    module, _, name = ours.partition(".")
+    if module == "backbone":
+        return BACKBONE + name
+    if module == "adapters":
+        adapter, _, name = name.partition(".")
+        return prefixes[adapter] + _adapter_name(name)
+    return _fusion_name(name, prefixes) if module == "fusion" else _head_name(name)
 
 
-def _adapter_part(inside: str) -> str:
+def _adapter_name(name: str) -> str:
     """Turn "layers.0.blocks.1.output.bias" into "adapter.0.encoder.layer.1.output.dense.bias"."""
-    _, layer, part, *rest = inside.split(".")
-    if part != "blocks":
-        return f"adapter.{layer}.{part}.{rest[0]}"
-    block, *module, kind = rest
-    return f"adapter.{layer}.encoder.layer.{block}.{BLOCK['.'.join(module)]}.{kind}"
+    _, layer, module, *rest = name.split(".")
+    if module != "blocks":
+        return f"adapter.{layer}.{module}.{rest[0]}"
+    block, *path, parameter = rest
+    return f"adapter.{layer}.encoder.layer.{block}.{BLOCK['.'.join(path)]}.{parameter}"
 
 
-def _fusion_part(inside: str, prefixes: dict[str, str]) -> str:
-    module, kind = inside.rsplit(".", 1)
+def _fusion_name(name: str, prefixes: dict[str, str]) -> str:
+    module, parameter = name.rsplit(".", 1)
     if module == "combine":
-        return f"task_dense.{kind}"
+        return f"task_dense.{parameter}"
     if module.startswith("inner."):
-        return f"{prefixes[module.removeprefix('inner.')]}task_dense.{kind}"
+        return f"{prefixes[module.removeprefix('inner.')]}task_dense.{parameter}"
     prefix = prefixes[module.removeprefix("projections.")]
-    return f"task_dense_{prefix.removesuffix('_adapter.')}.{kind}" if prefix else f"com_dense.{kind}"
+    return f"task_dense_{prefix.removesuffix('_adapter.')}.{parameter}" if prefix else f"com_dense.{parameter}"
 
 
-def _head_part(inside: str) -> str:
-    module, kind = inside.rsplit(".", 1)
+def _head_name(name: str) -> str:
+    module, parameter = name.rsplit(".", 1)
     if module in ("dense", "out_proj", "classifier"):
-        return inside
-    part = module.removeprefix("attention.")
-    if part == module or part not in ATTENTION:
-        raise ValueError(f"the official code has no head with a parameter like {inside!r}, so it has no name there")
-    return f"self_attention.{ATTENTION[part]}.{kind}"
+        return name
+    attention = module.removeprefix("attention.")
+    if attention == module or attention not in ATTENTION:
+        raise ValueError(f"the official code has no head with a parameter like {name!r}, so it has no official name")
+    return f"self_attention.{ATTENTION[attention]}.{parameter}"

@@ -1,8 +1,8 @@
-"""Make a K-Adapter model of a checkpoint of the official code (microsoft/K-Adapter), exact to the digit.
+"""Convert a checkpoint of the official code (microsoft/K-Adapter) into a K-Adapter model with the same outputs.
 
-Sizes come from the file. Which hidden states are tapped, the number of attention heads and `skip_layers` are not in
-it and must be given. A converted adapter attends to padding (`mask_padding=False`), as it was trained; equality also
-needs the official position ids, `position_ids=torch.arange(2, length + 2)`, for padding too.
+The sizes are read from the file. The tapped hidden states, the number of attention heads and `skip_layers` are not
+stored in it and must be passed. A converted adapter attends to padding (`mask_padding=False`), as in its training;
+equal outputs also need the official position ids, `position_ids=torch.arange(2, length + 2)`, for padding too.
 """
 
 import os
@@ -36,7 +36,7 @@ from .checkpoint import (
 __all__ = ["convert_official", "official_names"]
 
 logger = logging.get_logger(__name__)
-# The head models of the official code; any other has parameters of the same names with another meaning.
+# The head models of the official code; parameters of the same names mean something else in other head models.
 OFFICIAL_HEADS = (
     KAdapterForDependencyParsing,
     KAdapterForEntityClassification,
@@ -57,62 +57,72 @@ def convert_official(
     keep_head: bool = False,
     fusion: str | None = None,
     backbone_revision: str | None = None,
-    report: Callable[[str], None] = logger.info,
+    log: Callable[[str], None] = logger.info,
 ) -> KAdapterPreTrainedModel:
-    """Return the model that an official file holds, on its backbone, ready for `save_pretrained`.
+    """Return the model in an official file, on its backbone, ready for `save_pretrained`.
 
     A pre-training file gives its adapter alone or, with `keep_head`, the model that was pre-trained. Any other file
-    gives all its adapters, the fusion that it holds (or `fusion`) and, with `keep_head`, the task's head. `backbone`
-    is a Hub id, directory or module; backbone tensors in the file are kept where they differ from it. `layers` and
-    `skip_layers` are `--adapter_list` and `--adapter_skip_layers` of the official scripts. `name` is needed where the
-    file does not name its adapters. `report` is called with each sentence on what was left out or kept.
+    gives all its adapters, the fusion that it holds (or `fusion`) and, with `keep_head`, the task's head.
+
+    Args:
+        file: the official .bin or .safetensors file.
+        backbone: Hub id, directory or module; backbone tensors in the file replace its own if they differ.
+        layers: `--adapter_list` of the official scripts.
+        name: name of the adapter, required if the file does not name its adapters.
+        num_attention_heads: attention heads of the adapter's blocks.
+        skip_layers: `--adapter_skip_layers` of the official scripts.
+        keep_head: whether to convert the head too.
+        fusion: "concat" or "add"; by default as the file has it.
+        backbone_revision: commit, tag or branch of the backbone.
+        log: function that receives each sentence about what was kept or left out.
 
     Raises:
         OSError: the file or the backbone can't be found.
-        ValueError: the file is damaged, foreign, lacks a tensor or has an unknown one, or does not fit the options.
+        ValueError: the file is damaged, is not an official file, has missing or unknown tensors, or does not match the
+            options.
     """
     official = read_official(file)
     adapters = {
-        one: _adapter_config(official, prefix, layers, num_attention_heads, skip_layers)
-        for one, prefix in _adapter_names(official, name, report).items()
+        adapter: _adapter_config(official, prefix, layers, num_attention_heads, skip_layers)
+        for adapter, prefix in _adapter_names(official, name, log).items()
     }
-    kind, fields = _head(official) if keep_head else (KAdapterModel, {})
+    model_class, fields = _head(official) if keep_head else (KAdapterModel, {})
     fields.update(adapters=adapters, fusion=_fusion(official, fusion, keep_head))
     fields["inner_projections"] = fields["fusion"] == "concat" and official.has(*INNER)
-    model = kind.from_backbone(backbone, **fields, **_backbone_keywords(backbone, backbone_revision))
-    _fill(model, official, _may_be_left_out(official, model, keep_head), report)
+    model = model_class.from_backbone(backbone, **fields, **_backbone_keywords(backbone, backbone_revision))
+    _fill(model, official, _ignored_prefixes(official, model, keep_head), log)
     return model.eval()
 
 
 def official_names(model: KAdapterPreTrainedModel) -> dict[str, str]:
-    """Return, for each parameter that is saved with a model, its name in the official code.
+    """Return the official name of each parameter that is saved with a model.
 
-    The rule: tensors of an adapter stand under "adapter." after a prefix. With several adapters the prefix is the
-    adapter's name, "fac_adapter." for "fac". A single converted adapter keeps the prefix of the file that it came
-    from, also under another name. Any other single adapter has the pre-training layout, without a prefix, if a head
-    with fusion "concat" stands on it (as in both pre-training models and no other official one), and "fac_adapter."
-    else. The learned fusion is `com_dense` in the pre-training layout, `task_dense_fac` and `task_dense` in the
-    others. A backbone that was trained along is `model.`; a frozen one is not saved and not named.
+    Tensors of an adapter are named "adapter." after a prefix. With several adapters, the prefix is the adapter's name,
+    "fac_adapter." for "fac". A single converted adapter keeps the prefix of its file, even if it was renamed. Any
+    other single adapter has the pre-training layout, without a prefix, if the model has a head and fusion "concat" (as
+    only the two pre-training models of the official code do), and else a prefix like "fac_adapter.". The learned
+    fusion is `com_dense` in the pre-training layout, and `task_dense_fac` and `task_dense` in the others. A backbone
+    that was fine-tuned is `model.`; a frozen backbone is not saved and has no names.
 
     Raises:
-        ValueError: the official code has nothing like a part of this model, such as its head.
+        ValueError: the official code has no counterpart of a parameter, for example of the head.
     """
     return _names(model, with_backbone=model.config.backbone_modified)
 
 
-# ---- what is to be built ------------------------------------------------------------------------------------------
+# ---- the configuration --------------------------------------------------------------------------------------------
 
 
-def _adapter_names(official: OfficialCheckpoint, name: str | None, report: Callable[[str], None]) -> dict[str, str]:
-    """Return the prefix of each adapter in the file by the name that it gets."""
+def _adapter_names(official: OfficialCheckpoint, name: str | None, log: Callable[[str], None]) -> dict[str, str]:
+    """Return the prefix of each adapter in the file, by the name that the adapter gets in the model."""
     if official.of_pretraining and name is None:
-        raise ValueError(f"{official.where} does not name its adapter; say it, for example --name fac")
+        raise ValueError(f"{official.where} does not name its adapter; pass a name, for example --name fac")
     if len(official.prefixes) == 1:
         (prefix,) = official.prefixes
         return {name or prefix.removesuffix("_adapter."): prefix}
     names = {prefix.removesuffix("_adapter."): prefix for prefix in official.prefixes}
     if name is not None:
-        report(f"name {name!r} is not used: the file names its adapters {' and '.join(names)}")
+        log(f"name {name!r} is not used: the file names its adapters {' and '.join(names)}")
     return names
 
 
@@ -123,12 +133,12 @@ def _adapter_config(
     if len(layers) != number:
         raise ValueError(
             f"{official.where} has {number} layers in {prefix}adapter, and {len(layers)} were given, "
-            f"{list(layers)}; give --layers {number} times, as --adapter_list of the official script had them"
+            f"{list(layers)}; pass --layers {number} times, with the values of the official script's --adapter_list"
         )
     if heads > 0 and sizes["hidden_size"] % heads:
         raise ValueError(
             f"{official.where}: the inner width {sizes['hidden_size']} does not divide into {heads} attention heads; "
-            "say how many the adapter was trained with by --num-attention-heads"
+            "pass the number that the adapter was trained with as --num-attention-heads"
         )
     return KnowledgeAdapterConfig(
         layers=list(layers),
@@ -142,7 +152,7 @@ def _adapter_config(
 
 
 def _head(official: OfficialCheckpoint) -> tuple[type[KAdapterPreTrainedModel], dict[str, Any]]:
-    """Return the head model of the file, told by the shapes of the head, and its configuration."""
+    """Return the head model of the file, recognised by the shapes of the head, and its configuration."""
     if official.has("classifier."):
         return _choice_head(official)
     if not official.has(*PRETRAINING_HEAD):
@@ -150,20 +160,20 @@ def _head(official: OfficialCheckpoint) -> tuple[type[KAdapterPreTrainedModel], 
     (classes, width), dense = (*official.shape("out_proj.weight"), 0)[:2], tuple(official.shape("dense.weight"))
     if official.has("self_attention."):
         return KAdapterForDependencyParsing, {"dependency_head": "official", "num_positions": classes}
-    kinds = {(width, width): KAdapterForEntityClassification, (width, 2 * width): KAdapterForEntityPairClassification}
-    if dense not in kinds:
+    models = {(width, width): KAdapterForEntityClassification, (width, 2 * width): KAdapterForEntityPairClassification}
+    if dense not in models:
         raise ValueError(
-            f"{official.where}: the head's tensor 'dense.weight' has shape {dense}, and one or two mentions need one "
-            f"of {list(kinds)}; use the file as the official code saved it, or --drop-head"
+            f"{official.where}: the head's tensor 'dense.weight' has shape {dense}, and a head for one or two "
+            f"mentions has {' or '.join(map(str, models))}; use the file as the official code saved it, or --drop-head"
         )
-    return kinds[dense], {"num_labels": classes}
+    return models[dense], {"num_labels": classes}
 
 
 def _choice_head(official: OfficialCheckpoint) -> tuple[type[KAdapterPreTrainedModel], dict[str, Any]]:
     if not official.has("task_dense"):
         raise ValueError(
-            f"{official.where} was fine-tuned on CosmosQA by fusion 'add', where the backbone counts once more for "
-            "each adapter, and no K-Adapter here does so; use --drop-head for its adapters"
+            f"{official.where} was fine-tuned on CosmosQA with fusion 'add', which adds the backbone once more for "
+            "each adapter; no fusion of this project does so; use --drop-head to convert the adapters alone"
         )
     return KAdapterForMultipleChoice, {}
 
@@ -171,32 +181,34 @@ def _choice_head(official: OfficialCheckpoint) -> tuple[type[KAdapterPreTrainedM
 def _backbone_keywords(backbone: Any, revision: str | None) -> dict[str, Any]:
     if isinstance(backbone, torch.nn.Module):
         return {}
-    keywords = {"dtype": torch.float32}  # as the official code held it
+    keywords = {"dtype": torch.float32}  # as in the official code
     return keywords if revision is None else {**keywords, "revision": revision}
 
 
 def _fusion(official: OfficialCheckpoint, fusion: str | None, keep_head: bool) -> str:
     if not official.of_pretraining:
         return fusion or ("concat" if official.has("task_dense") else "add")
-    found = "concat" if keep_head else "add"
-    if fusion not in (None, found):
+    only = "concat" if keep_head else "add"
+    if fusion not in (None, only):
         raise ValueError(
-            f"{official.where} is a pre-training file, so fusion={fusion!r} can't be had: with its head it is "
-            "'concat' (com_dense), without 'add'; leave --fusion away"
+            f"{official.where} is a pre-training file, so fusion={fusion!r} is not possible: with its head the fusion "
+            "is 'concat' (com_dense), without it 'add'; leave --fusion out"
         )
-    return found
+    return only
 
 
-def _may_be_left_out(official: OfficialCheckpoint, model: KAdapterPreTrainedModel, keep_head: bool) -> tuple[str, ...]:
-    """Return how the names begin that the model has no place for, by the user's will or as never used."""
-    left_out = UNUSED
+def _ignored_prefixes(
+    official: OfficialCheckpoint, model: KAdapterPreTrainedModel, keep_head: bool
+) -> tuple[str, ...]:
+    """Return the prefixes of tensors that are not converted, because the user drops them or nothing uses them."""
+    ignored = UNUSED
     if not keep_head:
-        left_out += PRETRAINING_HEAD if official.of_pretraining else HEAD
+        ignored += PRETRAINING_HEAD if official.of_pretraining else HEAD
     if model.config.fusion == "add":
-        left_out += (*(f"task_dense{one}." for one in ("", "_fac", "_lin")), *INNER)
+        ignored += ("task_dense.", "task_dense_fac.", "task_dense_lin.", *INNER)
     elif len(official.prefixes) == 1 and not official.of_pretraining:
-        left_out += ("task_dense.",)  # created by the official code, but with one adapter there is nothing to combine
-    return left_out
+        ignored += ("task_dense.",)  # the official code creates it even if there is only one adapter to combine
+    return ignored
 
 
 # ---- names --------------------------------------------------------------------------------------------------------
@@ -204,7 +216,9 @@ def _may_be_left_out(official: OfficialCheckpoint, model: KAdapterPreTrainedMode
 
 def _names(model: KAdapterPreTrainedModel, with_backbone: bool) -> dict[str, str]:
     if model is not model.base_model and not isinstance(model, OFFICIAL_HEADS):
-        raise ValueError(f"the official code has no head like that of {type(model).__name__}, so it has no name there")
+        raise ValueError(
+            f"the official code has no head like that of {type(model).__name__}, so it has no official names"
+        )
     prefixes = {name: _prefix(model, name) for name in model.config.adapters}
     saved = {ours: ours.removeprefix("kadapter.") for ours, _ in model.named_parameters()}
     return {
@@ -229,21 +243,23 @@ def _prefix(model: KAdapterPreTrainedModel, name: str) -> str:
 def _fill(
     model: KAdapterPreTrainedModel,
     official: OfficialCheckpoint,
-    may_be_left_out: tuple[str, ...],
-    report: Callable[[str], None],
+    ignored: tuple[str, ...],
+    log: Callable[[str], None],
 ) -> None:
-    """Copy every tensor of the file to its place, and leave none over and no place empty."""
+    """Copy every tensor of the file but the ignored into the model, and check that every parameter gets a tensor."""
     names = _names(model, with_backbone=official.has(BACKBONE))
     parameters = dict(model.named_parameters())
     _check_width(model, official)
-    official.check({theirs: parameters[ours].shape for ours, theirs in names.items()}, may_be_left_out)
-    left_out = {one.rstrip(".") for one in may_be_left_out if official.has(one)}
+    official.check({theirs: parameters[ours].shape for ours, theirs in names.items()}, ignored)
+    left_out = {prefix.rstrip(".") for prefix in ignored if official.has(prefix)}
     if left_out:
-        report(f"left out of {official.where}: {', '.join(sorted(left_out))}")
-    backbone = {ours: official.tensors[theirs] for ours, theirs in names.items() if theirs.startswith(BACKBONE)}
-    differing = [ours for ours, one in backbone.items() if not torch.equal(parameters[ours], one.to(parameters[ours]))]
-    model.config.backbone_modified = bool(differing)
-    _report_backbone(model, official, len(differing), len(backbone), report)
+        log(f"left out of {official.where}: {', '.join(sorted(left_out))}")
+    pairs = [
+        (parameters[ours], official.tensors[theirs]) for ours, theirs in names.items() if theirs.startswith(BACKBONE)
+    ]
+    differing = sum(not torch.equal(ours, theirs.to(ours)) for ours, theirs in pairs)
+    model.config.backbone_modified = differing > 0
+    _log_backbone(model, official, differing, len(pairs), log)
     with torch.no_grad():
         for ours, theirs in names.items():
             parameters[ours].copy_(official.tensors[theirs])
@@ -259,25 +275,25 @@ def _check_width(model: KAdapterPreTrainedModel, official: OfficialCheckpoint) -
             )
 
 
-def _report_backbone(
+def _log_backbone(
     model: KAdapterPreTrainedModel,
     official: OfficialCheckpoint,
     differing: int,
-    of: int,
-    report: Callable[[str], None],
+    total: int,
+    log: Callable[[str], None],
 ) -> None:
     backbone = _name_of_backbone(model)
     if differing:
-        report(
-            f"the backbone in {official.where} differs from {backbone} in {differing} of {of} tensors, so it is saved "
-            "with the adapters (backbone_modified); such adapters compose with no others"
+        log(
+            f"the backbone in {official.where} differs from {backbone} in {differing} of {total} tensors, so it is "
+            "saved with the adapters (backbone_modified); such adapters can't be composed with others"
         )
-    elif of:
-        report(f"the backbone in {official.where} equals {backbone} bit for bit and is not saved again")
+    elif total:
+        log(f"the backbone in {official.where} equals {backbone} bit for bit and is not saved again")
     elif not official.of_pretraining:
-        report(
-            f"{official.where} holds no backbone and the official script fine-tuned one: outputs are equal only if "
-            f"{backbone} is that one (pytorch_pretrained_model.bin of a step checkpoint)"
+        log(
+            f"{official.where} holds no backbone, and the official script fine-tuned its backbone: outputs are equal "
+            f"only if {backbone} is that backbone (pytorch_pretrained_model.bin of a step checkpoint)"
         )
 
 

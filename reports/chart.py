@@ -1,4 +1,4 @@
-"""The bar chart of a results table: a panel for each task, a group for each share of its training data."""
+"""Draw a results table as a bar chart: a panel for each task, a group of bars for each share of its training data."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from matplotlib.figure import Figure
 
 from .comparison import CONTROLS, Column, Row, Table, label
 
-__all__ = ["draw"]
+__all__ = ["COLOURS", "draw"]
 
 GREYS = dict(zip(CONTROLS, ("#4d4d4d", "#7a7a7a", "#a3a3a3", "#cccccc"), strict=True))
-# Okabe and Ito's colours, which colour-blind readers tell apart too; each further round of them is hatched otherwise.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; each time they repeat, the hatching changes.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
-HATCHES = (None, "////", "----", "xxxx", "||||")  # of lines: dots make an SVG forty times as large
-PANELS_BESIDE = 3
-CHARACTER, LINE = 0.075, 0.2  # inches that a legend takes
-GROUP, WIDEST = 0.84, 0.25  # of a group and of a bar, where groups are 1 apart
+HATCHES = (None, "////", "----", "xxxx", "||||")  # lines only: dots make an SVG forty times as large
+PANELS_PER_LINE = 3
+CHARACTER_WIDTH, LINE_HEIGHT = 0.075, 0.2  # of the legend, in inches
+GROUP_WIDTH, LARGEST_BAR_WIDTH = 0.84, 0.25  # groups are 1 apart
 
 
 def draw(table: Table, paths: Sequence[Path]) -> None:
-    """Draw means with standard deviations over seeds into files, whose kinds their names tell."""
+    """Draw means and standard deviations over seeds into files; the suffix of a path sets its format."""
     rows = list(dict.fromkeys(row for cells in table.values() for row in cells))
     rows.sort(key=lambda row: row.rank)
     panels: dict[tuple[str, str, str], list[Column]] = {}
     for column in table:
         panels.setdefault((column.task, column.split, column.key), []).append(column)
-    beside = min(PANELS_BESIDE, len(panels))
-    below = ceil(len(panels) / beside)
+    across = min(PANELS_PER_LINE, len(panels))
+    down = ceil(len(panels) / across)
     groups = max(map(len, panels.values()))
-    width = max(4.5, beside * max(2.4, 0.9 + groups * (0.3 + 0.19 * len(rows))))
+    width = max(4.5, across * max(2.4, 0.9 + groups * (0.3 + 0.19 * len(rows))))
     with matplotlib.rc_context({"svg.hashsalt": "kadapter", "svg.fonttype": "none", "font.size": 9}):
         names = [label(row, rows) for row in rows]
-        abreast = max(1, min(4, len(rows), int(width / (0.5 + CHARACTER * max(map(len, names))))))
-        height = 0.5 + 2.5 * below + LINE * ceil(len(rows) / abreast)
+        legend_columns = max(1, min(4, len(rows), int(width / (0.5 + CHARACTER_WIDTH * max(map(len, names))))))
+        height = 0.5 + 2.5 * down + LINE_HEIGHT * ceil(len(rows) / legend_columns)
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(below, beside, squeeze=False).ravel()
+        axes = figure.subplots(down, across, squeeze=False).ravel()
         for axis, ((task, split, key), columns) in zip(axes, panels.items(), strict=False):
             _panel(axis, table, columns, rows)
             axis.set_title(task, fontsize=10)
@@ -49,16 +49,16 @@ def draw(table: Table, paths: Sequence[Path]) -> None:
         for axis in axes[len(panels) :]:
             axis.remove()
         handles, _ = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=abreast, frameon=False)
+        figure.legend(handles, names, loc="outside lower center", ncols=legend_columns, frameon=False)
         for path in paths:
-            # A date in the file would make every drawing another one.
+            # without a date, equal drawings are equal files
             metadata = {"Date": None} if path.suffix == ".svg" else None
             figure.savefig(path, dpi=200, metadata=metadata)
 
 
 def _panel(axis: Axes, table: Table, columns: list[Column], rows: list[Row]) -> None:
-    width = min(GROUP / len(rows), WIDEST)
-    for number, (row, (colour, hatch)) in enumerate(zip(rows, _looks(rows), strict=True)):
+    width = min(GROUP_WIDTH / len(rows), LARGEST_BAR_WIDTH)
+    for number, (row, (colour, hatch)) in enumerate(zip(rows, _styles(rows), strict=True)):
         cells = [table[column].get(row) for column in columns]
         axis.bar(
             [group + (number - (len(rows) - 1) / 2) * width for group in range(len(columns))],
@@ -81,12 +81,12 @@ def _panel(axis: Axes, table: Table, columns: list[Column], rows: list[Row]) -> 
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _looks(rows: list[Row]) -> list[tuple[str, str | None]]:
-    """Give controls greys and adapters colours; what comes again in one colour is hatched."""
+def _styles(rows: list[Row]) -> list[tuple[str, str | None]]:
+    """Return a colour and a hatching for each row: controls are grey, and repeated colours are hatched."""
     colours, seen = cycle(COLOURS), Counter[str]()
-    looks: list[tuple[str, str | None]] = []
+    styles: list[tuple[str, str | None]] = []
     for row in rows:
         colour = GREYS.get(row.name) or next(colours)
-        looks.append((colour, HATCHES[seen[colour] % len(HATCHES)]))
+        styles.append((colour, HATCHES[seen[colour] % len(HATCHES)]))
         seen[colour] += 1
-    return looks
+    return styles

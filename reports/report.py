@@ -1,4 +1,4 @@
-"""The results table of downstream runs: what helps on which task, by how much, and whether by more than chance."""
+"""Tabulate downstream runs: what helps on which task, by how much, and whether by more than chance."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .runs import find_runs
 __all__ = ["REFERENCES", "report"]
 
 REFERENCES = ("backbone", "taps", "random")
-Part = tuple[str, Drawn, str]  # title, table, notes
+Section = tuple[str, Drawn, str]  # title, table, notes
 FILES = ("report.md", "report.csv", "report.png", "report.svg")
 
 
 def report(
-    places: Sequence[Path],
+    directories: Sequence[Path],
     output_dir: Path,
     references: Sequence[str] | None = None,
     resampling: Resampling | None = None,
@@ -35,29 +35,29 @@ def report(
     """Read runs, print their results table, and write it as report.md, report.csv, report.png and report.svg.
 
     Args:
-        places: run directories, or directories above them.
-        output_dir: where the files go; those of an earlier report are replaced.
-        references: names of the rows to which all others are compared; by default backbone, taps and random.
-        resampling: how the intervals are drawn.
-        tell: takes what is printed.
+        directories: run directories, or directories that contain them at any depth.
+        output_dir: directory of the files; those of an earlier report are replaced.
+        references: names of the rows that all others are compared with; by default backbone, taps and random.
+        resampling: settings of the bootstrap.
+        tell: function that prints a text.
 
     Raises:
         OSError: a directory is missing or holds no runs, or can't be written.
-        ValueError: a run is damaged, runs can't be compared, or a reference is no row.
+        ValueError: a run is damaged, runs can't be compared, or there is no row of a reference's name.
     """
     resampling = resampling or Resampling()
-    table = tabulate(find_runs(places), references or REFERENCES, resampling)
+    table = tabulate(find_runs(directories), references or REFERENCES, resampling)
     rows = _rows(table)
     if unknown := set(references or ()) - {row.name for row in rows}:
         names = ", ".join(dict.fromkeys(row.name for row in rows))
-        raise ValueError(f"no run is of the reference row {min(unknown)!r}; there are {names}")
-    parts = _parts(table, rows, _marks(table, references or REFERENCES), resampling)
+        raise ValueError(f"no run belongs to the reference row {min(unknown)!r}; the rows are {names}")
+    sections = _sections(table, rows, _marks(table, references or REFERENCES), resampling)
     output_dir.mkdir(parents=True, exist_ok=True)
-    markdown = "\n".join(f"## {title}\n\n{_text(drawn, box.MARKDOWN)}\n\n{notes}\n" for title, drawn, notes in parts)
-    (output_dir / FILES[0]).write_text(markdown, encoding="utf-8")
+    markdown = (f"## {title}\n\n{_text(drawn, box.MARKDOWN)}\n\n{notes}\n" for title, drawn, notes in sections)
+    (output_dir / FILES[0]).write_text("\n".join(markdown), encoding="utf-8")
     _write_csv(table, output_dir / FILES[1])
     draw(table, [output_dir / name for name in FILES[2:]])
-    tell("\n".join(f"{title}\n{_text(drawn, box.SIMPLE)}\n{notes}\n" for title, drawn, notes in parts))
+    tell("\n".join(f"{title}\n{_text(drawn, box.SIMPLE)}\n{notes}\n" for title, drawn, notes in sections))
     tell(f"wrote {', '.join(FILES)} to {output_dir}")
     return table
 
@@ -72,23 +72,21 @@ def _cells(table: Table) -> Iterator[tuple[Column, Row, Cell]]:
             yield column, row, cell
 
 
-# ---- what is shown ------------------------------------------------------------------------------------------------
+# ---- the tables ---------------------------------------------------------------------------------------------------
 
 
-def _parts(table: Table, rows: list[Row], marks: dict[str, str], resampling: Resampling) -> list[Part]:
+def _sections(table: Table, rows: list[Row], marks: dict[str, str], resampling: Resampling) -> list[Section]:
     """Return the titles, tables and notes of a report."""
     compared = sum(len(cell.against) for _, _, cell in _cells(table))
     percent = f"{100 * resampling.confidence:g}%"
     cells = "Mean ± standard deviation over seeds (number of seeds)." + _trained_on(table)
     if compared:
-        told = ", ".join(f"{mark} = {name}" for name, mark in marks.items())
-        cells += (
-            f" + and - mark what is above and below a reference row ({told}) by more than chance, see Differences."
-        )
+        legend = ", ".join(f"{mark} = {name}" for name, mark in marks.items())
+        cells += f" + and - mark results above and below a reference ({legend}) by more than chance; see Differences."
     intervals = (
         f"{percent} intervals of the paired bootstrap over examples and seeds ({resampling.resamples} resamples, seed "
-        f"{resampling.seed}); * marks those that exclude zero. A row or reference with one seed is resampled over "
-        f"examples alone. The intervals are not corrected for their number, {compared}."
+        f"{resampling.seed}); * marks those that exclude zero. A row or reference with a single seed is resampled "
+        f"over examples only. The {compared} intervals are not corrected for multiple comparisons."
     )
     gates = "Mean ± standard deviation over seeds of how far fusion lets each adapter through; 0 shuts it out."
     drawn = [("Results", _results(table, rows, marks), cells)]
@@ -98,14 +96,14 @@ def _parts(table: Table, rows: list[Row], marks: dict[str, str], resampling: Res
 
 
 def _trained_on(table: Table) -> str:
-    """Return how many examples the runs of each column truly trained on: of each label its share, but at least one."""
-    told = []
+    """Return how many examples the runs of each column really trained on, since every label keeps at least one."""
+    notes = []
     for column, cells in table.items():
-        if found := sorted({one for cell in cells.values() for one in cell.trained_on()}):
-            numbers, shares = ([one[place] for one in (found[0], found[-1])] for place in (0, 1))
+        if pairs := sorted({pair for cell in cells.values() for pair in cell.trained_on()}):
+            numbers, shares = zip(pairs[0], pairs[-1], strict=True)
             percent = _range(f"{100 * share:.3g}%" for share in shares)
-            told.append(f"{column.task} {column.share}, {_range(map(str, numbers))} ({percent})")
-    return f" Training examples: {'; '.join(told)}." if told else ""
+            notes.append(f"{column.task} {column.share}, {_range(map(str, numbers))} ({percent})")
+    return f" Training examples: {'; '.join(notes)}." if notes else ""
 
 
 def _range(ends: Iterable[str]) -> str:
@@ -113,13 +111,13 @@ def _range(ends: Iterable[str]) -> str:
 
 
 def _marks(table: Table, references: Sequence[str]) -> dict[str, str]:
-    """Return for each reference row that was compared with its shortest beginning that no other has."""
+    """Return the shortest unique prefix of each reference row that any row was compared with."""
     used = {name for _, _, cell in _cells(table) for name in cell.against}
     names = [name for name in references if name in used]
-    return {name: _beginning(name, names) for name in names}
+    return {name: _unique_prefix(name, names) for name in names}
 
 
-def _beginning(name: str, names: list[str]) -> str:
+def _unique_prefix(name: str, names: list[str]) -> str:
     starts = (name[:length] for length in range(1, len(name)))
     return next((start for start in starts if sum(other.startswith(start) for other in names) == 1), name)
 
@@ -134,7 +132,8 @@ def _results(table: Table, rows: list[Row], marks: dict[str, str]) -> Drawn:
 def _shown(cell: Cell | None, marks: dict[str, str]) -> str:
     if cell is None:
         return "-"
-    signs = [("+" if one.low > 0 else "-") + marks[name] for name, one in cell.against.items() if one.excludes_zero]
+    significant = {name: interval for name, interval in cell.against.items() if interval.excludes_zero}
+    signs = [("+" if interval.low > 0 else "-") + marks[name] for name, interval in significant.items()]
     return " ".join([_spread(cell.mean, cell.deviation), f"({len(cell.runs)})", *signs])
 
 
@@ -150,10 +149,11 @@ def _differences(table: Table, rows: list[Row], references: Sequence[str]) -> Dr
     return drawn
 
 
-def _interval(one: Interval | None) -> str:
-    if one is None:
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
         return "-"
-    return f"{one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]{' *' if one.excludes_zero else ''}"
+    mark = " *" if interval.excludes_zero else ""
+    return f"{interval.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]{mark}"
 
 
 def _gates(table: Table, rows: list[Row]) -> Drawn:
@@ -178,20 +178,20 @@ def _headed(*names: str) -> Drawn:
 
 
 def _text(drawn: Drawn, lines: box.Box) -> str:
-    """Return a table as text, in the terminal as wide as that is, in a file with a line for each row."""
+    """Return a table as text: Markdown with a line for each row, anything else as wide as the terminal."""
     drawn.box, file = lines, io.StringIO()
-    wide = 100_000
-    width = wide if lines is box.MARKDOWN else get_terminal_size((wide, 0)).columns
+    unlimited = 100_000
+    width = unlimited if lines is box.MARKDOWN else get_terminal_size((unlimited, 0)).columns
     Console(file=file, width=width, markup=False, highlight=False, emoji=False).print(drawn)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines() if line.strip())
 
 
-# ---- the file of numbers ------------------------------------------------------------------------------------------
+# ---- the CSV file -------------------------------------------------------------------------------------------------
 
 
 def _write_csv(table: Table, path: Path) -> None:
-    """Write one line for each row of each column, with all numbers in full."""
-    lines = [_line(*one) for one in _cells(table)]
+    """Write a line for each row of each column, with all numbers at full precision."""
+    lines = [_line(column, row, cell) for column, row, cell in _cells(table)]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)))
         writer.writeheader()
@@ -205,13 +205,13 @@ def _line(column: Column, row: Row, cell: Cell) -> dict[str, Any]:
         "split": column.split,
         "metric": column.key,
         "row": row.name,
-        "adapters": " ".join(row["adapters"]),
-        **{name: row[name] for name in ("fusion", "freeze_backbone", "freeze_adapters", "backbone")},
+        "adapters": " ".join(row.adapters),
+        **{name: getattr(row, name) for name in ("fusion", "freeze_backbone", "freeze_adapters", "backbone")},
         "train_examples": " ".join(str(number) for number, _ in cell.trained_on()),
         "seeds": " ".join(map(str, cell.runs)),
         "mean": cell.mean,
         "standard_deviation": cell.deviation,
     }
-    for name, one in cell.against.items():
-        line |= {f"difference_{name}": one.difference, f"low_{name}": one.low, f"high_{name}": one.high}
+    for name, interval in cell.against.items():
+        line |= {f"difference_{name}": interval.difference, f"low_{name}": interval.low, f"high_{name}": interval.high}
     return line | {f"gate_{name}": fmean(values) for name, values in cell.gates().items()}

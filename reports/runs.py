@@ -1,4 +1,4 @@
-"""The directories of downstream runs, as trainers/run_task.py leaves them: what each was, and what it predicted."""
+"""Read the output directories of trainers/run_task.py: the settings of each run and its predictions."""
 
 from __future__ import annotations
 
@@ -34,150 +34,154 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "metric": dict,
     "gates": dict,
 }
-MAYBE = {"train_examples": int, "train_share": NUMBER}  # what runs of earlier versions don't tell
+OPTIONAL_FIELDS = {"train_examples": int, "train_share": NUMBER}  # not recorded by earlier versions
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its directory, what its run.json says, and gold and prediction of each example by id."""
+    """One run: its directory, the fields of its run.json, and gold answer and prediction of each example by id."""
 
     directory: Path
-    said: dict[str, Any]
+    record: dict[str, Any]
     examples: dict[str, tuple[Any, Any]]
 
     @property
     def task(self) -> str:
-        """The task's name."""
-        return self.said["task"]
+        """The name of the task."""
+        return self.record["task"]
 
     @property
     def seed(self) -> int:
         """The seed of training."""
-        return self.said["seed"]
+        return self.record["seed"]
 
     @property
     def row(self) -> str:
-        """What stands beside the backbone: a row of the results table."""
-        return self.said["row"]
+        """The name of its row in the results table."""
+        return self.record["row"]
 
     @property
     def key(self) -> str:
-        """The name of the result by which the task is told."""
-        return self.said["metric"]["key"]
+        """The name of the headline result."""
+        return self.record["metric"]["key"]
 
     @cached_property
     def metric(self) -> ModuleType:
         """The metric that the run was measured by."""
-        return metrics.load(self.said["metric"]["name"])
+        return metrics.load(self.record["metric"]["name"])
 
     @cached_property
     def score(self) -> float:
         """The headline result over all examples.
 
         Raises:
-            ValueError: predictions or gold answers are not of the metric's kind, or it has no such result.
+            ValueError: the metric can't take the predictions or gold answers, or has no such result.
         """
         return float(self.scores(self.statistics().sum(axis=0)))
 
     def statistics(self) -> np.ndarray:
         """Return the metric's statistics of each example, (examples, k), in the order of the ids."""
-        gold, predictions = zip(*(self.examples[one] for one in sorted(self.examples)), strict=True)
+        gold, predictions = zip(*(self.examples[name] for name in sorted(self.examples)), strict=True)
         try:
-            return self.metric.per_example(predictions, gold, **self.said["metric"].get("settings", {}))
+            return self.metric.per_example(predictions, gold, **self.record["metric"].get("settings", {}))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.directory / PREDICTIONS}: {error} (counted by id)") from error
 
     def scores(self, total: np.ndarray) -> Any:
-        """Return the headline result of summed statistics, (...) of (..., k)."""
+        """Return the headline results, (...), of summed statistics, (..., k)."""
         results = self.metric.from_total(total)
         if self.key not in results:
             raise ValueError(
-                f"{self.directory / DESCRIPTION}: metric {self.said['metric']['name']!r} has no result "
+                f"{self.directory / DESCRIPTION}: metric {self.record['metric']['name']!r} has no result "
                 f"{self.key!r}; it has {', '.join(results)}"
             )
         return results[self.key]
 
 
-def find_runs(places: Iterable[Path]) -> list[Run]:
-    """Read all runs in or anywhere below some directories, each once.
+def find_runs(directories: Iterable[Path]) -> list[Run]:
+    """Read every run in or anywhere below the directories, each once.
 
     Raises:
         OSError: a directory is missing, or has no run below it.
-        ValueError: a run is incomplete, or a file of it damaged or against its other files.
+        ValueError: a run is incomplete, or one of its files is damaged or contradicts another.
     """
-    found: dict[Path, None] = {}
-    for place in places:
-        if not place.is_dir():
-            raise OSError(f"there is no directory {str(place)!r}; name output directories of trainers/run_task.py")
-        below = sorted(path.parent.resolve() for path in place.rglob(DESCRIPTION))
+    runs: dict[Path, None] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise OSError(f"there is no directory {str(directory)!r}; name output directories of trainers/run_task.py")
+        below = sorted(path.parent.resolve() for path in directory.rglob(DESCRIPTION))
         if not below:
-            raise OSError(f"no run in or below {str(place)!r} (none has a {DESCRIPTION}); name finished runs")
-        found.update(dict.fromkeys(below))
-    return [read_run(directory) for directory in found]
+            raise OSError(f"no run in or below {str(directory)!r} (none has a {DESCRIPTION}); name finished runs")
+        runs.update(dict.fromkeys(below))
+    return [read_run(directory) for directory in runs]
 
 
 def read_run(directory: Path) -> Run:
-    """Read one run.
+    """Read one run and check that its files agree.
 
     Raises:
         OSError: its predictions are missing.
-        ValueError: a file is damaged, lacks a field, or is against another.
+        ValueError: a file is damaged, has a field missing, or contradicts another.
     """
     run = Run(directory, _description(directory / DESCRIPTION), _examples(directory / PREDICTIONS))
     results = directory / RESULTS
-    told = _object(results, results.read_text(encoding="utf-8")) if results.is_file() else {}
-    recorded = told.get(f"eval_{run.key}")
-    if recorded is not None and abs(recorded - run.score) > TOLERANCE:
+    recorded = _object(results, results.read_text(encoding="utf-8")) if results.is_file() else {}
+    score = recorded.get(f"eval_{run.key}")
+    if score is not None and abs(score - run.score) > TOLERANCE:
         raise ValueError(
-            f"{directory}: {PREDICTIONS} gives {run.key} {run.score:.6f}, and {RESULTS} says {recorded:.6f}, so they "
-            "are of different runs; evaluate again with --do_eval"
+            f"{directory}: {PREDICTIONS} gives {run.key} {run.score:.6f}, and {RESULTS} says {score:.6f}, so they "
+            "come from different runs; evaluate again with --do_eval"
         )
     return run
 
 
 def pool_folds(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs with those that differ only in their round of cross-validation as one, on all their examples.
+    """Merge runs that differ only in their round of a cross-validation into a single run on all their examples.
 
     Raises:
-        ValueError: an example stands in two rounds of them.
+        ValueError: an example occurs in two rounds.
     """
-    alike: dict[str, list[Run]] = defaultdict(list)
+    groups: dict[str, list[Run]] = defaultdict(list)
     for number, run in enumerate(runs):
-        told = {name: value for name, value in run.said.items() if name in FIELDS and name != "gates"}
-        crossed = run.said.get("fold") is not None
-        alike[json.dumps(told, sort_keys=True) if crossed else str(number)].append(run)
-    return [_pooled(rounds) if len(rounds) > 1 else rounds[0] for rounds in alike.values()]
+        settings = {name: value for name, value in run.record.items() if name in FIELDS and name != "gates"}
+        crossed = run.record.get("fold") is not None
+        groups[json.dumps(settings, sort_keys=True) if crossed else str(number)].append(run)
+    return [_pooled(rounds) if len(rounds) > 1 else rounds[0] for rounds in groups.values()]
 
 
 def _pooled(rounds: list[Run]) -> Run:
     examples: dict[str, tuple[Any, Any]] = {}
     for run in rounds:
-        if twice := examples.keys() & run.examples.keys():
+        if repeated := examples.keys() & run.examples.keys():
             raise ValueError(
-                f"{run.directory}: example {min(twice)!r} was measured in another round of the cross-validation too; "
-                "leave one of the two runs out"
+                f"{run.directory}: example {min(repeated)!r} was measured in another round of the cross-validation "
+                "too; leave one of the two runs out"
             )
         examples |= run.examples
     first = rounds[0]
-    gates = {name: fmean(run.said["gates"][name] for run in rounds) for name in first.said["gates"]}
-    told = {name: fmean(run.said[name] for run in rounds) for name in MAYBE if all(name in run.said for run in rounds)}
-    told |= {"train_examples": round(told["train_examples"])} if "train_examples" in told else {}
-    return Run(first.directory, {**first.said, **told, "gates": gates}, examples)
+    gates = {name: fmean(run.record["gates"][name] for run in rounds) for name in first.record["gates"]}
+    recorded = [name for name in OPTIONAL_FIELDS if all(name in run.record for run in rounds)]
+    means = {name: fmean(run.record[name] for run in rounds) for name in recorded}
+    means |= {"train_examples": round(means["train_examples"])} if "train_examples" in means else {}
+    return Run(first.directory, {**first.record, **means, "gates": gates}, examples)
 
 
 def _description(path: Path) -> dict[str, Any]:
-    said = _object(path, path.read_text(encoding="utf-8"))
-    for name, kind in {**FIELDS, **{name: kind for name, kind in MAYBE.items() if name in said}}.items():
-        if name not in said:
-            raise ValueError(f"{path} lacks {name!r}; run trainers/run_task.py again")
-        if not isinstance(said[name], kind) or (kind is not bool and isinstance(said[name], bool)):
-            raise ValueError(f"{path} says {name}={said[name]!r}, which is of no use; run trainers/run_task.py again")
-    if missing := {"name", "key"} - said["metric"].keys():
-        raise ValueError(f"{path}: 'metric' lacks {sorted(missing)}; run trainers/run_task.py again")
-    if said["metric"]["name"] not in metrics.available():
-        raise ValueError(f"{path}: no metric {said['metric']['name']!r}; there are {', '.join(metrics.available())}")
-    return said
+    record = _object(path, path.read_text(encoding="utf-8"))
+    recorded = {name: expected for name, expected in OPTIONAL_FIELDS.items() if name in record}
+    for name, expected in {**FIELDS, **recorded}.items():
+        if name not in record:
+            raise ValueError(f"{path} has no {name!r}; run trainers/run_task.py again")
+        value = record[name]
+        if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
+            raise ValueError(f"{path} has {name}={value!r}, of the wrong type; run trainers/run_task.py again")
+    if missing := {"name", "key"} - record["metric"].keys():
+        raise ValueError(f"{path}: 'metric' has no {sorted(missing)}; run trainers/run_task.py again")
+    if record["metric"]["name"] not in metrics.available():
+        names = ", ".join(metrics.available())
+        raise ValueError(f"{path}: no metric {record['metric']['name']!r}; there are {names}")
+    return record
 
 
 def _examples(path: Path) -> dict[str, tuple[Any, Any]]:
@@ -187,14 +191,15 @@ def _examples(path: Path) -> dict[str, tuple[Any, Any]]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number}"
-            one = _object(where, line)
-            if missing := {"id", "gold", "prediction"} - one.keys():
-                raise ValueError(f"{where} lacks {sorted(missing)}; evaluate the run again with --do_eval")
-            if one["gold"] is None:
-                raise ValueError(f"{where}: example {one['id']!r} has no gold answer; report on labelled examples")
-            if str(one["id"]) in examples:
-                raise ValueError(f"{where}: id {one['id']!r} was there before; give each example an id of its own")
-            examples[str(one["id"])] = (one["gold"], one["prediction"])
+            example = _object(where, line)
+            if missing := {"id", "gold", "prediction"} - example.keys():
+                raise ValueError(f"{where} has no {sorted(missing)}; evaluate the run again with --do_eval")
+            name = str(example["id"])
+            if example["gold"] is None:
+                raise ValueError(f"{where}: example {example['id']!r} has no gold answer; report on labelled examples")
+            if name in examples:
+                raise ValueError(f"{where}: id {example['id']!r} is repeated; give each example an id of its own")
+            examples[name] = (example["gold"], example["prediction"])
     if not examples:
         raise ValueError(f"{path} is empty; evaluate the run again with --do_eval")
     return examples
@@ -202,9 +207,9 @@ def _examples(path: Path) -> dict[str, tuple[Any, Any]]:
 
 def _object(where: Any, text: str) -> dict[str, Any]:
     try:
-        read = json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON ({error}); it may be cut short, so evaluate the run again") from error
-    if not isinstance(read, dict):
-        raise ValueError(f"{where} holds a {type(read).__name__}, not a JSON object; evaluate the run again")
-    return read
+        raise ValueError(f"{where} is not JSON ({error}); it may be cut short, so evaluate the run again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} holds a {type(content).__name__}, not a JSON object; evaluate the run again")
+    return content

@@ -243,7 +243,7 @@ def test_bin_files_of_old_and_new_torch_hold_the_same(zipped, backbone, tmp_path
 def test_fusion_add_leaves_the_learned_projections_out_and_says_so(backbone, tmp_path):
     said = []
     file = file_of("RobertaModelwithAdapter.fac_lin_concat", tmp_path)
-    model = convert_official(file, backbone, **SHAPE, fusion="add", report=said.append)
+    model = convert_official(file, backbone, **SHAPE, fusion="add", log=said.append)
     assert model.config.fusion == "add"
     assert any("task_dense, task_dense_fac, task_dense_lin" in line for line in said)
 
@@ -251,7 +251,7 @@ def test_fusion_add_leaves_the_learned_projections_out_and_says_so(backbone, tmp
 def test_a_file_that_names_its_adapters_makes_no_use_of_a_name(backbone, tmp_path):
     said = []
     file = file_of("RobertaModelwithAdapter.fac_lin_add", tmp_path)
-    model = convert_official(file, backbone, **SHAPE, name="both", report=said.append)
+    model = convert_official(file, backbone, **SHAPE, name="both", log=said.append)
     assert list(model.config.adapters) == ["fac", "lin"]
     assert "name 'both' is not used: the file names its adapters fac and lin" in said
 
@@ -264,7 +264,7 @@ def test_a_backbone_that_was_trained_along_is_saved_and_loaded_with_the_adapters
     key = "model.encoder.layer.1.output.dense.weight"
     tensors[key] = tensors[key] + 0.01
     file = save_official(tensors, tmp_path / "tuned.bin")
-    convert_official(file, backbone, **SHAPE, report=said.append).save_pretrained(tmp_path / "out")
+    convert_official(file, backbone, **SHAPE, log=said.append).save_pretrained(tmp_path / "out")
     model = KAdapterModel.from_pretrained(tmp_path / "out")
     names = official_names(model)
     assert set(names.values()) == set(tensors)
@@ -275,12 +275,12 @@ def test_a_backbone_that_was_trained_along_is_saved_and_loaded_with_the_adapters
 def test_an_equal_backbone_is_not_saved_again(backbone, tmp_path):
     said = []
     file = file_of("RobertaModelwithAdapter.fac_lin_add", tmp_path)
-    convert_official(file, backbone, **SHAPE, report=said.append).save_pretrained(tmp_path / "out")
+    convert_official(file, backbone, **SHAPE, log=said.append).save_pretrained(tmp_path / "out")
     assert not any("backbone" in key for key in load_file(tmp_path / "out" / "model.safetensors"))
     assert any("bit for bit and is not saved again" in line for line in said)
 
 
 def test_a_fine_tuned_file_without_its_backbone_is_converted_with_a_warning(backbone, tmp_path):
     said = []
-    convert_official(file_of("tuned-pair", tmp_path), backbone, **SHAPE, keep_head=True, report=said.append)
-    assert any("holds no backbone and the official script fine-tuned one" in line for line in said)
+    convert_official(file_of("tuned-pair", tmp_path), backbone, **SHAPE, keep_head=True, log=said.append)
+    assert any("holds no backbone, and the official script fine-tuned its backbone" in line for line in said)

@@ -114,7 +114,7 @@ def test_a_file_in_the_place_of_the_directory_is_an_error(org):
 
 
 def test_parts_that_do_not_compose_are_refused(org, tmp_path):
-    assert "has one adapter alone" in sentence(run("compose", "org/kadapter-fac", "-o", "both"))
+    assert "has only one adapter" in sentence(run("compose", "org/kadapter-fac", "-o", "both"))
     twice = run("compose", "org/kadapter-fac", "org/kadapter-fac", "-o", "both")
     assert "adapter 'fac' of org/kadapter-fac is in another part already" in sentence(twice)
     assert "org/kadapter-med" in sentence(run("compose", "org/kadapter-fac+med", "-o", "both"))
@@ -139,14 +139,14 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--layers", 0, "--layers", 2), "has 3 layers in adapter, and 2 were given, [0, 2]; give --layers 3 times"),
+        (("--layers", 0, "--layers", 2), "has 3 layers in adapter, and 2 were given, [0, 2]; pass --layers 3 times"),
         (("--layers", 0, "--layers", 2, "--layers", 9), "layers=[0, 2, 9] must lie in 0..4"),
         (("--layers", 2, "--layers", 0, "--layers", 4), "strictly increasing"),
         (("--num-attention-heads", 5), "the inner width 48 does not divide into 5 attention heads"),
         (("--num-attention-heads", 0), "num_attention_heads=0 of a knowledge adapter must be at least 1"),
         (("--skip-layers", 1), "skip_layers=1 must be 0 (off) or at least 2"),
         (("--name", "a.b"), "adapter name 'a.b' may hold only letters"),
-        (("--fusion", "concat"), "is a pre-training file, so fusion='concat' can't be had"),
+        (("--fusion", "concat"), "is a pre-training file, so fusion='concat' is not possible"),
         (("--backbone", "nowhere/at-all"), "backbone 'nowhere/at-all' can't be read"),
     ],
 )
@@ -156,7 +156,7 @@ def test_options_that_do_not_fit_the_file_are_refused(options, reason, backbone,
 
 
 def test_a_pretraining_file_needs_a_name(backbone, here):
-    assert "does not name its adapter; say it, for example --name fac" in sentence(
+    assert "does not name its adapter; pass a name, for example --name fac" in sentence(
         convert(backbone, SMALL / "fac.safetensors")
     )
 
@@ -204,7 +204,7 @@ def test_a_file_that_would_run_code_is_refused_unrun(write, backbone, here):
 @pytest.mark.parametrize(
     ("tensors", "reason"),
     [
-        ({"layer.weight": torch.ones(2)}, "is no file of the official K-Adapter code"),
+        ({"layer.weight": torch.ones(2)}, "is not a file of the official K-Adapter code"),
         ({"model.embeddings.LayerNorm.bias": torch.ones(2)}, "holds a backbone (model.*) and no adapter"),
         ({"state_dict": {"adapter.0": torch.ones(2)}}, "'state_dict' is a dict, not a tensor"),
         ([torch.ones(2)], "holds a list, not named tensors"),
@@ -252,10 +252,10 @@ def test_heads_that_can_not_be_kept_are_refused(backbone, here):
     three = {**wrapped("fac", "lin"), "dense.weight": torch.ones(32, 96), "out_proj.weight": torch.ones(9, 32)}
     file = save_official(three, here / "three.bin")
     said = sentence(convert(backbone, file, "--keep-head"))
-    assert "'dense.weight' has shape (32, 96), and one or two mentions need one of [(32, 32), (32, 64)]" in said
+    assert "'dense.weight' has shape (32, 96), and a head for one or two mentions has (32, 32) or (32, 64)" in said
     added = {**wrapped("fac"), "classifier.weight": torch.ones(1, 32), "classifier.bias": torch.ones(1)}
     file = save_official(added, here / "added.bin")
-    assert "was fine-tuned on CosmosQA by fusion 'add'" in sentence(convert(backbone, file, "--keep-head"))
+    assert "was fine-tuned on CosmosQA with fusion 'add'" in sentence(convert(backbone, file, "--keep-head"))
 
 
 def test_a_projection_that_the_file_lacks_is_named(backbone, here):

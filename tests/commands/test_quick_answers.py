@@ -34,7 +34,7 @@ def parts(tmp_path_factory):
 
 REFUSED = {
     "a part that is not there": (["fac", "nowhere"], "no config.json"),
-    "a single adapter": (["fac"], "one adapter alone"),
+    "a single adapter": (["fac"], "only one adapter"),
     "the same adapter twice": (["fac", "fac"], "is in another part already"),
     "adapters of two backbones": (["fac", "lin"], "was made for another backbone"),
     "another model": (["fac", "other"], "holds a model of type 'bert'"),

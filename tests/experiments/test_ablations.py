@@ -1,4 +1,4 @@
-"""experiments/ablations.py: every variant trains by flags alone, what is done stays, and bad recipes are told."""
+"""experiments/ablations.py: flags make every variant, finished runs are kept, and bad recipes are refused."""
 
 import importlib.util
 import json
@@ -103,14 +103,14 @@ def test_a_run_that_broke_off_goes_on_where_it_stopped(ablations, ground, tmp_pa
     before = digest(output)
     command(ablations, ground, output, *given)
     assert len(trained) == 6 and digest(output) == before
-    with pytest.raises(ValueError, match="holds 'base, seed 0' by other flags; choose another --output-dir"):
+    with pytest.raises(ValueError, match="holds 'base, seed 0' with different flags; choose another --output-dir"):
         command(ablations, ground, output, *given, "--", "--learning_rate", "1")
 
 
 @pytest.mark.parametrize(
     ("changes", "more", "sentence"),
     [
-        ({}, ["--only", "width"], r"--only 'width' is no group of .*; there are inner width, inner depth"),
+        ({}, ["--only", "width"], r"--only 'width' is no group of .*; the groups are inner width, inner depth"),
         ({"variants": None}, [], r"must map 'variants' to flags and values"),
         ({"variants": {"layers": {"early": [0]}}}, [], r"layers: early must map flags to values, not \[0\]"),
         ({"variants": {"width": {8: {"adapter_width": 8}}}}, [], r"variant 'width: 8': '--adapter_width' is no flag"),

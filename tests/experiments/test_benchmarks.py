@@ -1,4 +1,4 @@
-"""Every benchmark runs whole at a tiny size, and tells what it must. Nothing here asserts a time."""
+"""Every benchmark runs completely at a tiny size, and reports what it must. Nothing here asserts a time."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The benchmark of continual infusion: adapters keep what was taught, full fine-tuning is measured beside them."""
+"""experiments/continual.py: adapters retain what was taught, and are compared with full fine-tuning."""
 
 import importlib.util
 import json
@@ -137,6 +137,6 @@ def test_a_run_that_was_stopped_repeats_only_what_is_missing(ran):
 def test_a_directory_of_a_run_by_other_flags_is_refused(ran):
     module, given, run = ran
     before = (run / "continual.json").read_bytes()
-    with pytest.raises(ValueError, match=r"is of a run by .* choose another --output-dir"):
+    with pytest.raises(ValueError, match=r"belongs to a run with .* choose another --output-dir"):
         module.main(**{**given, "seed": 1})
     assert (run / "continual.json").read_bytes() == before

@@ -1,4 +1,4 @@
-"""`kadapter report`: what it reads, which numbers it tells, and what it refuses, on runs of a few examples."""
+"""`kadapter report`: what it reads, which numbers it reports, and what it refuses, on runs of a few examples."""
 
 import csv
 import json
@@ -179,7 +179,7 @@ def test_a_row_that_lacks_a_round_is_refused(runs):
     for fold in range(2):
         write_run(runs / f"b{fold}", "rr", first=2 * fold, fold=fold)
     write_run(runs / "f", "rr", "fac", fold=0)
-    assert "2 ids are in one alone" in refusal(runs)
+    assert "2 ids are in only one of them" in refusal(runs)
 
 
 def test_a_report_is_the_same_each_time(runs, tmp_path):
@@ -264,7 +264,7 @@ def test_reference_rows_can_be_chosen(runs, tmp_path):
     assert cells["fac+lin"].against["fac"].difference == -1
     assert list(cells["backbone"].against) == ["fac", "final"]
     assert "(fa = fac, fi = final)" in (tmp_path / "out" / "report.md").read_text()
-    assert "no run is of the reference row 'lin'; there are backbone, fac, final, fac+lin" in refusal(
+    assert "no run belongs to the reference row 'lin'; the rows are backbone, fac, final, fac+lin" in refusal(
         runs, "--reference", "lin"
     )
 
@@ -275,7 +275,7 @@ def test_other_backbones_are_compared_with_their_own_references_alone(runs, tmp_
     write_run(runs / "3", "ww", "fac", backbone="hub/larger")
     write_run(runs / "4", "ww", "multitask", backbone="runs/multitask")
     (cells,) = report([runs], tmp_path / "out", tell=lambda text: None).values()
-    against = {(row.name, row["backbone"]): list(cell.against) for row, cell in cells.items()}
+    against = {(row.name, row.backbone): list(cell.against) for row, cell in cells.items()}
     assert against["fac", "hub/encoder"] == ["backbone"] == against["multitask", "runs/multitask"]
     assert against["fac", "hub/larger"] == []
     assert "| fac (larger) " in (tmp_path / "out" / "report.md").read_text()
@@ -336,12 +336,12 @@ def test_a_run_that_was_not_evaluated_is_refused(runs):
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ('{"id": "a", "gold": "x", "prediction": "x"}\n{"id": "b", "go', "line 2 is no JSON"),
-        ('{"id": "a", "gold": "x", "prediction": "x"}\n\n', "line 2 is no JSON"),
+        ('{"id": "a", "gold": "x", "prediction": "x"}\n{"id": "b", "go', "line 2 is not JSON"),
+        ('{"id": "a", "gold": "x", "prediction": "x"}\n\n', "line 2 is not JSON"),
         ('["a", "x", "x"]', "line 1 holds a list, not a JSON object"),
-        ('{"id": "a", "gold": "x"}', "line 1 lacks ['prediction']"),
+        ('{"id": "a", "gold": "x"}', "line 1 has no ['prediction']"),
         ('{"id": "a", "gold": null, "prediction": "x"}', "line 1: example 'a' has no gold answer"),
-        ('{"id": "a", "gold": "x", "prediction": "x"}\n' * 2, "line 2: id 'a' was there before"),
+        ('{"id": "a", "gold": "x", "prediction": "x"}\n' * 2, "line 2: id 'a' is repeated"),
         ('{"id": "a", "gold": "x", "prediction": ["x"]}', "prediction 0 is ['x']; it must be the name or number"),
         ("", "predictions.jsonl is empty"),
     ],
@@ -356,11 +356,11 @@ def test_damaged_predictions_are_refused_by_file_and_line(runs, lines, reason):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"seed": "0"}, "run.json says seed='0', which is of no use"),
-        ({"seed": True}, "run.json says seed=True, which is of no use"),
-        ({"train_examples": "250"}, "run.json says train_examples='250', which is of no use"),
-        ({"gates": None}, "run.json says gates=None, which is of no use"),
-        ({"metric": {"name": "accuracy"}}, "'metric' lacks ['key']"),
+        ({"seed": "0"}, "run.json has seed='0', of the wrong type"),
+        ({"seed": True}, "run.json has seed=True, of the wrong type"),
+        ({"train_examples": "250"}, "run.json has train_examples='250', of the wrong type"),
+        ({"gates": None}, "run.json has gates=None, of the wrong type"),
+        ({"metric": {"name": "accuracy"}}, "'metric' has no ['key']"),
         ({"metric": {"name": "bleu", "key": "bleu"}}, "no metric 'bleu'; there are accuracy, "),
         ({"metric": {"name": "accuracy", "key": "f1"}}, "has no result 'f1'; it has accuracy, macro_f1, micro_f1"),
         ({"metric": {"name": "accuracy", "key": "accuracy", "settings": {"beta": 1}}}, "'beta'"),
@@ -377,9 +377,9 @@ def test_a_damaged_description_is_refused(runs):
     said = json.loads((run / "run.json").read_text())
     del said["task"]
     (run / "run.json").write_text(json.dumps(said))
-    assert f"{run / 'run.json'} lacks 'task'" in refusal(runs)
+    assert f"{run / 'run.json'} has no 'task'" in refusal(runs)
     (run / "run.json").write_text('{"task": ')
-    assert f"{run / 'run.json'} is no JSON" in refusal(runs)
+    assert f"{run / 'run.json'} is not JSON" in refusal(runs)
 
 
 def test_results_of_another_evaluation_are_refused(runs):
@@ -391,7 +391,7 @@ def test_results_of_another_evaluation_are_refused(runs):
 def test_two_runs_of_one_row_and_seed_are_refused(runs):
     write_run(runs / "one", "rw", "fac", seed=3)
     write_run(runs / "two", "rr", "fac", seed=3)
-    expected = f"{runs / 'one'} and {runs / 'two'} are both 'fac' of colours 100% (test accuracy) with seed 3"
+    expected = f"{runs / 'one'} and {runs / 'two'} are both 'fac' on colours 100% (test accuracy) with seed 3"
     assert expected in refusal(runs)
 
 
@@ -399,8 +399,8 @@ def test_runs_on_other_examples_are_refused_and_both_are_named(runs):
     write_run(runs / "one", "rwr")
     write_run(runs / "two", "rwrw", "fac")
     said = refusal(runs)
-    assert f"{runs / 'one'} and {runs / 'two'} are both of colours 100% (test accuracy)" in said
-    assert "on other examples: 1 ids are in one alone, for example 'e3'" in said
+    assert f"{runs / 'one'} and {runs / 'two'} are both on colours 100% (test accuracy)" in said
+    assert "on different examples: 1 ids are in only one of them, for example 'e3'" in said
 
 
 def test_runs_with_other_gold_answers_or_metrics_are_refused(runs):
@@ -410,7 +410,7 @@ def test_runs_with_other_gold_answers_or_metrics_are_refused(runs):
     assert "differ in the gold answer of 'e1'" in refusal(runs)
     (two / "run.json").write_text((two / "run.json").read_text().replace('"key": "accuracy"', '"key": "macro_f1"'))
     (two / "all_results.json").unlink()
-    assert "were measured by other metrics or settings" in refusal(runs)
+    assert "were measured by different metrics or settings" in refusal(runs)
 
 
 @pytest.mark.parametrize("words", [("--confidence", "1"), ("--confidence", "95")])
