@@ -1,13 +1,13 @@
 """Corpora: one corpus, one file, found by its name; no table to edit.
 
 ``load("fewrel", data_dir)`` finds ``fewrel.py`` in this folder, builds its corpus once into the Arrow cache of
-``datasets`` and returns the typed dataset. To add a corpus, add a file with one class deriving from
-``_common.CorpusBuilder``, and two invented records in ``SAMPLE_FILES`` and ``SAMPLE_ROWS`` for the shared tests.
+``datasets`` and returns the typed dataset. To add a corpus, add a file with a class named ``Corpus``, derived from
+``_builder.CorpusBuilder``, and two invented records in ``SAMPLE_FILES`` and ``SAMPLE_ROWS`` for the shared tests. The
+name of the file is the name of the corpus and of its cache directory.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,9 +59,7 @@ def get_builder(name: str) -> type[CorpusBuilder]:
     Raises:
         ValueError: there is no corpus of this name; the sentence lists those there are.
     """
-    module = discovery.find(__name__, "corpus", name)
-    classes = [member for _, member in inspect.getmembers(module, inspect.isclass)]
-    return next(cls for cls in classes if issubclass(cls, CorpusBuilder) and cls.__module__ == module.__name__)
+    return discovery.find(__name__, "corpus", name).Corpus
 
 
 def load(

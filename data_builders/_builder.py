@@ -1,7 +1,7 @@
 """The frame of every corpus builder: splits, bad records, what is left out, counts and the cache key.
 
-A builder is one file with one class deriving from :class:`CorpusBuilder`. It says its ``record_type`` (they are told
-in ``_features``), its ``file_patterns``, how a file is read (``read``) and which typed rows a record gives (``rows``);
+A builder is one file with one class named ``Corpus``, derived from :class:`CorpusBuilder`. It says its
+``record_type`` (they are told in ``_features``), its ``file_patterns``, how a file is read (``read``) and which typed rows a record gives (``rows``);
 all else is here.
 
 Splits are explained in ``_splits``: by the file names, or by a hash of the sentence where no name tells one. A release
@@ -119,7 +119,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     def read(self, path: Path) -> NumberedRecords:
         """Yields the numbered raw records of one file, with a ``BadRecord`` in the place of an unreadable one."""
-        raise TypeError(f"{type(self).__name__} must define how a file is read")
+        raise TypeError(f"the corpus {self.name} must define how a file is read")
 
     def rows(self, record: Any) -> Iterable[Row | Dropped | Noted | Matched]:
         """Returns the typed rows of one raw record, a ``Dropped`` for each one left out by rule, and notes at the end.
@@ -129,7 +129,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         Raises:
             BadRecord: the record is malformed.
         """
-        raise TypeError(f"{type(self).__name__} must define the rows of a record")
+        raise TypeError(f"the corpus {self.name} must define the rows of a record")
 
     def row_maker(self, **resources: Any) -> RowMaker:
         """Returns what makes rows of a record; a builder that needs more than the record overrides this."""

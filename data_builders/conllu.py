@@ -61,7 +61,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class Conllu(CorpusBuilder):
+class Corpus(CorpusBuilder):
     """Reads CoNLL-U files: one row for each sentence."""
 
     record_type = "dependency"

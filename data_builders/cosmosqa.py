@@ -42,7 +42,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class CosmosQA(MultipleChoiceBuilder):
+class Corpus(MultipleChoiceBuilder):
     """Reads CosmosQA as published or as K-Adapter has it: one row for each question."""
 
     file_patterns = ("*.csv", "*.jsonl")

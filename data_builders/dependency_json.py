@@ -35,7 +35,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class DependencyJson(CorpusBuilder):
+class Corpus(CorpusBuilder):
     """Reads find_head files: one row for each sentence."""
 
     record_type = "dependency"

@@ -32,7 +32,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class EntityTyping(EntityTypingBuilder):
+class Corpus(EntityTypingBuilder):
     """Reads the user's own files of mentions with types: one row for each record."""
 
     licence = "your own"

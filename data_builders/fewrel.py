@@ -51,7 +51,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class FewRel(CorpusBuilder):
+class Corpus(CorpusBuilder):
     """Reads FewRel files: one row for each sentence."""
 
     record_type = "relation"

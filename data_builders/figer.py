@@ -48,7 +48,7 @@ SAMPLE_ROWS = [
 Token = tuple[str, str, str]  # its text, "B", "I" or "O", and the types as they stand
 
 
-class Figer(EntityTypingBuilder):
+class Corpus(EntityTypingBuilder):
     """Reads FIGER, as prepared by ERNIE, and its gold test set: one row for each mention."""
 
     file_patterns = ("*.json", "*.label")

@@ -38,7 +38,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class MultipleChoice(MultipleChoiceBuilder):
+class Corpus(MultipleChoiceBuilder):
     """Reads the user's own questions with choices: one row for each question."""
 
     licence = "your own"

@@ -49,7 +49,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class OpenEntity(EntityTypingBuilder):
+class Corpus(EntityTypingBuilder):
     """Reads OpenEntity, as prepared by ERNIE or as released: one row for each mention."""
 
     file_patterns = ("*.json",)

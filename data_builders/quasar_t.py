@@ -52,7 +52,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class QuasarT(QuestionAnsweringBuilder):
+class Corpus(QuestionAnsweringBuilder):
     """Reads Quasar-T in OpenQA's layout or as released: one row for each question."""
 
     file_patterns = ("*.txt", "*.json", "*.json.gz")

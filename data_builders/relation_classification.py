@@ -40,7 +40,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class RelationClassification(SubjectObjectBuilder):
+class Corpus(SubjectObjectBuilder):
     """Reads the user's own files of related mentions: one row for each record."""
 
     licence = "your own"

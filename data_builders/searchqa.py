@@ -53,7 +53,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class SearchQA(QuestionAnsweringBuilder):
+class Corpus(QuestionAnsweringBuilder):
     """Reads SearchQA in OpenQA's layout or as processed by its authors: one row for each question."""
 
     homepage = "https://github.com/nyu-dl/dl4ir-searchQA"

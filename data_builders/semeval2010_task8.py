@@ -71,7 +71,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class SemEval2010Task8(CorpusBuilder):
+class Corpus(CorpusBuilder):
     """Reads the files of SemEval-2010 Task 8: one row for each sentence."""
 
     record_type = "relation"

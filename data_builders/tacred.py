@@ -44,7 +44,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class Tacred(SubjectObjectBuilder):
+class Corpus(SubjectObjectBuilder):
     """Reads TACRED: one row for each record."""
 
     file_patterns = ("*.json",)

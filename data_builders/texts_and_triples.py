@@ -78,7 +78,7 @@ Fact = tuple[str, str, str]  # relation, head id, tail id
 OnBad = Callable[[Path, int, BadRecord], None]
 
 
-class TextsAndTriples(CorpusBuilder):
+class Corpus(CorpusBuilder):
     """Aligns texts with triples: one row for each pair of mentions that a triple relates in a sentence."""
 
     record_type = "relation"

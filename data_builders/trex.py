@@ -66,7 +66,7 @@ SAMPLE_ROWS = [
 Span = tuple[int, int]
 
 
-class TRex(CorpusBuilder):
+class Corpus(CorpusBuilder):
     """Reads T-REx, as K-Adapter prepares it or raw: one row for each triple with both mentions in its sentence."""
 
     record_type = "relation"

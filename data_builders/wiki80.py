@@ -69,7 +69,7 @@ SAMPLE_ROWS = [
 ]
 
 
-class Wiki80(CorpusBuilder):
+class Corpus(CorpusBuilder):
     """Reads Wiki80 in either layout: one row for each record."""
 
     record_type = "relation"

@@ -66,6 +66,14 @@ def test_the_sample_files_give_exactly_the_sample_rows(name: str, tmp_path: Path
 
 
 @each_corpus
+def test_a_corpus_is_named_after_its_file_and_so_is_its_cache_directory(name: str, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", sample(name).SAMPLE_FILES)
+    built = load(name, corpus, "train", cache_dir=tmp_path / "cache")
+    assert sample(name).Corpus(corpus, tmp_path).name == name
+    assert Path(built.cache_files[0]["filename"]).relative_to(tmp_path / "cache").parts[0] == name
+
+
+@each_corpus
 def test_a_builder_documents_source_licence_layout_and_splits(name: str) -> None:
     text = sample(name).__doc__
     assert all(f"{word}:" in text for word in ("Source", "Licence", "Layout", "Splits"))
