@@ -25,6 +25,7 @@ from ._features import (
     QUESTION_ANSWERING_FEATURES,
     RELATION_FEATURES,
 )
+from ._question_answering import occurrences
 from ._splits import FOLDS
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "listed",
     "load",
     "load_file",
+    "occurrences",
     "split_table",
 ]
 

@@ -10,7 +10,6 @@ those without answers (``unlabelled``).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -20,12 +19,12 @@ from unicodedata import normalize
 from ._builder import CorpusBuilder, Row
 from ._counts import Dropped, Noted
 from ._files import json_lines, or_empty
+from ._mentions import WORD
 from ._records import BadRecord, named, optional, required, typed
 from ._splits import FilesBySplit, files_by_split
 
 SHORT = 5  # tokens: a passage of so many or fewer is skipped
 Pair = tuple[Any, Any, Path]  # a question, its passages, and the file in which these stand
-WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class QuestionAnsweringBuilder(CorpusBuilder):
@@ -84,7 +83,7 @@ def question_row(
     kept = long or visible
     notes = {"blank_passages": len(passages) - len(visible), "short_passages": len(visible) - len(kept)}
     notes["unlabelled"] = not answers
-    notes["answer_nowhere"] = bool(answers) and not occurs(answers, kept)
+    notes["answer_nowhere"] = bool(answers) and not any(occurrences(passage, answers) for passage in kept)
     row = {**more, "question": question, "passages": kept, "answers": answers}
     return [row, *(Noted(what, question, int(number)) for what, number in notes.items() if number)]
 
@@ -106,14 +105,26 @@ def answers_of(record: Any, name: str) -> list[str]:
     return answers
 
 
-def occurs(answers: Sequence[str], passages: Sequence[str]) -> bool:
-    """Tells whether an answer stands in a passage, as whole words and in any case."""
-    wanted = [_words(answer) for answer in answers]
-    return any(answer in words for words in map(_words, passages) for answer in wanted)
+def occurrences(text: str, answers: Iterable[str]) -> list[tuple[int, int]]:
+    """Return the character spans, end exclusive, at which one of the answers occurs, in the order of the text.
+
+    An answer occurs where its words follow each other as whole words, whatever their case: "STRASSE" is "Straße", but
+    "stanbul" is no word of "İstanbul". `_mentions` defines what a word is.
+    """
+    words, indices = _folded_words(text), set()
+    for answer in filter(str.strip, map(_folded_words, answers)):
+        start = words.find(answer)
+        while start >= 0:
+            first = words.count(" ", 0, start)
+            indices.add((first, first + answer.count(" ") - 2))
+            start = words.find(answer, start + 1)
+    spans = [word.span() for word in WORD.finditer(text)] if indices else []
+    return sorted((spans[first][0], spans[last][1]) for first, last in indices)
 
 
-def _words(text: str) -> str:
-    return f" {' '.join(WORD.findall(text.lower()))} "
+def _folded_words(text: str) -> str:
+    """Return the words of a text without their case, with a space before and after each."""
+    return f" {' '.join(WORD.findall(text))} ".casefold()  # folded after the search, so that no word is divided
 
 
 def passage_texts(passages: Any) -> list[str]:
