@@ -1,8 +1,8 @@
 """The frame of every corpus builder: splits, bad records, what is left out, counts and the cache key.
 
 A builder is one file with one class named ``Corpus``, derived from :class:`CorpusBuilder`. It says its
-``record_type`` (they are told in ``_features``), its ``file_patterns``, how a file is read (``read``) and which typed rows a record gives (``rows``);
-all else is here.
+``record_type`` (they are told in ``_features``), its ``file_patterns``, how a file is read (``read``) and which typed
+rows a record gives (``rows``); all else is here.
 
 Splits are explained in ``_splits``: by the file names, or by a hash of the sentence where no name tells one. A release
 whose names mislead says so in ``groups`` and ``hash_shares``.

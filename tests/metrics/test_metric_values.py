@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
+from kadapter.data_builders.semeval2010_task8 import RELATIONS
 from kadapter.metrics import accuracy, attachment, entity_typing, load, question_answering, semeval, tacred
 
 OFFICIAL = json.loads((GOLDEN / "metrics.json").read_text())
@@ -17,7 +18,7 @@ NAMES = st.sampled_from(["a", "b", "c", "none"])
 PAIRS = st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=30)
 SETS = st.lists(st.sampled_from("abcde"), unique=True)
 SET_PAIRS = st.lists(st.tuples(SETS, SETS), min_size=1, max_size=12)
-DIRECTED = [f"{one}({order})" for one in semeval.RELATIONS[:3] for order in ("e1,e2", "e2,e1")] + ["Other"]
+DIRECTED = [f"{name}({order})" for name in RELATIONS[:3] for order in ("e1,e2", "e2,e1")] + ["Other"]
 DIRECTED_PAIRS = st.lists(st.tuples(st.sampled_from(DIRECTED), st.sampled_from(DIRECTED)), min_size=1, max_size=30)
 WORDS = st.lists(st.sampled_from(["the", "The", "an", "Nile", "nile,", "river", "!", "2nd"]), max_size=5).map(" ".join)
 ANSWERED = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=6)
@@ -144,10 +145,23 @@ def test_the_macro_score_is_the_mean_of_each_relation_counted_alone(pairs):
     assert semeval.compute(*columns(pairs))["macro_f1"] == pytest.approx(sum(scores) / len(scores) if scores else 0)
 
 
-@pytest.mark.parametrize("label", ["Cause-Effect", "Cause-Effect(e1,e1)", "cause-effect(e1,e2)", "_Other", ""])
-def test_labels_that_the_task_does_not_have_are_refused(label):
-    with pytest.raises(ValueError, match="is none of SemEval-2010 task 8; it has 'Other' and Cause-Effect"):
+@given(DIRECTED_PAIRS)
+def test_relations_that_do_not_occur_change_no_score(pairs):
+    expected = pytest.approx(semeval.compute(*columns(pairs)))
+    assert semeval.compute(*columns(pairs), relations=RELATIONS) == expected
+
+
+@pytest.mark.parametrize("label", ["Cause-Effect", "Cause-Effect(e1,e1)", "Other(e1,e2)", "_Other", ""])
+def test_labels_that_are_no_relation_with_a_direction_are_refused(label):
+    with pytest.raises(ValueError, match="is none of SemEval-2010 task 8; it must be 'Other' or the name of a rel"):
         semeval.compute([label], ["Other"])
+
+
+def test_labels_that_are_none_of_the_named_relations_are_refused():
+    with pytest.raises(
+        ValueError, match=r"label 'cause-effect\(e1,e2\)' is none of .* 'Other' or one of Cause-Effect"
+    ):
+        semeval.compute(["cause-effect(e1,e2)"], ["Other"], relations=RELATIONS)
 
 
 # ---- entity typing ------------------------------------------------------------------------------------------------
