@@ -1,4 +1,4 @@
-"""The values of the metrics: the official code's, those worked by hand, scikit-learn's, and what always holds."""
+"""The values of the metrics, compared with the official code, results worked out by hand, and scikit-learn."""
 
 import json
 from collections import Counter
@@ -30,7 +30,7 @@ def columns(pairs):
 
 
 def turned(label):
-    """The same relation in the other direction."""
+    """Return the same relation in the other direction."""
     first, second = ("e1,e2", "e2,e1") if "e1,e2" in label else ("e2,e1", "e1,e2")
     return label.replace(first, second)
 
@@ -55,9 +55,9 @@ def test_accuracy_worked_by_hand():
     assert results == pytest.approx({"accuracy": 0.5, "macro_f1": (2 / 3 + 1 / 2 + 0) / 3, "micro_f1": 0.5})
 
 
-def test_classes_that_do_not_occur_have_no_part_in_the_mean():
-    given_more = accuracy.compute(["cat", "dog"], ["cat", "cat"], classes=["cat", "dog", "cow", "hen"])
-    assert given_more == accuracy.compute(["cat", "dog"], ["cat", "cat"])
+def test_classes_that_do_not_occur_are_left_out_of_the_mean():
+    with_further_classes = accuracy.compute(["cat", "dog"], ["cat", "cat"], classes=["cat", "dog", "cow", "hen"])
+    assert with_further_classes == accuracy.compute(["cat", "dog"], ["cat", "cat"])
     assert accuracy.compute(["cat", "dog"], ["cat", "cat"], classes=["cat"]) == pytest.approx(
         {"accuracy": 0.5, "macro_f1": 2 / 3, "micro_f1": 2 / 3}
     )
@@ -85,11 +85,11 @@ def test_accuracy_and_f1_are_those_of_scikit_learn(pairs):
 def test_tacred_worked_by_hand():
     predictions = ["title", "age", "no_relation", "no_relation", "age", "title"]
     references = ["title", "title", "age", "no_relation", "no_relation", "title"]
-    # 2 found of 4 guessed and of 4 that are there
+    # 2 hits among 4 predicted and 4 true relations
     assert tacred.compute(predictions, references) == {"precision": 0.5, "recall": 0.5, "f1": 0.5}
 
 
-def test_precision_is_one_where_no_relation_is_guessed():
+def test_precision_is_one_if_no_relation_is_predicted():
     nothing = ["no_relation"] * 2
     assert tacred.compute(nothing, ["age", "no_relation"]) == {"precision": 1.0, "recall": 0.0, "f1": 0.0}
     assert tacred.compute(["age", "age"], nothing) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
@@ -116,11 +116,11 @@ def test_semeval_worked_by_hand():
     cause, topic = "Cause-Effect({})", "Message-Topic({})"
     pairs = [
         (cause.format("e1,e2"), cause.format("e1,e2")),
-        (cause.format("e2,e1"), cause.format("e1,e2")),  # the wrong direction: missed, and wrongly guessed
+        (cause.format("e2,e1"), cause.format("e1,e2")),  # the wrong direction: missed, and wrongly predicted
         (cause.format("e1,e2"), topic.format("e1,e2")),
         (topic.format("e2,e1"), topic.format("e2,e1")),
         ("Other", topic.format("e1,e2")),
-        ("Entity-Origin(e1,e2)", "Other"),  # a relation that no reference holds has no part in the mean
+        ("Entity-Origin(e1,e2)", "Other"),  # a relation in no reference is left out of the mean
     ]
     results = semeval.compute(*columns(pairs))
     cause_f1, topic_f1 = 2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2), 2 * 1 * (1 / 3) / (1 + 1 / 3)
@@ -131,7 +131,7 @@ def test_semeval_worked_by_hand():
 @given(DIRECTED_PAIRS)
 def test_the_direction_of_all_labels_together_changes_no_score(pairs):
     predictions, references = columns(pairs)
-    again = semeval.compute([turned(one) for one in predictions], [turned(one) for one in references])
+    again = semeval.compute(list(map(turned, predictions)), list(map(turned, references)))
     assert again == pytest.approx(semeval.compute(predictions, references))
 
 
@@ -139,9 +139,9 @@ def test_the_direction_of_all_labels_together_changes_no_score(pairs):
 def test_the_macro_score_is_the_mean_of_each_relation_counted_alone(pairs):
     scores = []
     for relation in {true.partition("(")[0] for _, true in pairs} - {"Other"}:
-        right = sum(one == true and true.startswith(relation) for one, true in pairs)
-        guessed = sum(one.startswith(relation) for one, _ in pairs)
-        scores.append(2 * right / (guessed + sum(true.startswith(relation) for _, true in pairs)))
+        right = sum(label == true and true.startswith(relation) for label, true in pairs)
+        predicted = sum(label.startswith(relation) for label, _ in pairs)
+        scores.append(2 * right / (predicted + sum(true.startswith(relation) for _, true in pairs)))
     assert semeval.compute(*columns(pairs))["macro_f1"] == pytest.approx(sum(scores) / len(scores) if scores else 0)
 
 
@@ -187,7 +187,7 @@ def test_the_order_and_repetition_of_labels_mean_nothing():
 
 @given(SET_PAIRS)
 def test_typing_scores_are_those_of_scikit_learn(pairs):
-    matrices = [[[int(label in one) for label in "abcde"] for one in column] for column in columns(pairs)]
+    matrices = [[[int(label in labels) for label in "abcde"] for labels in column] for column in columns(pairs)]
     ours = entity_typing.compute(*columns(pairs))
     assert ours["strict_accuracy"] == pytest.approx(accuracy_score(matrices[1], matrices[0]))
     for name, average in (("macro", "samples"), ("micro", "micro")):
@@ -231,13 +231,13 @@ def test_answers_score_as_their_words_do_and_more_references_never_hurt(pairs):
     predictions, references = columns(pairs)
     results = question_answering.compute(predictions, references)
     assert 0 <= results["exact_match"] <= results["f1"] <= 1
-    more = question_answering.compute(predictions, [[*one, "Nile"] for one in references])
+    more = question_answering.compute(predictions, [[*accepted, "Nile"] for accepted in references])
     assert more["f1"] >= results["f1"] and more["exact_match"] >= results["exact_match"]
-    plain = [question_answering.normalise(one) for one in predictions]
+    plain = [question_answering.normalise(answer) for answer in predictions]
     assert question_answering.compute(plain, references) == results
-    assert [Counter(one.split()) for one in plain] == [
-        Counter(word for word in one.lower().replace(",", "").replace("!", "").split() if word not in {"the", "an"})
-        for one in predictions
+    assert [Counter(answer.split()) for answer in plain] == [
+        Counter(word for word in answer.lower().replace(",", "").replace("!", "").split() if word not in {"the", "an"})
+        for answer in predictions
     ]
 
 
@@ -248,9 +248,10 @@ SENTENCES = st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), m
 
 @given(SENTENCES, st.integers(1, 20))
 def test_the_score_is_the_share_of_right_words_and_lost_words_are_wrong(sentences, lost):
-    predictions = [[guess for guess, _ in one] for one in sentences]
-    references = [[head for _, head in one] for one in sentences]
-    right, words = sum(guess == head for one in sentences for guess, head in one), sum(map(len, sentences))
+    predictions = [[guess for guess, _ in sentence] for sentence in sentences]
+    references = [[head for _, head in sentence] for sentence in sentences]
+    right = sum(guess == head for sentence in sentences for guess, head in sentence)
+    words = sum(map(len, sentences))
     assert attachment.compute(predictions, references) == pytest.approx({"uas": right / words})
     longer = [*references[:-1], references[-1] + [0] * lost]
     assert attachment.compute(predictions, longer) == pytest.approx({"uas": right / (words + lost)})
