@@ -1,13 +1,13 @@
-"""Corpora: one corpus, one file, found by its name; no table to edit.
+"""Corpora: each corpus is a file in this folder and is loaded by the name of that file; there is no table to edit.
 
-``load("fewrel", data_dir)`` finds ``fewrel.py`` in this folder, builds its corpus once into the Arrow cache of
-``datasets`` and returns the typed dataset. To add a corpus, add a file with one class deriving from
-``_common.CorpusBuilder``, and two invented records in ``SAMPLE_FILES`` and ``SAMPLE_ROWS`` for the shared tests.
+`load("fewrel", data_dir)` imports `fewrel.py`, builds the corpus once into the Arrow cache of `datasets` and returns
+the typed dataset. To add a corpus, add a file with a class named `Corpus`, derived from `_builder.CorpusBuilder`, and
+two invented records in `SAMPLE_FILES` and `SAMPLE_ROWS`, on which the shared tests run. The name of the file is the
+name of the corpus and of its cache directory.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ._features import (
     QUESTION_ANSWERING_FEATURES,
     RELATION_FEATURES,
 )
+from ._question_answering import occurrences
 from ._splits import FOLDS
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "listed",
     "load",
     "load_file",
+    "occurrences",
     "split_table",
 ]
 
@@ -49,19 +51,17 @@ AnyDataset = datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset 
 
 
 def available() -> list[str]:
-    """Names the corpora that can be loaded: the files of this folder."""
+    """Return the names of all corpora: the files of this folder."""
     return discovery.available(__name__)
 
 
 def get_builder(name: str) -> type[CorpusBuilder]:
-    """Returns the builder class of a corpus.
+    """Return the builder class of a corpus.
 
     Raises:
-        ValueError: there is no corpus of this name; the sentence lists those there are.
+        ValueError: there is no corpus of this name; the message lists the available corpora.
     """
-    module = discovery.find(__name__, "corpus", name)
-    classes = [member for _, member in inspect.getmembers(module, inspect.isclass)]
-    return next(cls for cls in classes if issubclass(cls, CorpusBuilder) and cls.__module__ == module.__name__)
+    return discovery.find(__name__, "corpus", name).Corpus
 
 
 def load(
@@ -76,47 +76,49 @@ def load(
     exclude: Mapping[str, str | Path] | None = None,
     fold: int | None = None,
 ) -> AnyDataset:
-    """Builds a corpus from its files and returns it, one split or all of them.
+    """Build a corpus from its files and return one split or all splits.
 
     Args:
-        name: one of :func:`available`.
+        name: a name from `available`.
         data_dir: the folder that holds the corpus files.
-        split: "train", "validation" or "test", or a slice of one; None gives all that hold a row as a dictionary.
-        cache_dir: where the Arrow files go; by default where ``datasets`` keeps its own.
-        num_proc: processes that share the files among them.
+        split: "train", "validation" or "test", or a slice of a split; None returns a dictionary of all splits that
+            are not empty.
+        cache_dir: where to write the Arrow files; by default the cache of `datasets`.
+        num_proc: the number of processes that share the files.
         streaming: read the files while iterating instead of building them first.
-        on_bad_record: "error" stops at a malformed record, "skip" counts it and goes on; see :func:`counts`.
+        on_bad_record: "error" stops at a malformed record, "skip" counts it and goes on; see `counts`.
         exclude: other corpora and their folders; rows whose sentence occurs in one of them are left out and counted.
-        fold: a round of cross-validation, 0 to ``FOLDS`` - 1: all files are taken together and split by a hash of the
-            sentence (of a choice: its context); part ``fold`` is "test", the next "validation", the rest "train".
+        fold: a round of cross-validation, from 0 to `FOLDS` - 1. All files are pooled and divided into `FOLDS` folds
+            by a hash of the sentence (for multiple choice, of the context): fold `fold` is "test", the next fold is
+            "validation" and the others are "train".
 
     Raises:
-        ValueError: unknown corpus, split or fold, a folder without corpus files, a malformed record (the sentence
-            names file, record number, field and reason), or no row left in the corpus or in the split asked for.
+        ValueError: the corpus, split or fold is unknown, the folder has no corpus files, a record is malformed (the
+            message names file, record number, field and reason), or the corpus or the requested split has no rows.
     """
     data_dir = Path(data_dir).expanduser()
     others = [get_builder(other)(Path(folder).expanduser(), cache_dir) for other, folder in (exclude or {}).items()]
     builder = get_builder(name)(data_dir, cache_dir, on_bad_record, exclude=others, fold=fold)
     if streaming:
         if num_proc is not None:
-            raise ValueError(f"num_proc={num_proc} has no meaning with streaming=True; leave one of them out")
+            raise ValueError(f"num_proc={num_proc} can't be combined with streaming=True; leave one of them out")
         return builder.as_streaming_dataset(split)
     builder.download_and_prepare(num_proc=num_proc)
     return builder.as_dataset(split)
 
 
 def load_file(name: str, path: str | Path, *, on_bad_record: str = "error") -> datasets.Dataset:
-    """Reads one file in the layout of a corpus, whatever its name, labelled or not, as for predictions.
+    """Read a single file in the layout of a corpus, whatever its name, for example to predict its labels.
 
-    A record may lack its label: its relation is then "", its list of labels or answers empty, its choice -1.
+    Labels are optional: without them, a relation is "", the list of labels or answers is empty, and a choice is -1.
 
     Args:
-        name: one of :func:`available`.
+        name: a name from `available`.
         path: the file.
-        on_bad_record: as in :func:`load`.
+        on_bad_record: as in `load`.
 
     Raises:
-        ValueError: unknown corpus, no such file, a malformed record, or no record at all.
+        ValueError: the corpus is unknown, the file is missing, a record is malformed, or there are no records.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -125,31 +127,30 @@ def load_file(name: str, path: str | Path, *, on_bad_record: str = "error") -> d
 
 
 def counts(built: datasets.Dataset | datasets.DatasetDict | CorpusBuilder) -> dict[str, dict[str, int]]:
-    """Returns what became of a corpus' records, by split: rows, bad records, and rows dropped by each rule.
+    """Return the counts of a built corpus by split: rows, bad records, and rows dropped by each rule.
 
     Args:
-        built: what :func:`load` returned, all splits or one, or the builder itself after its build.
+        built: the result of `load`, either all splits or a single split, or a builder that has finished its build.
 
     Raises:
-        ValueError: it is no corpus built by :func:`load`; a streamed one has no counts before its end, where it
-            logs them.
+        ValueError: `built` is not a corpus built by `load`. A streamed corpus has no counts; it logs them at its end.
     """
     return built.counts() if isinstance(built, CorpusBuilder) else read_counts(_folder(built))["counts"]
 
 
 def split_table(built: datasets.Dataset | datasets.DatasetDict | CorpusBuilder) -> str:
-    """Returns a table of a built corpus: which file became which split, with its number of rows, and what is left out.
+    """Return a table of a built corpus: the split and number of rows of each file, and the files left out.
 
     Raises:
-        ValueError: as :func:`counts`.
+        ValueError: as `counts`.
     """
     return built.split_table() if isinstance(built, CorpusBuilder) else render(read_counts(_folder(built)))
 
 
 def _folder(built: datasets.Dataset | datasets.DatasetDict) -> Path:
-    """The folder of a build."""
+    """Return the folder of a build."""
     dataset = next(iter(built.values()), None) if isinstance(built, datasets.DatasetDict) else built
     files = dataset.cache_files if isinstance(dataset, datasets.Dataset) else []
     if not files:
-        raise ValueError(f"counts are known for a corpus that load() built on disk, not for {type(built).__name__}")
+        raise ValueError(f"counts exist for a corpus that load() built on disk, not for {type(built).__name__}")
     return Path(files[0]["filename"]).parent

@@ -1,15 +1,15 @@
-"""The frame of every corpus builder: splits, bad records, what is left out, counts and the cache key.
+"""The base class of all corpus builders: splits, bad records, excluded sentences, counts and the cache key.
 
-A builder is one file with one class deriving from :class:`CorpusBuilder`. It says its ``record_type`` (they are told
-in ``_features``), its ``file_patterns``, how a file is read (``read``) and which typed rows a record gives (``rows``);
-all else is here.
+A corpus is a file with a class named `Corpus`, derived from `CorpusBuilder`. The class defines its `record_type` (see
+`_features`), its `file_patterns`, how to read a file (`read`) and how to turn a record into typed rows (`rows`);
+everything else is here.
 
-Splits are explained in ``_splits``: by the file names, or by a hash of the sentence where no name tells one. A release
-whose names mislead says so in ``groups`` and ``hash_shares``.
+Splits follow from the file names, or from a hash of the sentence where the names don't say (see `_splits`). A corpus
+whose file names are misleading overrides `groups` and `hash_shares`.
 
-Cache: the key holds the folder, the files (names, sizes, times of change), the options and the code itself, so a
-changed corpus or a changed builder is built anew. An interrupted build is never taken for a complete one, because
-``datasets`` gives a build its name only when it is complete.
+The cache key contains the folder, the files (names, sizes, modification times), the options and the code itself, so
+a changed corpus or builder is built again. An interrupted build is never mistaken for a complete build, because
+`datasets` renames the folder of a build only when it is complete.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ._splits import (
     files_by_split,
     fold_shares,
     only_with_split,
-    part_of,
+    split_by_hash,
     without,
 )
 
@@ -55,7 +55,7 @@ ON_BAD_RECORD = ("error", "skip")
 
 @dataclass
 class CorpusConfig(datasets.BuilderConfig):
-    """What a build depends on besides its folder; each field is part of the cache key."""
+    """The options of a build besides its folder; each field enters the cache key."""
 
     on_bad_record: str = "error"
     labelled: bool = True
@@ -71,18 +71,18 @@ class CorpusConfig(datasets.BuilderConfig):
 
 
 class CorpusBuilder(datasets.GeneratorBasedBuilder):
-    """Builds typed datasets from the files of one corpus in one local folder.
+    """Build typed datasets from the files of a corpus in a local folder.
 
     Args:
-        data_dir: the folder that holds the corpus files (its subfolders are not searched).
-        cache_dir: where the Arrow files go; by default where ``datasets`` keeps its own.
+        data_dir: the folder that holds the corpus files (subfolders are not searched).
+        cache_dir: where to write the Arrow files; by default the cache of `datasets`.
         on_bad_record: "error" stops at a malformed record, "skip" counts it and goes on.
         exclude: other corpora; rows whose sentence occurs in one of them are dropped and counted.
-        fold: take all files together and split them for this round of cross-validation, see ``_splits``.
-        file: read this file only, whatever its name; its records may then lack their labels.
+        fold: pool all files and split them for this round of cross-validation, see `_splits`.
+        file: read only this file, whatever its name; the labels of its records are then optional.
 
     Raises:
-        ValueError: the folder is missing or holds no corpus file, or ``on_bad_record`` or ``fold`` is unknown.
+        ValueError: the folder is missing or has no corpus files, or `on_bad_record` or `fold` is unknown.
     """
 
     BUILDER_CONFIG_CLASS = CorpusConfig
@@ -90,9 +90,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     file_patterns: ClassVar[tuple[str, ...]]
     homepage: ClassVar[str] = ""
     licence: ClassVar[str] = ""
-    note: ClassVar[str] = ""  # on how its rows are made, for every run to print
+    note: ClassVar[str] = ""  # how the rows are made; every run prints it
     _num_proc: int | None = None
-    example: ClassVar[str] = ""  # of a record, for people who write such files themselves
+    example: ClassVar[str] = ""  # a record, shown to people who write such files themselves
 
     def __init__(
         self,
@@ -113,38 +113,38 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             labelled=file is None,
             fold=fold,
             files_fingerprint="+".join(
-                [fingerprint(self.files), *(one.cache_dir + fingerprint(one.files) for one in self.exclude)]
+                [fingerprint(self.files), *(other.cache_dir + fingerprint(other.files) for other in self.exclude)]
             ),
         )
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the numbered raw records of one file, with a ``BadRecord`` in the place of an unreadable one."""
-        raise TypeError(f"{type(self).__name__} must define how a file is read")
+        """Yield the numbered raw records of a file, with a `BadRecord` instead of each unreadable record."""
+        raise TypeError(f"the corpus {self.name} must define how a file is read")
 
     def rows(self, record: Any) -> Iterable[Row | Dropped | Noted | Matched]:
-        """Returns the typed rows of one raw record, a ``Dropped`` for each one left out by rule, and notes at the end.
+        """Return the typed rows of a raw record, a `Dropped` for each row left out by a rule, and notes at the end.
 
-        An "id" may be left to this class, which then gives the file name and the record number.
+        A row without "id" gets the file name and the record number as its id.
 
         Raises:
             BadRecord: the record is malformed.
         """
-        raise TypeError(f"{type(self).__name__} must define the rows of a record")
+        raise TypeError(f"the corpus {self.name} must define the rows of a record")
 
     def row_maker(self, **resources: Any) -> RowMaker:
-        """Returns what makes rows of a record; a builder that needs more than the record overrides this."""
+        """Return the function that makes the rows of a record; override it where `rows` needs more than the record."""
         return self.rows
 
     def groups(self) -> FilesBySplit:
-        """Returns the files with records by split; None has those whose sentences are split by hash."""
+        """Return the files with records by split; the key None holds files whose sentences are split by hash."""
         return files_by_split(self.files)
 
     def hash_shares(self) -> Shares:
-        """Returns the parts into which sentences are split by hash."""
+        """Return the splits into which sentences are hashed, with their shares."""
         return SHARES
 
     def read_file(self) -> datasets.Dataset:
-        """Returns the rows of the one file that was given, held in memory.
+        """Return the rows of the single file that the builder was made for, in memory.
 
         Raises:
             ValueError: a record is malformed, or no row is left.
@@ -157,25 +157,25 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         return datasets.Dataset.from_list(rows, features=FEATURES[self.record_type].copy())
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Returns what became of the records of the finished build, by split."""
+        """Return the counts of the finished build by split."""
         return read_counts(self._output_dir)["counts"]
 
     def split_table(self) -> str:
-        """Returns a table of the finished build: which file became which split, with its number of rows."""
+        """Return a table of the finished build: the split and number of rows of each file."""
         return split_table(read_counts(self._output_dir))
 
     def left_out(self) -> list[Path]:
-        """Returns the files that are in no split."""
+        """Return the files that are not in any split."""
         groups = self._fold_or(self.groups())
         by_name = bool(set(groups) - {None, TEST})
         read = [path for split, files in groups.items() if split is not None or not by_name for path in files]
         return [path for path in self.files if path not in read]
 
     def as_dataset(self, split: Any = None, in_memory: bool = False) -> datasets.Dataset | datasets.DatasetDict:
-        """Returns a split of the finished build, or all that hold a row: a small corpus may have no "validation".
+        """Return a split of the finished build, or all splits with rows: a small corpus may have no "validation".
 
         Raises:
-            ValueError: the split holds no row, or there is none of this name.
+            ValueError: the split has no rows, or there is no split of this name.
         """
         filled = [name for name, info in self.info.splits.items() if info.num_examples]
         if isinstance(split, str) and split in self.info.splits and split not in filled:
@@ -198,13 +198,13 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         shares = self._shares()
         if TEST in groups:
             shares = without(TEST, shares)
-        parts = [name for name in SPLITS if name in dict(shares)]
+        hashed = [name for name in SPLITS if name in dict(shares)]
         trained = self._kept_in_train(groups[None], shares)
-        generators = [self._split(dl_manager, part, groups[None], part, shares, trained) for part in parts]
+        generators = [self._split(dl_manager, name, groups[None], name, shares, trained) for name in hashed]
         return generators + [self._split(dl_manager, TEST, groups[TEST]) for _ in range(TEST in groups)]
 
     def _fold_or(self, groups: FilesBySplit) -> FilesBySplit:
-        """The files by split, or all together where they are cross-validated."""
+        """Return the files by split, or all files together in cross-validation."""
         if self.config.fold is None:
             return groups
         return {None: [path for files in groups.values() for path in files]}
@@ -217,13 +217,13 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         dl_manager: Any,
         split: str,
         files: list[Path],
-        part: str | None = None,
+        hash_split: str | None = None,
         shares: Shares = SHARES,
         trained: frozenset[str] = frozenset(),
         **resources: Any,
     ) -> datasets.SplitGenerator:
-        # Lists are what datasets shares out among processes, so the files are the only list.
-        options = {"split": split, "part": part, "shares": shares, "trained": trained}
+        # datasets divides every list among the processes, so only the files are a list.
+        options = {"split": split, "hash_split": hash_split, "shares": shares, "trained": trained}
         options["counts_dir"] = None if dl_manager.is_streaming else self._output_dir
         return datasets.SplitGenerator(
             name=split, gen_kwargs={"files": [str(f) for f in files], **options, **resources}
@@ -233,13 +233,13 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         self,
         files: list[str],
         split: str,
-        part: str | None,
+        hash_split: str | None,
         shares: Shares,
         trained: frozenset[str],
         counts_dir: str | None,
         **resources: Any,
     ) -> Iterator[tuple[str, Row]]:
-        tally = Tally(self.config.on_bad_record, part, shares, self._excluded, trained)
+        tally = Tally(self.config.on_bad_record, hash_split, shares, self._excluded, trained)
         make_rows = self.row_maker(**resources)
         for file in files:
             yield from self._file_rows(Path(file), make_rows, tally)
@@ -249,30 +249,30 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             write_partial(counts_dir, split, tally)
 
     def _kept_in_train(self, files: list[Path], shares: Shares, **resources: Any) -> frozenset[str]:
-        """The sentences of the held-out parts that stay in "train", since a label of theirs would be nowhere else.
+        """Return the held-out sentences that stay in "train" because it would have no other example of their label.
 
-        Not in cross-validation, where each sentence must be held out once. It takes a reading of the files, by as many
-        processes as the build.
+        In cross-validation there are none, since each sentence must be held out once. The files are read for this, by
+        as many processes as the build uses.
         """
         if self.config.fold is not None or not LABELS.keys() & FEATURES[self.record_type].keys():
             return frozenset()
-        find = partial(self._labels_by_part, shares=shares, **resources)
+        find = partial(self._labels_by_split, shares=shares, **resources)
         processes = min(self._num_proc or 1, len(files))
         if processes > 1:
             with Pool(processes) as pool:
-                found = pool.map(find, files)
+                labels_by_file = pool.map(find, files)
         else:
-            found = map(find, files)
+            labels_by_file = map(find, files)
         trained: set[str] = set()
         held_out: dict[str, set[str]] = {}
-        for labels, sentences in found:
+        for labels, sentences in labels_by_file:
             trained |= labels
             for label, own in sentences.items():
                 held_out.setdefault(label, set()).update(own)
         return frozenset(chain.from_iterable(own for label, own in held_out.items() if label not in trained))
 
-    def _labels_by_part(self, path: Path, shares: Shares, **resources: Any) -> tuple[set[str], dict[str, set[str]]]:
-        """The labels of a file's rows in "train", and the sentences in other parts of labels that are not there."""
+    def _labels_by_split(self, path: Path, shares: Shares, **resources: Any) -> tuple[set[str], dict[str, set[str]]]:
+        """Return the labels of a file's rows in "train", and by other label the held-out sentences that have it."""
         make_rows = self.row_maker(**resources)
         trained: set[str] = set()
         held_out: dict[str, set[str]] = {}
@@ -282,7 +282,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 if sentence in self._excluded:
                     continue
                 for label in map(normal, label_names(row)):
-                    if part_of(sentence, shares) == TRAIN:
+                    if split_by_hash(sentence, shares) == TRAIN:
                         trained.add(label)
                         held_out.pop(label, None)
                     elif label not in trained:
@@ -292,12 +292,12 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     def _sound_rows(self, record: Any, make_rows: RowMaker) -> list[Row]:
         try:
             return [row for row in self._record_rows(record, make_rows) if isinstance(row, dict)]
-        except BadRecord:  # of which the build itself speaks
+        except BadRecord:  # the build itself reports it
             return []
 
     @cached_property
     def _excluded(self) -> frozenset[str]:
-        """The sentences of the other corpora whose sentences are left out."""
+        """The sentences of the excluded corpora."""
         streams = [split for other in self.exclude for split in other.as_streaming_dataset().values()]
         return frozenset(sentence_of(row) for stream in streams for row in stream)
 
@@ -310,24 +310,24 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 tally.bad(path, number, problem, self.example)
                 continue
             tally.counts["records"] += 1
-            places = accumulate(not isinstance(row, Noted | Matched) for row in rows)
+            positions = accumulate(not isinstance(row, Noted | Matched) for row in rows)
             single = sum(not isinstance(row, Noted | Matched) for row in rows) == 1
-            for place, row in zip(places, rows, strict=True):
+            for position, row in zip(positions, rows, strict=True):
                 if tally.keeps(row):
                     tally.files[path.name, "rows"] += 1
                     tally.spell(row)
-                    row.setdefault("id", f"{path.name}:{number}" if single else f"{path.name}:{number}:{place}")
+                    row.setdefault("id", f"{path.name}:{number}" if single else f"{path.name}:{number}:{position}")
                     yield row["id"], row
 
     @staticmethod
     def _record_rows(record: Any, make_rows: RowMaker) -> list[Row | Dropped | Noted | Matched]:
-        """All rows of a record or none: a record that turns out bad in its middle gives no row."""
+        """Return all rows of a record; a record that turns out bad halfway has no rows at all."""
         if isinstance(record, BadRecord):
             raise record
         return list(make_rows(record))
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, bool, Any]]:
-        """Lets our own sentence, or the disk's, through where datasets wraps it; processes would lose its cause."""
+        """Raise our own error or that of the disk where datasets wraps it; worker processes would lose the cause."""
         try:
             yield from super()._prepare_split_single(*args, **kwargs)
         except datasets.exceptions.DatasetGenerationError as error:
@@ -336,12 +336,12 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             raise
 
     def download_and_prepare(self, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Builds the corpus, as ``datasets`` does, with ``num_proc`` processes for all that reads its files."""
+        """Build the corpus as `datasets` does, with `num_proc` processes wherever files are read."""
         self._num_proc = num_proc
         super().download_and_prepare(*args, num_proc=num_proc, **kwargs)
 
     def _download_and_prepare(self, dl_manager: Any, verification_mode: Any, **kwargs: Any) -> None:
-        """Builds in the temporary folder that datasets renames at the end, and leaves the counts there."""
+        """Build in the temporary folder that datasets renames at the end, and write the counts there."""
         _remove_leftovers(Path(self._output_dir))
         super()._download_and_prepare(dl_manager, verification_mode, **kwargs)
         counts = merge_partials(self._output_dir, [path.name for path in self.left_out()])
@@ -354,13 +354,13 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     @classmethod
     def _code_hash(cls) -> str:
-        """A hash of the builder's file and of the shared ones, which make the rows too."""
+        """Return a hash of the code that makes the rows: the file of the corpus and the shared files."""
         shared = sorted(Path(__file__).parent.glob("_*.py"))
         sources = [path.read_bytes() for path in [*shared, Path(sys.modules[cls.__module__].__file__ or "")]]
         return blake2b(b"".join(sources), digest_size=8).hexdigest()
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes what a killed build left in its temporary folder, which datasets would take into the finished one."""
+    """Remove the leftovers of a killed build from its temporary folder; datasets would keep them in the new build."""
     for path in folder.iterdir() if folder.name.endswith(".incomplete") else ():
         rmtree(path) if path.is_dir() else path.unlink()

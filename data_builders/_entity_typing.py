@@ -1,4 +1,4 @@
-"""Entity typing corpora in the layout of ERNIE and K-Adapter: sent, start, end, labels."""
+"""Base class for entity typing corpora in the layout of ERNIE and K-Adapter: sent, start, end, labels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ._records import BadRecord, named, optional, required, typed
 
 
 class EntityTypingBuilder(CorpusBuilder):
-    """Reads files of marked mentions, as one JSON array or one object a line: one row for each record."""
+    """Read files of marked mentions, a JSON array or an object per line: one row per record."""
 
     record_type = "entity_typing"
     file_patterns = ("*.json", "*.jsonl")
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the records of a file one by one."""
+        """Yield the records of a file."""
         return json_records(path)
 
     def rows(self, record: Any) -> Iterable[Row]:
-        """Returns the one row of a record."""
+        """Return the row of a record."""
         text = named(record, "sent")
         start, end = required(record, "start", int), required(record, "end", int)
         row = entity_typing_row(text, start, end, labels_of(record, "labels", self.config.labelled))
@@ -32,10 +32,10 @@ class EntityTypingBuilder(CorpusBuilder):
 
 
 def labels_of(record: Any, name: str, labelled: bool = True) -> list[str]:
-    """Returns the field ``name``, a list of label names, maybe empty; without ``labelled`` it may be missing.
+    """Return the field `name`, a list of label names that may be empty; unless `labelled`, it is optional.
 
     Raises:
-        BadRecord: it is missing, no list, or an entry is no string or blank.
+        BadRecord: the field is missing or not a list, or a label is blank or not a string.
     """
     values = required(record, name, list) if labelled else optional(record, name, [])
     labels = [typed(value, f"{name}[{index}]", str) for index, value in enumerate(values)]
@@ -46,10 +46,10 @@ def labels_of(record: Any, name: str, labelled: bool = True) -> list[str]:
 
 
 def entity_typing_row(text: str, start: int, end: int, labels: Sequence[str]) -> Row:
-    """Builds one typed row from a sentence, the characters of its mention (end exclusive) and its labels.
+    """Return the typed row of a sentence, the character span of its mention (end exclusive) and its labels.
 
     Raises:
-        BadRecord: the span is empty, reversed, outside the text or covers no text.
+        BadRecord: the span is empty, reversed, outside the text or covers only white space.
     """
     if not 0 <= start < end <= len(text):
         raise BadRecord(

@@ -1,14 +1,14 @@
-"""The record types: what the rows of a corpus hold, whichever release they come from.
+"""The record types: the columns of a corpus, whichever release it comes from.
 
-relation: one sentence with two marked mentions. ``head`` is the subject and ``tail`` the object, both character
-    offsets in ``text``, end exclusive; for a tokenised corpus ``text`` is the tokens joined by spaces.
-    ``head_id`` and ``tail_id`` are Wikidata ids, or "".
-dependency: one sentence with the head of each token, 1-based, 0 = root; ``deprels`` are "_" where unknown.
-entity_typing: one sentence with one marked mention, as above, and the names of all its types, maybe none.
-multiple_choice: a question on a context, answers to choose from, and the number of the right one from 0, or -1
-    where it is not given.
-question_answering: a question, the passages in which its answer may stand, and the strings that are accepted as
-    the answer, none where it is not given. Where an answer stands is not told: supervision is distant.
+relation: a sentence with two marked mentions. `head` is the subject and `tail` the object, both character offsets in
+    `text`, end exclusive; for a tokenised corpus, `text` is the tokens joined by spaces. `head_id` and `tail_id` are
+    Wikidata ids, or "".
+dependency: a sentence with the head of each token, 1-based, 0 for the root; unknown `deprels` are "_".
+entity_typing: a sentence with a marked mention, as above, and the names of all its types, possibly none.
+multiple_choice: a question about a context, the answers to choose from, and the number of the right answer from 0, or
+    -1 if it is unknown.
+question_answering: a question, the passages in which its answer may occur, and the strings accepted as the answer,
+    none if it is unknown. The positions of the answer are not annotated: supervision is distant.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ FEATURES = {
     "question_answering": QUESTION_ANSWERING_FEATURES,
 }
 
-# The columns that hold names of classes, and whether a row has several of them.
+# The columns that hold names of classes, and whether they hold a list of names.
 LABELS = {"relation": False, "labels": True}
 
 
 def sentence_of(row: Mapping[str, Any]) -> str:
-    """The sentence of a typed row, by which corpora are split and compared.
+    """Return the text of a typed row by which corpora are split and compared.
 
-    Of a choice it is the context, or else the question, since several questions share a context and belong together.
+    For multiple choice it is the context, or else the question: questions that share a context belong together.
     """
     if "tokens" in row:
         return " ".join(row["tokens"])
@@ -58,5 +58,5 @@ def sentence_of(row: Mapping[str, Any]) -> str:
 
 
 def label_names(row: Mapping[str, Any]) -> list[str]:
-    """The names of the classes of a typed row; none where its type has no classes."""
+    """Return the names of the classes of a typed row; none if its record type has no classes."""
     return [label for name in LABELS.keys() & row.keys() for label in (row[name] if LABELS[name] else [row[name]])]

@@ -1,7 +1,7 @@
-"""Reads corpus files as streams of numbered records; no file is ever held in memory as a whole.
+"""Read corpus files as streams of numbered records, without ever holding a whole file in memory.
 
-A reader yields ``(number, record)``. Where a record cannot be read, a :class:`BadRecord` stands in its place, so that
-the caller can go on with the next one.
+A reader yields `(number, record)`. Instead of a record that can't be read it yields a `BadRecord`, so that the caller
+can go on with the next record.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ._records import BadRecord
 NumberedRecords = Iterator[tuple[int, Any]]
 JSON_MARK = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 
-# Files that releases put beside the corpus and that hold no records.
+# Files that releases put next to the corpus and that hold no records.
 NOT_CORPUS = ("*rel2id.json", "pid2name.json", "relations.json", "labels.json", "label2id.json", "t_rex_pred2ic.json")
 NOT_CORPUS += ("readme*", "license*", "licence*", "source.txt")
 
 
 def corpus_files(data_dir: str | Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Lists the files of a corpus in a folder, sorted by name.
+    """Return the files of a corpus in a folder, sorted by name.
 
     Raises:
-        ValueError: the folder is missing or is no folder, or no file in it matches.
+        ValueError: the folder is missing or is a file, or no file in it matches.
     """
     folder = Path(data_dir)
     if not folder.is_dir():
@@ -57,27 +57,27 @@ def _is_corpus(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def fingerprint(files: list[Path]) -> str:
-    """A short hash of the files' names, sizes and times of change: it changes when a file does."""
+    """Return a short hash of the names, sizes and modification times of files; it changes when a file does."""
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
 def or_empty(records: NumberedRecords) -> NumberedRecords:
-    """Yields the records of a file, and a ``BadRecord`` if there is none."""
+    """Yield the records of a file, or a `BadRecord` if there are none."""
     first = next(records, (1, BadRecord("the file is empty or holds no record at all")))
     yield first
     yield from records
 
 
 def text_lines(path: Path) -> NumberedRecords:
-    """Yields the lines of a UTF-8 file, maybe gzipped, without their line ends, numbered from 1."""
+    """Yield the lines of a UTF-8 file, plain or gzipped, without their line ends, numbered from 1."""
     with _opened(path) as handle:
         number = 0
         try:
             for number, raw in enumerate(handle, 1):
                 yield number, _decoded(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            yield number + 1, BadRecord(f"is no sound gzip: {error}; so the file ends here")
+            yield number + 1, BadRecord(f"is not valid gzip: {error}; the file ends here")
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -92,7 +92,7 @@ def _decoded(raw: bytes) -> str | BadRecord:
 
 
 def text_blocks(path: Path) -> NumberedRecords:
-    """Yields lists of lines, those between blank lines, numbered from 1; a line may be a ``BadRecord``."""
+    """Yield the blocks of lines between blank lines, as lists numbered from 1; a line may be a `BadRecord`."""
     number, block = 0, []
     for _, line in chain(text_lines(path), [(0, "")]):
         if isinstance(line, BadRecord) or line.strip():
@@ -105,8 +105,8 @@ def text_blocks(path: Path) -> NumberedRecords:
 
 
 def csv_records(path: Path) -> NumberedRecords:
-    """Yields the rows of a CSV file with a header as objects of strings, numbered from 1 after the header."""
-    # Bytes that are no UTF-8 become lone surrogates, by which the record that holds them is told.
+    """Yield the rows of a CSV file with a header as objects of strings, numbered from 1 after the header."""
+    # Bytes that are not UTF-8 become lone surrogates, which identify the record they are in.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         lines = _Lines(handle)
         reader = csv.reader(lines, strict=True)
@@ -119,7 +119,7 @@ def csv_records(path: Path) -> NumberedRecords:
                 number += 1
                 yield number, BadRecord(f"is not valid CSV: {error}")
                 lines.back_to_second()
-                reader = csv.reader(lines, strict=True)  # the old one may have come to its end
+                reader = csv.reader(lines, strict=True)  # the old reader may be exhausted
                 continue
             lines.taken.clear()
             if columns is None:
@@ -132,9 +132,9 @@ def csv_records(path: Path) -> NumberedRecords:
 
 
 class _Lines:
-    """The lines of a file for a reader of records, of which it may give back what it took in vain.
+    """The lines of a file for a CSV reader, which can be rewound after a malformed record.
 
-    A quotation mark that is never closed takes all lines after it; only the first of them is lost.
+    A quotation mark that is never closed consumes all following lines; after rewinding, only the first line is lost.
     """
 
     def __init__(self, lines: Iterator[str]) -> None:
@@ -151,7 +151,7 @@ class _Lines:
         return line
 
     def back_to_second(self) -> None:
-        """Gives back all lines that were taken for a record but its first."""
+        """Return all lines of the current record except its first to the stream."""
         self.waiting.extendleft(reversed(self.taken[1:]))
         self.taken.clear()
 
@@ -168,7 +168,7 @@ def _escaped(character: str) -> bool:
 
 
 def json_lines(path: Path) -> NumberedRecords:
-    """Yields the JSON values of a file with one on each line, numbered by line; blank lines hold none."""
+    """Yield the JSON value of each line of a file, numbered by line; blank lines are skipped."""
     for number, line in text_lines(path):
         if isinstance(line, BadRecord):
             yield number, line
@@ -177,15 +177,15 @@ def json_lines(path: Path) -> NumberedRecords:
 
 
 def _parsed(text: str | bytes, whole: bool = True) -> Any:
-    """The JSON value of a text, or what is wrong with it; NaN and Infinity, which Python writes, are no JSON.
+    """Return the JSON value of a text, or a `BadRecord`; NaN and Infinity, which Python writes, are not valid JSON.
 
-    If not `whole`, a ``BadRecord`` stands in the place of the NaN alone.
+    Unless `whole`, the `BadRecord` replaces only the NaN and not the whole value.
     """
-    odd: list[BadRecord] = []
+    invalid: list[BadRecord] = []
 
     def constant(name: str) -> BadRecord:
-        odd.append(BadRecord(f"is not valid JSON: it holds {name}"))
-        return odd[-1]
+        invalid.append(BadRecord(f"is not valid JSON: it holds {name}"))
+        return invalid[-1]
 
     try:
         value = json.loads(text, parse_constant=constant)
@@ -193,11 +193,11 @@ def _parsed(text: str | bytes, whole: bool = True) -> Any:
         return BadRecord(f"is not valid JSON (the file is not UTF-8: byte 0x{error.object[error.start]:02x})")
     except (ValueError, RecursionError) as error:
         return BadRecord(f"is not valid JSON: {error}")
-    return odd[0] if odd and whole else value
+    return invalid[0] if invalid and whole else value
 
 
 def sound(value: Any) -> Any:
-    """The value, or the first ``BadRecord`` anywhere inside it."""
+    """Return the value, or a `BadRecord` that occurs anywhere inside it."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -208,25 +208,25 @@ def sound(value: Any) -> Any:
 
 
 def json_records(path: Path) -> NumberedRecords:
-    """Yields the items of a file that is one JSON array, or else the JSON values of its lines."""
+    """Yield the items of a file that is a single JSON array, or else the JSON values of its lines."""
     return json_array(path) if is_json_array(path) else json_lines(path)
 
 
 def is_json_array(path: Path) -> bool:
-    """Whether the first thing in a file opens a JSON array."""
+    """Return whether a file starts with the opening bracket of a JSON array."""
     with path.open("rb") as handle:
         return _first_byte(handle) == b"["
 
 
 def json_array(path: Path) -> NumberedRecords:
-    """Yields the items of a file that is one JSON array, numbered from 1."""
+    """Yield the items of a file that is a single JSON array, numbered from 1."""
     return _json_stream(path, b"[", "array", partial(ijson.items, prefix="item", use_float=True), _parsed)
 
 
 def json_members(path: Path) -> NumberedRecords:
-    """Yields the (key, value) members of a file that is one JSON object, numbered from 1.
+    """Yield the (key, value) members of a file that is a single JSON object, numbered from 1.
 
-    Where only a part of a value can't be read, as a NaN in one of its records, a ``BadRecord`` stands there.
+    A NaN inside a value, for example in one of its records, is replaced by a `BadRecord`.
     """
     return _json_stream(path, b"{", "object", partial(ijson.kvitems, prefix="", use_float=True), _parsed_member)
 
@@ -241,9 +241,9 @@ def _json_stream(
     opening: bytes,
     what: str,
     parse: Callable[[BinaryIO], Iterator[Any]],
-    parse_one: Callable[[bytes], Any],
+    parse_item: Callable[[bytes], Any],
 ) -> NumberedRecords:
-    """Yields what a streaming parser finds; from where it fails on, each item is cut out and parsed by itself."""
+    """Yield the items of a streaming parser; after its first failure, cut out each item and parse it separately."""
     with path.open("rb") as handle:
         first = _first_byte(handle)
         if first > b"\x7f":
@@ -257,26 +257,26 @@ def _json_stream(
             for number, item in enumerate(parse(handle), 1):
                 yield number, item
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            yield from _recovered(handle, start, parse_one, number, _reason(error))
+            yield from _recovered(handle, start, parse_item, number, _reason(error))
 
 
 def _recovered(
-    handle: BinaryIO, start: int, parse_one: Callable[[bytes], Any], known: int, reason: str
+    handle: BinaryIO, start: int, parse_item: Callable[[bytes], Any], known: int, reason: str
 ) -> NumberedRecords:
-    """Yields the items after the first ``known``, a ``BadRecord`` for each that is broken, up to what is cut off."""
+    """Yield the items after the first `known` items, with a `BadRecord` instead of each that is broken or cut off."""
     ends_here = BadRecord(f"is not valid JSON ({reason}), so the file ends here")
     with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         number = known
-        for number, (first, last) in enumerate(islice(_item_places(data, start), known, None), known + 1):
-            yield number, ends_here if last is None else parse_one(data[first:last])
-    if number == known:  # all items are there, and what is wrong stands behind them
+        for number, (first, last) in enumerate(islice(_item_bounds(data, start), known, None), known + 1):
+            yield number, ends_here if last is None else parse_item(data[first:last])
+    if number == known:  # all items are complete and the error is after them
         yield known + 1, ends_here
 
 
-def _item_places(data: mmap.mmap, start: int) -> Iterator[tuple[int, int | None]]:
-    """Yields where each item begins and ends: at a comma, or where an outermost bracket closes.
+def _item_bounds(data: mmap.mmap, start: int) -> Iterator[tuple[int, int | None]]:
+    """Yield the start and end of each item, which ends at a comma or at a closing outermost bracket.
 
-    The end of one that is cut off, or whose brackets do not close, is None.
+    The end is None if the item is cut off or its brackets are not closed.
     """
     depth, first, closed = 0, start, False
     for mark in JSON_MARK.finditer(data, start):
@@ -295,7 +295,7 @@ def _item_places(data: mmap.mmap, start: int) -> Iterator[tuple[int, int | None]
 
 
 def _first_byte(handle: BinaryIO) -> bytes:
-    """The first byte that is no byte order mark and no space; the handle is left on it."""
+    """Return the first byte after byte order mark and white space, and leave the handle at it."""
     if handle.read(3) != codecs.BOM_UTF8:
         handle.seek(0)
     while (byte := handle.read(1)).isspace():
@@ -305,7 +305,7 @@ def _first_byte(handle: BinaryIO) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """The parser's reason without the picture of the place that it draws on further lines."""
-    found = re.search(r"(?:parse|lexical) error: ([^\n\\]+)", str(error))
-    reason = found.group(1) if found else str(error)
+    """Return the reason of a parser error, without the excerpt of the file that the parser prints below it."""
+    match = re.search(r"(?:parse|lexical) error: ([^\n\\]+)", str(error))
+    reason = match.group(1) if match else str(error)
     return f"the file is not UTF-8: {reason}" if "UTF8" in reason else reason.strip()

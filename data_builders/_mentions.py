@@ -1,9 +1,9 @@
-"""Finds known names in sentences.
+"""Find known names in sentences.
 
-A name is found where its words stand. A word is a run of letters, digits, underscores and combining marks; any other
-character that is no space is a word of its own. So is each letter, with its marks, of a script that puts no space
-between words, as Chinese, Japanese (kana of loan words apart), Thai, Lao, Khmer and Burmese, or that writes particles
-without one, as Korean: there a name is found inside running text.
+A name is found where all its words follow each other. A word is a run of letters, digits, underscores and combining
+marks; any other character except white space is a word by itself. In scripts without spaces between words (Chinese,
+Japanese except the kana of loan words, Thai, Lao, Khmer, Burmese), or before particles (Korean), each letter with its
+marks is a word, so that names are found inside running text.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Mention = tuple[int, int, str]
 
 
 class NameFinder:
-    """Finds known names in a sentence, as they are written, in their own case: the longest at each place.
+    """Find known names in a sentence, case-sensitively, preferring the longest name at each position.
 
-    The names are compiled once, by first word and number of words, so that the cost of a sentence does not grow with
+    The names are indexed once, by first word and number of words, so that the time for a sentence does not grow with
     the number of names.
     """
 
@@ -41,13 +41,13 @@ class NameFinder:
             words = WORD.findall(name)
             if words:
                 lengths.setdefault(words[0], set()).add(len(words))
-        self.lengths = {word: sorted(found, reverse=True) for word, found in lengths.items()}
+        self.lengths = {word: sorted(numbers, reverse=True) for word, numbers in lengths.items()}
 
     def find(self, sentence: str) -> tuple[list[Mention], int]:
-        """Returns the (start, end, name) of each mention in order, and the number of mentions left out as overlapping.
+        """Return the (start, end, name) of each mention in order, and the number of mentions left out as overlapping.
 
-        A name inside a longer one is no mention ("York" in "New York"). Where two names cross, neither inside the
-        other, there is no telling which is meant, and both are left out.
+        A name inside a longer name is not a mention ("York" in "New York"). If two names overlap and neither is inside
+        the other, it is unclear which is meant, and both are left out.
         """
         longest = list(self._longest(sentence))
         crossing = set()
@@ -57,8 +57,8 @@ class NameFinder:
         return [mention for index, mention in enumerate(longest) if index not in crossing], len(crossing)
 
     def _longest(self, sentence: str) -> Iterator[Mention]:
-        """The mentions that lie inside no other one."""
-        spans = [found.span() for found in WORD.finditer(sentence)]
+        """Yield the mentions that are not inside another mention."""
+        spans = [word.span() for word in WORD.finditer(sentence)]
         covered = 0
         for index, (start, end) in enumerate(spans):
             for length in self.lengths.get(sentence[start:end], ()):

@@ -15,18 +15,18 @@ UNLABELLED = -1
 
 
 class MultipleChoiceBuilder(CorpusBuilder):
-    """Reads CSV with a header, one JSON array or one JSON object a line: one row for each question."""
+    """Read CSV files with a header, a JSON array, or a JSON object per line: one row per question."""
 
     record_type = "multiple_choice"
     file_patterns = ("*.csv", "*.json", "*.jsonl")
     fewest_choices: ClassVar[int] = 2
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the questions of a file, and a ``BadRecord`` for one of fewer or more choices than its first."""
+        """Yield the questions of a file, with a `BadRecord` for each with more or fewer choices than the first."""
         return evenly(csv_records(path) if path.suffix.lower() == ".csv" else json_records(path))
 
     def rows(self, record: Any) -> Iterable[Row | Noted]:
-        """Returns the one row of a question, and a note if it is not labelled."""
+        """Return the row of a question, and a note if it has no label."""
         question, choices = named(record, "question"), choices_of(record, self.fewest_choices)
         context = required(record, "context", str)
         row = {"context": context, "question": question, "choices": choices, "label": _label(record, len(choices))}
@@ -36,17 +36,17 @@ class MultipleChoiceBuilder(CorpusBuilder):
 
 
 def choices_of(record: dict[str, Any], fewest: int) -> list[str]:
-    """Returns the answers to choose from: the list ``choices``, or else ``answer0``, ``answer1`` and so on.
+    """Return the answers to choose from: the list `choices`, or else `answer0`, `answer1` and so on.
 
     Raises:
-        BadRecord: there are too few, one is left out in the count, no string or blank.
+        BadRecord: there are too few answers, a number is skipped, or an answer is blank or not a string.
     """
-    found = _number_of_answers(record)
-    if "choices" in record or not found:
+    answers = _number_of_answers(record)
+    if "choices" in record or not answers:
         choices = strings(record, "choices")
         names = [f"choices[{index}]" for index in range(len(choices))]
     else:
-        names = [f"answer{index}" for index in range(max(fewest, found))]
+        names = [f"answer{index}" for index in range(max(fewest, answers))]
         choices = [required(record, name, str) for name in names]
     blank = next((name for name, choice in zip(names, choices, strict=True) if not choice.strip()), None)
     if blank is not None:
@@ -57,13 +57,13 @@ def choices_of(record: dict[str, Any], fewest: int) -> list[str]:
 
 
 def _number_of_answers(record: dict[str, Any]) -> int:
-    """One more than the highest number of a field answer0, answer1, ..."""
+    """Return the highest number among the fields answer0, answer1, ..., plus 1."""
     numbers = (name.removeprefix("answer") for name in record if name.startswith("answer"))
     return max((int(number) + 1 for number in numbers if number.isdecimal() and len(number) < 4), default=0)
 
 
 def _label(record: dict[str, Any], choices: int) -> int:
-    """The number of the right choice, which CSV has as a string; -1 where the field is missing or empty."""
+    """Return the number of the right choice, a string in CSV; -1 if the field is missing or empty."""
     value = record.get("label")
     if value in (None, "", UNLABELLED, str(UNLABELLED)):
         return UNLABELLED
@@ -74,20 +74,20 @@ def _label(record: dict[str, Any], choices: int) -> int:
 
 
 def evenly(records: NumberedRecords) -> Iterator[tuple[int, Any]]:
-    """Yields questions, with a ``BadRecord`` in the place of each that has not as many choices as the first."""
+    """Yield questions, with a `BadRecord` instead of each whose number of choices differs from the first."""
     first: tuple[int, int] | None = None
     for number, record in records:
-        found = _number_of_choices(record)
-        first = first or ((found, number) if found else None)
-        if first is not None and found not in (0, first[0]):
+        choices = _number_of_choices(record)
+        first = first or ((choices, number) if choices else None)
+        if first is not None and choices not in (0, first[0]):
             record = BadRecord(
-                f"has {found} choices but record {first[1]} of the file has {first[0]}; all must have as many"
+                f"has {choices} choices but record {first[1]} of the file has {first[0]}; all must have equally many"
             )
         yield number, record
 
 
 def _number_of_choices(record: Any) -> int:
-    """How many choices a question has, or 0 where it is malformed in other ways."""
+    """Return the number of choices of a question, or 0 if the record is malformed in another way."""
     if not isinstance(record, dict):
         return 0
     choices = record.get("choices")

@@ -1,7 +1,7 @@
-"""What a good record is: typed fields, spans inside their sentence, trees with one root.
+"""Check records: typed fields, spans inside their sentence, trees with one root.
 
-Every check raises :class:`BadRecord` with the field, its value and what it must be; the reader of the corpus adds
-the file and the record number (see ``_counts.Tally.bad``).
+Every check raises `BadRecord` with the field, its value and what it must be; `_counts.Tally.bad` adds the file and the
+record number.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 
 from ._names import normal
 
-KINDS = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
+TYPE_NAMES = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
 WITHHELD = "the text is withheld"
 MERGE = "merge the text into the treebank first, by the script that its README names"
 WIKIDATA_ID = re.compile(r"Q[0-9]+")
 
 
 class BadRecord(ValueError):
-    """Says what is wrong with one record of a corpus.
+    """An error in a record of a corpus.
 
     Args:
-        reason: field, value, and what it must be.
-        path: the file it stands in, where that is not the one being read but a second one read along with it.
+        reason: the field, its value, and what it must be.
+        path: the file with the error, if it is not the file being read but a second file read along with it.
     """
 
     def __init__(self, reason: str, path: Path | None = None) -> None:
@@ -34,49 +34,49 @@ class BadRecord(ValueError):
 
 
 def shown(value: Any) -> str:
-    """The value as a message shows it: its JSON-like form, cut to a readable length."""
+    """Return the text of a value for a message, cut to a readable length."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def typed(value: Any, name: str, kind: type) -> Any:
-    """Returns the value if it is of this kind; a whole number where a string is due, as of an id, becomes one.
+def typed(value: Any, name: str, expected: type) -> Any:
+    """Return the value if it has the expected type; an integer is turned into a string if a string is expected.
 
     Raises:
-        BadRecord: it is of another kind (a boolean is no integer), or a string that UTF-8 cannot hold.
+        BadRecord: the value has another type (a boolean is not an integer), or is a string that is not valid in UTF-8.
     """
-    if kind is str and isinstance(value, int) and not isinstance(value, bool):
+    if expected is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise BadRecord(f"field '{name}' must be {KINDS[kind]} but is {shown(value)}")
-    if kind is str and not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if not isinstance(value, expected) or isinstance(value, bool):
+        raise BadRecord(f"field '{name}' must be {TYPE_NAMES[expected]} but is {shown(value)}")
+    if expected is str and not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise BadRecord(f"field '{name}' holds half a surrogate pair, which no UTF-8 text may: {shown(value)}")
     return value
 
 
-def required(record: Any, name: str, kind: type) -> Any:
-    """Returns the field ``name`` of a record, which must be there and of this kind.
+def required(record: Any, name: str, expected: type) -> Any:
+    """Return the field `name` of a record, which must exist and have the expected type.
 
     Raises:
-        BadRecord: the record is no object, lacks the field or holds another kind of value there.
+        BadRecord: the record is not an object, or the field is missing or has another type.
     """
     if not isinstance(record, Mapping):
         raise BadRecord(f"a record must be a JSON object but is {shown(record)}")
     if name not in record:
         raise BadRecord(f"field '{name}' is missing")
-    return typed(record[name], name, kind)
+    return typed(record[name], name, expected)
 
 
 def optional(record: Mapping[str, Any], name: str, default: Any) -> Any:
-    """Returns the field ``name``, which must be of the default's kind, or the default if it is missing or null."""
+    """Return the field `name`, which must have the type of the default, or the default if it is missing or null."""
     return default if record.get(name) is None else typed(record[name], name, type(default))
 
 
 def strings(record: Any, name: str) -> list[str]:
-    """Returns the field ``name``, a list of at least one string.
+    """Return the field `name`, a list of at least one string.
 
     Raises:
-        BadRecord: it is missing, no list, empty, or an entry is no string.
+        BadRecord: the field is missing, not a list or empty, or an entry is not a string.
     """
     values = required(record, name, list)
     if not values:
@@ -85,10 +85,10 @@ def strings(record: Any, name: str) -> list[str]:
 
 
 def named(record: Any, name: str) -> str:
-    """Returns the field ``name``, a string that is not blank.
+    """Return the field `name`, a string that is not blank.
 
     Raises:
-        BadRecord: it is missing, no string or blank.
+        BadRecord: the field is missing, blank or not a string.
     """
     value = required(record, name, str)
     if not normal(value):
@@ -97,10 +97,10 @@ def named(record: Any, name: str) -> str:
 
 
 def label_of(record: Any, name: str, labelled: bool) -> str:
-    """Returns the field ``name``, a label that is not blank; without ``labelled`` it may be missing, and is then "".
+    """Return the field `name`, a label that is not blank; unless `labelled`, it is optional and "" if missing.
 
     Raises:
-        BadRecord: it is missing where it must not, no string or blank.
+        BadRecord: the field is blank, not a string, or missing although `labelled`.
     """
     if not labelled and isinstance(record, Mapping) and record.get(name) is None:
         return ""
@@ -108,16 +108,16 @@ def label_of(record: Any, name: str, labelled: bool) -> str:
 
 
 def wikidata_id(value: str) -> str:
-    """The Wikidata item id at the end of an id or address, or "" where there is none."""
+    """Return the Wikidata item id at the end of an id or URL, or "" if there is none."""
     last = value.rsplit("/", 1)[-1]
     return last if WIKIDATA_ID.fullmatch(last) else ""
 
 
 def inclusive_span(record: Any, start_name: str, end_name: str, length: int) -> tuple[int, int]:
-    """Reads a token span whose end is inclusive and returns it with an exclusive end.
+    """Read a token span whose end is inclusive, and return it with an exclusive end.
 
     Raises:
-        BadRecord: it is reversed (start after end) or leaves the ``length`` tokens.
+        BadRecord: the span is reversed (start after end) or not within the `length` tokens.
     """
     start, end = required(record, start_name, int), required(record, end_name, int)
     if not 0 <= start <= end < length:
@@ -136,7 +136,7 @@ def relation_row(
     head_id: str = "",
     tail_id: str = "",
 ) -> dict[str, Any]:
-    """Builds one typed relation row from tokens and token spans (end exclusive).
+    """Return the typed relation row of tokens and token spans (end exclusive).
 
     The text is the tokens joined by single spaces; head and tail become character offsets in it, end exclusive.
 
@@ -161,10 +161,10 @@ def relation_row(
 
 
 def subject_object_row(record: Any, relation: str, head_id: str = "", tail_id: str = "") -> dict[str, Any]:
-    """Builds a relation row from the keys that TACRED made common: token, subj_start, subj_end, obj_start, obj_end.
+    """Return the relation row of a record with TACRED's keys: token, subj_start, subj_end, obj_start, obj_end.
 
     Raises:
-        BadRecord: a key is missing or of a wrong type, or a span is no span.
+        BadRecord: a field is missing or has the wrong type, or a span is invalid.
     """
     tokens = strings(record, "token")
     head = inclusive_span(record, "subj_start", "subj_end", len(tokens))
@@ -173,11 +173,11 @@ def subject_object_row(record: Any, relation: str, head_id: str = "", tail_id: s
 
 
 def dependency_row(tokens: list[str], heads: list[int], deprels: list[str]) -> dict[str, Any]:
-    """Builds one typed dependency row after checking that the heads form a tree.
+    """Return a typed dependency row after checking that the heads form a tree.
 
     Raises:
-        BadRecord: a token is blank, the text is withheld, a head is out of range, or there is not exactly one root,
-            or a cycle.
+        BadRecord: a token is blank, the text is withheld, a head is out of range, there is not exactly one root, or
+            there is a cycle.
     """
     blank = next((word for word, token in enumerate(tokens, 1) if not token.strip()), None)
     if blank is not None:
@@ -189,14 +189,14 @@ def dependency_row(tokens: list[str], heads: list[int], deprels: list[str]) -> d
 
 
 def is_masked(token: str) -> bool:
-    """Whether underscores stand in the place of a token, as treebanks publish words that are not theirs to give."""
+    """Return whether a token is replaced by underscores, as in treebanks that may not publish their text."""
     return not token.strip("_")
 
 
 def is_withheld(tokens: Sequence[str]) -> bool:
-    """Whether underscores stand in the place of a sentence's words; its punctuation may have been left.
+    """Return whether the words of a sentence are replaced by underscores; its punctuation may be left.
 
-    An underscore beside words is one that was written. A sentence of one underscore may be either.
+    An underscore among words is part of the text. A sentence that is a single underscore may be either.
     """
     if all(map(is_masked, tokens)):
         return True
@@ -204,7 +204,7 @@ def is_withheld(tokens: Sequence[str]) -> bool:
 
 
 def check_tree(heads: Sequence[int]) -> None:
-    """Checks that the heads (1-based, 0 = root) form one tree.
+    """Check that the heads (1-based, 0 for the root) form a single tree.
 
     Raises:
         BadRecord: a head is out of range, there is not exactly one root, or some words form a cycle.

@@ -1,11 +1,11 @@
-"""Splits passages into sentences, in every script that marks their ends.
+"""Split passages into sentences, in every script that marks the end of sentences.
 
-The ends are Unicode's (UAX 29), found by ICU: after a danda, an Urdu or Ethiopic full stop, "。" or "។" as after ".",
-"!" and "?"; in Greek text ";" asks. What the standard leaves to others is added here: a full stop after an initial
-("J. Voss") or a common abbreviation ("Dr. Voss") ends no sentence; no mark does before a small letter ("Did she?" he
-asked), none of ASCII's without a space after it ("Yahoo!Japan"); one does before a number ("He left. 1910 came"), and
-an ellipsis and the Tibetan shad before any space.
-A script that marks no end, as Thai, is not divided: there a line is a sentence.
+Sentences end where Unicode (UAX 29) says so, as implemented by ICU: after a danda, an Urdu or Ethiopic full stop, "。"
+or "។" as well as after ".", "!" and "?"; in Greek text ";" is a question mark. The rules that the standard leaves to
+implementations are added here. A full stop after an initial ("J. Voss") or a common abbreviation ("Dr. Voss") does not
+end a sentence. Nor does any mark before a lower-case letter ("Did she?" he asked), or an ASCII mark without a space
+after it ("Yahoo!Japan"). A mark before a number does ("He left. 1910 came"), and so do an ellipsis and the Tibetan
+shad before white space. In scripts that do not mark the end of sentences, such as Thai, a line is a sentence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ._names import MARKS
 
 CLOSING = "[\"')\\]\u201d\u2019\u00bb]*"  # quotation marks, straight or not, and brackets
 FIRST_LETTER = re.compile("[\"'(\\[\u201c\u2018\u00ab]*(\\S)")
-MARKED_END = re.compile(rf"[.!?\u2026]{CLOSING}(\s*)$")  # where a space must follow
+MARKED_END = re.compile(rf"[.!?\u2026]{CLOSING}(\s*)$")  # a space must follow
 FURTHER_END = re.compile(rf"(?<=[.!?\u2026\u0f0d\u0f0e]){CLOSING}\s+")
 ABBREVIATED = re.compile(rf"(?<![\w{MARKS}])([\w{MARKS}]+)\.\s*$")
 INITIAL = re.compile(rf"[^\W\d_][{MARKS}]*")
@@ -29,7 +29,7 @@ ABBREVIATIONS = frozenset((*TITLES, "St", "Mt", "Ft", "No", "vs", "cf", "ca", "a
 
 
 def sentences(passage: str) -> Iterator[str]:
-    """Yields the sentences of a passage, stripped; see above where they end."""
+    """Yield the sentences of a passage, stripped."""
     sentence = ""
     for piece in _pieces(passage):
         if sentence.strip() and _ends(sentence, piece):
@@ -41,9 +41,9 @@ def sentences(passage: str) -> Iterator[str]:
 
 
 def _pieces(passage: str) -> Iterator[str]:
-    """The passage, cut wherever a sentence may end."""
+    """Yield the pieces of a passage between all positions where a sentence might end."""
     greek = ";" in passage and len(GREEK.findall(passage)) > len(LATIN.findall(passage))
-    # ICU's strings, not its positions: these count characters beyond U+FFFF twice.
+    # Use the strings of ICU, not its positions, which count characters beyond U+FFFF twice.
     for piece in SentenceBreaker(passage, "el" if greek else "en"):
         start = 0
         for end in FURTHER_END.finditer(piece):
@@ -53,7 +53,7 @@ def _pieces(passage: str) -> Iterator[str]:
 
 
 def _ends(sentence: str, following: str) -> bool:
-    """Whether a sentence ends where it was cut, before what follows."""
+    """Return whether a sentence ends before the text that follows it."""
     first, marked, word = FIRST_LETTER.match(following), MARKED_END.search(sentence), ABBREVIATED.search(sentence)
     if first is None or first.group(1).islower() or (marked and not marked.group(1)):
         return False

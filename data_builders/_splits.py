@@ -1,11 +1,11 @@
-"""Which file or sentence belongs to which split.
+"""Assign files and sentences to splits.
 
-A file belongs to the split whose word is a part of its name, delimited by anything but letters: ``train-00.json``,
-``val_wiki.json``, ``en_ewt-ud-dev.conllu``. Where no file of a release carries such a word, or only the test files do,
-the sentences of the others are split by a hash of their text, so that one sentence always falls in the same part, in
-whichever file and however often it stands: a tenth is "validation", the rest "train", unless the corpus says other
-shares. A sentence with a label that "train" would lack otherwise stays in "train", since nothing else teaches it.
-Cross-validation takes all files together and splits them into :data:`FOLDS` such parts, by the hash alone.
+A file belongs to the split whose word occurs in its name, delimited by anything but letters: `train-00.json`,
+`val_wiki.json`, `en_ewt-ud-dev.conllu`. If no file of a release has such a word, or only the test files have one, the
+sentences of the other files are split by a hash of their text. The same sentence then always falls into the same
+split, however often and in whichever files it occurs: a tenth is "validation" and the rest "train", unless the corpus
+defines other shares. A sentence stays in "train" if "train" would otherwise have no example of its label.
+Cross-validation pools all files and divides them into `FOLDS` folds by the hash alone.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ WORDS = {
     VALIDATION: ("dev", "devel", "development", "devset", "val", "valid", "validation", "valset", "heldout"),
     TEST: ("test", "testing", "tst", "testset"),
 }
-EVALUATION = ("eval", "evaluation", "evalset")  # validation, but to some the test set: never beside another validation
+EVALUATION = (
+    "eval",
+    "evaluation",
+    "evalset",
+)  # validation, unless other files are: some mean test
 SPLIT_WORDS = {word: split for split, words in WORDS.items() for word in words} | dict.fromkeys(EVALUATION, VALIDATION)
 FilesBySplit = dict[str | None, list[Path]]  # None: the files whose sentences are split by hash
-Shares = tuple[tuple[str, int], ...]  # parts in the order of the hash, and how many hash values each has
+Shares = tuple[tuple[str, int], ...]  # splits in the order of the hash, each with its number of hash values
 
 SHARES: Shares = ((VALIDATION, 1), (TRAIN, 9))
 FOLDS = 5
@@ -35,15 +39,15 @@ logger = logging.getLogger(__name__)
 
 
 def split_of(path: Path) -> str | None:
-    """Returns the split that a file's name tells, or None if it tells none.
+    """Return the split that a file's name contains, or None.
 
     Raises:
-        ValueError: the name tells two splits.
+        ValueError: the name contains several splits.
     """
-    found = {SPLIT_WORDS[word] for word in _words(path) if word in SPLIT_WORDS}
-    if len(found) > 1:
-        raise ValueError(f"the file name {path.name} tells several splits, {sorted(found)}; rename it to tell one")
-    return found.pop() if found else None
+    splits = {SPLIT_WORDS[word] for word in _words(path) if word in SPLIT_WORDS}
+    if len(splits) > 1:
+        raise ValueError(f"the file name {path.name} contains several splits, {sorted(splits)}; rename it to name one")
+    return splits.pop() if splits else None
 
 
 def _words(path: Path) -> list[str]:
@@ -51,10 +55,10 @@ def _words(path: Path) -> list[str]:
 
 
 def files_by_split(files: Iterable[Path]) -> FilesBySplit:
-    """Groups files by split, in the order train, validation, test; the key None holds those that tell no split.
+    """Group files by split, in the order train, validation, test; the key None holds files that name no split.
 
     Raises:
-        ValueError: a name tells two splits, or "eval" stands beside another word for validation.
+        ValueError: a name contains several splits, or there are both "eval" files and other validation files.
     """
     groups: FilesBySplit = {TRAIN: [], VALIDATION: [], TEST: [], None: []}
     for path in files:
@@ -64,16 +68,16 @@ def files_by_split(files: Iterable[Path]) -> FilesBySplit:
         other = next(path.name for path in groups[VALIDATION] if path.name not in evaluation)
         raise ValueError(
             f"{evaluation[0]} may be the validation or the test set, since {other} is for validation too; rename it "
-            "to tell which"
+            "to say which"
         )
     return {split: group for split, group in groups.items() if group}
 
 
 def of_one_domain(groups: FilesBySplit) -> FilesBySplit:
-    """Leaves out held-out files whose names tell another domain than those of the training files, as ``val_nyt.json``.
+    """Leave out held-out files of domains for which there is no training file, such as `val_nyt.json`.
 
     Raises:
-        ValueError: held-out files tell several domains, and no training file says which of them is meant.
+        ValueError: the held-out files are of several domains, and there is a training file for none of them.
     """
     trained = {_domain(path) for path in groups.get(TRAIN, [])}
     kept = dict(groups)
@@ -82,46 +86,46 @@ def of_one_domain(groups: FilesBySplit) -> FilesBySplit:
             kept[split] = [path for path in groups[split] if _domain(path) in trained]
             if not kept[split]:
                 names = ", ".join(path.name for path in groups[split])
-                raise ValueError(f"{names} are {split} files of several domains; keep those of one in the folder")
+                raise ValueError(f"{names} are {split} files of several domains; keep only one domain in the folder")
     return kept
 
 
 def _domain(path: Path) -> tuple[str, ...]:
-    """The words of a file's name besides its split."""
+    """Return the words of a file's name except its split."""
     return tuple(word for word in _words(path) if word not in SPLIT_WORDS)
 
 
 def only_with_split(groups: FilesBySplit) -> dict[str, list[Path]]:
-    """Leaves out the files that tell no split, in a release where others do, and says so."""
+    """Leave out the files that name no split, since other files of the release name theirs, and log a warning."""
     if None in groups:
         names = [path.name for path in groups[None]]
-        logger.warning("left out, since their names tell no split as those of other files do: %s", ", ".join(names))
+        logger.warning("left out, since other files have a split in their names: %s", ", ".join(names))
     return {split: group for split, group in groups.items() if split is not None}
 
 
-def part_of(sentence: str, shares: Shares = SHARES) -> str:
-    """The part of a sentence in a release without splits: by a stable hash of its text."""
+def split_by_hash(sentence: str, shares: Shares = SHARES) -> str:
+    """Return the split of a sentence by a stable hash of its text."""
     digest = blake2b(sentence.encode("utf-8"), digest_size=8).digest()
     number = int.from_bytes(digest, "big") % sum(share for _, share in shares)
-    for part, share in shares[:-1]:
+    for split, share in shares[:-1]:
         if number < share:
-            return part
+            return split
         number -= share
     return shares[-1][0]
 
 
-def without(part: str, shares: Shares) -> Shares:
-    """The shares with those of one part given to "train", while all other sentences stay where they are."""
-    return tuple((TRAIN if name == part else name, share) for name, share in shares)
+def without(split: str, shares: Shares) -> Shares:
+    """Return the shares with that of a split moved to "train"; all other sentences stay in their splits."""
+    return tuple((TRAIN if name == split else name, share) for name, share in shares)
 
 
 def fold_shares(fold: int) -> Shares:
-    """The shares of one round of cross-validation: part ``fold`` is "test", the next "validation", the rest "train".
+    """Return the shares of a cross-validation round: fold `fold` is "test", the next "validation", the rest "train".
 
     Raises:
         ValueError: there is no such fold.
     """
     if type(fold) is not int or not 0 <= fold < FOLDS:
         raise ValueError(f"fold is {fold!r} but must be one of 0 to {FOLDS - 1}")
-    parts = {fold: TEST, (fold + 1) % FOLDS: VALIDATION}
-    return tuple((parts.get(number, TRAIN), 1) for number in range(FOLDS))
+    held_out = {fold: TEST, (fold + 1) % FOLDS: VALIDATION}
+    return tuple((held_out.get(number, TRAIN), 1) for number in range(FOLDS))

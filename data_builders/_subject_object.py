@@ -1,4 +1,4 @@
-"""Relation corpora with TACRED's keys: token, relation, subj_start, subj_end, obj_start, obj_end."""
+"""Base class for relation corpora with TACRED's keys: token, relation, subj_start, subj_end, obj_start, obj_end."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ._records import label_of, optional, subject_object_row
 
 
 class SubjectObjectBuilder(CorpusBuilder):
-    """Reads files in TACRED's layout, as one JSON array or one object a line: one row for each record."""
+    """Read files in TACRED's layout, a JSON array or an object per line: one row per record."""
 
     record_type = "relation"
     file_patterns = ("*.json", "*.jsonl")
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the records of a file one by one."""
+        """Yield the records of a file."""
         return json_records(path)
 
     def rows(self, record: Any) -> Iterable[Row]:
-        """Returns the one row of a record."""
+        """Return the row of a record."""
         row = subject_object_row(record, label_of(record, "relation", self.config.labelled))
         name = optional(record, "id", "")
         return [{"id": name, **row} if name else row]

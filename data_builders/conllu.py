@@ -1,15 +1,15 @@
 """Dependency trees of any treebank in CoNLL-U.
 
-Source: Universal Dependencies, https://universaldependencies.org, or any files in its format.
-Licence: the treebank's own; UD_English-EWT, for one, is CC BY-SA 4.0.
-Layout: ``*.conllu``, one word a line in ten columns separated by tabs, an empty line after each sentence, comments
-    after "#". Multiword tokens (``1-2``) and empty nodes (``1.1``) are skipped: the tree is over words.
-Splits: by file name, one or many files each, e.g. ``en_ewt-ud-train.conllu``; without split words, by hash.
-    Blocks of comments alone are skipped.
-Bad records: a line without ten columns, word numbers that do not count from 1, a head that is no number or out of
-    range, no root or several, a cycle; a sentence whose text is withheld, every word an underscore, as treebanks of
-    licensed or social media text are published (merge the text first, by the script that comes with the treebank); a
-    file that is cut off after the comments of a sentence.
+Source: Universal Dependencies, https://universaldependencies.org, or any files in this format.
+Licence: that of the treebank; UD_English-EWT, for example, is CC BY-SA 4.0.
+Layout: `*.conllu`, one word per line in ten columns separated by tabs, an empty line after each sentence, comments
+    after "#". Multiword tokens (`1-2`) and empty nodes (`1.1`) are skipped, since the tree consists of words. Blocks
+    that consist of comments are skipped.
+Splits: by file name, one or more files per split, such as `en_ewt-ud-train.conllu`; otherwise by hash.
+Bad records: a line without ten columns, word numbers that do not count from 1, a head that is not a number or out of
+    range, no root or several roots, a cycle; a sentence whose text is withheld, with an underscore for every word, as
+    in treebanks of licensed or social media text (merge the text first, with the script of the treebank); a file that
+    is cut off after the comments of a sentence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ._records import MERGE, WITHHELD, BadRecord, dependency_row, is_withheld, s
 ID, FORM, HEAD, DEPREL = 0, 1, 6, 7
 NOT_A_WORD = re.compile(r"\d+[-.]\d+")
 SENTENCE_ID = re.compile(r"#\s*sent_id\s*=\s*(\S.*)")
-ANNOUNCED = re.compile(r"#\s*(sent_id|text)\s*=")  # a comment that belongs to a sentence
+ANNOUNCED = re.compile(r"#\s*(sent_id|text)\s*=")  # a comment about the sentence that follows
 
 SAMPLE_FILES = {
     "train.conllu": (
@@ -61,16 +61,16 @@ SAMPLE_ROWS = [
 ]
 
 
-class Conllu(CorpusBuilder):
-    """Reads CoNLL-U files: one row for each sentence."""
+class Corpus(CorpusBuilder):
+    """Read CoNLL-U files: one row per sentence."""
 
     record_type = "dependency"
     file_patterns = ("*.conllu",)
     homepage = "https://universaldependencies.org/format.html"
-    licence = "the treebank's own"
+    licence = "that of the treebank"
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the lines of each sentence, numbered by sentence."""
+        """Yield the lines of each sentence, numbered by sentence."""
         number, comments = 0, []
         for _, block in text_blocks(path):
             if all(isinstance(line, str) and line.startswith("#") for line in block):
@@ -78,39 +78,39 @@ class Conllu(CorpusBuilder):
                 continue
             number, comments = number + 1, []
             withheld = _forms(block) == ["_"] and _withholds(path, path.stat().st_mtime_ns)
-            yield number, BadRecord(f"{WITHHELD}: its one word is '_'; {MERGE}") if withheld else block
+            yield number, BadRecord(f"{WITHHELD}: its only word is '_'; {MERGE}") if withheld else block
         if comments and _is_cut_off(comments, path):
-            yield number + 1, BadRecord("a sentence has comments only and no word, as where a file was cut off")
+            yield number + 1, BadRecord("a sentence has comments only and no words, as if the file was cut off")
         elif comments and not number:
             yield 1, comments
 
     def rows(self, record: list[str | BadRecord]) -> Iterable[Row]:
-        """Returns the one row of a sentence."""
+        """Return the row of a sentence."""
         words, name = [], None
         for line in record:
             if isinstance(line, BadRecord):
                 raise line
-            if found := SENTENCE_ID.match(line):
-                name = found.group(1).strip()
+            if sentence_id := SENTENCE_ID.match(line):
+                name = sentence_id.group(1).strip()
             elif not line.startswith("#"):
                 words.extend(_word(line, len(words) + 1))
-        if not words:  # comments that belong to the file, or to a document
+        if not words:  # the comments are about the file or a document
             return []
         row = dependency_row(*(list(column) for column in zip(*words, strict=True)))
         return [row if name is None else {"id": name, **row}]
 
 
 def _forms(block: list[str | BadRecord]) -> list[str]:
-    """The forms of a sentence's words, as far as its lines can be read."""
+    """Return the forms of the words of a sentence, as far as its lines can be read."""
     lines = [line.split("\t") for line in block if isinstance(line, str) and not line.startswith("#")]
     return [columns[FORM] for columns in lines if len(columns) > FORM and columns[ID].isdecimal()]
 
 
 @cache
 def _withholds(path: Path, changed: int) -> bool:
-    """Whether a file withholds texts, so that its sentences of one underscore are no underscores that were written.
+    """Return whether a file withholds texts, so that a sentence of a single underscore is a withheld text too.
 
-    What was found is kept until the file is `changed`, in nanoseconds.
+    The result is cached until the modification time of the file, `changed` in nanoseconds, differs.
     """
     some_text = False
     for _, block in text_blocks(path):
@@ -122,7 +122,7 @@ def _withholds(path: Path, changed: int) -> bool:
 
 
 def _is_cut_off(comments: list[str | BadRecord], path: Path) -> bool:
-    """Whether the comments at the end of a file announce a sentence, without the empty line that ends a block."""
+    """Return whether the comments at the end of a file are about a missing sentence, with no empty line after them."""
     with path.open("rb") as handle:
         handle.seek(-min(4, path.stat().st_size), 2)
         ended = handle.read().replace(b"\r", b"").endswith(b"\n\n")
@@ -130,7 +130,7 @@ def _is_cut_off(comments: list[str | BadRecord], path: Path) -> bool:
 
 
 def _word(line: str, number: int) -> list[tuple[str, int, str]]:
-    """Form, head and relation of the word on a line; nothing for a multiword token or an empty node."""
+    """Return form, head and relation of the word of a line; nothing for a multiword token or an empty node."""
     columns = line.split("\t")
     if len(columns) != 10:
         raise BadRecord(f"a line must have 10 columns separated by tabs but has {len(columns)}: {shown(line)}")

@@ -1,12 +1,12 @@
-"""CosmosQA: questions on everyday narratives that want common sense, with four answers each.
+"""CosmosQA: questions about everyday narratives that need common sense, with four answers each.
 
 Source: Huang et al., EMNLP 2019; https://github.com/wilburOne/cosmosqa
 Licence: CC BY 4.0.
-Layout: CSV as published, ``train.csv``, ``valid.csv`` and ``test.csv`` with the columns ``id, context, question,
-    answer0, answer1, answer2, answer3, label``; or the same keys one JSON object a line, as K-Adapter reads them,
-    ``train.jsonl``, ``valid.jsonl`` and ``test.jsonl``. A question without label, as all of the published test set,
-    has label -1 and is counted (``unlabelled``).
-Splits: by file name; without split words, by a hash of the context, which several questions share.
+Layout: CSV as published, `train.csv`, `valid.csv` and `test.csv` with the columns `id, context, question,
+    answer0, answer1, answer2, answer3, label`; or one JSON object per line with the same keys, as K-Adapter reads
+    them, `train.jsonl`, `valid.jsonl` and `test.jsonl`. Questions without a label, such as the whole published test
+    set, have label -1 and are counted (`unlabelled`).
+Splits: by file name; otherwise by a hash of the context, which several questions share.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ SAMPLE_ROWS = [
 ]
 
 
-class CosmosQA(MultipleChoiceBuilder):
-    """Reads CosmosQA as published or as K-Adapter has it: one row for each question."""
+class Corpus(MultipleChoiceBuilder):
+    """Read CosmosQA as published or as prepared for K-Adapter: one row per question."""
 
     file_patterns = ("*.csv", "*.jsonl")
     fewest_choices = 4

@@ -1,13 +1,13 @@
 """Dependency heads in the layout of K-Adapter's linguistic pre-training (task find_head).
 
-Source: Wang et al., Findings of ACL 2021; https://github.com/microsoft/K-Adapter. The files were not released: the
+Source: Wang et al., Findings of ACL 2021; https://github.com/microsoft/K-Adapter. The files were not released; the
     paper parses sentences of BookCorpus with the Stanford parser.
-Licence: that of the text you parse.
-Layout: ``*.json``, one JSON array each: ``{"sent": str, "tokens": [{"1": {"start", "end"}}, {"2": ...}, ...],
-    "pairs": [{"dependent_index", "governor_index"}, ...]}``; offsets count characters, end exclusive; words count from
-    1, governor 0 is the root. No relation names, so ``deprels`` are "_".
-Splits: ``train.json``, ``dev.json``; without split words, by hash.
-Kept: every sentence whose heads form a tree. The published loader loses those whose last word is a head.
+Licence: that of the parsed text.
+Layout: `*.json`, a JSON array per file: `{"sent": str, "tokens": [{"1": {"start", "end"}}, {"2": ...}, ...],
+    "pairs": [{"dependent_index", "governor_index"}, ...]}`; offsets count characters, end exclusive; words count from
+    1, governor 0 is the root. There are no relation names, so `deprels` are "_".
+Splits: `train.json`, `dev.json`; otherwise by hash.
+Kept: every sentence whose heads form a tree. The published loader drops sentences whose last word is a head.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SAMPLE_ROWS = [
 ]
 
 
-class DependencyJson(CorpusBuilder):
-    """Reads find_head files: one row for each sentence."""
+class Corpus(CorpusBuilder):
+    """Read find_head files: one row per sentence."""
 
     record_type = "dependency"
     file_patterns = ("*.json",)
@@ -44,17 +44,17 @@ class DependencyJson(CorpusBuilder):
     licence = "that of the parsed text"
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the records of a file one by one."""
+        """Yield the records of a file."""
         return json_array(path)
 
     def rows(self, record: Any) -> Iterable[Row]:
-        """Returns the one row of a sentence."""
+        """Return the row of a sentence."""
         tokens = _tokens(record)
         return [dependency_row(tokens, _heads(record, len(tokens)), ["_"] * len(tokens))]
 
 
 def _tokens(record: Any) -> list[str]:
-    """The words of a sentence, cut out by their offsets."""
+    """Return the words of a sentence, cut out of it by their offsets."""
     sentence, tokens = required(record, "sent", str), []
     for number, token in enumerate(required(record, "tokens", list), 1):
         if not isinstance(token, dict) or list(token) != [str(number)]:
@@ -73,7 +73,7 @@ def _tokens(record: Any) -> list[str]:
 
 
 def _heads(record: Any, length: int) -> list[int]:
-    """The head of each word."""
+    """Return the head of each word."""
     governors: dict[int, int] = {}
     for pair in required(record, "pairs", list):
         word, governor = required(pair, "dependent_index", int), required(pair, "governor_index", int)

@@ -1,9 +1,10 @@
-"""Entity typing: your own files of mentions with types, in the layout of OpenEntity and FIGER as ERNIE prepared them.
+"""Entity typing: your own files of mentions with types, in ERNIE's layout of OpenEntity and FIGER.
 
-Source: your files. Licence: your own.
-Layout: ``*.json`` or ``*.jsonl``, one JSON array or one object a line: ``{"sent", "start", "end", "labels": [str]}``
-    with an optional ``"id"``; spans count characters, end exclusive. ``labels`` may be empty.
-Splits: by file name; without split words, by hash.
+Source: your own files.
+Licence: your own.
+Layout: `*.json` or `*.jsonl`, a JSON array or an object per line: `{"sent", "start", "end", "labels": [str]}`
+    with an optional `"id"`; spans count characters, end exclusive. `labels` may be empty.
+Splits: by file name; otherwise by hash.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ SAMPLE_ROWS = [
 ]
 
 
-class EntityTyping(EntityTypingBuilder):
-    """Reads the user's own files of mentions with types: one row for each record."""
+class Corpus(EntityTypingBuilder):
+    """Read your own files of mentions with types: one row per record."""
 
     licence = "your own"
     example = '{"sent": "Mira Voss rested.", "start": 0, "end": 9, "labels": ["person", "founder"]}'

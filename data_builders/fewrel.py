@@ -1,13 +1,13 @@
-"""FewRel 1.0: Wikidata relations with 700 Wikipedia sentences each, checked by hand (100 of them; 80 are public).
+"""FewRel 1.0: 100 Wikidata relations, of which 80 are public, with 700 hand-checked Wikipedia sentences each.
 
 Source: Han et al., EMNLP 2018; https://github.com/thunlp/FewRel
 Licence: MIT.
-Layout: JSON objects, one or more files (``train_wiki.json``, ``val_wiki.json``): relation id -> list of
-    ``{"tokens": [str], "h": [name, Wikidata id, [[token index, ...], ...]], "t": [the same]}``. The mention is the
-    first index list that is contiguous; the name is lower-cased and not trusted, the tokens are. ``load_file`` also
-    reads such objects without relations, for predictions: one JSON array of them, or one a line.
-Splits: by file name. The published ones share no relation, for few-shot learning; to classify relations, give the
-    files names without split words: then a tenth of the sentences is "validation", by hash.
+Layout: one or more files (`train_wiki.json`, `val_wiki.json`) with a JSON object each: relation id -> list of
+    `{"tokens": [str], "h": [name, Wikidata id, [[token index, ...], ...]], "t": [the same]}`. The mention is the
+    first contiguous index list; the tokens are trusted and the name, which is lower-cased, is not. To predict
+    relations, `load_file` also reads the sentence records alone, as a JSON array or one per line.
+Splits: by file name. The published splits share no relations, for few-shot learning; to classify relations, rename
+    the files so that their names contain no split: a tenth of the sentences is then "validation", by hash.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ SAMPLE_ROWS = [
 ]
 
 
-class FewRel(CorpusBuilder):
-    """Reads FewRel files: one row for each sentence."""
+class Corpus(CorpusBuilder):
+    """Read FewRel files: one row per sentence."""
 
     record_type = "relation"
     file_patterns = ("*.json",)
@@ -60,11 +60,11 @@ class FewRel(CorpusBuilder):
     licence = "MIT"
 
     def groups(self) -> FilesBySplit:
-        """Returns the files by split, without validation files of other domains than the training file's."""
+        """Return the files by split, without validation files of domains other than that of the training file."""
         return of_one_domain(super().groups())
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields (relation, sentence record), numbered through the whole file."""
+        """Yield pairs of a relation and a sentence record, numbered through the whole file."""
         if not self.config.labelled and _has_no_relations(path):
             for number, record in json_records(path):
                 yield number, record if isinstance(record, BadRecord) else ("", record)
@@ -80,7 +80,7 @@ class FewRel(CorpusBuilder):
                 yield number, record if isinstance(record, BadRecord) else (relation, record)
 
     def rows(self, record: tuple[str, Any]) -> Iterable[Row]:
-        """Returns the one row of a sentence."""
+        """Return the row of a sentence."""
         relation, sentence = record
         if self.config.labelled and not relation.strip():
             raise BadRecord("the relation, the key of the list of records, is blank")
@@ -90,13 +90,13 @@ class FewRel(CorpusBuilder):
 
 
 def _has_no_relations(path: Path) -> bool:
-    """Whether a file holds sentence records themselves, in an array or by lines, and not lists of them by relation."""
+    """Return whether a file holds bare sentence records, in an array or in lines, rather than lists by relation."""
     _, first = next(json_records(path), (1, None))
     return is_json_array(path) or (isinstance(first, dict) and "tokens" in first)
 
 
 def _mention(record: dict[str, Any], name: str, length: int) -> tuple[tuple[int, int], str]:
-    """The token span (end exclusive) and the Wikidata id of a mention."""
+    """Return the token span (end exclusive) and the Wikidata id of a mention."""
     mention = required(record, name, list)
     if len(mention) != 3:
         raise BadRecord(f"field '{name}' must be [name, id, index lists] but is {shown(mention)}")
@@ -109,5 +109,5 @@ def _mention(record: dict[str, Any], name: str, length: int) -> tuple[tuple[int,
 
 
 def _contiguous(indices: Any) -> bool:
-    whole = isinstance(indices, list) and bool(indices) and all(type(index) is int for index in indices)
-    return whole and indices == list(range(indices[0], indices[0] + len(indices)))
+    valid = isinstance(indices, list) and bool(indices) and all(type(index) is int for index in indices)
+    return valid and indices == list(range(indices[0], indices[0] + len(indices)))

@@ -2,12 +2,12 @@
 
 Source: Ling and Weld, AAAI 2012, https://github.com/xiaoling/figer; the prepared files by Zhang et al., ACL 2019,
     https://github.com/thunlp/ERNIE
-Licence: FIGER's own, BSD with an advertising clause: keep the acknowledgement of its authors.
-Layout: either kind. Prepared: ``*.json``, JSON arrays of ``{"sent", "start", "end", "labels": [str], "ents"}``; spans
-    count characters, end exclusive; ``ents`` is not read, nor is ``labels.json``. The hand-made test set of FIGER
-    (GOLD), ``*.label``: one token a line, a tab, ``O`` or ``B-`` or ``I-`` with types separated by commas, an empty
-    line after each sentence; a row for each mention, its text the tokens joined by spaces.
-Splits: by file name; without split words, by hash, but ``*.label`` is "test".
+Licence: that of FIGER, BSD with an advertising clause: keep the acknowledgement of its authors.
+Layout: two variants. Prepared: `*.json`, JSON arrays of `{"sent", "start", "end", "labels": [str], "ents"}`; spans
+    count characters, end exclusive; `ents` and `labels.json` are ignored. FIGER's manually annotated test set (GOLD),
+    `*.label`: one token per line, a tab, and `O`, `B-` or `I-` with types separated by commas; an empty line after
+    each sentence; one row per mention, whose text is the tokens joined by spaces.
+Splits: by file name; otherwise by hash, except that `*.label` is "test".
 """
 
 from __future__ import annotations
@@ -45,31 +45,31 @@ SAMPLE_ROWS = [
     },
 ]
 
-Token = tuple[str, str, str]  # its text, "B", "I" or "O", and the types as they stand
+Token = tuple[str, str, str]  # the text, the tag "B", "I" or "O", and the types as written
 
 
-class Figer(EntityTypingBuilder):
-    """Reads FIGER, as prepared by ERNIE, and its gold test set: one row for each mention."""
+class Corpus(EntityTypingBuilder):
+    """Read FIGER, as prepared by ERNIE, and its gold test set: one row per mention."""
 
     file_patterns = ("*.json", "*.label")
     homepage = "https://github.com/xiaoling/figer"
     licence = "FIGER licence (BSD with an advertising clause)"
 
     def groups(self) -> FilesBySplit:
-        """Puts a gold file that tells no split in the test set, for which it was made."""
+        """Return the files by split; a gold file whose name contains no split is a test file."""
         groups = super().groups()
         undivided = groups.pop(None, [])
         gold = [path for path in undivided if path.suffix.lower() == ".label"]
         rest = [path for path in undivided if path not in gold]
-        found = {**groups, TEST: [*groups.get(TEST, []), *gold], None: rest}
-        return {split: files for split, files in found.items() if files}
+        groups |= {TEST: [*groups.get(TEST, []), *gold], None: rest}
+        return {split: files for split, files in groups.items() if files}
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the records of a prepared file or the sentences of a gold one."""
+        """Yield the records of a prepared file or the sentences of a gold file."""
         return text_blocks(path) if path.suffix.lower() == ".label" else super().read(path)
 
     def rows(self, record: Any) -> Iterable[Row]:
-        """Returns the one row of a prepared record, or a row for each mention of a gold sentence."""
+        """Return the row of a prepared record, or a row for each mention of a gold sentence."""
         return _gold_rows(record) if isinstance(record, list) else super().rows(record)
 
 
@@ -77,14 +77,14 @@ def _gold_rows(lines: list[str | BadRecord]) -> Iterator[Row]:
     tokens = [_token(line, number) for number, line in enumerate(lines, 1)]
     text = " ".join(word for word, _, _ in tokens)
     start, mention = 0, None
-    for index, (word, place, types) in enumerate(tokens):
-        if place == "I" and mention is None:
+    for index, (word, tag, types) in enumerate(tokens):
+        if tag == "I" and mention is None:
             raise BadRecord(
                 f"line {index + 1} of the sentence continues a mention, {shown(types)}, that has not begun"
             )
-        if place == "B":
+        if tag == "B":
             mention = (start, types.split(","))
-        elif place == "O":
+        elif tag == "O":
             mention = None
         start += len(word) + 1
         if mention is not None and (index + 1 == len(tokens) or tokens[index + 1][1] != "I"):
@@ -95,12 +95,7 @@ def _token(line: str | BadRecord, number: int) -> Token:
     if isinstance(line, BadRecord):
         raise line
     columns = line.rstrip("\t").split("\t")
-    place, _, types = columns[-1].partition("-")
-    if (
-        len(columns) != 2
-        or place not in ("B", "I", "O")
-        or (place == "O") == bool(types)
-        or "" in types.split(",")[1:]
-    ):
+    tag, _, types = columns[-1].partition("-")
+    if len(columns) != 2 or tag not in ("B", "I", "O") or (tag == "O") == bool(types) or "" in types.split(",")[1:]:
         raise BadRecord(f"line {number} of the sentence must be token TAB O, B-types or I-types but is {shown(line)}")
-    return columns[0], place, types
+    return columns[0], tag, types

@@ -1,11 +1,12 @@
-"""Multiple choice: your own files of questions with answers to choose from, in the layout of CosmosQA or as lists.
+"""Multiple choice: your own questions with answers to choose from, in the layout of CosmosQA or as lists.
 
-Source: your files. Licence: your own.
-Layout: ``*.json`` or ``*.jsonl``, one JSON array or one object a line: ``{"context", "question", "choices": [str],
-    "label"}`` with an optional ``"id"``; or, there and in ``*.csv`` with a header, ``answer0``, ``answer1`` and so on
-    in the place of ``choices``. ``label`` counts from 0; a question without it has -1 and is counted
-    (``unlabelled``). All questions of a file have as many choices, two or more.
-Splits: by file name; without split words, by a hash of the context, which several questions may share.
+Source: your own files.
+Licence: your own.
+Layout: `*.json` or `*.jsonl`, a JSON array or an object per line: `{"context", "question", "choices": [str],
+    "label"}` with an optional `"id"`; or `answer0`, `answer1` and so on instead of `choices`, also in `*.csv` with
+    a header. `label` counts from 0; questions without a label get -1 and are counted (`unlabelled`). All questions of
+    a file have the same number of choices, at least two.
+Splits: by file name; otherwise by a hash of the context, which several questions may share.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ SAMPLE_ROWS = [
 ]
 
 
-class MultipleChoice(MultipleChoiceBuilder):
-    """Reads the user's own questions with choices: one row for each question."""
+class Corpus(MultipleChoiceBuilder):
+    """Read your own questions with choices: one row per question."""
 
     licence = "your own"
     example = (

@@ -3,11 +3,11 @@
 Source: Choi et al., ACL 2018, https://www.cs.utexas.edu/~eunsol/html_pages/open_entity.html; the prepared files by
     Zhang et al., ACL 2019, https://github.com/thunlp/ERNIE
 Licence: not stated by its authors.
-Layout: ``*.json``, either kind. Prepared: JSON arrays of ``{"sent", "start", "end", "labels": [str], "ents"}``; spans
-    count characters, end exclusive; ``ents`` is not read. As released (``crowd/{train,dev,test}.json``): one object a
-    line, ``{"annot_id", "mention_span", "left_context_token": [str], "right_context_token": [str], "y_str": [str]}``;
-    of the ultra-fine types the nine general ones of ``LABELS`` are kept, as in the prepared files.
-Splits: by file name; without split words, by hash.
+Layout: `*.json`, two variants. Prepared: JSON arrays of `{"sent", "start", "end", "labels": [str], "ents"}`; spans
+    count characters, end exclusive; `ents` is ignored. As released (`crowd/{train,dev,test}.json`): an object per
+    line, `{"annot_id", "mention_span", "left_context_token": [str], "right_context_token": [str], "y_str": [str]}`;
+    of the ultra-fine types only the nine general types of `LABELS` are kept, as in the prepared files.
+Splits: by file name; otherwise by hash.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ SAMPLE_ROWS = [
 ]
 
 
-class OpenEntity(EntityTypingBuilder):
-    """Reads OpenEntity, as prepared by ERNIE or as released: one row for each mention."""
+class Corpus(EntityTypingBuilder):
+    """Read OpenEntity, as prepared by ERNIE or as released: one row per mention."""
 
     file_patterns = ("*.json",)
     homepage = "https://www.cs.utexas.edu/~eunsol/html_pages/open_entity.html"
     licence = "not stated by its authors"
 
     def rows(self, record: Any) -> Iterable[Row]:
-        """Returns the one row of a record."""
+        """Return the row of a record."""
         if not isinstance(record, dict) or not record.keys() & {"mention_span", "y_str", "left_context_token"}:
             return super().rows(record)
         mention = named(record, "mention_span")

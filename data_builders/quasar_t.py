@@ -1,15 +1,15 @@
-"""Quasar-T: trivia questions with sentences found for each in ClueWeb09.
+"""Quasar-T: trivia questions with sentences retrieved for each from ClueWeb09.
 
 Source: Dhingra et al., 2017, https://github.com/bdhingra/quasar; OpenQA's files by Lin et al., ACL 2018,
     https://github.com/thunlp/OpenQA
 Licence: not stated by its authors.
-Layout: either kind. OpenQA's: ``train.txt``, ``dev.txt`` and ``test.txt``, one ``{"question": str, "answers": [str]}``
-    a line, and beside them ``train.json``, ``dev.json`` and ``test.json``, on the line of each question a list of its
-    passages, ``[{"question": [str], "document": [str]}, ...]``. As released, with the contexts to be read, short or
-    long, put beside the questions: ``train_questions.json.gz``, one ``{"uid", "question", "answer", "tags"}`` a line,
-    and ``train_contexts.json.gz``, ``{"uid", "contexts": [[score, text], ...]}`` in the same order; gzipped or not.
-    What is skipped and counted is told in ``_question_answering``.
-Splits: by file name; without split words, by a hash of the question.
+Layout: two variants. OpenQA's: `train.txt`, `dev.txt` and `test.txt`, one `{"question": str, "answers": [str]}` per
+    line, and in the same folder `train.json`, `dev.json` and `test.json` with a list of passages on the line of each
+    question, `[{"question": [str], "document": [str]}, ...]`. As released, with either the short or the
+    long contexts in the folder of the questions: `train_questions.json.gz`, one `{"uid", "question", "answer",
+    "tags"}` per line, and `train_contexts.json.gz`, `{"uid", "contexts": [[score, text], ...]}` in the same order;
+    gzipped or not. See `_question_answering` for what is skipped and counted.
+Splits: by file name; otherwise by a hash of the question.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ SAMPLE_ROWS = [
 ]
 
 
-class QuasarT(QuestionAnsweringBuilder):
-    """Reads Quasar-T in OpenQA's layout or as released: one row for each question."""
+class Corpus(QuestionAnsweringBuilder):
+    """Read Quasar-T in OpenQA's layout or as released: one row per question."""
 
     file_patterns = ("*.txt", "*.json", "*.json.gz")
     homepage = "https://github.com/bdhingra/quasar"
     licence = "not stated by its authors"
 
     def passages_of(self, path: Path) -> Path | None:
-        """Returns the file of passages that belongs to a file of questions; None for a file of passages."""
+        """Return the file of passages for a file of questions; None if the path is itself a file of passages."""
         if QUESTIONS in path.name:
             return path.with_name(path.name.replace(QUESTIONS, CONTEXTS))
         return super().passages_of(path)
 
     def rows(self, record: Pair) -> Iterable[Row | Dropped | Noted]:
-        """Returns the one row of a question and its notes."""
+        """Return the row of a question and its notes."""
         question, contexts, path = record
         if CONTEXTS not in path.name:
             return super().rows(record)
@@ -76,11 +76,11 @@ class QuasarT(QuestionAnsweringBuilder):
 
 
 def _texts(contexts: Any, uid: str, path: Path) -> list[str]:
-    """The passages of a question as released."""
+    """Return the passages of a question in the released layout."""
     try:
         if required(contexts, "uid", str) != uid:
-            there = path.name.replace(CONTEXTS, QUESTIONS)
-            raise BadRecord(f"field 'uid' is {shown(contexts['uid'])} but on this line of {there} {shown(uid)}")
+            questions = path.name.replace(CONTEXTS, QUESTIONS)
+            raise BadRecord(f"field 'uid' is {shown(contexts['uid'])} but on this line of {questions} {shown(uid)}")
         return [_text(pair, f"contexts[{index}]") for index, pair in enumerate(required(contexts, "contexts", list))]
     except BadRecord as problem:
         raise BadRecord(str(problem), path) from None

@@ -1,9 +1,10 @@
 """Relation classification: your own files of sentences with two mentions and their relation, in TACRED's layout.
 
-Source: your files. Licence: your own.
-Layout: ``*.json`` or ``*.jsonl``, one JSON array or one object a line: ``{"token": [str], "subj_start", "subj_end",
-    "obj_start", "obj_end", "relation"}`` with an optional ``"id"``; spans count tokens, end inclusive.
-Splits: by file name; without split words, by hash.
+Source: your own files.
+Licence: your own.
+Layout: `*.json` or `*.jsonl`, a JSON array or an object per line: `{"token": [str], "subj_start", "subj_end",
+    "obj_start", "obj_end", "relation"}` with an optional `"id"`; spans count tokens, end inclusive.
+Splits: by file name; otherwise by hash.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ SAMPLE_ROWS = [
 ]
 
 
-class RelationClassification(SubjectObjectBuilder):
-    """Reads the user's own files of related mentions: one row for each record."""
+class Corpus(SubjectObjectBuilder):
+    """Read your own files of related mentions: one row per record."""
 
     licence = "your own"
     example = (

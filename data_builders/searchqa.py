@@ -1,14 +1,14 @@
-"""SearchQA: Jeopardy! questions with the snippets that a search engine found for each.
+"""SearchQA: Jeopardy! questions with the snippets that a search engine returned for each.
 
 Source: Dunn et al., 2017, https://github.com/nyu-dl/dl4ir-searchQA; OpenQA's files by Lin et al., ACL 2018,
     https://github.com/thunlp/OpenQA
 Licence: not stated by its authors.
-Layout: either kind. OpenQA's: ``train.txt``, ``dev.txt`` and ``test.txt``, one ``{"question": str, "answers": [str]}``
-    a line, and beside them ``train.json``, ``dev.json`` and ``test.json``, on the line of each question a list of its
-    passages, ``[{"question": [str], "document": [str]}, ...]``. As processed by its authors: ``train.txt``,
-    ``val.txt`` and ``test.txt`` alone, a line ``<s> snippet </s> <s> snippet </s> ||| question ||| answer``.
-    What is skipped and counted is told in ``_question_answering``.
-Splits: by file name; without split words, by a hash of the question.
+Layout: two variants. OpenQA's: `train.txt`, `dev.txt` and `test.txt`, one `{"question": str, "answers": [str]}` per
+    line, and in the same folder `train.json`, `dev.json` and `test.json` with a list of passages on the line of each
+    question, `[{"question": [str], "document": [str]}, ...]`. As processed by its authors:
+    only `train.txt`, `val.txt` and `test.txt`, with lines `<s> snippet </s> <s> snippet </s> ||| question ||| answer`.
+    See `_question_answering` for what is skipped and counted.
+Splits: by file name; otherwise by a hash of the question.
 """
 
 from __future__ import annotations
@@ -53,29 +53,29 @@ SAMPLE_ROWS = [
 ]
 
 
-class SearchQA(QuestionAnsweringBuilder):
-    """Reads SearchQA in OpenQA's layout or as processed by its authors: one row for each question."""
+class Corpus(QuestionAnsweringBuilder):
+    """Read SearchQA in OpenQA's layout or as processed by its authors: one row per question."""
 
     homepage = "https://github.com/nyu-dl/dl4ir-searchQA"
     licence = "not stated by its authors"
 
     def read(self, path: Path) -> Iterator[tuple[int, Any]]:
-        """Yields pairs of a question and its passages, or the lines of a processed file."""
+        """Yield pairs of a question and its passages, or the lines of a processed file."""
         passages = self.passages_of(path)
         if passages is None or passages.is_file():
             return super().read(path)
         return ((number, line) for number, line in text_lines(path) if isinstance(line, BadRecord) or line.strip())
 
     def rows(self, record: Any) -> Iterable[Row | Dropped | Noted]:
-        """Returns the one row of a question and its notes."""
+        """Return the row of a question and its notes."""
         return _processed_row(record) if isinstance(record, str) else super().rows(record)
 
 
 def _processed_row(line: str) -> list[Row | Dropped | Noted]:
-    parts = [part.strip() for part in line.split("|||")]
-    if len(parts) != 3 or SNIPPET.sub("", parts[0]).strip() or not parts[1] or not parts[2]:
+    fields = [field.strip() for field in line.split("|||")]
+    if len(fields) != 3 or SNIPPET.sub("", fields[0]).strip() or not fields[1] or not fields[2]:
         raise BadRecord(
-            "a line must be '<s> snippet </s> ... ||| question ||| answer', unless a file of passages (.json) stands "
-            f"beside the questions, but is {shown(line)}"
+            "a line must be '<s> snippet </s> ... ||| question ||| answer', unless a file of passages (.json) is next "
+            f"to the questions, but is {shown(line)}"
         )
-    return question_row(parts[1], [snippet.strip() for snippet in SNIPPET.findall(parts[0])], [parts[2]])
+    return question_row(fields[1], [snippet.strip() for snippet in SNIPPET.findall(fields[0])], [fields[2]])

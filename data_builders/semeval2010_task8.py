@@ -2,14 +2,14 @@
 
 Source: Hendrickx et al., SemEval 2010; https://aclanthology.org/S10-1006
 Licence: CC BY 3.0.
-Layout: ``TRAIN_FILE.TXT`` and ``TEST_FILE_FULL.TXT`` as released: number TAB "sentence with <e1>..</e1> and
-    <e2>..</e2>", a line with the relation such as ``Cause-Effect(e2,e1)``, a line with a comment, an empty line. The
-    text is the sentence without its tags, ``head`` is e1 and ``tail`` e2 whatever the direction, which the relation
-    tells. ``load_file`` also reads files with sentences only.
+Layout: `TRAIN_FILE.TXT` and `TEST_FILE_FULL.TXT` as released: number TAB "sentence with <e1>..</e1> and
+    <e2>..</e2>", a line with the relation, such as `Cause-Effect(e2,e1)`, a line with a comment, an empty line. The
+    text is the sentence without its tags. `head` is always e1 and `tail` always e2; the relation names the direction.
+    `load_file` also reads files without relations.
 Splits: there is no official validation set, so the training file is split by a hash of the sentence: of its 8,000
-    sentences exactly 5,700 are "train", 800 "validation" and 1,500 "test", always the same ones. With the official
-    test file beside it, that is "test", and the 1,500 join "train", while "validation" stays. (The shares below are
-    cut between the hashes of the published sentences so that the parts have these very sizes.)
+    sentences, exactly 5,700 are "train", 800 "validation" and 1,500 "test", always the same sentences. If the folder
+    also has the official test file, that file is "test", the 1,500 sentences join "train", and "validation" stays the
+    same. (The shares below were chosen between the hashes of the published sentences to give exactly these sizes.)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RELATIONS = (
     "Product-Producer",
 )
 LABELS = frozenset(["Other", *(f"{name}({order})" for name in RELATIONS for order in ("e1,e2", "e2,e1"))])
-SHARES: Shares = ((VALIDATION, 107_000), (TEST, 195_173), (TRAIN, 697_827))  # of a million
+SHARES: Shares = ((VALIDATION, 107_000), (TEST, 195_173), (TRAIN, 697_827))  # out of a million
 
 NUMBERED = re.compile(r"(\d+)\t(.*)")
 MARKED = re.compile(r"(.*)<(e[12])>(.+)</\2>(.*)<(e[12])>(.+)</\5>(.*)")
@@ -71,8 +71,8 @@ SAMPLE_ROWS = [
 ]
 
 
-class SemEval2010Task8(CorpusBuilder):
-    """Reads the files of SemEval-2010 Task 8: one row for each sentence."""
+class Corpus(CorpusBuilder):
+    """Read the files of SemEval-2010 Task 8: one row per sentence."""
 
     record_type = "relation"
     file_patterns = ("*train_file*.txt", "*test_file_full*.txt")
@@ -80,25 +80,25 @@ class SemEval2010Task8(CorpusBuilder):
     licence = "CC BY 3.0"
 
     def groups(self) -> FilesBySplit:
-        """Splits the training file by hash, since the release has no validation set."""
+        """Return the files by split; the training file is split by hash, since the release has no validation set."""
         groups = super().groups()
         return {None if split == TRAIN else split: files for split, files in groups.items()}
 
     def hash_shares(self) -> Shares:
-        """Returns three parts, whose sizes the description of the corpus tells."""
+        """Return three splits, with the sizes that are described at the top of this file."""
         return SHARES
 
     def read(self, path: Path) -> Iterator[tuple[int, list[str | BadRecord]]]:
-        """Yields the lines of each sentence, numbered by sentence."""
+        """Yield the lines of each sentence, numbered by sentence."""
         number = 0
         for _, block in text_blocks(path):
-            alone = all(isinstance(line, str) and NUMBERED.fullmatch(line) for line in block)
-            for lines in [[line] for line in block] if alone else [block]:
+            unlabelled = all(isinstance(line, str) and NUMBERED.fullmatch(line) for line in block)
+            for lines in [[line] for line in block] if unlabelled else [block]:
                 number += 1
                 yield number, lines
 
     def rows(self, record: list[str | BadRecord]) -> Iterable[Row]:
-        """Returns the one row of a sentence."""
+        """Return the row of a sentence."""
         for line in record:
             if isinstance(line, BadRecord):
                 raise line
@@ -124,19 +124,19 @@ class SemEval2010Task8(CorpusBuilder):
 
 
 def _marked_row(quoted: str, relation: str) -> dict[str, Any]:
-    """The row of a sentence in quotation marks with its two mentions in tags."""
+    """Return the row of a sentence in quotation marks with its two mentions in tags."""
     if len(quoted) < 2 or not quoted[0] == quoted[-1] == '"':
-        raise BadRecord(f"the sentence must stand in quotation marks but is {shown(quoted)}")
-    parts = MARKED.fullmatch(quoted[1:-1])
-    if parts is None or {parts.group(2), parts.group(5)} != {"e1", "e2"}:
+        raise BadRecord(f"the sentence must be in quotation marks but is {shown(quoted)}")
+    marked = MARKED.fullmatch(quoted[1:-1])
+    if marked is None or {marked.group(2), marked.group(5)} != {"e1", "e2"}:
         raise BadRecord(f"the sentence must hold <e1>..</e1> and <e2>..</e2>, once each, but is {shown(quoted)}")
-    before, first, one, between, second, other, after = parts.groups()
-    text = before + one + between + other + after
-    if re.search("</?e[12]>", text) or not one.strip() or not other.strip():
+    before, first, mention, between, second, other, after = marked.groups()
+    text = before + mention + between + other + after
+    if re.search("</?e[12]>", text) or not mention.strip() or not other.strip():
         raise BadRecord(f"the sentence must hold two mentions, none blank or inside the other, but is {shown(quoted)}")
-    start = len(before) + len(one) + len(between)
+    start = len(before) + len(mention) + len(between)
     spans = {
-        first: {"start": len(before), "end": len(before) + len(one)},
+        first: {"start": len(before), "end": len(before) + len(mention)},
         second: {"start": start, "end": start + len(other)},
     }
     return {

@@ -1,12 +1,12 @@
 """TACRED: 41 relations between people, organisations and values in news and web text, and no_relation.
 
 Source: Zhang et al., EMNLP 2017; https://nlp.stanford.edu/projects/tacred (also TACREV, Re-TACRED, and other corpora
-    written with the same keys).
+    with the same keys).
 Licence: LDC2018T24, LDC User Agreement for Non-Members.
-Layout: ``*.json``, one JSON array each: ``{"id", "docid", "relation", "token": [str], "subj_start", "subj_end",
-    "obj_start", "obj_end", "subj_type", "obj_type", "stanford_pos", ...}``; spans count tokens, end inclusive. Only
-    ``relation``, ``token`` and the spans are needed.
-Splits: ``train.json``, ``dev.json``, ``test.json``; without split words, by hash.
+Layout: `*.json`, a JSON array per file: `{"id", "docid", "relation", "token": [str], "subj_start", "subj_end",
+    "obj_start", "obj_end", "subj_type", "obj_type", "stanford_pos", ...}`; spans count tokens, end inclusive. Only
+    `relation`, `token` and the spans are needed.
+Splits: `train.json`, `dev.json`, `test.json`; otherwise by hash.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ SAMPLE_ROWS = [
 ]
 
 
-class Tacred(SubjectObjectBuilder):
-    """Reads TACRED: one row for each record."""
+class Corpus(SubjectObjectBuilder):
+    """Read TACRED: one row per record."""
 
     file_patterns = ("*.json",)
     homepage = "https://nlp.stanford.edu/projects/tacred"

@@ -1,20 +1,20 @@
 """Your own knowledge: plain text and triples, aligned by distant supervision.
 
-Source: your files. Licence: your own.
-Layout: ``*.txt``, one passage of one or more sentences a line, and triples with surface forms: ``*.tsv``, head TAB
-    relation TAB tail, or in the order that a header line says (head or subject, relation or predicate, tail or
-    object); or ``*.jsonl``, ``{"head", "relation", "tail"}`` with optional
-    ``"head_id"``, ``"tail_id"`` (carried into the rows; names with one id are one entity) and ``"head_aliases"``,
-    ``"tail_aliases"`` (lists of further surface forms).
-Alignment: each sentence that mentions the head and the tail of a triple gives one row for that pair, at the first
-    mention of each. Names are matched in their own case, as whole words (in Chinese, Japanese, Thai and the like
-    inside running text, see ``_mentions``), the longest at each place; white space and decomposed letters make no
-    difference. Left out and counted: pairs of mentions with more than one relation (``dropped_ambiguous_pair``),
-    mentions that cross each other or stand for head and tail at once (``dropped_overlapping_mention``), sentences
-    without a pair (``dropped_no_pair``). Triples whose names stand together in no sentence are counted
-    (``triples_never_found``). Where sentences end is told in ``_sentences``.
-Splits: by file name, for texts and triples alike: a split has the texts and the triples of its own and those whose
-    names tell no split. If no name tells one, the sentences are split by hash and every triple serves both parts.
+Source: your own files.
+Licence: your own.
+Layout: `*.txt`, one passage of any number of sentences per line, and triples with surface forms: `*.tsv`, head TAB
+    relation TAB tail, or in the order of a header line (head or subject, relation or predicate, tail or object); or
+    `*.jsonl`, `{"head", "relation", "tail"}` with optional `"head_id"`, `"tail_id"` (copied into the rows; names with
+    the same id are the same entity) and `"head_aliases"`, `"tail_aliases"` (lists of further surface forms).
+Alignment: each sentence that mentions the head and the tail of a triple gives a row for that pair, with the first
+    mention of each. Names are matched case-sensitively, as whole words (inside running text in Chinese, Japanese,
+    Thai and similar scripts, see `_mentions`), with the longest name at each position; white space and decomposed
+    letters make no difference. Left out and counted: pairs of mentions with several relations
+    (`dropped_ambiguous_pair`), mentions that overlap or are head and tail at once (`dropped_overlapping_mention`),
+    and sentences without a pair (`dropped_no_pair`). Triples whose names never occur in the same sentence are counted
+    (`triples_never_found`). See `_sentences` for where sentences end.
+Splits: by file name, for texts and triples alike: a split has its own texts and triples and those whose names contain
+    no split. If no name contains a split, the sentences are split by hash and both splits use all triples.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ SAMPLE_ROWS = [
 ]
 
 COLUMNS = ("head", "relation", "tail")
-HEADERS = {  # what a header line calls them
+HEADERS = {  # the names of these columns in header lines
     "head": ("head", "h", "subject", "subj", "sub", "s", "source", "src", "head_entity", "entity1", "from"),
     "relation": ("relation", "rel", "r", "predicate", "pred", "p", "property", "relation_type", "label", "edge"),
     "tail": ("tail", "t", "object", "obj", "o", "target", "dst", "tail_entity", "entity2", "to"),
 }
 
 Span = tuple[int, int]
-Entity = tuple[str, str]  # its id, or "" and its name
+Entity = tuple[str, str]  # (id, ""), or ("", name) for an entity without id
 Fact = tuple[str, str, str]  # relation, head id, tail id
 OnBad = Callable[[Path, int, BadRecord], None]
 
 
-class TextsAndTriples(CorpusBuilder):
-    """Aligns texts with triples: one row for each pair of mentions that a triple relates in a sentence."""
+class Corpus(CorpusBuilder):
+    """Align texts with triples: one row per pair of mentions in a sentence that a triple relates."""
 
     record_type = "relation"
     file_patterns = ("*.txt", "*.tsv", "*.jsonl")
@@ -87,54 +87,55 @@ class TextsAndTriples(CorpusBuilder):
     note = "names are found as the triples spell them, in their own case; other forms of a name are aliases in *.jsonl"
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the passages of a text file, numbered by line."""
+        """Yield the passages of a text file, numbered by line."""
         return ((number, line) for number, line in text_lines(path) if isinstance(line, BadRecord) or line.strip())
 
     def row_maker(self, triples: tuple[str, ...] = ()) -> RowMaker:
-        """Compiles the triples of a split and returns what aligns a passage with them."""
+        """Index the triples of a split and return the function that aligns a passage with them."""
         return Knowledge([Path(path) for path in triples], on_bad=lambda *_: None, spelled=normal).rows
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         texts = self._fold_or(files_by_split(path for path in self.files if path.suffix.lower() == ".txt"))
         triples = self._fold_or(files_by_split(path for path in self.files if path.suffix.lower() != ".txt"))
-        told = [split for split in SPLITS if split in texts or split in triples]
+        named_splits = [split for split in SPLITS if split in texts or split in triples]
         generators = []
-        for split in told or [part for part in SPLITS if part in dict(self._shares())]:
-            own = [groups.get(split, []) + groups.get(None, []) for groups in (texts, triples)]
-            generators.append(self._aligned_split(dl_manager, split, *own, part=None if told else split))
+        for split in named_splits or [name for name in SPLITS if name in dict(self._shares())]:
+            files = [groups.get(split, []) + groups.get(None, []) for groups in (texts, triples)]
+            hash_split = None if named_splits else split
+            generators.append(self._aligned_split(dl_manager, split, *files, hash_split=hash_split))
         return generators
 
     def _aligned_split(
-        self, dl_manager: Any, split: str, texts: list[Path], triples: list[Path], part: str | None
+        self, dl_manager: Any, split: str, texts: list[Path], triples: list[Path], hash_split: str | None
     ) -> datasets.SplitGenerator:
-        """Checks and counts the triples here, once, since every process that builds the split reads them again."""
-        for what, found in (("texts (*.txt)", texts), ("triples (*.tsv or *.jsonl)", triples)):
-            if not found:
+        """Return the generator of a split; its triples are checked and counted here, once for all processes."""
+        for what, files in (("texts (*.txt)", texts), ("triples (*.tsv or *.jsonl)", triples)):
+            if not files:
                 raise ValueError(
                     f"{self.config.data_dir} holds no {what} for the split '{split}'; add or rename a file"
                 )
-        tally = Tally(self.config.on_bad_record, part, self._shares())
+        tally = Tally(self.config.on_bad_record, hash_split, self._shares())
         knowledge = Knowledge(triples, tally.bad, tally.spelled)
         tally.counts["triples"] = knowledge.triples
         tally.files.update({(file, "triples"): number for file, number in knowledge.files.items()})
         if not dl_manager.is_streaming:
             write_partial(self._output_dir, split, tally)
-        own, shares = {"triples": tuple(map(str, triples))}, self._shares()
-        trained = frozenset() if part is None else self._kept_in_train(texts, shares, **own)
-        return self._split(dl_manager, split, texts, part, shares, trained, **own)
+        resources, shares = {"triples": tuple(map(str, triples))}, self._shares()
+        trained = frozenset() if hash_split is None else self._kept_in_train(texts, shares, **resources)
+        return self._split(dl_manager, split, texts, hash_split, shares, trained, **resources)
 
     def left_out(self) -> list[Path]:
-        """Returns no file: one whose name tells no split serves all of them."""
+        """Return no files: a file whose name contains no split is used in all splits."""
         return []
 
 
 class Knowledge:
-    """The triples of a split, compiled to be found in sentences.
+    """The triples of a split, indexed to be found in sentences.
 
     Args:
         files: the files of triples.
         on_bad: called with file, line number and problem for each malformed triple.
-        spelled: returns the one spelling of a relation.
+        spelled: returns the normal spelling of a relation.
     """
 
     def __init__(self, files: list[Path], on_bad: OnBad, spelled: Callable[[str], str]) -> None:
@@ -153,9 +154,9 @@ class Knowledge:
         self.finder = NameFinder(self.entities)
 
     def rows(self, passage: str) -> Iterator[Row | Dropped | Matched]:
-        """Yields a row for each related pair in each sentence, and a ``Dropped`` for each one left out.
+        """Yield a row for each related pair in each sentence, and a `Dropped` for each pair left out.
 
-        Before each pair stand the triples that it matched.
+        The triples that match in a sentence come before its rows.
         """
         for sentence in sentences(normalize("NFC", passage)):
             rows = list(self._sentence_rows(sentence))
@@ -193,16 +194,16 @@ class Knowledge:
 
 
 def _pair_row(sentence: str, head: Span, tail: Span, facts: list[Fact]) -> Row | Dropped:
-    """The row of two mentions and what the triples say of them."""
+    """Return the row of two mentions, with the facts that the triples state about them."""
     if head == tail:
         return Dropped("overlapping_mention", sentence)
     relations, head_ids, tail_ids = (set(values) for values in zip(*facts, strict=True))
     if len(relations) > 1:
         return Dropped("ambiguous_pair", sentence)
     spans = {name: {"start": start, "end": end} for name, (start, end) in (("head", head), ("tail", tail))}
-    # Two entities of one name: the relation is sure, which of them it is about is not.
+    # If two entities have the same name, the relation is certain but the entity is not.
     ids = {
-        name: found.pop() if len(found) == 1 else "" for name, found in (("head_id", head_ids), ("tail_id", tail_ids))
+        name: known.pop() if len(known) == 1 else "" for name, known in (("head_id", head_ids), ("tail_id", tail_ids))
     }
     return {"text": sentence, **spans, "relation": relations.pop(), **ids}
 
@@ -213,14 +214,14 @@ def _entity(record: dict[str, Any], side: str) -> Entity:
 
 
 def _names(record: dict[str, Any], side: str) -> list[str]:
-    """All surface forms of one side of a triple."""
+    """Return all surface forms of the head or tail of a triple."""
     aliases = optional(record, f"{side}_aliases", [])
     names = [named(record, side), *(typed(name, f"{side}_aliases[{i}]", str) for i, name in enumerate(aliases))]
     return list(filter(None, map(normal, names)))
 
 
 def _triple_records(path: Path) -> NumberedRecords:
-    """Yields the triples of a file as objects with the keys head, relation and tail."""
+    """Yield the triples of a file as objects with the keys head, relation and tail."""
     if path.suffix.lower() == ".jsonl":
         yield from json_lines(path)
         return
@@ -236,7 +237,7 @@ def _triple_records(path: Path) -> NumberedRecords:
 
 
 def _header(line: str) -> tuple[str, ...] | None:
-    """The names of the columns, where a file's first line tells them."""
+    """Return the names of the columns in order if the line is a header, else None."""
     words = [word.strip().lower().replace(" ", "_") for word in line.lstrip("#").split("\t")]
     names = tuple(next((name for name, known in HEADERS.items() if word in known), "") for word in words)
     return names if sorted(names) == sorted(COLUMNS) else None

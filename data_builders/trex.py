@@ -1,17 +1,17 @@
-"""T-REx: Wikipedia abstracts aligned with Wikidata triples; K-Adapter's corpus of factual pre-training.
+"""T-REx: Wikipedia abstracts aligned with Wikidata triples, the corpus of K-Adapter's factual pre-training.
 
 Source: Elsahar et al., LREC 2018; https://hadyelsahar.github.io/t-rex
 Licence: CC BY-SA 4.0.
-Layout: ``*.json``, JSON arrays of either kind, many files; each is read as a stream, so memory stays flat.
-    K-Adapter's ``train.json`` and ``dev.json``: ``{"docid", "token": [str], "relation": "P937", "subj_start",
-    "subj_end", "obj_start", "obj_end", "subj_label": "Q901", "obj_label"}``; spans count tokens, end inclusive.
-    The raw release, ``re-nlg_*.json``: documents ``{"text", "words_boundaries", "sentences_boundaries", "triples":
-    [{"sentence_id", "predicate": {"uri"}, "subject": {"uri", "boundaries"}, "object": ...}]}``. As in K-Adapter's
-    ``scripts/clean_T_REx.py``: the sentence is the words inside its boundaries; a triple that lacks a span
-    (``dropped_no_span``) or whose spans do not start and end with words of the sentence
-    (``dropped_off_word_boundaries``) is left out. What its notebook does later is left to you: it deletes P31 and
+Layout: `*.json`, any number of JSON arrays of two kinds, which are read as streams, so memory use stays flat.
+    K-Adapter's `train.json` and `dev.json`: `{"docid", "token": [str], "relation": "P937", "subj_start",
+    "subj_end", "obj_start", "obj_end", "subj_label": "Q901", "obj_label"}`; spans count tokens, end inclusive.
+    The raw release, `re-nlg_*.json`: documents `{"text", "words_boundaries", "sentences_boundaries", "triples":
+    [{"sentence_id", "predicate": {"uri"}, "subject": {"uri", "boundaries"}, "object": ...}]}`. As in K-Adapter's
+    `scripts/clean_T_REx.py`: the sentence is the words inside its boundaries; a triple without a span
+    (`dropped_no_span`) or with spans that do not start and end with words of the sentence
+    (`dropped_off_word_boundaries`) is left out. The later step of its notebook is left to you: it deletes P31 and
     relations with fewer than 50 examples.
-Splits: by file name; the raw release has none and is split by a hash of the sentence.
+Splits: by file name; the raw release has no splits and is split by a hash of the sentence.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ SAMPLE_ROWS = [
 Span = tuple[int, int]
 
 
-class TRex(CorpusBuilder):
-    """Reads T-REx, as K-Adapter prepares it or raw: one row for each triple with both mentions in its sentence."""
+class Corpus(CorpusBuilder):
+    """Read T-REx, raw or as K-Adapter prepares it: one row per triple with both mentions in its sentence."""
 
     record_type = "relation"
     file_patterns = ("*.json",)
@@ -75,11 +75,11 @@ class TRex(CorpusBuilder):
     licence = "CC BY-SA 4.0"
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the records or documents of a file one by one."""
+        """Yield the records or documents of a file."""
         return json_array(path)
 
     def rows(self, record: Any) -> Iterable[Row | Dropped]:
-        """Returns the one row of a prepared record, or a row for each triple of a raw document."""
+        """Return the row of a prepared record, or a row for each triple of a raw document."""
         if isinstance(record, dict) and record.keys() & {"text", "triples"}:
             return _document_rows(record)
         relation = _property(record)
@@ -88,7 +88,7 @@ class TRex(CorpusBuilder):
 
 
 def _property(record: Any) -> str:
-    """The relation of a prepared record, a Wikidata property."""
+    """Return the relation of a prepared record, a Wikidata property."""
     if isinstance(record, dict) and re.fullmatch(r"[0-9]+", str(record.get("relation"))):
         raise BadRecord(
             f"field 'relation' is {record['relation']}, a number as scripts/clean_T_REx.py writes it; map it back "
@@ -101,7 +101,7 @@ def _property(record: Any) -> str:
 
 
 def _document_rows(document: dict[str, Any]) -> Iterator[Row | Dropped]:
-    """A row, or why there is none, for each triple of a raw document."""
+    """Yield the row of each triple of a raw document, or a `Dropped`."""
     text = required(document, "text", str)
     words, sentences = (_spans(document, f"{name}_boundaries", len(text)) for name in ("words", "sentences"))
     for triple in required(document, "triples", list):
@@ -114,7 +114,7 @@ def _document_rows(document: dict[str, Any]) -> Iterator[Row | Dropped]:
 
 
 def _triple_row(triple: dict[str, Any], words: list[Span], text: str) -> Row | Dropped:
-    """The row of a triple in its sentence, given as the boundaries of its words."""
+    """Return the row of a triple in a sentence, which `words` defines by the boundaries of its words."""
     tokens = [text[start:end] for start, end in words]
     subject, object_ = required(triple, "subject", dict), required(triple, "object", dict)
     if subject.get("boundaries") is None or object_.get("boundaries") is None:
@@ -129,7 +129,7 @@ def _triple_row(triple: dict[str, Any], words: list[Span], text: str) -> Row | D
 
 
 def _token_span(mention: Span, words: list[Span]) -> Span | None:
-    """The words that a mention covers, end exclusive; None if it does not start and end where one word each does."""
+    """Return the words that a mention covers, end exclusive; None if it does not start and end with a word."""
     starts = [index for index, word in enumerate(words) if word[0] == mention[0]]
     ends = [index for index, word in enumerate(words) if word[1] == mention[1]]
     return (starts[0], ends[0] + 1) if len(starts) == len(ends) == 1 else None
@@ -147,7 +147,7 @@ def _spans(document: dict[str, Any], name: str, length: int) -> list[Span]:
 
 
 def _span(value: Any, name: str, length: int) -> Span:
-    """A character span, end exclusive, as the raw release writes it."""
+    """Return a character span of the raw release, end exclusive."""
     typed(value, name, list)
     if len(value) != 2 or any(type(offset) is not int for offset in value) or not 0 <= value[0] <= value[1] <= length:
         raise BadRecord(

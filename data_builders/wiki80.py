@@ -2,15 +2,15 @@
 
 Source: Han et al., EMNLP 2019 (OpenNRE); https://github.com/thunlp/OpenNRE
 Licence: MIT.
-Layout: either kind. As released: ``*.txt`` or ``*.jsonl``, one JSON object a line: ``{"token": [str], "h": {"name",
-    "id", "pos": [start, end]}, "t": {the same}, "relation": name}``; ``pos`` counts tokens, end exclusive. The corpora
-    of map-tuning (``wiki20m_train.txt``) have this layout too. With TACRED's keys: ``*.json``, JSON arrays of
-    ``{"token", "relation", "subj_start", "subj_end", "obj_start", "obj_end", "subj_type", "obj_type"}``; spans end
-    inclusive. ``rel2id.json`` is not needed.
-Splits: by file name, e.g. ``wiki80_train.txt`` and ``wiki80_val.txt``; without split words, by hash. With TACRED's
-    keys there is one public file, ``dev.json``: alone, or without split words, it is split by a hash of the sentence,
+Layout: two variants. As released: `*.txt` or `*.jsonl`, a JSON object per line: `{"token": [str], "h": {"name",
+    "id", "pos": [start, end]}, "t": {the same}, "relation": name}`; `pos` counts tokens, end exclusive. The corpora
+    of map-tuning (`wiki20m_train.txt`) have the same layout. With TACRED's keys: `*.json`, JSON arrays of
+    `{"token", "relation", "subj_start", "subj_end", "obj_start", "obj_end", "subj_type", "obj_type"}`; spans end
+    inclusive. `rel2id.json` is ignored.
+Splits: by file name, such as `wiki80_train.txt` and `wiki80_val.txt`; otherwise by hash. The only
+    public file with TACRED's keys is `dev.json`. If there are no other splits, it is split by a hash of the sentence,
     seven tenths "train", one "validation" and two "test". Since Wiki80 was made from FewRel, a test of transfer from
-    there leaves its sentences out: ``load("wiki80", data_dir, exclude={"fewrel": fewrel_dir})``.
+    FewRel must leave the sentences of FewRel out: `load("wiki80", data_dir, exclude={"fewrel": fewrel_dir})`.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ SAMPLE_ROWS = [
 ]
 
 
-class Wiki80(CorpusBuilder):
-    """Reads Wiki80 in either layout: one row for each record."""
+class Corpus(CorpusBuilder):
+    """Read Wiki80 in either layout: one row per record."""
 
     record_type = "relation"
     file_patterns = ("*.txt", "*.jsonl", "*.json")
@@ -78,23 +78,23 @@ class Wiki80(CorpusBuilder):
     licence = "MIT"
 
     def groups(self) -> FilesBySplit:
-        """Splits by hash also where ``dev.json`` is all there is."""
+        """Return the files by split; if `dev.json` is the only file, it is split by hash."""
         groups = super().groups()
         return {None: groups[VALIDATION]} if set(groups) == {VALIDATION} and self._has_tacred_keys() else groups
 
     def hash_shares(self) -> Shares:
-        """Returns three parts for the public file with TACRED's keys, else the usual two."""
+        """Return three splits for the public file with TACRED's keys, otherwise the usual two."""
         return ONE_FILE if self._has_tacred_keys() else SHARES
 
     def _has_tacred_keys(self) -> bool:
         return all(path.suffix.lower() == ".json" for path in self.files)
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yields the records of a file one by one."""
+        """Yield the records of a file."""
         return json_records(path) if path.suffix.lower() == ".json" else json_lines(path)
 
     def rows(self, record: Any) -> Iterable[Row]:
-        """Returns the one row of a sentence."""
+        """Return the row of a sentence."""
         tokens, relation = strings(record, "token"), label_of(record, "relation", self.config.labelled)
         if not record.keys() & {"h", "t"}:
             return [subject_object_row(record, relation)]
@@ -103,7 +103,7 @@ class Wiki80(CorpusBuilder):
 
 
 def _mention(record: dict[str, Any], name: str) -> tuple[tuple[int, int], str]:
-    """The token span (end exclusive) and the Wikidata id of a mention."""
+    """Return the token span (end exclusive) and the Wikidata id of a mention."""
     mention = required(record, name, dict)
     position = required(mention, "pos", list)
     if len(position) != 2 or any(type(index) is not int for index in position):

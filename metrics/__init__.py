@@ -1,7 +1,8 @@
-"""Metrics as pure functions of arrays: one metric, one file, found by its name.
+"""Metrics as pure functions: each metric is a file in this folder and is loaded by the name of that file.
 
-A file gives additive statistics of each example on its own and turns their total into results, so that resampling
-examples is a weighting of rows. Its class deriving from `evaluate.Metric` says the same to the evaluate library.
+A metric computes statistics of each example separately and turns their sum into results, so that resampling examples
+amounts to weighting rows. Each file also has a class derived from `evaluate.Metric`, for the evaluate library, which
+names a metric after its class.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ __all__ = ["Metric", "available", "load"]
 
 
 class Metric(Protocol):
-    """What every metric file provides.
+    """The functions and constants of a metric file.
 
     Attributes:
-        SAMPLE: keywords of `compute` for a small invented case, by which the shared tests know the metric.
+        SAMPLE: keywords of `compute` for a small invented case, on which the shared tests run.
     """
 
     SAMPLE: dict[str, Any]
@@ -29,11 +30,12 @@ class Metric(Protocol):
         """Return the statistics of each example, (examples, k).
 
         Raises:
-            ValueError: predictions and references are of unequal number, none, or not of the metric's kind.
+            ValueError: predictions and references differ in number, are empty, or have a type that the metric doesn't
+                take.
         """
 
     def from_total(self, total: np.ndarray) -> dict[str, Any]:
-        """Return results, numbers or arrays (...), from the summed statistics, (k,) or (..., k)."""
+        """Return the results, numbers or arrays (...), of summed statistics, (k,) or (..., k)."""
 
     def compute(self, predictions: Sequence, references: Sequence, **settings: Any) -> dict[str, float]:
         """Return the results over all examples."""
@@ -45,9 +47,9 @@ def available() -> list[str]:
 
 
 def load(name: str) -> Metric:
-    """Return the metric of that name.
+    """Return the metric of this name.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no metric of this name; the message lists the available metrics.
     """
     return discovery.find(__name__, "metric", name)

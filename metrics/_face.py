@@ -1,4 +1,4 @@
-"""The face that a metric shows to the evaluate library; it needs no network."""
+"""The base class by which a metric can be used with the evaluate library, without network access."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ __all__ = ["Face"]
 
 
 class Face(evaluate.Metric, ABC):
-    """The `compute` of the file in which the deriving class stands; settings are keywords of `compute` here too."""
+    """Run the function `compute` of the file in which the derived class is defined, with the same keywords."""
 
     @property
     @abstractmethod
     def prediction(self) -> Any:
-        """Feature of one prediction, or a tuple of those that it may be of."""
+        """The feature of a prediction, or a tuple of alternative features."""
 
     @property
     @abstractmethod
     def reference(self) -> Any:
-        """Feature of one reference, or a tuple likewise."""
+        """The feature of a reference, or a tuple of alternative features."""
 
     def _info(self) -> evaluate.MetricInfo:
-        kinds = zip(_several(self.prediction), _several(self.reference), strict=True)
-        features = [Features({"predictions": one, "references": other}) for one, other in kinds]
+        pairs = zip(_as_tuple(self.prediction), _as_tuple(self.reference), strict=True)
+        features = [Features({"predictions": prediction, "references": reference}) for prediction, reference in pairs]
         return evaluate.MetricInfo(description=inspect.getdoc(type(self)), citation="", features=features)
 
     def _compute(self, predictions: list, references: list, **settings: Any) -> dict[str, float]:
         return sys.modules[type(self).__module__].compute(predictions, references, **settings)
 
 
-def _several(features: Any) -> tuple[Any, ...]:
+def _as_tuple(features: Any) -> tuple[Any, ...]:
     return features if isinstance(features, tuple) else (features,)

@@ -1,4 +1,4 @@
-"""Accuracy of single labels, and their F1: macro over the classes that occur, and micro."""
+"""Accuracy and F1 of single labels: macro-F1 over the classes that occur, and micro-F1."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ SAMPLE = {"predictions": ["a", "b", "b", "c"], "references": ["a", "b", "c", "c"
 def per_example(
     predictions: Sequence[str | int], references: Sequence[str | int], *, classes: Sequence[str | int] | None = None
 ) -> np.ndarray:
-    """Return of each example 1, whether it is right, and for each class whether it is hit, predicted, true.
+    """Return for each example 1, whether it is right, and for each class whether it is hit, predicted, true.
 
     Args:
-        predictions: one label an example.
-        references: one label an example.
-        classes: those over which F1 is taken; by default all that occur.
+        predictions: one label per example.
+        references: one label per example.
+        classes: the classes over which F1 is computed; by default all that occur.
 
     Returns:
         (examples, 2 + 3 * classes).
 
     Raises:
-        ValueError: as `Metric.per_example`, or some labels are names and others numbers.
+        ValueError: as `Metric.per_example`, or some labels are names and others are numbers.
     """
     check(predictions, references, LABEL, LABEL)
-    if len({isinstance(one, str) for one in (*predictions, *references)}) > 1:
-        raise ValueError("some labels are names and others are numbers, so they can't agree; give one of both")
+    if len({isinstance(label, str) for label in (*predictions, *references)}) > 1:
+        raise ValueError("some labels are names and others are numbers, so they can't agree; use only one of them")
     index = {name: number for number, name in enumerate(classes or sorted({*predictions, *references}, key=str))}
-    one_hot = np.vstack([np.eye(len(index)), np.zeros(len(index))])  # the last row is for labels outside
-    predicted, true = (one_hot[[index.get(one, -1) for one in labels]] for labels in (predictions, references))
-    right = [[1, one == other] for one, other in zip(predictions, references, strict=True)]
+    one_hot = np.vstack([np.eye(len(index)), np.zeros(len(index))])  # the last row is for labels outside the classes
+    predicted, true = (one_hot[[index.get(label, -1) for label in labels]] for labels in (predictions, references))
+    right = [[1, label == true_label] for label, true_label in zip(predictions, references, strict=True)]
     return np.hstack([right, predicted * true, predicted, true])
 
 
 def from_total(total: np.ndarray) -> dict[str, float]:
     """Return accuracy, macro_f1 and micro_f1 from summed statistics, (..., 2 + 3 * classes).
 
-    A class that is neither predicted nor true has no part in macro_f1. Over all classes micro_f1 is accuracy.
+    A class that is neither predicted nor true is left out of macro_f1. Over all classes, micro_f1 equals accuracy.
     """
     hits, predicted, true = np.moveaxis(total[..., 2:].reshape(*total.shape[:-1], 3, -1), -2, 0)
     occurring = (predicted + true > 0).sum(axis=-1)
@@ -63,6 +63,6 @@ def compute(
 
 
 class Accuracy(Face):
-    """Accuracy, macro_f1 over the classes that occur, and micro_f1, of one label an example."""
+    """Accuracy, macro_f1 over the classes that occur, and micro_f1, for one label per example."""
 
     prediction = reference = (Value("string"), Value("int64"))

@@ -1,4 +1,4 @@
-"""Unlabelled attachment score: the share of words whose head is right, punctuation included."""
+"""Unlabelled attachment score: the share of words with the right head, including punctuation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SAMPLE = {"predictions": [[2, 0, 2], [0]], "references": [[2, 0, 1], [2, 0]]}
 
 
 def per_example(predictions: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return of each sentence the number of words with the right head, and of words.
+    """Return for each sentence the number of words with the right head, and the number of words.
 
     Args:
-        predictions: the heads of each sentence's words; words missing at the end were lost and are wrong.
-        references: the heads of each sentence's words, all of them.
+        predictions: the heads of the words of each sentence; words missing at the end count as wrong.
+        references: the heads of all words of each sentence.
 
     Returns:
         (sentences, 2).
@@ -30,12 +30,13 @@ def per_example(predictions: Sequence[Sequence[int]], references: Sequence[Seque
     """
     check(predictions, references, HEADS, HEADS)
     rows = []
-    for number, (guesses, heads) in enumerate(zip(predictions, references, strict=True)):
-        if len(guesses) > len(heads):
+    for number, (predicted, heads) in enumerate(zip(predictions, references, strict=True)):
+        if len(predicted) > len(heads):
             raise ValueError(
-                f"sentence {number} has {len(guesses)} predicted heads and {len(heads)} words; give all words' heads"
+                f"sentence {number} has {len(predicted)} predicted heads and {len(heads)} words; "
+                "give one head for each word"
             )
-        right = sum(guess == head for guess, head in zip(guesses, heads, strict=False))
+        right = sum(guess == head for guess, head in zip(predicted, heads, strict=False))
         rows.append([right, len(heads)])
     return np.array(rows, float)
 
@@ -51,6 +52,6 @@ def compute(predictions: Sequence[Sequence[int]], references: Sequence[Sequence[
 
 
 class Attachment(Face):
-    """Unlabelled attachment score of the heads of each sentence's words."""
+    """Unlabelled attachment score of the heads of the words of each sentence."""
 
     prediction = reference = List(Value("int64"))

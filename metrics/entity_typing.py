@@ -1,7 +1,7 @@
 """Entity typing: strict accuracy, loose macro and loose micro precision, recall and F1 (Ling and Weld, 2012).
 
-Each example counts once, on its own; in the official K-Adapter code's FIGER script an example counts as often as
-batches follow it, so that its macro and micro scores depend on batch size and order.
+Each example counts exactly once. In the FIGER script of the official K-Adapter code, an example is counted again with
+every batch that follows it, so that the macro and micro scores of that script depend on batch size and order.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ SAMPLE = {
 
 
 def per_example(predictions: Sequence[Collection[str]], references: Sequence[Collection[str]]) -> np.ndarray:
-    """Return of each example 1, whether it is right as a whole, its precision and recall, and its counts.
+    """Return for each example 1, whether all its labels are right, its precision and recall, and its counts.
 
-    The counts are of labels that are rightly predicted, predicted, true. An example without predicted labels has
-    precision 0, one without true labels recall 0.
+    The counts are those of labels that are correctly predicted, predicted, true. Precision is 0 for an example
+    without predicted labels, and recall is 0 for an example without true labels.
 
     Args:
         predictions: the label names of each example, in any order.
@@ -39,9 +39,9 @@ def per_example(predictions: Sequence[Collection[str]], references: Sequence[Col
         ValueError: as `Metric.per_example`.
     """
     check(predictions, references, LABELS, LABELS)
-    pairs = [(set(one), set(true)) for one, true in zip(predictions, references, strict=True)]
-    counts = np.array([[len(one & true), len(one), len(true)] for one, true in pairs], float)
-    strict = [[1, one == true] for one, true in pairs]
+    pairs = [(set(predicted), set(true)) for predicted, true in zip(predictions, references, strict=True)]
+    counts = np.array([[len(predicted & true), len(predicted), len(true)] for predicted, true in pairs], float)
+    strict = [[1, predicted == true] for predicted, true in pairs]
     shares = np.stack([ratio(counts[:, 0], counts[:, 1]), ratio(counts[:, 0], counts[:, 2])], axis=1)
     return np.hstack([strict, shares, counts])
 

@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers, after the normalisation of SQuAD's official script (Rajpurkar et al., 2016)."""
+"""Exact match and F1 of answers, normalised as in the official script of SQuAD (Rajpurkar et al., 2016)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SAMPLE = {
 
 
 def normalise(answer: str) -> str:
-    """Return an answer in lower case, without punctuation and articles, its words one space apart."""
+    """Return an answer in lower case, without punctuation and articles, with a single space between words."""
     return " ".join(ARTICLES.sub(" ", answer.lower().translate(WITHOUT_PUNCTUATION)).split())
 
 
 def per_example(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """Return of each question 1, whether the answer matches, and the F1 of its words; the best over all references.
+    """Return for each question 1, whether the answer matches, and the F1 of its words with the best reference.
 
-    An answer of which nothing is left by normalisation agrees with none but its like.
+    An answer that is empty after normalisation only matches a reference that is empty too.
 
     Args:
-        predictions: one answer a question.
+        predictions: one answer per question.
         references: the acceptable answers of each question.
 
     Returns:
@@ -46,16 +46,17 @@ def per_example(predictions: Sequence[str], references: Sequence[Sequence[str]])
     check(predictions, references, TEXT, TEXTS)
     rows = []
     for answer, accepted in zip(predictions, references, strict=True):
-        given, wanted = normalise(answer), [normalise(one) for one in accepted]
-        rows.append([1, given in wanted, max(_overlap(given.split(), one.split()) for one in wanted)])
+        predicted, true = normalise(answer), [normalise(reference) for reference in accepted]
+        overlap = max(_overlap(predicted.split(), reference.split()) for reference in true)
+        rows.append([1, predicted in true, overlap])
     return np.array(rows, float)
 
 
-def _overlap(given: list[str], wanted: list[str]) -> float:
-    if not given or not wanted:
-        return float(given == wanted)
-    common = (Counter(given) & Counter(wanted)).total()
-    return 2 * common / (len(given) + len(wanted))
+def _overlap(predicted: list[str], true: list[str]) -> float:
+    if not predicted or not true:
+        return float(predicted == true)
+    common = (Counter(predicted) & Counter(true)).total()
+    return 2 * common / (len(predicted) + len(true))
 
 
 def from_total(total: np.ndarray) -> dict[str, float]:
@@ -69,6 +70,6 @@ def compute(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 
 
 class QuestionAnswering(Face):
-    """exact_match and f1, from 0 to 1, of an answer against the best of its acceptable answers."""
+    """exact_match and f1, from 0 to 1, of an answer and the best of its acceptable answers."""
 
     prediction, reference = Value("string"), List(Value("string"))

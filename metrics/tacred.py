@@ -1,4 +1,4 @@
-"""TACRED's score: micro precision, recall and F1 of relations, where "no relation" is none (Zhang et al., 2017)."""
+"""The score of TACRED: micro precision, recall and F1 of relations, without "no relation" (Zhang et al., 2017)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SAMPLE = {
 
 
 def per_example(predictions: Sequence[str], references: Sequence[str], *, negative: str = "no_relation") -> np.ndarray:
-    """Return of each example whether a relation is rightly found, is guessed, is there.
+    """Return for each example whether a relation is correctly predicted, is predicted, is true.
 
     Args:
-        predictions: one relation an example.
-        references: one relation an example.
+        predictions: one relation per example.
+        references: one relation per example.
         negative: the label that means no relation.
 
     Returns:
@@ -34,13 +34,14 @@ def per_example(predictions: Sequence[str], references: Sequence[str], *, negati
     """
     check(predictions, references, TEXT, TEXT)
     pairs = zip(predictions, references, strict=True)
-    return np.array([[one == true != negative, one != negative, true != negative] for one, true in pairs], float)
+    rows = [[label == true != negative, label != negative, true != negative] for label, true in pairs]
+    return np.array(rows, float)
 
 
 def from_total(total: np.ndarray) -> dict[str, float]:
-    """Return precision, recall and f1 from summed statistics, (..., 3); precision is 1 where nothing is guessed."""
-    found, guessed, there = np.moveaxis(total, -1, 0)
-    precision, recall = ratio(found, guessed, otherwise=1.0), ratio(found, there)
+    """Return precision, recall and f1 from summed statistics, (..., 3); precision is 1 if nothing is predicted."""
+    hits, predicted, true = np.moveaxis(total, -1, 0)
+    precision, recall = ratio(hits, predicted, otherwise=1.0), ratio(hits, true)
     return {"precision": precision, "recall": recall, "f1": f1(precision, recall)}
 
 

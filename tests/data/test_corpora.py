@@ -19,7 +19,7 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 def corpus(folder: Path, **files: Any) -> Path:
-    """Writes files named like ``train_json`` for train.json; what is no text is written as JSON."""
+    """Write files named like `train_json` for train.json; what is no text is written as JSON."""
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / ".".join(name.rsplit("_", 1))).write_text(text, encoding="utf-8")

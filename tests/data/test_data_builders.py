@@ -66,6 +66,14 @@ def test_the_sample_files_give_exactly_the_sample_rows(name: str, tmp_path: Path
 
 
 @each_corpus
+def test_a_corpus_is_named_after_its_file_and_so_is_its_cache_directory(name: str, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", sample(name).SAMPLE_FILES)
+    built = load(name, corpus, "train", cache_dir=tmp_path / "cache")
+    assert sample(name).Corpus(corpus, tmp_path).name == name
+    assert Path(built.cache_files[0]["filename"]).relative_to(tmp_path / "cache").parts[0] == name
+
+
+@each_corpus
 def test_a_builder_documents_source_licence_layout_and_splits(name: str) -> None:
     text = sample(name).__doc__
     assert all(f"{word}:" in text for word in ("Source", "Licence", "Layout", "Splits"))
@@ -331,7 +339,7 @@ def test_an_unknown_split_is_an_error(tmp_path: Path) -> None:
 
 
 def test_processes_are_refused_for_a_stream(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="num_proc=2 has no meaning with streaming"):
+    with pytest.raises(ValueError, match="num_proc=2 can't be combined with streaming"):
         load("wiki80", write(tmp_path, {"train.txt": lines(1)}), streaming=True, num_proc=2)
 
 
@@ -344,7 +352,7 @@ def test_file_names_tell_the_splits_by_a_word_between_non_letters(tmp_path: Path
 
 def test_a_file_name_that_tells_two_splits_is_an_error(tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus", {"train_and_test.txt": lines(1)})
-    with pytest.raises(ValueError, match=r"train_and_test\.txt tells several splits"):
+    with pytest.raises(ValueError, match=r"train_and_test\.txt contains several splits"):
         load("wiki80", corpus, cache_dir=tmp_path)
 
 

@@ -26,7 +26,7 @@ def fewrel(number: int, relation: str = "P1") -> dict[str, Any]:
 
 
 def folder_of(folder: Path, **files: Any) -> Path:
-    """Writes JSON files; ``train_wiki`` is train_wiki.json."""
+    """Write JSON files; `train_wiki` is train_wiki.json."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, records in files.items():
         (folder / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
@@ -99,7 +99,7 @@ def test_fewrels_validation_is_of_the_domain_of_its_training_file(tmp_path: Path
     assert [line.split()[2] for line in split_table(built).splitlines() if line.startswith("  left out")] == [
         *("val_nyt.json", "val_pubmed.json", "val_semeval.json")
     ]
-    with pytest.raises(ValueError, match=r"val_nyt\.json, .* are validation files of several domains; keep those of"):
+    with pytest.raises(ValueError, match=r"val_nyt\.json, .* are validation files of several domains; keep only"):
         load("fewrel", folder_of(tmp_path / "alone", **files), cache_dir=tmp_path)
 
 

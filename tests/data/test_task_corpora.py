@@ -18,7 +18,7 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 def corpus(folder: Path, **files: Any) -> Path:
-    """Writes files named like ``train_json`` for train.json; a list for JSON lines is a list of lines."""
+    """Write files named like `train_json` for train.json; a list for JSON lines is a list of lines."""
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         text = content if isinstance(content, str) else "".join(json.dumps(line) + "\n" for line in content)
@@ -171,7 +171,7 @@ MALFORMED_SENTENCES = {
     ),
     "no relation": ('2\t"<e1>a</e1> <e2>b</e2>"\n', "the line with the relation is missing"),
     "no number": (sentence(2)[2:], "must begin with its number, a tab and the sentence"),
-    "no quotes": ("2\tOle <e1>a</e1>\nOther\n", "must stand in quotation marks"),
+    "no quotes": ("2\tOle <e1>a</e1>\nOther\n", "must be in quotation marks"),
     "lines run together": (
         sentence(2).rstrip() + "\n" + sentence(3),
         "must have a sentence, a relation and a comment",
@@ -521,7 +521,7 @@ def test_a_file_without_its_other_half_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"dev\.json, record 1: the file of passages has no file of questions"):
             rows(name, corpus(tmp_path / "b", dev_json=[passages(LONG)]), "validation")
     with pytest.raises(
-        ValueError, match=r"train\.txt, record 1: a line must be '<s> snippet </s> .* \(\.json\) stands"
+        ValueError, match=r"train\.txt, record 1: a line must be '<s> snippet </s> .* \(\.json\) is next"
     ):
         rows("searchqa", corpus(tmp_path / "a"))
 
@@ -558,7 +558,7 @@ def test_malformed_contexts_name_their_file(contexts: list[Any], uid: str, reaso
 def test_a_damaged_gzip_is_a_bad_record(damage: Any, tmp_path: Path) -> None:
     path = released(tmp_path, [[1, " ".join(LONG)]]) / "dev_contexts.json.gz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"dev_contexts\.json\.gz, record 1: is no sound gzip"):
+    with pytest.raises(ValueError, match=r"dev_contexts\.json\.gz, record 1: is not valid gzip"):
         rows("quasar_t", tmp_path, "validation")
 
 

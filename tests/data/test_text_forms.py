@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_tasks import tokenizer_of_words
 
-from kadapter.data_builders import counts, load
+from kadapter.data_builders import counts, load, occurrences
+from kadapter.trainers import tasks
+from kadapter.trainers.downstream.arguments import TaskCorpusArguments
 
 SENTENCES = {  # two facts in two sentences, and two names across them that no triple may join
     "Hindi": ("मीरा वोस तर्नस्ताद में रहती है।{}ओले लिंद में रहता है॥", "मीरा वोस", "तर्नस्ताद", "ओले", "लिंद"),
@@ -145,3 +148,28 @@ def test_answers_are_found_in_passages_whatever_their_form(tmp_path: Path) -> No
     built = load("searchqa", tmp_path, cache_dir=tmp_path / "cache")
     assert "answer_nowhere" not in counts(built)["train"]
     assert built["train"][0]["answers"][0] in built["train"][0]["passages"][0]
+
+
+OCCURRENCES = {
+    "a word": ("The Lind crosses Tarnstad today , they say .", "tarnstad", "Tarnstad"),
+    "several words": ("The Lind crosses Tarnstad today , they say .", "THE LIND", "The Lind"),
+    "a part of a word": ("The Lind crosses Tarnstad today , they say .", "stad", None),
+    "a letter that folds to two": ("He lives in İstanbul now , they say .", "İSTANBUL", "İstanbul"),
+    "the second half of that letter": ("He lives in İstanbul now , they say .", "stanbul", None),
+    "a sharp s": ("The Große Straße of Tarnstad is long .", "GROSSE STRASSE", "Große Straße"),
+    "half a sharp s": ("The letter ß is not in Tarnstad .", "s", None),
+    "a letter without its mark": ("The letter \u0915\u0940 is not in Tarnstad .", "\u0915", None),
+}
+
+
+@pytest.mark.parametrize(("passage", "answer", "expected"), OCCURRENCES.values(), ids=OCCURRENCES.keys())
+def test_builder_and_task_find_an_answer_where_its_words_stand_in_any_case(
+    passage: str, answer: str, expected: str | None, tmp_path: Path
+) -> None:
+    assert [passage[start:end] for start, end in occurrences(passage, [answer])] == [expected] * (expected is not None)
+    (tmp_path / "train.txt").write_text(json.dumps({"question": "what", "answers": [answer]}), encoding="utf-8")
+    (tmp_path / "train.json").write_text(json.dumps([{"document": passage.split()}]), encoding="utf-8")
+    built = load("searchqa", tmp_path, "train", cache_dir=tmp_path / "cache")
+    assert counts(built)["train"].get("answer_nowhere", 0) == (expected is None)
+    task = tasks.load("searchqa")(tokenizer_of_words(passage.split()), 24, TaskCorpusArguments(data_dir=""))
+    assert len(task.encode(built[:], training=True)["record"]) == (expected is not None)

@@ -51,7 +51,7 @@ def test_withheld_documents_among_others_are_left_out_and_counted_if_asked(tmp_p
 
 
 def test_a_treebank_of_single_words_without_their_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="record 1: the text is withheld: its one word is '_'"):
+    with pytest.raises(ValueError, match="record 1: the text is withheld: its only word is '_'"):
         load("conllu", treebank(tmp_path / "corpus", sentence("_"), sentence("_")), cache_dir=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The values of the metrics: the official code's, those worked by hand, scikit-learn's, and what always holds."""
+"""The values of the metrics, compared with the official code, results worked out by hand, and scikit-learn."""
 
 import json
 from collections import Counter
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
+from kadapter.data_builders.semeval2010_task8 import RELATIONS
 from kadapter.metrics import accuracy, attachment, entity_typing, load, question_answering, semeval, tacred
 
 OFFICIAL = json.loads((GOLDEN / "metrics.json").read_text())
@@ -17,7 +18,7 @@ NAMES = st.sampled_from(["a", "b", "c", "none"])
 PAIRS = st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=30)
 SETS = st.lists(st.sampled_from("abcde"), unique=True)
 SET_PAIRS = st.lists(st.tuples(SETS, SETS), min_size=1, max_size=12)
-DIRECTED = [f"{one}({order})" for one in semeval.RELATIONS[:3] for order in ("e1,e2", "e2,e1")] + ["Other"]
+DIRECTED = [f"{name}({order})" for name in RELATIONS[:3] for order in ("e1,e2", "e2,e1")] + ["Other"]
 DIRECTED_PAIRS = st.lists(st.tuples(st.sampled_from(DIRECTED), st.sampled_from(DIRECTED)), min_size=1, max_size=30)
 WORDS = st.lists(st.sampled_from(["the", "The", "an", "Nile", "nile,", "river", "!", "2nd"]), max_size=5).map(" ".join)
 ANSWERED = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=6)
@@ -29,7 +30,7 @@ def columns(pairs):
 
 
 def turned(label):
-    """The same relation in the other direction."""
+    """Return the same relation in the other direction."""
     first, second = ("e1,e2", "e2,e1") if "e1,e2" in label else ("e2,e1", "e1,e2")
     return label.replace(first, second)
 
@@ -54,9 +55,9 @@ def test_accuracy_worked_by_hand():
     assert results == pytest.approx({"accuracy": 0.5, "macro_f1": (2 / 3 + 1 / 2 + 0) / 3, "micro_f1": 0.5})
 
 
-def test_classes_that_do_not_occur_have_no_part_in_the_mean():
-    given_more = accuracy.compute(["cat", "dog"], ["cat", "cat"], classes=["cat", "dog", "cow", "hen"])
-    assert given_more == accuracy.compute(["cat", "dog"], ["cat", "cat"])
+def test_classes_that_do_not_occur_are_left_out_of_the_mean():
+    with_further_classes = accuracy.compute(["cat", "dog"], ["cat", "cat"], classes=["cat", "dog", "cow", "hen"])
+    assert with_further_classes == accuracy.compute(["cat", "dog"], ["cat", "cat"])
     assert accuracy.compute(["cat", "dog"], ["cat", "cat"], classes=["cat"]) == pytest.approx(
         {"accuracy": 0.5, "macro_f1": 2 / 3, "micro_f1": 2 / 3}
     )
@@ -84,11 +85,11 @@ def test_accuracy_and_f1_are_those_of_scikit_learn(pairs):
 def test_tacred_worked_by_hand():
     predictions = ["title", "age", "no_relation", "no_relation", "age", "title"]
     references = ["title", "title", "age", "no_relation", "no_relation", "title"]
-    # 2 found of 4 guessed and of 4 that are there
+    # 2 hits among 4 predicted and 4 true relations
     assert tacred.compute(predictions, references) == {"precision": 0.5, "recall": 0.5, "f1": 0.5}
 
 
-def test_precision_is_one_where_no_relation_is_guessed():
+def test_precision_is_one_if_no_relation_is_predicted():
     nothing = ["no_relation"] * 2
     assert tacred.compute(nothing, ["age", "no_relation"]) == {"precision": 1.0, "recall": 0.0, "f1": 0.0}
     assert tacred.compute(["age", "age"], nothing) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
@@ -115,11 +116,11 @@ def test_semeval_worked_by_hand():
     cause, topic = "Cause-Effect({})", "Message-Topic({})"
     pairs = [
         (cause.format("e1,e2"), cause.format("e1,e2")),
-        (cause.format("e2,e1"), cause.format("e1,e2")),  # the wrong direction: missed, and wrongly guessed
+        (cause.format("e2,e1"), cause.format("e1,e2")),  # the wrong direction: missed, and wrongly predicted
         (cause.format("e1,e2"), topic.format("e1,e2")),
         (topic.format("e2,e1"), topic.format("e2,e1")),
         ("Other", topic.format("e1,e2")),
-        ("Entity-Origin(e1,e2)", "Other"),  # a relation that no reference holds has no part in the mean
+        ("Entity-Origin(e1,e2)", "Other"),  # a relation in no reference is left out of the mean
     ]
     results = semeval.compute(*columns(pairs))
     cause_f1, topic_f1 = 2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2), 2 * 1 * (1 / 3) / (1 + 1 / 3)
@@ -130,7 +131,7 @@ def test_semeval_worked_by_hand():
 @given(DIRECTED_PAIRS)
 def test_the_direction_of_all_labels_together_changes_no_score(pairs):
     predictions, references = columns(pairs)
-    again = semeval.compute([turned(one) for one in predictions], [turned(one) for one in references])
+    again = semeval.compute(list(map(turned, predictions)), list(map(turned, references)))
     assert again == pytest.approx(semeval.compute(predictions, references))
 
 
@@ -138,16 +139,29 @@ def test_the_direction_of_all_labels_together_changes_no_score(pairs):
 def test_the_macro_score_is_the_mean_of_each_relation_counted_alone(pairs):
     scores = []
     for relation in {true.partition("(")[0] for _, true in pairs} - {"Other"}:
-        right = sum(one == true and true.startswith(relation) for one, true in pairs)
-        guessed = sum(one.startswith(relation) for one, _ in pairs)
-        scores.append(2 * right / (guessed + sum(true.startswith(relation) for _, true in pairs)))
+        right = sum(label == true and true.startswith(relation) for label, true in pairs)
+        predicted = sum(label.startswith(relation) for label, _ in pairs)
+        scores.append(2 * right / (predicted + sum(true.startswith(relation) for _, true in pairs)))
     assert semeval.compute(*columns(pairs))["macro_f1"] == pytest.approx(sum(scores) / len(scores) if scores else 0)
 
 
-@pytest.mark.parametrize("label", ["Cause-Effect", "Cause-Effect(e1,e1)", "cause-effect(e1,e2)", "_Other", ""])
-def test_labels_that_the_task_does_not_have_are_refused(label):
-    with pytest.raises(ValueError, match="is none of SemEval-2010 task 8; it has 'Other' and Cause-Effect"):
+@given(DIRECTED_PAIRS)
+def test_relations_that_do_not_occur_change_no_score(pairs):
+    expected = pytest.approx(semeval.compute(*columns(pairs)))
+    assert semeval.compute(*columns(pairs), relations=RELATIONS) == expected
+
+
+@pytest.mark.parametrize("label", ["Cause-Effect", "Cause-Effect(e1,e1)", "Other(e1,e2)", "_Other", ""])
+def test_labels_that_are_no_relation_with_a_direction_are_refused(label):
+    with pytest.raises(ValueError, match="is none of SemEval-2010 task 8; it must be 'Other' or the name of a rel"):
         semeval.compute([label], ["Other"])
+
+
+def test_labels_that_are_none_of_the_named_relations_are_refused():
+    with pytest.raises(
+        ValueError, match=r"label 'cause-effect\(e1,e2\)' is none of .* 'Other' or one of Cause-Effect"
+    ):
+        semeval.compute(["cause-effect(e1,e2)"], ["Other"], relations=RELATIONS)
 
 
 # ---- entity typing ------------------------------------------------------------------------------------------------
@@ -173,7 +187,7 @@ def test_the_order_and_repetition_of_labels_mean_nothing():
 
 @given(SET_PAIRS)
 def test_typing_scores_are_those_of_scikit_learn(pairs):
-    matrices = [[[int(label in one) for label in "abcde"] for one in column] for column in columns(pairs)]
+    matrices = [[[int(label in labels) for label in "abcde"] for labels in column] for column in columns(pairs)]
     ours = entity_typing.compute(*columns(pairs))
     assert ours["strict_accuracy"] == pytest.approx(accuracy_score(matrices[1], matrices[0]))
     for name, average in (("macro", "samples"), ("micro", "micro")):
@@ -217,13 +231,13 @@ def test_answers_score_as_their_words_do_and_more_references_never_hurt(pairs):
     predictions, references = columns(pairs)
     results = question_answering.compute(predictions, references)
     assert 0 <= results["exact_match"] <= results["f1"] <= 1
-    more = question_answering.compute(predictions, [[*one, "Nile"] for one in references])
+    more = question_answering.compute(predictions, [[*accepted, "Nile"] for accepted in references])
     assert more["f1"] >= results["f1"] and more["exact_match"] >= results["exact_match"]
-    plain = [question_answering.normalise(one) for one in predictions]
+    plain = [question_answering.normalise(answer) for answer in predictions]
     assert question_answering.compute(plain, references) == results
-    assert [Counter(one.split()) for one in plain] == [
-        Counter(word for word in one.lower().replace(",", "").replace("!", "").split() if word not in {"the", "an"})
-        for one in predictions
+    assert [Counter(answer.split()) for answer in plain] == [
+        Counter(word for word in answer.lower().replace(",", "").replace("!", "").split() if word not in {"the", "an"})
+        for answer in predictions
     ]
 
 
@@ -234,9 +248,10 @@ SENTENCES = st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), m
 
 @given(SENTENCES, st.integers(1, 20))
 def test_the_score_is_the_share_of_right_words_and_lost_words_are_wrong(sentences, lost):
-    predictions = [[guess for guess, _ in one] for one in sentences]
-    references = [[head for _, head in one] for one in sentences]
-    right, words = sum(guess == head for one in sentences for guess, head in one), sum(map(len, sentences))
+    predictions = [[guess for guess, _ in sentence] for sentence in sentences]
+    references = [[head for _, head in sentence] for sentence in sentences]
+    right = sum(guess == head for sentence in sentences for guess, head in sentence)
+    words = sum(map(len, sentences))
     assert attachment.compute(predictions, references) == pytest.approx({"uas": right / words})
     longer = [*references[:-1], references[-1] + [0] * lost]
     assert attachment.compute(predictions, longer) == pytest.approx({"uas": right / (words + lost)})

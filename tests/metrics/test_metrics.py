@@ -1,4 +1,4 @@
-"""The contract of every metric, run on the sample that each carries; a new metric is found here."""
+"""The contract of every metric, tested on the sample in its file; new metrics are tested without further ado."""
 
 import random
 
@@ -12,20 +12,20 @@ each_metric = pytest.mark.parametrize("name", metrics.available())
 
 
 def sample(name):
-    """The metric, its sample's predictions and references, and the settings it is measured by."""
+    """Return a metric, the predictions and references of its sample, and its settings."""
     metric = metrics.load(name)
     settings = dict(metric.SAMPLE)
     return metric, settings.pop("predictions"), settings.pop("references"), settings
 
 
 def face(metric):
-    """The one class of a metric's file that the evaluate library can use."""
-    classes = [one for one in vars(metric).values() if isinstance(one, type) and issubclass(one, evaluate.Metric)]
-    (own,) = [one for one in classes if one.__module__ == metric.__name__]
+    """Return the class of a metric's file that the evaluate library uses."""
+    classes = [item for item in vars(metric).values() if isinstance(item, type) and issubclass(item, evaluate.Metric)]
+    (own,) = [item for item in classes if item.__module__ == metric.__name__]
     return own
 
 
-# ---- what every metric gives --------------------------------------------------------------------------------------
+# ---- what every metric does ---------------------------------------------------------------------------------------
 
 
 def test_metrics_are_found_by_their_names():
@@ -48,9 +48,9 @@ def test_results_are_those_of_the_summed_statistics_of_each_example(name):
 
 
 @each_metric
-def test_an_example_is_measured_on_its_own_whatever_stands_beside_it(name):
+def test_an_example_is_measured_independently_of_all_others(name):
     metric, predictions, references, settings = sample(name)
-    alone = [metric.per_example([one], [true], **settings) for one, true in zip(predictions, references, strict=True)]
+    alone = [metric.per_example([p], [r], **settings) for p, r in zip(predictions, references, strict=True)]
     assert np.array_equal(np.vstack(alone), metric.per_example(predictions, references, **settings))
 
 
@@ -58,7 +58,7 @@ def test_an_example_is_measured_on_its_own_whatever_stands_beside_it(name):
 def test_results_do_not_depend_on_the_order_of_examples(name):
     metric, predictions, references, settings = sample(name)
     order = random.Random(0).sample(range(len(predictions)), len(predictions))
-    again = metric.compute([predictions[one] for one in order], [references[one] for one in order], **settings)
+    again = metric.compute([predictions[i] for i in order], [references[i] for i in order], **settings)
     assert again == pytest.approx(metric.compute(predictions, references, **settings))
 
 
@@ -68,9 +68,9 @@ def test_many_totals_are_turned_into_results_at_once(name):
     rows = metric.per_example(predictions, references, **settings)
     weights = np.random.default_rng(0).multinomial(len(rows), np.ones(len(rows)) / len(rows), size=(3, 5))
     together = metric.from_total(weights @ rows)  # (3, 5) for each result
-    for place in np.ndindex(3, 5):
-        one_by_one = metric.from_total(weights[place] @ rows)
-        assert {key: value[place] for key, value in together.items()} == pytest.approx(one_by_one)
+    for index in np.ndindex(3, 5):
+        alone = metric.from_total(weights[index] @ rows)
+        assert {key: value[index] for key, value in together.items()} == pytest.approx(alone)
 
 
 @each_metric
@@ -79,7 +79,7 @@ def test_a_weighting_of_rows_is_a_choice_of_examples(name):
     twice = [0, 0, *range(len(predictions) - 1)]
     weights = np.bincount(twice, minlength=len(predictions))
     rows = metric.per_example(predictions, references, **settings)
-    chosen = metric.compute([predictions[one] for one in twice], [references[one] for one in twice], **settings)
+    chosen = metric.compute([predictions[i] for i in twice], [references[i] for i in twice], **settings)
     assert metric.from_total(weights @ rows) == pytest.approx(chosen)
 
 
@@ -87,7 +87,7 @@ def test_a_weighting_of_rows_is_a_choice_of_examples(name):
 def test_right_predictions_score_one(name):
     metric, predictions, references, settings = sample(name)
     is_text = isinstance(predictions[0], str)
-    right = [one[0] if is_text and not isinstance(one, str) else one for one in references]
+    right = [true[0] if is_text and not isinstance(true, str) else true for true in references]
     assert set(metric.compute(right, references, **settings).values()) == {1.0}
 
 
@@ -102,7 +102,7 @@ def test_unequal_or_no_examples_are_refused(name):
 
 
 @each_metric
-def test_values_of_another_kind_are_refused_by_number_and_value(name):
+def test_values_of_another_type_are_refused_by_number_and_value(name):
     metric, predictions, references, settings = sample(name)
     for bad in (None, 1.5, {"label": 1}):
         with pytest.raises(ValueError, match=r"prediction 1 is .*; it must be"):
@@ -111,7 +111,7 @@ def test_values_of_another_kind_are_refused_by_number_and_value(name):
             metric.compute(predictions, [bad, *references[1:]], **settings)
 
 
-# ---- the faces to the evaluate library ----------------------------------------------------------------------------
+# ---- with the evaluate library ------------------------------------------------------------------------------------
 
 
 @each_metric
@@ -136,5 +136,5 @@ def test_the_evaluate_library_loads_the_file_itself(name, tmp_path):
 
 def test_accuracy_takes_numbers_of_labels_as_the_function_does(tmp_path):
     metric = metrics.load("accuracy")
-    given = {"predictions": [0, 3, 1, 1], "references": [0, 2, 1, 3]}
-    assert face(metric)(cache_dir=str(tmp_path)).compute(**given) == metric.compute(*given.values())
+    values = {"predictions": [0, 3, 1, 1], "references": [0, 2, 1, 3]}
+    assert face(metric)(cache_dir=str(tmp_path)).compute(**values) == metric.compute(*values.values())

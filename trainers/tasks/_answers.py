@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,12 @@ from datasets import Dataset
 from torch import Tensor
 
 from ...configuration_kadapter import KAdapterConfig
+from ...data_builders import occurrences
 from ...heads_kadapter import KAdapterForQuestionAnswering, spans_loss
 from ...processing_kadapter import PassageTokens, best_spans, join_passages
 
 __all__ = ["AnswerTask"]
 
-WORD = re.compile(r"\w+|[^\w\s]")
 NOWHERE = [-1, -1, -1]
 
 
@@ -150,14 +149,3 @@ class AnswerTask:
     def wrong(self, gold: list[str]) -> str:
         """Return no answer; every question is encoded where it is evaluated, so nobody asks."""
         return ""
-
-
-def occurrences(passage: str, answers: list[str]) -> list[tuple[int, int]]:
-    """Return start and end, in characters, of each place where an answer stands, as whole words and in any case."""
-    words = [(one.group().lower(), one.start(), one.end()) for one in WORD.finditer(passage)]
-    plain, found = [word for word, _, _ in words], set()
-    for wanted in ([one.group().lower() for one in WORD.finditer(answer)] for answer in answers):
-        for place in range(len(plain) - len(wanted) + 1) if wanted else ():
-            if plain[place : place + len(wanted)] == wanted:
-                found.add((words[place][1], words[place + len(wanted) - 1][2]))
-    return sorted(found)
