@@ -38,7 +38,7 @@ def run(folder, *command):
 def house(tmp_path_factory):
     """The folder that holds the copy, as the package `kadapter`."""
     folder = tmp_path_factory.mktemp("house")
-    left_out = shutil.ignore_patterns(".*", "docs", "build", "*.egg-info", "quickstart-run", "__pycache__", "golden")
+    left_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "quickstart-run", "__pycache__", "golden")
     shutil.copytree(ROOT, folder / "kadapter", ignore=left_out, symlinks=True)
     for path, text in blocks().items():
         (folder / "kadapter" / path).write_text(text, encoding="utf-8")
@@ -72,7 +72,17 @@ def test_the_new_objective_trains_an_adapter_on_the_new_corpus(house, tmp_path):
         "--do_eval",
     ]
     flags += ["--backbone", tmp_path / "backbone", "--output_dir", tmp_path / "out", "--max_length", "40"]
-    run(house, "trainers/run_adapter.py", *flags, "--num_train_epochs", "1", "--bf16", "False")
+    run(
+        house,
+        "trainers/run_adapter.py",
+        *flags,
+        "--adapter_name",
+        "order",
+        "--num_train_epochs",
+        "1",
+        "--bf16",
+        "False",
+    )
     written = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     (adapter,) = written["adapters"].values()
     assert adapter["training"]["objective"] == "order" and "accuracy" in adapter["training"]["results"]
