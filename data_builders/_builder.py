@@ -166,7 +166,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     def left_out(self) -> list[Path]:
         """Return the files that are not in any split."""
-        groups = self._fold_or(self.groups())
+        groups = self._pooled_for_folds(self.groups())
         by_name = bool(set(groups) - {None, TEST})
         read = [path for split, files in groups.items() if split is not None or not by_name for path in files]
         return [path for path in self.files if path not in read]
@@ -192,7 +192,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        groups = self._fold_or(self.groups())
+        groups = self._pooled_for_folds(self.groups())
         if None not in groups or set(groups) - {None, TEST}:
             return [self._split(dl_manager, split, files) for split, files in only_with_split(groups).items()]
         shares = self._shares()
@@ -203,7 +203,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         generators = [self._split(dl_manager, name, groups[None], name, shares, trained) for name in hashed]
         return generators + [self._split(dl_manager, TEST, groups[TEST]) for _ in range(TEST in groups)]
 
-    def _fold_or(self, groups: FilesBySplit) -> FilesBySplit:
+    def _pooled_for_folds(self, groups: FilesBySplit) -> FilesBySplit:
         """Return the files by split, or all files together in cross-validation."""
         if self.config.fold is None:
             return groups
@@ -272,7 +272,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         return frozenset(chain.from_iterable(own for label, own in held_out.items() if label not in trained))
 
     def _labels_by_split(self, path: Path, shares: Shares, **resources: Any) -> tuple[set[str], dict[str, set[str]]]:
-        """Return the labels of a file's rows in "train", and by other label the held-out sentences that have it."""
+        """Return the labels of a file's rows in "train", and the held-out sentences of each other label."""
         make_rows = self.row_maker(**resources)
         trained: set[str] = set()
         held_out: dict[str, set[str]] = {}

@@ -23,11 +23,11 @@ from ._splits import SHARES, SPLITS, TRAIN, Shares, split_by_hash
 COUNTS_FILE = "counts.json"
 PARTIAL = "partial-counts"
 REMEDY = "correct it, or set on_bad_record to 'skip' to leave such records out"
-SHOWN = 3  # number of skipped bad records that each process logs in full
+MAX_LOGGED = 3  # skipped bad records that each process logs in full
 NOTHING_LOST = ("records", "rows", "triples")  # all other counts call for a warning
 SPELLING = "spelling_corrected_"  # prefix of a label's name in the counts
-FILES = 12  # maximum number of lines for each split in a table
-LISTED = 10  # maximum number of labels in a line of counts
+MAX_FILES = 12  # lines of a table for each split
+MAX_LABELS = 10  # labels in a line of counts
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Tally:
             raise BadRecord(f"{problem.path or path}, record {number}: {problem}{shown}; {REMEDY}")
         if self.hash_split in (None, TRAIN):
             self.counts["bad_records"] += 1
-            if self.counts["bad_records"] <= SHOWN:
+            if self.counts["bad_records"] <= MAX_LOGGED:
                 logger.warning("skipped %s, record %d: %s", problem.path or path, number, problem)
 
 
@@ -182,7 +182,7 @@ def split_table(summary: Mapping[str, Any]) -> str:
     """Return a table of a summary from `read_counts`: a line for each file with its split and number of rows."""
     lines = []
     for split, files in summary["files"].items():
-        shown = files if len(files) <= FILES else files[: FILES - 1]
+        shown = files if len(files) <= MAX_FILES else files[: MAX_FILES - 1]
         lines += [(split, name, f"{number} {what}") for name, what, number in shown]
         if len(files) > len(shown):
             rest = files[len(shown) :]
@@ -195,10 +195,10 @@ def split_table(summary: Mapping[str, Any]) -> str:
 def listed(counts: Mapping[str, int], form: str = "{number} {name}") -> str:
     """Return the counts of a split in words, with the names of the labels that were corrected most often."""
     corrected = {name.removeprefix(SPELLING): n for name, n in counts.items() if name.startswith(SPELLING)}
-    most = sorted(corrected, key=corrected.__getitem__, reverse=True)[:LISTED]
+    most = sorted(corrected, key=corrected.__getitem__, reverse=True)[:MAX_LABELS]
     words = [form.format(name=name, number=number) for name, number in counts.items() if not name.startswith(SPELLING)]
     words += [f"{corrected[name]} of label {name!r} spelt differently" for name in most]
-    words += [f"and of {len(corrected) - LISTED} more labels"] * (len(corrected) > LISTED)
+    words += [f"and of {len(corrected) - MAX_LABELS} more labels"] * (len(corrected) > MAX_LABELS)
     return ", ".join(words)
 
 

@@ -23,11 +23,7 @@ WORDS = {
     VALIDATION: ("dev", "devel", "development", "devset", "val", "valid", "validation", "valset", "heldout"),
     TEST: ("test", "testing", "tst", "testset"),
 }
-EVALUATION = (
-    "eval",
-    "evaluation",
-    "evalset",
-)  # validation, unless other files are: some mean test
+EVALUATION = ("eval", "evaluation", "evalset")  # validation, unless there are other validation files
 SPLIT_WORDS = {word: split for split, words in WORDS.items() for word in words} | dict.fromkeys(EVALUATION, VALIDATION)
 FilesBySplit = dict[str | None, list[Path]]  # None: the files whose sentences are split by hash
 Shares = tuple[tuple[str, int], ...]  # splits in the order of the hash, each with its number of hash values

@@ -5,10 +5,10 @@ Source: Dhingra et al., 2017, https://github.com/bdhingra/quasar; OpenQA's files
 Licence: not stated by its authors.
 Layout: two variants. OpenQA's: `train.txt`, `dev.txt` and `test.txt`, one `{"question": str, "answers": [str]}` per
     line, and in the same folder `train.json`, `dev.json` and `test.json` with a list of passages on the line of each
-    question, `[{"question": [str], "document": [str]}, ...]`. As released, with either the short or the
-    long contexts in the folder of the questions: `train_questions.json.gz`, one `{"uid", "question", "answer",
-    "tags"}` per line, and `train_contexts.json.gz`, `{"uid", "contexts": [[score, text], ...]}` in the same order;
-    gzipped or not. See `_question_answering` for what is skipped and counted.
+    question, `[{"question": [str], "document": [str]}, ...]`. As released, with either the short or the long contexts
+    in the folder of the questions: `train_questions.json.gz`, one `{"uid", "question", "answer", "tags"}` per line,
+    and `train_contexts.json.gz`, `{"uid", "contexts": [[score, text], ...]}` in the same order; gzipped or not.
+    See `_question_answering` for what is skipped and counted.
 Splits: by file name; otherwise by a hash of the question.
 """
 

@@ -95,8 +95,8 @@ class Corpus(CorpusBuilder):
         return Knowledge([Path(path) for path in triples], on_bad=lambda *_: None, spelled=normal).rows
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        texts = self._fold_or(files_by_split(path for path in self.files if path.suffix.lower() == ".txt"))
-        triples = self._fold_or(files_by_split(path for path in self.files if path.suffix.lower() != ".txt"))
+        texts = self._pooled_for_folds(files_by_split(path for path in self.files if path.suffix.lower() == ".txt"))
+        triples = self._pooled_for_folds(files_by_split(path for path in self.files if path.suffix.lower() != ".txt"))
         named_splits = [split for split in SPLITS if split in texts or split in triples]
         generators = []
         for split in named_splits or [name for name in SPLITS if name in dict(self._shares())]:

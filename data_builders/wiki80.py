@@ -7,10 +7,10 @@ Layout: two variants. As released: `*.txt` or `*.jsonl`, a JSON object per line:
     of map-tuning (`wiki20m_train.txt`) have the same layout. With TACRED's keys: `*.json`, JSON arrays of
     `{"token", "relation", "subj_start", "subj_end", "obj_start", "obj_end", "subj_type", "obj_type"}`; spans end
     inclusive. `rel2id.json` is ignored.
-Splits: by file name, such as `wiki80_train.txt` and `wiki80_val.txt`; otherwise by hash. The only
-    public file with TACRED's keys is `dev.json`. If there are no other splits, it is split by a hash of the sentence,
-    seven tenths "train", one "validation" and two "test". Since Wiki80 was made from FewRel, a test of transfer from
-    FewRel must leave the sentences of FewRel out: `load("wiki80", data_dir, exclude={"fewrel": fewrel_dir})`.
+Splits: by file name, such as `wiki80_train.txt` and `wiki80_val.txt`; otherwise by hash. The only public file with
+    TACRED's keys is `dev.json`. If there are no other splits, it is split by a hash of the sentence, seven tenths
+    "train", one "validation" and two "test". Since Wiki80 was made from FewRel, a test of transfer from FewRel must
+    leave the sentences of FewRel out: `load("wiki80", data_dir, exclude={"fewrel": fewrel_dir})`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What single corpora promise beyond the shared contract, and the published files where they are at hand."""
+"""What individual corpora do beyond the shared contract, also on the published files where available."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 def corpus(folder: Path, **files: Any) -> Path:
-    """Write files named like `train_json` for train.json; what is no text is written as JSON."""
+    """Write files named like `train_json` for train.json; content that is not a string is written as JSON."""
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / ".".join(name.rsplit("_", 1))).write_text(text, encoding="utf-8")
@@ -31,14 +31,14 @@ def rows(name: str, folder: Path, split: str = "train") -> list[dict[str, Any]]:
 
 
 def mentions(row: dict[str, Any]) -> tuple[str, str, str]:
-    """Head, relation and tail as they stand in the text."""
+    """Return head, relation and tail, with the mentions as written in the text."""
     head, tail = (row["text"][row[side]["start"] : row[side]["end"]] for side in ("head", "tail"))
     return head, row["relation"], tail
 
 
 def published(folder: str) -> Path:
     if not (DATA / folder).is_dir():
-        pytest.skip(f"the published {folder} is not at hand")
+        pytest.skip(f"the published {folder} is not available")
     return DATA / folder
 
 
@@ -46,7 +46,7 @@ def published(folder: str) -> Path:
 
 
 def treebank(*heads: int | str, start: int = 1) -> str:
-    """One sentence in CoNLL-U with these heads."""
+    """Return a sentence in CoNLL-U with these heads."""
     return "".join(f"{n}\tw{n}\t_\t_\t_\t_\t{head}\tdep\t_\t_\n" for n, head in enumerate(heads, start)) + "\n"
 
 
@@ -204,7 +204,7 @@ def test_fewrel_records_are_numbered_through_the_relations(tmp_path: Path) -> No
 def test_the_published_relation_corpora_are_complete(name: str, folder: str, expected: int, tmp_path: Path) -> None:
     built = load(name, published(folder), cache_dir=tmp_path)
     assert sum(built.num_rows.values()) == expected
-    assert all(all(map(str.strip, mentions(row))) for part in built.values() for row in part.select(range(200)))
+    assert all(all(map(str.strip, mentions(row))) for dataset in built.values() for row in dataset.select(range(200)))
 
 
 def test_the_mentions_of_fewrel_are_its_names(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_the_published_raw_sample_gives_its_99_triples_with_their_surface_forms(
     folder = published("trex_sample")
     built = load("trex", folder, cache_dir=tmp_path)
     assert sum(built.num_rows.values()) == 99
-    assert sum(part["dropped_no_span"] for part in counts(built).values()) == 13
+    assert sum(numbers["dropped_no_span"] for numbers in counts(built).values()) == 13
     (file,) = folder.glob("*.json")
     triples = [triple for document in json.loads(file.read_text(encoding="utf-8")) for triple in document["triples"]]
     expected = Counter(
@@ -300,8 +300,8 @@ def test_the_published_raw_sample_gives_its_99_triples_with_their_surface_forms(
         for triple in triples
         if triple["subject"]["boundaries"] and triple["object"]["boundaries"]
     )
-    found = (mentions(row) for part in built.values() for row in part)
-    assert Counter((head.replace(" ", ""), tail.replace(" ", "")) for head, _, tail in found) == expected
+    actual = (mentions(row) for dataset in built.values() for row in dataset)
+    assert Counter((head.replace(" ", ""), tail.replace(" ", "")) for head, _, tail in actual) == expected
 
 
 def test_a_stream_gives_rows_before_it_has_read_the_file_to_its_end(tmp_path: Path) -> None:
@@ -330,8 +330,8 @@ def aligned(tmp_path: Path, text: str, triples: str) -> list[tuple[str, str, str
 
 def test_names_are_found_as_whole_words_in_their_own_case(tmp_path: Path) -> None:
     text = "Mira saw Tarnstadt.\nMira saw tarnstad.\nMira saw Tarnstad's wall.\nMira saw Pre-Tarnstad art."
-    found = aligned(tmp_path, text, "Mira\tsaw\tTarnstad\n")
-    assert found == [("Mira", "saw", "Tarnstad")] * 2
+    actual = aligned(tmp_path, text, "Mira\tsaw\tTarnstad\n")
+    assert actual == [("Mira", "saw", "Tarnstad")] * 2
 
 
 def test_a_combining_accent_belongs_to_its_word(tmp_path: Path) -> None:
@@ -408,9 +408,11 @@ def test_each_split_has_its_own_triples_and_those_without_split_word(tmp_path: P
     folder = corpus(
         tmp_path, all_txt=text, train_tsv="Mira\tsaw\tLind\n", test_tsv="Ole\tmet\tLind\n", more_tsv="Lind\tis\tOle\n"
     )
-    found = {split: [mentions(row) for row in rows("texts_and_triples", folder, split)] for split in ("train", "test")}
-    assert found["train"] == [("Mira", "saw", "Lind"), ("Lind", "is", "Ole")]
-    assert found["test"] == [("Ole", "met", "Lind"), ("Lind", "is", "Ole")]
+    actual = {
+        split: [mentions(row) for row in rows("texts_and_triples", folder, split)] for split in ("train", "test")
+    }
+    assert actual["train"] == [("Mira", "saw", "Lind"), ("Lind", "is", "Ole")]
+    assert actual["test"] == [("Ole", "met", "Lind"), ("Lind", "is", "Ole")]
 
 
 def test_a_split_with_texts_but_no_triples_is_an_error_that_says_what_is_missing(tmp_path: Path) -> None:
@@ -426,7 +428,7 @@ def test_bad_triples_are_counted_once_whatever_the_number_of_processes(tmp_path:
         built = load(
             "texts_and_triples", folder, cache_dir=tmp_path / str(num_proc), num_proc=num_proc, on_bad_record="skip"
         )
-        assert sum(part.get("bad_records", 0) for part in counts(built).values()) == 2
+        assert sum(numbers.get("bad_records", 0) for numbers in counts(built).values()) == 2
         assert sum(built.num_rows.values()) == 4
     with pytest.raises(ValueError, match=r"more\.tsv, record 2: a line must be head TAB relation TAB tail but has 2"):
         load("texts_and_triples", folder, cache_dir=tmp_path)
@@ -437,7 +439,7 @@ def test_a_hundred_thousand_triples_are_aligned_in_seconds_and_every_row_is_one_
     text = "\n".join(f"In Lind, Voss {n} met Ole near Halden {n % 5000} Works." for n in range(0, 100_000, 50))
     folder = corpus(tmp_path, train_txt=text, train_tsv="".join("\t".join(fact) + "\n" for fact in sorted(facts)))
     begin = time.perf_counter()
-    found = [mentions(row) for row in rows("texts_and_triples", folder)]
+    actual = [mentions(row) for row in rows("texts_and_triples", folder)]
     assert time.perf_counter() - begin < 30  # about 2 s; a loop over the triples would take hours
-    assert len(found) == len(set(found)) == 2000
-    assert set(found) <= facts
+    assert len(actual) == len(set(actual)) == 2000
+    assert set(actual) <= facts

@@ -1,4 +1,4 @@
-"""The contract of every corpus builder, run on the invented sample that each carries; a new builder is found here."""
+"""The contract of every corpus, tested on the sample in its file; new corpora are tested without further ado."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ each_corpus = pytest.mark.parametrize("name", available())
 
 
 def sample(name: str) -> ModuleType:
-    """The builder's module, which holds SAMPLE_FILES and SAMPLE_ROWS."""
+    """Return the module of a corpus, which holds SAMPLE_FILES and SAMPLE_ROWS."""
     return sys.modules[get_builder(name).__module__]
 
 
@@ -36,24 +36,24 @@ def write(folder: Path, files: dict[str, str | bytes]) -> Path:
 
 
 def twice(files: dict[str, str]) -> dict[str, str]:
-    """The sample files and a copy of each under another name."""
+    """Return the sample files and a copy of each under another name."""
     return {**files, **{f"copy_{name}": content for name, content in files.items()}}
 
 
 def bag(rows: Any, ids: bool = True) -> Counter[str]:
-    """The rows as a multiset, with or without their ids."""
+    """Return the rows as a multiset, with or without their ids."""
     return Counter(json.dumps(row if ids else {**row, "id": ""}, sort_keys=True) for row in rows)
 
 
 def broken_file(name: str) -> tuple[str, str]:
-    """A further file for the sample of a corpus, cut off in its first record so that this is surely malformed."""
+    """Return a further sample file of a corpus that is cut off in its first record, which is therefore malformed."""
     for file, content in sample(name).SAMPLE_FILES.items():
         if "\t" in content or content[0] in "[{":
             return f"broken_{file}", content[: content.index("\t" if "\t" in content else ":") + 1]
     raise ValueError(f"no sample file of {name} has columns or JSON")
 
 
-# --- what every builder gives
+# --- what every corpus does
 
 
 @each_corpus
@@ -91,11 +91,11 @@ def test_streaming_gives_the_rows_and_the_types_of_the_arrow_files(name: str, tm
 @each_corpus
 def test_two_processes_build_what_one_builds(name: str, tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus", twice(sample(name).SAMPLE_FILES))
-    one = load(name, corpus, cache_dir=tmp_path / "one")
-    two = load(name, corpus, cache_dir=tmp_path / "two", num_proc=2)
-    assert bag(one["train"]) == bag(two["train"])
-    assert counts(one) == counts(two)
-    assert counts(one)["train"]["rows"] == one["train"].num_rows == 4
+    single = load(name, corpus, cache_dir=tmp_path / "one")
+    double = load(name, corpus, cache_dir=tmp_path / "two", num_proc=2)
+    assert bag(single["train"]) == bag(double["train"])
+    assert counts(single) == counts(double)
+    assert counts(single)["train"]["rows"] == single["train"].num_rows == 4
 
 
 @each_corpus
@@ -114,7 +114,7 @@ def test_sentences_without_split_words_are_split_by_hash_and_none_is_lost(name: 
     files = {file.replace("train", "all"): content for file, content in sample(name).SAMPLE_FILES.items()}
     built = load(name, write(tmp_path / "corpus", files), cache_dir=tmp_path)
     assert set(built) <= {"train", "validation", "test"}
-    rows = [row for part in built.values() for row in part]
+    rows = [row for dataset in built.values() for row in dataset]
     assert bag(rows, ids=False) == bag(sample(name).SAMPLE_ROWS, ids=False)
 
 
@@ -122,7 +122,7 @@ def test_sentences_without_split_words_are_split_by_hash_and_none_is_lost(name: 
 
 
 class Mutation(NamedTuple):
-    """A JSON value with one part removed or replaced."""
+    """A JSON value of which an element was removed or replaced."""
 
     value: Any
     removed_key: str | None = None
@@ -131,9 +131,9 @@ class Mutation(NamedTuple):
 
 
 def mutations(value: Any) -> Iterator[Mutation]:
-    """Every copy of a JSON value with one part, however deep, removed or replaced."""
-    for odd in (None, 999_999, -7, 1.5, True, "", "x", [], {}):
-        yield Mutation(odd, replaced=value, replacement=odd)
+    """Yield every copy of a JSON value with a single element, however deep, removed or replaced."""
+    for replacement in (None, 999_999, -7, 1.5, True, "", "x", [], {}):
+        yield Mutation(replacement, replaced=value, replacement=replacement)
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
     for key in keys:
         without = value.copy()
@@ -146,7 +146,7 @@ def mutations(value: Any) -> Iterator[Mutation]:
 
 
 def mutated_json(files: dict[str, str]) -> Iterator[tuple[str, str, Mutation]]:
-    """Every JSON sample file, or its first line where it is one of JSON lines, with one part removed or replaced."""
+    """Yield the mutations of every JSON sample file, or of its first line if it consists of JSON lines."""
     for name, content in files.items():
         first, *rest = [content] if name.endswith(".json") else content.splitlines(keepends=True)
         if first[0] in "[{":
@@ -164,7 +164,7 @@ def mutated_columns(content: str) -> Iterator[str]:
 
 
 def sound(row: dict[str, Any]) -> bool:
-    """Whether a row is one that a trainer can use."""
+    """Return whether a trainer can use a row."""
     if "text" in row:
         spans = [row[name] for name in ("head", "tail", "mention") if name in row]
         return all(0 <= span["start"] < span["end"] <= len(row["text"]) for span in spans)
@@ -177,7 +177,7 @@ def sound(row: dict[str, Any]) -> bool:
 
 
 def rows_or_error(name: str, corpus: Path, file: str) -> list[dict[str, Any]] | str:
-    """The streamed rows, all sound, or the sentence of an error, which must name file and record."""
+    """Return the streamed rows, all sound, or the message of an error, which must name file and record."""
     try:
         result: list[dict[str, Any]] | str = list(load(name, corpus, "train", streaming=True))
     except ValueError as error:
@@ -187,7 +187,7 @@ def rows_or_error(name: str, corpus: Path, file: str) -> list[dict[str, Any]] | 
         "; correct it, or set on_bad_record to 'skip' to leave such records out",
     )
     if isinstance(result, str):
-        # Of two files that contradict each other, the sentence may begin with either, but names both.
+        # If two files contradict each other, the message may begin with either file, but it names both.
         assert result.startswith(where) or (result.startswith(f"{corpus}{os.sep}") and file in result)
         assert result.endswith(remedy)
     else:
@@ -294,9 +294,9 @@ def test_a_folder_that_is_missing_or_holds_no_corpus_is_an_error(name: str, tmp_
 def test_the_folds_of_cross_validation_are_the_rows_and_each_is_in_one_test_part(name: str, tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus", sample(name).SAMPLE_FILES)
     rounds = [load(name, corpus, cache_dir=tmp_path, fold=fold) for fold in range(FOLDS)]
-    for parts in rounds:
-        assert sum(parts.num_rows.values()) == 2
-    tested = [row for parts in rounds for row in parts.get("test", [])]
+    for splits in rounds:
+        assert sum(splits.num_rows.values()) == 2
+    tested = [row for splits in rounds for row in splits.get("test", [])]
     assert bag(tested) == bag(sample(name).SAMPLE_ROWS)
 
 
@@ -310,11 +310,11 @@ def test_sentences_that_stand_in_another_corpus_are_left_out_and_counted(name: s
         load(name, corpus, "train", cache_dir=tmp_path, exclude={name: corpus})
 
 
-# --- the frame around them
+# --- the base class
 
 
 def lines(records: int, first: int = 0) -> str:
-    """Records in Wiki80's layout, each with a sentence of its own."""
+    """Return records in Wiki80's layout, each with a different sentence."""
     mentions = '"h": {"pos": [0, 1]}, "t": {"pos": [2, 3]}'
     texts = (f'"token": ["Mira", "saw", "Tarnstad", "{first + n}"]' for n in range(records))
     return "".join(f'{{{text}, {mentions}, "relation": "saw"}}\n' for text in texts)
@@ -347,7 +347,7 @@ def test_file_names_tell_the_splits_by_a_word_between_non_letters(tmp_path: Path
     names = ["wiki80_train.txt", "train-00.txt", "en-ud-dev.txt", "val_wiki.txt", "Valid.txt", "test2.txt"]
     corpus = write(tmp_path / "corpus", {name: lines(1) for name in names})
     built = load("wiki80", corpus, cache_dir=tmp_path)
-    assert {split: part.num_rows for split, part in built.items()} == {"train": 2, "validation": 3, "test": 1}
+    assert {split: dataset.num_rows for split, dataset in built.items()} == {"train": 2, "validation": 3, "test": 1}
 
 
 def test_a_file_name_that_tells_two_splits_is_an_error(tmp_path: Path) -> None:
@@ -367,12 +367,12 @@ def test_a_file_without_split_word_beside_others_is_left_out_and_named(
 
 def test_the_hash_split_puts_a_tenth_in_validation_and_a_sentence_always_in_the_same_part(tmp_path: Path) -> None:
     both = load("wiki80", write(tmp_path / "a", {"x.txt": lines(3000), "y.txt": lines(100)}), cache_dir=tmp_path)
-    parts = {split: set(part["text"]) for split, part in both.items()}
-    assert not parts["train"] & parts["validation"]
+    splits = {split: set(dataset["text"]) for split, dataset in both.items()}
+    assert not splits["train"] & splits["validation"]
     assert len(both["train"]) + len(both["validation"]) == 3100
-    assert 0.08 < len(parts["validation"]) / 3000 < 0.12
+    assert 0.08 < len(splits["validation"]) / 3000 < 0.12
     fewer = load("wiki80", write(tmp_path / "b", {"z.txt": lines(50, first=200)}), cache_dir=tmp_path)
-    assert all(set(part["text"]) <= parts[split] for split, part in fewer.items())
+    assert all(set(dataset["text"]) <= splits[split] for split, dataset in fewer.items())
 
 
 def test_a_split_without_a_row_is_left_out_and_an_error_if_asked_for(tmp_path: Path) -> None:
@@ -386,8 +386,8 @@ def test_bad_records_of_a_release_without_splits_are_counted_once(tmp_path: Path
     corpus = write(tmp_path / "corpus", {"x.txt": lines(40) + "junk\n", "y.txt": "junk\n" + lines(40)})
     for num_proc in (None, 2):
         built = load("wiki80", corpus, cache_dir=tmp_path / str(num_proc), num_proc=num_proc, on_bad_record="skip")
-        assert sum(part.get("bad_records", 0) for part in counts(built).values()) == 2
-        assert sum(part["rows"] for part in counts(built).values()) == 80
+        assert sum(numbers.get("bad_records", 0) for numbers in counts(built).values()) == 2
+        assert sum(numbers["rows"] for numbers in counts(built).values()) == 80
 
 
 def test_a_changed_corpus_file_is_built_anew_and_an_unchanged_one_is_not(tmp_path: Path) -> None:
@@ -436,10 +436,10 @@ def test_the_package_imports_no_torch() -> None:
 def test_what_is_left_out_is_read_anew_when_it_changes(tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus", {"train.txt": lines(5)})
     other = write(tmp_path / "other", {"x.txt": lines(2)})
-    for there in (2, 3):
-        write(other, {"x.txt": lines(there)})
+    for number in (2, 3):
+        write(other, {"x.txt": lines(number)})
         built = load("wiki80", corpus, cache_dir=tmp_path, exclude={"wiki80": other})
-        assert counts(built)["train"] == {"dropped_excluded": there, "records": 5, "rows": 5 - there}
+        assert counts(built)["train"] == {"dropped_excluded": number, "records": 5, "rows": 5 - number}
         stream = load("wiki80", corpus, "train", exclude={"wiki80": other}, streaming=True)
         assert list(stream) == built["train"].to_list()
 
@@ -462,7 +462,7 @@ def test_undivided_files_beside_test_files_are_split_by_hash_and_test_stays(tmp_
 def test_a_single_file_is_read_whatever_its_name(name: str, tmp_path: Path) -> None:
     files = sample(name).SAMPLE_FILES
     write(tmp_path, files)
-    if name == "texts_and_triples":  # there a text says nothing without its triples
+    if name == "texts_and_triples":  # a text has no rows without its triples
         with pytest.raises(ValueError, match="no row is left"):
             load_file(name, tmp_path / "train.txt")
         return

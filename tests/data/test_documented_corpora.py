@@ -1,4 +1,4 @@
-"""The sizes of corpora that the documents name are those that their builders count."""
+"""The sizes of corpora in the documentation are those that the builders count."""
 
 import json
 import re
@@ -29,15 +29,15 @@ def test_a_corpus_has_as_many_sentences_and_relations_as_documented(row, tmp_pat
     name = name.split(" ")[0]
     folder = DATA / FOLDERS.get(name, name)
     if not folder.is_dir():
-        pytest.skip(f"the corpus {name} is not beside this checkout")
+        pytest.skip(f"the corpus {name} is not available")
     exclude = {} if excluded == "-" else {excluded: DATA / excluded}
     splits = load(name, folder, cache_dir=tmp_path, exclude=exclude)
     counted = [f"{len(splits[split]):,}" if split in splits else "-" for split in ("train", "validation", "test")]
     assert counted == sizes
-    if excluded == "fewrel":  # whose relations have ids there and names here
+    if excluded == "fewrel":  # its relations have ids there and names here
         names = json.loads((DATA / excluded / "pid2name.json").read_text(encoding="utf-8"))
-        taught = {names[relation][0] for relation in fewrel_relations()}
-        assert not taught & {relation for split in splits.values() for relation in split.unique("relation")}
+        excluded_names = {names[relation][0] for relation in fewrel_relations()}
+        assert not excluded_names & {relation for split in splits.values() for relation in split.unique("relation")}
     if relations != "-":
         assert len({relation for split in splits.values() for relation in split.unique("relation")}) == int(relations)
 

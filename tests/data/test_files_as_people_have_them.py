@@ -1,4 +1,4 @@
-"""Files as people have them: NaN in arrays, numbers for names, header lines, comments between trees."""
+"""Files as people have them: NaN in arrays, numbers as names, header lines, comments between trees."""
 
 import json
 
@@ -11,7 +11,7 @@ TREE = "1\tMira\t_\t_\t_\t_\t2\tnsubj\t_\t_\n2\tleft\t_\t_\t_\t_\t0\troot\t_\t_\
 
 
 def records(number):
-    return [{**RELATION, "id": f"r{place}", "relation": f"R{place % 2}"} for place in range(number)]
+    return [{**RELATION, "id": f"r{index}", "relation": f"R{index % 2}"} for index in range(number)]
 
 
 def build(folder, name, corpus="relation_classification", **options):
@@ -27,7 +27,7 @@ BROKEN = {
     "a NaN": (b'{"id": "x", "score": NaN}', "it holds NaN"),
     "an infinity": (b'{"id": "x", "score": -Infinity}', "it holds -Infinity"),
     "a comma too many": (b'{"id": "x",}', "is not valid JSON"),
-    "bytes that are no UTF-8": (b'{"id": "\xff\xfe"}', "UTF-8"),
+    "bytes that are not UTF-8": (b'{"id": "\xff\xfe"}', "UTF-8"),
     "a bare word": (b'{"id": x}', "is not valid JSON"),
     "brackets in a string, and a NaN": (b'{"id": "]}[,{", "more": [NaN]}', "it holds NaN"),
 }
@@ -43,7 +43,7 @@ def test_a_broken_record_costs_itself_alone_in_an_array_as_in_lines(tmp_path, br
         with pytest.raises(ValueError, match=rf"record 3: .*{reason}"):
             build(tmp_path, name)
         built = build(tmp_path, name, on_bad_record="skip")
-        assert built["train"]["id"] == [f"r{place}" for place in range(100)]
+        assert built["train"]["id"] == [f"r{index}" for index in range(100)]
         assert counts(built)["train"] == {"bad_records": 1, "records": 100, "rows": 100}
 
 

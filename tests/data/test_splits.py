@@ -1,4 +1,4 @@
-"""Which file became which split, how a split of our own making is drawn, and that a run says so."""
+"""How files and sentences are assigned to splits, and how a run reports it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPANS = {"subj_start": 0, "subj_end": 0, "obj_start": 2, "obj_end": 2}
 
 
 def relations(number: int, relation: str = "saw", first: int = 0) -> list[dict[str, Any]]:
-    """Records of one relation, each with a sentence of its own."""
+    """Return records of a relation, each with a different sentence."""
     return [{"token": ["Mira", "saw", f"{relation}{first + n}"], "relation": relation, **SPANS} for n in range(number)]
 
 
@@ -56,7 +56,7 @@ def test_eval_beside_another_validation_file_may_be_the_test_set_and_is_refused(
 def test_the_table_tells_of_each_file_its_split_and_rows_and_which_are_left_out(tmp_path: Path) -> None:
     files = {"train-0": relations(3), "train-1": relations(2), "devel": relations(1), "extra": relations(9)}
     folder = folder_of(tmp_path / "corpus", **files)
-    for _ in ("built", "found in the cache"):
+    for _ in ("built", "from the cache"):
         built = load("relation_classification", folder, cache_dir=tmp_path)
         assert [line.split()[:4] for line in split_table(built).splitlines()] == [
             ["train", "train-0.json", "3", "rows"],
@@ -109,7 +109,7 @@ def test_labels_of_one_sentence_stay_in_train_in_a_split_of_our_own_making(
 ) -> None:
     rare = [record for n in range(50) for record in relations(1, f"rare {n}\u00a0")]
     shared = [{**relations(1, "rare")[0], "relation": f"twin {n}"} for n in range(2)]  # two labels of one sentence
-    folder = folder_of(tmp_path / "corpus", one=rare + shared, two=relations(200))
+    folder = folder_of(tmp_path / "corpus", first=rare + shared, second=relations(200))
     built = load("relation_classification", folder, cache_dir=tmp_path / "cache", num_proc=num_proc)
     relation = {split: set(rows["relation"]) for split, rows in built.items()}
     assert relation["validation"] == {"saw"}
@@ -144,7 +144,7 @@ def test_rows_that_are_excluded_teach_no_label(tmp_path: Path) -> None:
     other = folder_of(tmp_path / "other", all=known)
     built = load("relation_classification", folder, cache_dir=tmp_path, exclude={"relation_classification": other})
     assert set(rare) <= set(built["train"]["text"]) and "rare" not in built["validation"]["relation"]
-    assert sum(part.get("dropped_excluded", 0) for part in counts(built).values()) == len(known)
+    assert sum(numbers.get("dropped_excluded", 0) for numbers in counts(built).values()) == len(known)
 
 
 def test_a_run_prints_the_table_and_says_when_it_evaluates_the_test_set(

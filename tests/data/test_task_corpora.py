@@ -1,4 +1,4 @@
-"""What the corpora of the downstream tasks promise beyond the shared contract, and the published files at hand."""
+"""What corpora of the downstream tasks do beyond the shared contract, also on the published files if available."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 def corpus(folder: Path, **files: Any) -> Path:
-    """Write files named like `train_json` for train.json; a list for JSON lines is a list of lines."""
+    """Write files named like `train_json` for train.json; a list is written as JSON lines."""
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         text = content if isinstance(content, str) else "".join(json.dumps(line) + "\n" for line in content)
@@ -32,7 +32,7 @@ def rows(name: str, folder: Path, split: str = "train") -> list[dict[str, Any]]:
 
 def published(folder: str) -> Path:
     if not (DATA / folder).is_dir():
-        pytest.skip(f"the published {folder} is not at hand")
+        pytest.skip(f"the published {folder} is not available")
     return DATA / folder
 
 
@@ -111,11 +111,11 @@ GOLD = "Old\tB-/location\nLind\tI-/location\nMira\tB-/person,/person/author\nsle
 
 
 def test_gold_mentions_end_where_the_next_begins(tmp_path: Path) -> None:
-    found = rows("figer", corpus(tmp_path, gold_label=GOLD), "test")
-    assert [row["text"][row["mention"]["start"] : row["mention"]["end"]] for row in found] == ["Old Lind"] + 2 * [
+    gold = rows("figer", corpus(tmp_path, gold_label=GOLD), "test")
+    assert [row["text"][row["mention"]["start"] : row["mention"]["end"]] for row in gold] == ["Old Lind"] + 2 * [
         "Mira"
     ]
-    assert found[1]["labels"] == ["/person", "/person/author"]
+    assert gold[1]["labels"] == ["/person", "/person/author"]
 
 
 @pytest.mark.parametrize(
@@ -206,18 +206,18 @@ def test_the_official_test_file_is_the_test_set_and_validation_stays_as_it_is(tm
 
 def test_sentences_without_relations_are_read_to_be_predicted(tmp_path: Path) -> None:
     lines = "".join(f'{n}\t"The <e1>wall</e1> of <e2>Tarnstad</e2>"\n' for n in (8001, 8002))
-    found = load_file("semeval2010_task8", corpus(tmp_path, TEST_FILE_TXT=lines) / "TEST_FILE.TXT")
-    assert (found["id"], found["relation"]) == (["8001", "8002"], ["", ""])
+    built = load_file("semeval2010_task8", corpus(tmp_path, TEST_FILE_TXT=lines) / "TEST_FILE.TXT")
+    assert (built["id"], built["relation"]) == (["8001", "8002"], ["", ""])
 
 
 def test_the_published_training_file_is_split_exactly_and_no_sentence_is_in_two_parts(tmp_path: Path) -> None:
     built = load("semeval2010_task8", published("semeval2010_task8"), cache_dir=tmp_path)
     assert built.num_rows == {"train": 5700, "validation": 800, "test": 1500}
     assert len(set(built["train"]["relation"])) == 19
-    texts = {split: set(part["text"]) for split, part in built.items()}
+    texts = {split: set(dataset["text"]) for split, dataset in built.items()}
     assert not texts["train"] & texts["test"] and not texts["train"] & texts["validation"]
     assert not texts["validation"] & texts["test"]
-    relations = Counter(name for part in built.values() for name in part["relation"])
+    relations = Counter(name for dataset in built.values() for name in dataset["relation"])
     assert (relations["Other"], relations["Entity-Destination(e2,e1)"]) == (1410, 1)
 
 
@@ -238,10 +238,10 @@ BARE = {"tokens": ["Mira", "saw", "Tarnstad"], "h": ["mira", "Q901", [[0]]], "t"
     ids=["array", "lines", "by relation", "by relation in lines"],
 )
 def test_sentences_of_fewrel_are_read_to_be_predicted_with_and_without_relations(text: str, tmp_path: Path) -> None:
-    found = load_file("fewrel", corpus(tmp_path, some_json=text) / "some.json")
-    assert found["text"] == ["Mira saw Tarnstad"] * 2 and found["id"] == ["some.json:1", "some.json:2"]
-    assert found["tail"][1] == {"start": 9, "end": 17} and found["head_id"][1] == "Q901"
-    assert set(found["relation"]) == ({"P1", ""} if '"": ' in text else {"P1"} if "P1" in text else {""})
+    built = load_file("fewrel", corpus(tmp_path, some_json=text) / "some.json")
+    assert built["text"] == ["Mira saw Tarnstad"] * 2 and built["id"] == ["some.json:1", "some.json:2"]
+    assert built["tail"][1] == {"start": 9, "end": 17} and built["head_id"][1] == "Q901"
+    assert set(built["relation"]) == ({"P1", ""} if '"": ' in text else {"P1"} if "P1" in text else {""})
 
 
 def test_sentences_of_fewrel_without_relations_are_no_corpus_and_may_be_malformed(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_the_official_splits_of_fewrel_share_no_relation(tmp_path: Path) -> None
         f"{split}_wiki_json": json.dumps({name: [record] * 9 for name in names}) for split, names in splits.items()
     }
     built = load("fewrel", corpus(tmp_path / "corpus", **files), cache_dir=tmp_path)
-    assert {split: set(part["relation"]) for split, part in built.items()} == {
+    assert {split: set(dataset["relation"]) for split, dataset in built.items()} == {
         "train": {"P1", "P2"},
         "validation": {"P3"},
     }
@@ -394,11 +394,11 @@ def test_the_published_questions_are_complete_and_the_folds_keep_contexts_togeth
     assert [(row["id"], row["label"], row["choices"][3]) for row in whole] == expected
     tested: Counter[str] = Counter()
     for fold in range(FOLDS):
-        parts = load("cosmosqa", folder, cache_dir=tmp_path, fold=fold)
-        contexts = {split: set(part["context"]) for split, part in parts.items()}
+        splits = load("cosmosqa", folder, cache_dir=tmp_path, fold=fold)
+        contexts = {split: set(dataset["context"]) for split, dataset in splits.items()}
         assert not contexts["train"] & contexts["test"] and not contexts["validation"] & contexts["test"]
-        assert sum(parts.num_rows.values()) == len(expected)
-        tested.update(parts["test"]["id"])
+        assert sum(splits.num_rows.values()) == len(expected)
+        tested.update(splits["test"]["id"])
     assert tested == Counter(name for name, _, _ in expected)
 
 
@@ -492,11 +492,11 @@ MALFORMED_PAIRS = {
 
 
 @pytest.mark.parametrize("name", ["searchqa", "quasar_t"])
-@pytest.mark.parametrize(("one", "found", "file", "reason"), MALFORMED_PAIRS.values(), ids=MALFORMED_PAIRS.keys())
+@pytest.mark.parametrize(("line", "retrieved", "file", "reason"), MALFORMED_PAIRS.values(), ids=MALFORMED_PAIRS.keys())
 def test_a_malformed_pair_names_the_file_at_fault(
-    name: str, one: Any, found: Any, file: str, reason: str, tmp_path: Path
+    name: str, line: Any, retrieved: Any, file: str, reason: str, tmp_path: Path
 ) -> None:
-    folder = corpus(tmp_path / "corpus", train_txt=[ANSWERED, one], train_json=[passages(LONG), found])
+    folder = corpus(tmp_path / "corpus", train_txt=[ANSWERED, line], train_json=[passages(LONG), retrieved])
     with pytest.raises(ValueError, match=rf"train\.{file}, record 2: {reason}"):
         rows(name, folder)
     built = load(name, folder, cache_dir=tmp_path, on_bad_record="skip")
@@ -527,7 +527,7 @@ def test_a_file_without_its_other_half_is_an_error(tmp_path: Path) -> None:
 
 
 def released(folder: Path, contexts: list[Any], uid: str = "q1") -> Path:
-    """Quasar-T as released, gzipped."""
+    """Write Quasar-T as released, gzipped."""
     folder.mkdir(exist_ok=True)
     lines = {"questions": {"uid": "q1", "question": "What crosses ?", "answer": "the lind", "tags": []}}
     lines["contexts"] = {"uid": uid, "contexts": contexts}

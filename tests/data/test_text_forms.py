@@ -15,7 +15,7 @@ from kadapter.data_builders import counts, load, occurrences
 from kadapter.trainers import tasks
 from kadapter.trainers.downstream.arguments import TaskCorpusArguments
 
-SENTENCES = {  # two facts in two sentences, and two names across them that no triple may join
+SENTENCES = {  # two facts in two sentences, and names that no triple may join across them
     "Hindi": ("मीरा वोस तर्नस्ताद में रहती है।{}ओले लिंद में रहता है॥", "मीरा वोस", "तर्नस्ताद", "ओले", "लिंद"),
     "Urdu": ("میرا ووس ترنستاد میں رہتی ہے۔{}اولے لند میں رہتا ہے۔", "میرا ووس", "ترنستاد", "اولے", "لند"),
     "Arabic": ("أين تعيش ميرا في ترنستاد؟{}يعيش أولي في ليند.", "ميرا", "ترنستاد", "أولي", "ليند"),
@@ -37,7 +37,7 @@ SENTENCES = {  # two facts in two sentences, and two names across them that no t
 def knowledge(folder: Path, text: str, *triples: Any, name: str = "train") -> Path:
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-    lines = ("\t".join(one) if isinstance(one, tuple) else json.dumps(one) for one in triples)
+    lines = ("\t".join(triple) if isinstance(triple, tuple) else json.dumps(triple) for triple in triples)
     suffix = "tsv" if isinstance(triples[0], tuple) else "jsonl"
     (folder / f"{name}.{suffix}").write_text("\n".join(lines), encoding="utf-8")
     return folder
@@ -57,8 +57,8 @@ def test_sentences_end_in_every_script_and_no_fact_is_joined_across_them(
     texts = [text.format(space) for space in (" ", " " if spaced_only else "")]
     triples = [(head, "lives in", tail), (other, "lives in", there), (other, "lives in", tail), (head, "met", there)]
     folder = knowledge(tmp_path / "corpus", "\n".join(texts), *triples)
-    found = aligned(folder)
-    assert [relation for _, relation, _ in found] == ["lives in"] * 4
+    actual = aligned(folder)
+    assert [relation for _, relation, _ in actual] == ["lives in"] * 4
     assert counts(load("texts_and_triples", folder, cache_dir=tmp_path / "cache"))["train"]["triples_never_found"] == 2
 
 
@@ -87,14 +87,14 @@ FORMS = {
 def test_spellings_of_a_label_are_one_class_and_counted_by_name(corpus: str, tmp_path: Path) -> None:
     labels, folder = ["founder of", *FORMS.values()], tmp_path / "corpus"
     span = {"subj_start": 0, "subj_end": 0, "obj_start": 2, "obj_end": 2}
-    records: Any = [{"token": ["Mira", "saw", f"Lind{n}"], **span, "relation": one} for n, one in enumerate(labels)]
+    records: Any = [{"token": ["Mira", "saw", f"Lind{n}"], **span, "relation": name} for n, name in enumerate(labels)]
     if corpus == "entity_typing":
-        records = [{"sent": "Mira saw.", "start": 0, "end": 4, "labels": [one, "founder of"]} for one in labels]
+        records = [{"sent": "Mira saw.", "start": 0, "end": 4, "labels": [name, "founder of"]} for name in labels]
     if corpus == "fewrel":
         mentions = {"h": ["mira", "Q1", [[0]]], "t": ["lind", "Q2", [[2]]]}
-        records = {one: [{"tokens": ["Mira", "saw", "Lind"], **mentions}] for one in labels}
+        records = {name: [{"tokens": ["Mira", "saw", "Lind"], **mentions}] for name in labels}
     if corpus == "texts_and_triples":
-        triples = [("Mira", one, f"Lind{n}") for n, one in enumerate(labels)]
+        triples = [("Mira", name, f"Lind{n}") for n, name in enumerate(labels)]
         knowledge(folder, "\n".join(f"Mira saw Lind{n}." for n in range(len(labels))), *triples)
     else:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Treebanks as they are published: texts withheld, comments between sentences, files cut off."""
+"""Treebanks as published: texts withheld, comments between sentences, files cut off."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kadapter.data_builders import counts, load
 
 
 def sentence(*forms: str, lemma: str | None = None, comments: str = "") -> str:
-    """A sentence in CoNLL-U whose first word is the root of all others."""
+    """Return a sentence in CoNLL-U whose first word is the head of all others."""
     words = [
         f"{number}\t{form}\t{lemma or form}\tX\t_\t_\t{min(number - 1, 1)}\tdep\t_\t_\n"
         for number, form in enumerate(forms, 1)
@@ -43,8 +43,8 @@ def test_a_sentence_whose_text_is_withheld_is_refused_with_the_remedy(content: s
 
 def test_withheld_documents_among_others_are_left_out_and_counted_if_asked(tmp_path: Path) -> None:
     withheld = [sentence("_", "_", comments="# newdoc id = b\n"), sentence("_"), sentence("_", "_", "_")]
-    told = [sentence("Mira", "rests", comments="# newdoc id = a\n"), *withheld, sentence("Yes", comments="# newdoc\n")]
-    folder = treebank(tmp_path / "corpus", *told)
+    first, last = sentence("Mira", "rests", comments="# newdoc id = a\n"), sentence("Yes", comments="# newdoc\n")
+    folder = treebank(tmp_path / "corpus", first, *withheld, last)
     built = load("conllu", folder, "train", cache_dir=tmp_path, on_bad_record="skip")
     assert built["tokens"] == [["Mira", "rests"], ["Yes"]]
     assert counts(built)["train"]["bad_records"] == 3
