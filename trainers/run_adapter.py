@@ -35,7 +35,7 @@ from kadapter.configuration_kadapter import KAdapterConfig, KnowledgeAdapterConf
 from kadapter.trainers import pretraining
 from kadapter.trainers.common.arguments import AdapterArguments, CorpusArguments, RunArguments
 from kadapter.trainers.common.atomic_files import replace_file, replace_files
-from kadapter.trainers.common.backbone_options import check_attention, check_compiler, compile_blocks, reading
+from kadapter.trainers.common.backbone_options import backbone_options, check_attention, check_compiler, compile_blocks
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, open_tokenizer, sample
@@ -51,9 +51,14 @@ from kadapter.trainers.common.output_directory import (
 from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.common.trainer import KAdapterTrainer
 from kadapter.trainers.feature_cache.options import check_cache, open_features
-from kadapter.trainers.feature_cache.store import Features
-from kadapter.trainers.feature_cache.trainer import FeatureTrainer, WithPlaces
-from kadapter.trainers.many_adapters.scheduler import OneOfSeveral, SharedBackbone, Turns, bare_config
+from kadapter.trainers.feature_cache.store import FeatureStore
+from kadapter.trainers.feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
+from kadapter.trainers.many_adapters.scheduler import (
+    CoscheduledTrainer,
+    Scheduler,
+    SharedBackbone,
+    config_for_same_backbone,
+)
 from kadapter.trainers.many_adapters.variants import Settings, settings_of
 
 
@@ -74,23 +79,23 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def _run_several(given: list[Settings]) -> dict[str, float]:
     """Train or evaluate several adapters, and return and write the results of all by name."""
-    turns = Turns(apart=(FloatingPointError,) if given[0].run.world_size == 1 else ())
+    scheduler = Scheduler(apart=(FloatingPointError,) if given[0].run.world_size == 1 else ())
     if given[0].run.do_train:
-        results = _run_all(given, turns)
+        results = _run_all(given, scheduler)
     else:
         results = {one.adapter.adapter_name: _run_all([one])[one.adapter.adapter_name] for one in given}
     named = {f"{name}/{key}": value for name, found in results.items() for key, value in found.items()}
     if PartialState().is_main_process:
         path = Path(given[0].run.output_dir).parent / "all_results.json"
         replace_file(path, json.dumps(named, indent=4, sort_keys=True))
-    if turns.failures:
-        told = "; ".join(f"{name}: {error}" for name, error in turns.failures.items())
-        raise FloatingPointError(f"of {len(given)} adapters {len(turns.failures)} did not end well; {told}")
+    if scheduler.failures:
+        told = "; ".join(f"{name}: {error}" for name, error in scheduler.failures.items())
+        raise FloatingPointError(f"of {len(given)} adapters {len(scheduler.failures)} did not end well; {told}")
     return named
 
 
-def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dict[str, float]]:
-    """Train or evaluate one adapter, or train several in turns, and return the results of each."""
+def _run_all(given: list[Settings], scheduler: Scheduler | None = None) -> dict[str, dict[str, float]]:
+    """Train or evaluate one adapter, or train several in scheduler, and return the results of each."""
     corpus, _, cache, run, _ = given[0]
     state = PartialState()
     objective, resumed, trained = _check(given)
@@ -102,17 +107,17 @@ def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dic
         fields, examples = _examples(corpus, objective, trained, run, state.is_main_process)
     models = _models(given, objective, fields, trained is None)
     for one, model, resume in zip(given, models, resumed, strict=True) if state.is_main_process else ():
-        _tell(model, one.run, one.adapter.adapter_name if turns is not None else None)
+        _print_setup(model, one.run, one.adapter.adapter_name if scheduler is not None else None)
         if run.do_train:
             clear(one.run.output_dir, bool(resume))
-    reader = SharedBackbone(models) if turns is not None else None
+    reader = SharedBackbone(models) if scheduler is not None else None
     tapped = models[0] if reader is None else reader.model
     features, examples = open_features(cache, tapped, examples, run, state.is_main_process)
     state.wait_for_everyone()
 
     def job(number: int) -> dict[str, float]:
         one, resume = given[number], resumed[number]
-        own = {} if turns is None else {"reader": reader, "turns": turns, "name": one.adapter.adapter_name}
+        own = {} if scheduler is None else {"reader": reader, "scheduler": scheduler, "name": one.adapter.adapter_name}
         description = _description(one, objective, examples, models[number], fields) if run.do_train else {}
         results = finished_results(one.run, description) if resume else None
         if results is None:
@@ -126,7 +131,7 @@ def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dic
         return results
 
     jobs = {one.adapter.adapter_name: partial(job, number) for number, one in enumerate(given)}
-    return {name: run_it() for name, run_it in jobs.items()} if turns is None else turns.run(jobs)
+    return {name: run_it() for name, run_it in jobs.items()} if scheduler is None else scheduler.run(jobs)
 
 
 def _saved(objective: Any, one: Settings) -> str:
@@ -219,16 +224,16 @@ def _trained_config(adapter: AdapterArguments, objective: Any, run: RunArguments
 
 
 def _examples(
-    corpus: CorpusArguments, objective: Any, trained: KAdapterConfig | None, run: RunArguments, tell: bool
+    corpus: CorpusArguments, objective: Any, trained: KAdapterConfig | None, run: RunArguments, verbose: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Build the corpus and encode it; return what a new head must know, and the examples by split."""
-    splits = load_splits(corpus, run.do_train, run.do_eval, tell)
+    splits = load_splits(corpus, run.do_train, run.do_eval, verbose)
     numbers = {"train": corpus.max_train_samples, "eval": corpus.max_eval_samples}
     samples = {split: sample(rows, numbers[split]) for split, rows in splits.items()}
     if trained is None:
         objective.learn(samples["train"])  # so that a sample is refused too where nothing can be learned from it
     fields = objective.learn(splits["train"]) if trained is None else {}
-    examples = {split: encode(split, rows, objective, corpus, tell) for split, rows in samples.items()}
+    examples = {split: encode(split, rows, objective, corpus, verbose) for split, rows in samples.items()}
     return fields, examples
 
 
@@ -238,10 +243,10 @@ def _new_model(
     """Return a new model, on the same backbone as `beside` if there is another."""
     own = {"fusion": adapter.fusion, "classifier_dropout": adapter.classifier_dropout, **fields}
     if beside is None:
-        kind, how = objective.model_class, reading(adapter, run)
+        kind, how = objective.model_class, backbone_options(adapter, run)
         model = kind.from_backbone(adapter.backbone, revision=adapter.backbone_revision, **how, **own)
     else:
-        model = objective.model_class(bare_config(beside, own), beside.base_model.backbone)
+        model = objective.model_class(config_for_same_backbone(beside, own), beside.base_model.backbone)
     if not adapter.without_adapter:
         model.add_adapter(adapter.adapter_name, _shape(adapter))
         model.train_adapter(adapter.adapter_name)
@@ -250,13 +255,13 @@ def _new_model(
 
 def _trained_model(adapter: AdapterArguments, objective: Any, run: RunArguments) -> Any:
     """Load the model at OUT/pretraining_head; only the backbone, not what was trained, is held in bfloat16."""
-    backbone = {"revision": adapter.backbone_revision, **reading(adapter, run)}
+    backbone = {"revision": adapter.backbone_revision, **backbone_options(adapter, run)}
     return objective.model_class.from_pretrained(
         Path(run.output_dir) / HEAD, backbone=adapter.backbone, backbone_kwargs=backbone
     )
 
 
-def _tell(model: Any, run: RunArguments, name: str | None) -> None:
+def _print_setup(model: Any, run: RunArguments, name: str | None) -> None:
     step = run.train_batch_size * run.gradient_accumulation_steps * run.world_size
     told = f"processes: {run.world_size}, device: {run.device.type}, examples in one step: {step}"
     print(told if name is None else f"{name}: {told}")
@@ -278,16 +283,16 @@ def _description(
 
 
 def _trainer(
-    model: Any, objective: Any, examples: dict[str, Any], features: Features | None, run: RunArguments, **own: Any
+    model: Any, objective: Any, examples: dict[str, Any], features: FeatureStore | None, run: RunArguments, **own: Any
 ) -> KAdapterTrainer:
-    kind = OneOfSeveral if "turns" in own else FeatureTrainer
+    kind = CoscheduledTrainer if "scheduler" in own else FeatureTrainer
     return kind(
         model=model,
         args=run,
         train_dataset=examples.get("train"),
         eval_dataset=examples.get("eval"),
         processing_class=objective.tokenizer,
-        data_collator=WithPlaces(PadToBatch.of(objective, model)),
+        data_collator=CollateWithCacheIndex(PadToBatch.of(objective, model)),
         objective=objective,
         features=features,
         **own,

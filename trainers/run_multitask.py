@@ -76,7 +76,7 @@ def _train(corpora: CorporaArguments, flags: MultitaskArguments, run: RunArgumen
         fields, train, held_out = _examples(corpora, objectives, run, state.is_main_process)
     model = _model(flags, objectives, fields)
     if state.is_main_process:
-        _tell(model, run)
+        _print_setup(model, run)
         clear(run.output_dir, bool(resume))
     state.wait_for_everyone()
     description = _description(corpora, flags, objectives, train, model, fields, run)
@@ -109,16 +109,16 @@ def _objectives(corpora: CorporaArguments, flags: MultitaskArguments, run: RunAr
 
 
 def _examples(
-    corpora: CorporaArguments, objectives: dict[str, Any], run: RunArguments, tell: bool
+    corpora: CorporaArguments, objectives: dict[str, Any], run: RunArguments, verbose: bool
 ) -> tuple[dict[str, dict[str, Any]], MixedExamples, dict[str, Labelled]]:
     """Build and encode all corpora; return what each head must know, and the examples to train and evaluate on."""
     fields, examples = {}, {"train": {}, "eval": {}}
     numbers = {"train": corpora.max_train_samples, "eval": corpora.max_eval_samples}
     for corpus, (name, objective) in zip(corpora.each(), objectives.items(), strict=True):
-        splits = load_splits(corpus, True, run.do_eval, tell)
+        splits = load_splits(corpus, True, run.do_eval, verbose)
         fields[name] = objective.learn(splits["train"])
         for split, rows in splits.items():
-            examples[split][name] = encode(split, sample(rows, numbers[split]), objective, corpus, tell)
+            examples[split][name] = encode(split, sample(rows, numbers[split]), objective, corpus, verbose)
     return (
         fields,
         MixedExamples(examples["train"]),
@@ -136,7 +136,7 @@ def _model(flags: MultitaskArguments, objectives: dict[str, Any], fields: dict[s
     return MultitaskModel(models)
 
 
-def _tell(model: MultitaskModel, run: RunArguments) -> None:
+def _print_setup(model: MultitaskModel, run: RunArguments) -> None:
     step = run.train_batch_size * run.gradient_accumulation_steps * run.world_size
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     print(f"processes: {run.world_size}, device: {run.device.type}, examples in one step: {step}")

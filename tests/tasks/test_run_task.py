@@ -385,7 +385,7 @@ def test_a_run_is_not_resumed_by_other_flags(ground, tmp_path, other):
     run_task.main(flags(ground, tmp_path / "whole", *given))
     killed = killed_after("checkpoint-4", tmp_path / "whole", tmp_path / "killed")
     with pytest.raises(
-        ValueError, match=r"checkpoint-4' was made by other flags .*: --f.* was .* and is .*; resume by"
+        ValueError, match=r"checkpoint-4' was made with other flags .*: --f.* was .* and is .*; resume with"
     ):
         run_task.main(flags(ground, killed, *given, *other, "--resume_from_checkpoint", "last"))
 

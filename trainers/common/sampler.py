@@ -10,19 +10,19 @@ from torch.utils.data import Sampler
 
 __all__ = ["GlobalBatchSampler", "InOrder"]
 
-POOL = 50  # batches that are sorted by length together: enough for even lengths, few enough to stay random
+POOL = 50  # batches that are sorted by length together: enough for similar lengths, few enough to stay random
 
 
 class GlobalBatchSampler(Sampler[int]):
-    """Random order, cut into global batches (all processes and accumulation steps), of like length if asked.
+    """Random order, cut into global batches (all processes and accumulation steps), of similar length if requested.
 
-    What does not fill a global batch is left out in that epoch, and is others in the next. Consecutive runs of the
-    order belong to one optimizer step, whatever the number of processes that share it.
+    Examples that do not fill a global batch are left out of that epoch; each epoch leaves out others. Consecutive
+    examples of the order belong to one optimizer step, whatever the number of processes that share it.
 
     Args:
         lengths: length of each example in tokens.
-        batch_size: examples in one optimizer step.
-        group_by_length: whether a batch holds examples of like length.
+        batch_size: number of examples in an optimizer step.
+        group_by_length: whether a batch holds examples of similar length.
         seed: seed of the order, together with the epoch.
     """
 

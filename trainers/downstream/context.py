@@ -12,17 +12,17 @@ from ...configuration_kadapter import KAdapterConfig
 from .. import tasks
 from ..common.encoding import check_record_type, encode, open_tokenizer
 from .arguments import TaskArguments, TaskCorpusArguments, TaskRunArguments
-from .dataset import Split, encoded, load_task_splits, tell_left_out
+from .dataset import Split, encoded, load_task_splits, print_left_out
 from .model import check_adapters, chosen_adapters, random_names
 from .run_record import read_run
 
-__all__ = ["PREDICT", "Ground", "lay", "open_task"]
+__all__ = ["PREDICT", "TaskContext", "open_task", "prepare_splits"]
 
 PREDICT = "predict"
 
 
 @dataclass
-class Ground:
+class TaskContext:
     """The flags, the task, its encoded splits and what is learned from the training records.
 
     Args:
@@ -57,48 +57,48 @@ def open_task(corpus: TaskCorpusArguments, flags: TaskArguments) -> tasks.Task:
     return kind(tokenizer, corpus.max_length, corpus)
 
 
-def lay(ground: Ground, run: TaskRunArguments, folder: Path) -> None:
+def prepare_splits(context: TaskContext, run: TaskRunArguments, folder: Path) -> None:
     """Build the corpus, let the task learn its labels from all training records, and encode every split once.
 
     `folder` holds the trained model, where nothing is trained now.
     """
-    corpus, task, flags = ground.corpus, ground.task, ground.flags
-    rows = load_task_splits(corpus, run, bool(run.do_eval or flags.episodes), ground.main)
+    corpus, task, flags = context.corpus, context.task, context.flags
+    rows = load_task_splits(corpus, run, bool(run.do_eval or flags.episodes), context.main)
     if run.do_train:
         rows["train"] = task.select(rows["train"])
-        ground.fields = task.learn(rows["train"])
+        context.fields = task.learn(rows["train"])
     elif flags.episodes:
-        ground.fields = task.learn(rows[corpus.eval_split])
+        context.fields = task.learn(rows[corpus.eval_split])
     else:
-        task.recall(_trained_config(ground, folder))
-    ground.splits = {split: encoded(split, one, task, corpus, ground.main) for split, one in rows.items()}
+        task.recall(_trained_config(context, folder))
+    context.splits = {split: encoded(split, one, task, corpus, context.main) for split, one in rows.items()}
     if run.do_train:
-        ground.strata = task.strata(ground.splits["train"].rows)
+        context.strata = task.strata(context.splits["train"].rows)
     if run.do_predict:
-        ground.splits[PREDICT] = _unlabelled(ground, run.do_predict)
+        context.splits[PREDICT] = _unlabelled(context, run.do_predict)
 
 
-def _unlabelled(ground: Ground, path: str) -> Split:
-    corpus, task, tell = ground.corpus, ground.task, ground.main
+def _unlabelled(context: TaskContext, path: str) -> Split:
+    corpus, task, verbose = context.corpus, context.task, context.main
     rows = data_builders.load_file(str(corpus.corpus), path, on_bad_record=corpus.on_bad_record)
-    tell_left_out(PREDICT, rows, task, tell)
-    return Split.of(rows, encode(PREDICT, rows, task, corpus, tell, path, labelled=False))
+    print_left_out(PREDICT, rows, task, verbose)
+    return Split.of(rows, encode(PREDICT, rows, task, corpus, verbose, path, labelled=False))
 
 
-def _trained_config(ground: Ground, folder: Path) -> KAdapterConfig:
+def _trained_config(context: TaskContext, folder: Path) -> KAdapterConfig:
     """Return the configuration of a trained model, which must be of the task's kind and what the flags say of it."""
     known = read_run(folder)
-    if known["task"] != ground.flags.task:
+    if known["task"] != context.flags.task:
         raise ValueError(
-            f"the model in {str(folder)!r} was trained for the task {known['task']!r}, not {ground.flags.task!r}"
+            f"the model in {str(folder)!r} was trained for the task {known['task']!r}, not {context.flags.task!r}"
         )
-    if ground.flags.fusion not in (None, known["fusion"]):
+    if context.flags.fusion not in (None, known["fusion"]):
         raise ValueError(
-            f"the model in {str(folder)!r} was trained with --fusion {known['fusion']}, not {ground.flags.fusion}; "
+            f"the model in {str(folder)!r} was trained with --fusion {known['fusion']}, not {context.flags.fusion}; "
             "leave --fusion out"
         )
-    if ground.flags.adapters:
-        _check_row(ground.flags, known, folder)
+    if context.flags.adapters:
+        _check_row(context.flags, known, folder)
     return KAdapterConfig.from_pretrained(folder)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..common.encoding import build_corpus, column, encode, sample
 from .arguments import TaskCorpusArguments, TaskRunArguments
 
-__all__ = ["Split", "draw_fraction", "encoded", "load_task_splits", "tell_left_out"]
+__all__ = ["Split", "draw_fraction", "encoded", "load_task_splits", "print_left_out"]
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Split(torch.utils.data.Dataset):
 
 
 def load_task_splits(
-    corpus: TaskCorpusArguments, run: TaskRunArguments, evaluate: bool, tell: bool
+    corpus: TaskCorpusArguments, run: TaskRunArguments, evaluate: bool, verbose: bool
 ) -> dict[str, datasets.Dataset]:
     """Build the corpus and return the splits that the run needs, by their own names.
 
@@ -79,7 +79,7 @@ def load_task_splits(
     if evaluate:
         needed[corpus.eval_split] = f"--eval_split {corpus.eval_split}"
     options = {"fold": corpus.fold, "exclude": _named(corpus.exclude)}
-    splits = build_corpus(corpus, tell, **options) if needed else {}
+    splits = build_corpus(corpus, verbose, **options) if needed else {}
     for split, flag in needed.items():
         if split not in splits:
             raise ValueError(
@@ -96,7 +96,7 @@ def _named(exclude: Sequence[str]) -> dict[str, str]:
     return dict(one.split("=", 1) for one in exclude)
 
 
-def encoded(split: str, rows: datasets.Dataset, task: Any, corpus: TaskCorpusArguments, tell: bool) -> Split:
+def encoded(split: str, rows: datasets.Dataset, task: Any, corpus: TaskCorpusArguments, verbose: bool) -> Split:
     """Encode a split, as many of its records as the flags say, and print what did not fit.
 
     Raises:
@@ -104,17 +104,17 @@ def encoded(split: str, rows: datasets.Dataset, task: Any, corpus: TaskCorpusArg
     """
     limit = corpus.max_train_samples if split == "train" else corpus.max_eval_samples
     rows = sample(rows, limit)
-    examples = encode(split, rows, task, corpus, tell)
-    tell_left_out(split, rows, task, tell)
+    examples = encode(split, rows, task, corpus, verbose)
+    print_left_out(split, rows, task, verbose)
     lost = len(rows) - len(examples)
-    if tell and lost and split != "train":
+    if verbose and lost and split != "train":
         print(f"{split}: {lost} records do not fit into --max_length {corpus.max_length} and count as wrong")
     return Split.of(rows, examples)
 
 
-def tell_left_out(split: str, rows: datasets.Dataset, task: Any, tell: bool) -> None:
+def print_left_out(split: str, rows: datasets.Dataset, task: Any, verbose: bool) -> None:
     """Print what of the records the task did not read."""
-    for sentence in task.left_out(rows) if tell else ():
+    for sentence in task.left_out(rows) if verbose else ():
         print(f"{split}: {sentence}")
 
 

@@ -17,7 +17,7 @@ from ..common.output_directory import MULTITASK
 from .arguments import TaskArguments
 
 __all__ = [
-    "HeadAlone",
+    "HeadOnFeatures",
     "check_adapters",
     "chosen_adapters",
     "freeze",
@@ -148,7 +148,7 @@ def trained_model(kind: type, folder: Path, config: KAdapterConfig, task: TaskAr
     return model
 
 
-class HeadAlone(nn.Module):
+class HeadOnFeatures(nn.Module):
     """Fusion and head of a model that learns from kept states, so that no step walks through what is frozen.
 
     They have the names and the order that they have in the model: its checkpoints are read here, and ours there.

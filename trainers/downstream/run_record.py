@@ -18,10 +18,10 @@ from .model import random_names, row_name
 __all__ = [
     "PREDICTED",
     "PREDICTIONS",
+    "add_results_to_card",
     "describe",
     "read_results",
     "read_run",
-    "tell_on_card",
     "title_card",
     "write_lines",
 ]
@@ -34,9 +34,9 @@ def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
     replace_file(path, "\n".join(json.dumps(record, ensure_ascii=False) for record in records))
 
 
-def describe(ground: Any, model: Any, run: Any) -> dict[str, Any]:
+def describe(context: Any, model: Any, run: Any) -> dict[str, Any]:
     """Return what a run is, for reports."""
-    flags, task, names = ground.flags, ground.task, list(model.base_model.adapters)
+    flags, task, names = context.flags, context.task, list(model.base_model.adapters)
     return {
         "task": flags.task,
         "row": row_name(flags, names),
@@ -46,11 +46,11 @@ def describe(ground: Any, model: Any, run: Any) -> dict[str, Any]:
         "backbone": flags.backbone,
         "freeze_backbone": flags.freeze_backbone,
         "freeze_adapters": flags.freeze_adapters,
-        "train_fraction": ground.corpus.train_fraction,
+        "train_fraction": context.corpus.train_fraction,
         "learning_rate": run.learning_rate,
         "seed": run.seed,
-        "fold": ground.corpus.fold,
-        "split": ground.corpus.eval_split,
+        "fold": context.corpus.fold,
+        "split": context.corpus.eval_split,
         "metric": {"name": task.metric, "key": task.headline, "settings": task.settings},
         "gates": model.base_model.fusion.gates(),
     }
@@ -88,7 +88,9 @@ def title_card(folder: Path, description: dict[str, Any]) -> None:
         replace_file(path, re.sub("^# .*$", lambda _: title, text, count=1, flags=re.MULTILINE).rstrip("\n"))
 
 
-def tell_on_card(folder: Path, description: dict[str, Any], results: dict[str, float], corpus: str, tag: str) -> None:
+def add_results_to_card(
+    folder: Path, description: dict[str, Any], results: dict[str, float], corpus: str, tag: str
+) -> None:
     """Add a split's results to the model card, in the Hub's form (model-index) and as a table."""
     path = folder / CARD
     if not path.is_file():

@@ -13,14 +13,14 @@ from transformers import EvalPrediction
 from ... import metrics
 from ..common.encoding import column
 from ..common.sampler import InOrder
-from ..common.trainable_checkpoints import LeanTrainer
+from ..common.trainable_checkpoints import TrainableOnlyTrainer
 from .dataset import Split
 
 __all__ = ["TaskTrainer"]
 
 
-class TaskTrainer(LeanTrainer):
-    """A `LeanTrainer` whose results count every record exactly once, whatever the batches and processes.
+class TaskTrainer(TrainableOnlyTrainer):
+    """A `TrainableOnlyTrainer` whose results count every record exactly once, whatever the batches and processes.
 
     Attributes:
         answered: for each record of the last evaluation its id, gold answer, prediction and scores.

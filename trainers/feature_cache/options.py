@@ -23,9 +23,9 @@ from huggingface_hub import constants
 from ...backbone_kadapter import plain
 from ..common.atomic_files import replace_file
 from ..common.encoding import column
-from ..common.memory import spare_memory
+from ..common.memory import limit_native_caches
 from .shards import KEY, PATTERN, Layout, key_of
-from .store import Examples, Features
+from .store import Examples, FeatureStore
 
 __all__ = ["CacheArguments", "check_cache", "open_features", "readable", "size_of"]
 
@@ -59,7 +59,7 @@ class CacheArguments:
 
     def __post_init__(self) -> None:
         """Choose how many kernels are kept before the first product of the process, which `RunArguments` may time."""
-        spare_memory(many_kernels=self.asked)
+        limit_native_caches(many_kernels=self.asked)
 
     @property
     def asked(self) -> bool:
@@ -85,13 +85,13 @@ def check_cache(flags: CacheArguments, mask_padding: bool) -> None:
         )
 
 
-class Hindered(Exception):
+class CacheUnavailable(Exception):
     """What keeps a run from its cache, in a sentence."""
 
 
 def open_features(
-    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, tell: bool
-) -> tuple[Features | None, dict[str, Any]]:
+    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, verbose: bool
+) -> tuple[FeatureStore | None, dict[str, Any]]:
     """Return the cache, None where there is none, and the examples with a column `place`, theirs in the cache.
 
     What hinders the cache of one process is told in a sentence, and none has one; nothing is lost but time. All
@@ -102,8 +102,8 @@ def open_features(
     state, opened, hindrance = PartialState(), None, None
     with state.local_main_process_first():
         try:
-            opened = _open(flags, model, examples, run, print if tell else _say_nothing)
-        except Hindered as error:
+            opened = _open(flags, model, examples, run, print if verbose else _discard)
+        except CacheUnavailable as error:
             hindrance = str(error)
         except OSError as error:
             hindrance = f"--cache_features {str(_directory(flags))!r} can't be used ({error})"
@@ -111,7 +111,7 @@ def open_features(
     hindrances = [one for one in gather_object([hindrance]) if one is not None]
     if opened is not None and not hindrances:
         return opened
-    if tell:
+    if verbose:
         number = state.num_processes
         among = f" in {len(hindrances)} of {number} processes, so none of them uses it" if number > 1 else ""
         print(f"features: {hindrances[0]}{among}: {WITHOUT}")
@@ -119,13 +119,13 @@ def open_features(
 
 
 def _open(
-    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, say: Callable[[str], None]
-) -> tuple[Features, dict[str, Any]]:
+    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, log: Callable[[str], None]
+) -> tuple[FeatureStore, dict[str, Any]]:
     """Return this process's cache and the examples with their places in it.
 
     Raises:
         OSError: its directory can't be used.
-        Hindered: there is no room.
+        CacheUnavailable: there is no room.
     """
     directory = _directory(flags)
     layout = _layout(flags, model)
@@ -138,15 +138,15 @@ def _open(
         np.concatenate([_keys(one) for one in examples.values()]),
         np.concatenate([column(one, "length") for one in examples.values()]),
     )
-    features = Features(folder, layout, different, room, say)
+    features = FeatureStore(folder, layout, different, room, log)
     _check_worth(features, run)
-    _describe(features, directory, say)
+    _describe(features, directory, log)
     ends = np.cumsum([len(one) for one in examples.values()])[:-1]
     parts = zip(examples.items(), np.split(places, ends), strict=True)
     return features, {split: one.add_column("place", part) for (split, one), part in parts}
 
 
-def _say_nothing(sentence: str) -> None:
+def _discard(sentence: str) -> None:
     """Say nothing, as all processes but one."""
 
 
@@ -192,30 +192,30 @@ def _keys(examples: Any) -> np.ndarray:
     return np.frombuffer(b"".join(key_of(ids) for batch in batches for ids in batch["input_ids"]), dtype=KEY)
 
 
-def _check_worth(features: Features, run: Any) -> None:
-    """Raise Hindered unless a batch at least is there or fits."""
+def _check_worth(features: FeatureStore, run: Any) -> None:
+    """Raise CacheUnavailable unless a batch at least is there or fits."""
     batch = min(run.per_device_train_batch_size, len(features.wanted))
     if features.wanted.sum() < batch:
-        takes = readable(features.bytes_of()[features.examples.turns[:batch]].sum())
-        raise Hindered(
+        takes = readable(features.bytes_of()[features.examples.priority[:batch]].sum())
+        raise CacheUnavailable(
             f"there is room for {readable(max(0, features.room()))}, and one shard takes at least the {takes} of a "
             "batch; raise --cache_budget or free some space"
         )
 
 
-def _describe(features: Features, directory: Path, say: Callable[[str], None]) -> None:
+def _describe(features: FeatureStore, directory: Path, log: Callable[[str], None]) -> None:
     layout, examples, takes = features.layout, features.examples, readable(features.bytes_of().sum())
     there, number = int((features.shard >= 0).sum()), len(examples.keys)
-    say(
+    log(
         f"features: {number} different examples, {int(examples.lengths.sum())} tokens, hidden states "
         f"{list(layout.layers)} in {str(layout.stored).removeprefix('torch.')} take {takes}"
         f"; {there} examples are in {str(features.folder)!r}, {len(features.missing())} will be"
     )
     others = sum(path.is_dir() and path != features.folder for path in directory.iterdir())
     if others and not there:
-        say(f"features: {str(directory)!r} holds those of {others} other backbones, layers or precisions, left alone")
+        log(f"features: {str(directory)!r} holds those of {others} other backbones, layers or precisions, left alone")
     if not features.wanted.all():
-        say(
+        log(
             f"features: there is room for {readable(max(0, features.room()))}, so the backbone computes "
             f"{int((~features.wanted).sum())} examples each time"
         )

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from .shards import PATTERN, Layout, Shard, read_shard, write_shard
 
-__all__ = ["Examples", "Features"]
+__all__ = ["Examples", "FeatureStore"]
 
 HEADER = 1000  # bytes of a shard, at most, beside its examples
 SHARD_BYTES = 32 * 2**20  # what a kill costs at most to compute again, and what waits in memory
 CONTIGUOUS = torch.contiguous_format
-FORGOTTEN = 24 * 3600  # seconds after which a shard that was never completed is swept away
+STALE_AFTER_SECONDS = 24 * 3600  # seconds after which a shard that was never completed is swept away
 
 
 class Examples(NamedTuple):
@@ -31,7 +31,7 @@ class Examples(NamedTuple):
 
     keys: np.ndarray
     lengths: np.ndarray
-    turns: np.ndarray
+    priority: np.ndarray
 
     @classmethod
     def of(cls, keys: np.ndarray, lengths: np.ndarray) -> tuple[Examples, np.ndarray]:
@@ -40,7 +40,7 @@ class Examples(NamedTuple):
         return cls(keys, np.asarray(lengths)[first], np.argsort(first)), places.astype(np.int32)
 
 
-class Features:
+class FeatureStore:
     """The states of a run's examples, each at its place: in shards on disk, in what waits to be written, or nowhere.
 
     Shards are verified as they are opened; one that is damaged is removed, told, and computed again. A shard that
@@ -51,7 +51,7 @@ class Features:
         layout: what is kept of a token.
         examples: the examples that there are.
         room: says how many bytes new shards may still take.
-        tell: what is told in sentences; None for nothing.
+        log: what is told in sentences; None for nothing.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Features:
         layout: Layout,
         examples: Examples,
         room: Callable[[], float] = lambda: np.inf,
-        tell: Callable[[str], None] | None = print,
+        log: Callable[[str], None] | None = print,
     ) -> None:
-        self.folder, self.layout, self.examples, self.tell = folder, layout, examples, tell or (lambda sentence: None)
+        self.folder, self.layout, self.examples, self.log = folder, layout, examples, log or (lambda sentence: None)
         self.room = room
         self.shards: list[Shard] = []
         self.opened: set[str] = set()
@@ -72,10 +72,10 @@ class Features:
         self.writing = True
         self._sweep()
         self.refresh()
-        needed = np.where(self.shard < 0, self.bytes_of(), 0)[examples.turns].cumsum()
+        needed = np.where(self.shard < 0, self.bytes_of(), 0)[examples.priority].cumsum()
         needed += HEADER * (2 + needed // SHARD_BYTES)
         self.wanted = self.shard >= 0
-        self.wanted[examples.turns] |= needed <= room()
+        self.wanted[examples.priority] |= needed <= room()
 
     def bytes_of(self) -> np.ndarray:
         """Return the bytes that each example takes."""
@@ -141,9 +141,9 @@ class Features:
             self._open(path)
 
     def stop(self, reason: str) -> None:
-        """Keep nothing more, and tell why."""
+        """Keep nothing more, and log why."""
         self.writing, self.waiting = False, {}
-        self.tell(
+        self.log(
             f"features: nothing more can be kept in {str(self.folder)!r}, and the backbone computes what is not "
             f"there: {reason}"
         )
@@ -160,7 +160,7 @@ class Features:
             shard = read_shard(path, self.layout)
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):  # removed by another process, which told it
-                self.tell(f"features: shard {str(path)!r} is not used: {error}; its examples are computed again")
+                self.log(f"features: shard {str(path)!r} is not used: {error}; its examples are computed again")
             if isinstance(error, ValueError):
                 with suppress(OSError):
                     path.unlink()
@@ -183,5 +183,5 @@ class Features:
         """Remove what kills left half written."""
         for path in self.folder.glob(".*.partial"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > FORGOTTEN:
+                if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
                     path.unlink()

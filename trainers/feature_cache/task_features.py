@@ -35,7 +35,7 @@ CODE = Path(__file__).resolve().parents[2]
 Part = tuple[Sequence[int], Tensor]  # places in a split, and their states
 
 
-def keep_states(split: Split, model: Any, task: Any, run: Any, directory: str | None, tell: bool) -> Split:
+def keep_states(split: Split, model: Any, task: Any, run: Any, directory: str | None, verbose: bool) -> Split:
     """Return a split with the states of all its examples, from the cache or encoded now and put there.
 
     Only the main process encodes; call it there first.
@@ -46,7 +46,7 @@ def keep_states(split: Split, model: Any, task: Any, run: Any, directory: str | 
     columns = [name for name in collate.padding if name in split.examples.column_names]
     names, firsts, places_of = _different(_names(split.examples, columns))
     folders = {source: folder / key for source, key in _keys(model, run, collate.length).items()}
-    parts = {source: _kept(one, names, tell) for source, one in folders.items()}
+    parts = {source: _kept(one, names, verbose) for source, one in folders.items()}
     lacking = {source: _lacking(one, len(names)) for source, one in parts.items()}
     missing = np.unique(np.concatenate(list(lacking.values())))
     encoded = _encode(split, firsts[missing], model, collate, run) if len(missing) else {}
@@ -55,7 +55,7 @@ def keep_states(split: Split, model: Any, task: Any, run: Any, directory: str | 
             new = encoded[source][torch.as_tensor(np.searchsorted(missing, places))]
             _save(folders[source], [names[place] for place in places], new)
             parts[source].append((places, new))
-    if tell:
+    if verbose:
         alike = f", {len(names)} of them different" if len(names) < len(split.examples) else ""
         print(f"states: {len(split.examples)} examples{alike} of {sorted(parts)}, {len(missing)} encoded now")
     states = {source: _joined(one, len(names)) for source, one in parts.items()}
@@ -139,7 +139,7 @@ def _precision(run: Any) -> AbstractContextManager:
 # ---- on disk: a folder for each source, in it a shard for whatever was encoded at once ------------------------------
 
 
-def _kept(folder: Path, names: list[bytes], tell: bool) -> list[Part]:
+def _kept(folder: Path, names: list[bytes], verbose: bool) -> list[Part]:
     """Return what is kept of these examples' states, each once; a damaged shard is named, removed and not used."""
     parts: list[Part] = []
     lacking = range(len(names))
@@ -147,7 +147,7 @@ def _kept(folder: Path, names: list[bytes], tell: bool) -> list[Part]:
         try:
             rows, states = _load(path)
         except (OSError, ValueError) as error:
-            if tell:
+            if verbose:
                 print(f"the shard {str(path)!r} of kept states is not used: {error}; its examples are encoded again")
             if isinstance(error, ValueError):
                 with suppress(OSError):

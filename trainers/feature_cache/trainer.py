@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..common.encoding import column
-from ..common.memory import give_back, keep_memory, spare_memory
+from ..common.memory import give_back, keep_freed_memory, limit_native_caches
 from ..common.trainer import KAdapterTrainer
 from .options import readable
 from .shards import key_of
-from .store import Features
+from .store import FeatureStore
 
-__all__ = ["FeatureTrainer", "OnHost", "WithPlaces"]
+__all__ = ["CollateWithCacheIndex", "FeatureTrainer", "OnHost"]
 
 # Shorter rows take other paths through a CPU's matrix products, and their last bits differ with their neighbours.
 SHORTEST = 16
@@ -45,7 +45,7 @@ class OnHost(NamedTuple):
 
 
 @dataclass
-class WithPlaces:
+class CollateWithCacheIndex:
     """Collate examples, and keep on the host what tells them apart and where each stands in the cache.
 
     Args:
@@ -79,9 +79,14 @@ class FeatureTrainer(KAdapterTrainer):
     """
 
     def __init__(
-        self, *, data_collator: WithPlaces, features: Features | None = None, reader: Any = None, **arguments: Any
+        self,
+        *,
+        data_collator: CollateWithCacheIndex,
+        features: FeatureStore | None = None,
+        reader: Any = None,
+        **arguments: Any,
     ) -> None:
-        spare_memory(many_kernels=features is not None)
+        limit_native_caches(many_kernels=features is not None)
         super().__init__(data_collator=data_collator, **arguments)
         self.features, self.released = features, False
         self.reader = reader
@@ -118,7 +123,7 @@ class FeatureTrainer(KAdapterTrainer):
         return {layer: one[:, :length] for layer, one in tapped.items()}
 
     def _find_or_tap(
-        self, features: Features, on_host: OnHost, input_ids: Tensor, attention_mask: Tensor | None
+        self, features: FeatureStore, on_host: OnHost, input_ids: Tensor, attention_mask: Tensor | None
     ) -> dict[int, Tensor]:
         """Return what the cache has of a batch, and has the backbone read the rest of it."""
         places, layers, found = on_host.places, features.layout.layers, on_host.found
@@ -153,12 +158,12 @@ class FeatureTrainer(KAdapterTrainer):
             self.features.flush()
         return results
 
-    def _share(self, features: Features) -> None:
+    def _share(self, features: FeatureStore) -> None:
         features.flush()
         self.accelerator.wait_for_everyone()
         features.refresh()
 
-    def _complete(self, features: Features) -> None:
+    def _complete(self, features: FeatureStore) -> None:
         """Let the backbone read what is missing, each process its share, and leave memory if nothing is."""
         shares = slice(self.args.process_index, None, self.args.world_size), slice(None)
         for share in shares:  # the second finds something where processes have no disk in common
@@ -184,7 +189,7 @@ class FeatureTrainer(KAdapterTrainer):
         size = sum(one.nbytes for one in self.model.base_model.backbone.parameters())
         self.model.release_backbone()
         give_back()
-        keep_memory()
+        keep_freed_memory()
         if size and self.is_world_process_zero():  # of several adapters the first lets it go
             print(f"features: all examples are kept; the backbone leaves memory ({readable(size)})")
 

@@ -24,14 +24,14 @@ from ...modeling_kadapter import KAdapterModel
 from ..common.progress import Cost
 from ..feature_cache.trainer import FeatureTrainer
 
-__all__ = ["OneOfSeveral", "SharedBackbone", "Turns"]
+__all__ = ["CoscheduledTrainer", "Scheduler", "SharedBackbone"]
 
 
 class Stopped(Exception):
     """Another training of the run ended in a way that ends all."""
 
 
-class Turns:
+class Scheduler:
     """Runs jobs by name, one at a time; each hands over to the others by `pass_on`.
 
     Args:
@@ -157,7 +157,9 @@ class SharedBackbone:
 
     def __init__(self, models: list[Any]) -> None:
         layers = sorted({layer for model in models for layer in model.tapped()})
-        self.model = KAdapterModel(bare_config(models[0], {"fusion": "add"}), models[0].base_model.backbone)
+        self.model = KAdapterModel(
+            config_for_same_backbone(models[0], {"fusion": "add"}), models[0].base_model.backbone
+        )
         if layers:  # an adapter without blocks taps and holds no weights
             self.model.add_adapter("taps", KnowledgeAdapterConfig(layers=layers, num_hidden_layers=0))
         self.batch: bytes | None = None
@@ -173,24 +175,24 @@ class SharedBackbone:
         return dict(self.states)
 
 
-def bare_config(model: Any, own: dict[str, Any]) -> KAdapterConfig:
+def config_for_same_backbone(model: Any, own: dict[str, Any]) -> KAdapterConfig:
     """Return a configuration for another model on the same pinned backbone, with no adapters and fields of its own."""
     pinned = ("backbone_name_or_path", "backbone_revision", "backbone_config", "backbone_fingerprint", "pad_token_id")
     return KAdapterConfig(**{name: getattr(model.config, name) for name in pinned}, **own)
 
 
-class OneOfSeveral(FeatureTrainer):
+class CoscheduledTrainer(FeatureTrainer):
     """A `FeatureTrainer` that hands over to the others before each batch, and tells its name with all that it tells.
 
     Args:
         name: name of the adapter.
-        turns: whom it hands over to.
+        scheduler: whom it hands over to.
         arguments: keywords of `FeatureTrainer`.
     """
 
-    def __init__(self, *, name: str, turns: Turns, **arguments: Any) -> None:
+    def __init__(self, *, name: str, scheduler: Scheduler, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.name, self.turns = name, turns
+        self.name, self.scheduler = name, scheduler
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if self.pop_callback(Cost) is not None:
@@ -201,12 +203,12 @@ class OneOfSeveral(FeatureTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Run one step when it is this training's turn."""
-        self.turns.pass_on(self.name, self.state.global_step)
+        self.scheduler.pass_on(self.name, self.state.global_step)
         return super().training_step(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Predict when it is this training's turn."""
-        self.turns.pass_on(self.name, self.state.global_step)
+        self.scheduler.pass_on(self.name, self.state.global_step)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     def log_metrics(self, split: str, metrics: dict[str, float]) -> None:

@@ -8,14 +8,14 @@ from torch.utils.data import Sampler
 from transformers import EvalPrediction
 
 from ..common.sampler import GlobalBatchSampler, InOrder
-from ..common.trainable_checkpoints import LeanTrainer
+from ..common.trainable_checkpoints import TrainableOnlyTrainer
 from ..common.trainer import measured
 from .dataset import Labelled, MixedSampler
 
 __all__ = ["MultitaskTrainer"]
 
 
-class MultitaskTrainer(LeanTrainer):
+class MultitaskTrainer(TrainableOnlyTrainer):
     """A trainer whose batches are each of one objective, and which measures each objective on its own.
 
     `objective` is a dict of objectives by name, `train_dataset` a `MixedExamples`, `eval_dataset` a dict of
