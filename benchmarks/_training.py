@@ -249,7 +249,7 @@ def keep(features: FeatureStore, data: Dataset, job: dict[str, Any]) -> None:
     """Fill a cache with random states of the sentences that are trained on, for which there is room if not for all."""
     trained = list(in_batches(column(data, "length"), job))[: job["batch"] * (job["warmup"] + job["steps"])]
     rows = data.select(trained)
-    places, lengths = list(rows["place"]), list(rows["length"])
+    places, lengths = list(rows["cache_index"]), list(rows["length"])
     layout = features.layout
     features.wanted[places] = True
     for first in range(0, len(places), job["batch"]):

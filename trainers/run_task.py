@@ -165,7 +165,7 @@ def _description(context: TaskContext, run: TaskRunArguments, train: Split, mode
         "--max_length": context.corpus.max_length,
         "labels": {name: value for name, value in context.fields.items() if name != "label2id"},
         **({} if model is None else describe_model(model.config, {})),
-        **describe_training(run, {"training examples": train.examples.select(train.places)}, task.tokenizer),
+        **describe_training(run, {"training examples": train.examples.select(train.indices)}, task.tokenizer),
     }
 
 

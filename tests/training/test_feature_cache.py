@@ -246,7 +246,7 @@ def test_what_fits_into_the_budget_is_kept_and_the_rest_computed(ground, plain, 
 @pytest.mark.parametrize("budget", ["1KB", "0"])
 def test_a_budget_too_small_for_a_batch_is_told(ground, plain, tmp_path, capsys, budget):
     run(ground, tmp_path / "out", "--cache_features", tmp_path / "features", "--cache_budget", budget)
-    assert "raise --cache_budget or free some space: training goes on without the cache" in capsys.readouterr().out
+    assert "raise --cache_budget or free some space: training continues without the cache" in capsys.readouterr().out
     assert_same_run(plain, tmp_path / "out") and not shards(tmp_path / "features")
 
 
@@ -254,7 +254,7 @@ def test_a_directory_that_can_not_be_written_is_told(ground, plain, tmp_path, ca
     (tmp_path / "features").write_text("mine", encoding="utf-8")
     run(ground, tmp_path / "out", "--cache_features", tmp_path / "features")
     printed = capsys.readouterr().out
-    assert "features' can't be used (" in printed and "training goes on without the cache" in printed
+    assert "features' can't be used (" in printed and "training continues without the cache" in printed
     assert_same_run(plain, tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""Training one encoder on several objectives, a batch of one objective after another."""
+"""Train one encoder on several objectives, in batches of one objective each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ __all__ = ["MultitaskTrainer"]
 
 
 class MultitaskTrainer(TrainableOnlyTrainer):
-    """A trainer whose batches are each of one objective, and which measures each objective on its own.
+    """A trainer whose batches each belong to one objective, and which evaluates each objective separately.
 
-    `objective` is a dict of objectives by name, `train_dataset` a `MixedExamples`, `eval_dataset` a dict of
-    `Labelled`.
+    `objective` is a dict of objectives by name, `train_dataset` a `MixedExamples`, `eval_dataset` a dict of `Labelled`.
     """
 
     evaluated: Labelled
@@ -27,11 +26,11 @@ class MultitaskTrainer(TrainableOnlyTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         args, examples = self.args, self.train_dataset
         size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        for one in examples.datasets:
-            if len(one) < size:
+        for dataset in examples.datasets:
+            if len(dataset) < size:
                 raise ValueError(
-                    f"the objective {one.objective!r} has {len(one)} training examples, fewer than the {size} of one "
-                    "step; lower --per_device_train_batch_size or --gradient_accumulation_steps"
+                    f"the objective {dataset.objective!r} has {len(dataset)} training examples, fewer than the {size} "
+                    "of one step; lower --per_device_train_batch_size or --gradient_accumulation_steps"
                 )
         grouped, seed = args.train_sampling_strategy == "group_by_length", args.data_seed
         seed = args.seed if seed is None else seed
@@ -44,5 +43,5 @@ class MultitaskTrainer(TrainableOnlyTrainer):
         return InOrder((-eval_dataset.column("length")).argsort(kind="stable").tolist())
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return the results of the objective that was evaluated, and its mean loss over all labels."""
+        """Return the results of the evaluated objective, and its mean loss over all labels."""
         return measured(self.objective[self.evaluated.objective], prediction, self.evaluated.examples)
