@@ -5,11 +5,11 @@ accelerate launch trainers/run_task.py --task NAME --data_dir DIR --backbone ID_
 
 `--adapters`: artifacts; `none`; `taps`, the sum of the tapped states without any adapter; `random ARTIFACTS`, their
 shapes initialised at random. Head, fusion and their initialisation are the same in all rows of one seed.
-OUT is the artifact with head and fusion; beside it stand run.json, predictions.jsonl and all_results.json. Where
-backbone and adapters are frozen, each example is encoded once, and every seed, learning rate and fraction after that
-costs seconds: `--seeds 0 1 2 3 4 --learning_rates 1e-3 3e-3` runs all of them, in OUT/lr-0.001/seed-0 and so on.
+OUT is the artifact with head and fusion, and has run.json, predictions.jsonl and all_results.json. Where backbone
+and adapters are frozen, each example is encoded once, and every further seed, learning rate and fraction costs
+seconds: `--seeds 0 1 2 3 4 --learning_rates 1e-3 3e-3` runs all of them, in OUT/lr-0.001/seed-0 and so on.
 `--do_eval` or `--do_predict FILE` without `--do_train` use the model at OUT. With `--resume_from_checkpoint last` a
-killed run goes on, and what a sweep has finished is left as it is.
+killed run continues, and finished trials of a sweep are left unchanged.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run one trial, or a sweep, as the flags say, and return the results of the last.
 
     Raises:
-        ValueError: a flag, the corpus, an adapter or the output directory is unfit; the sentence says which.
+        ValueError: a flag, the corpus, an adapter or the output directory can't be used; the message says why.
         OSError: backbone or adapters can't be read, or the results can't be written.
         FloatingPointError: the loss became NaN; the last good checkpoint is kept.
     """
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 def _run_trials(context: TaskContext, run: TaskRunArguments, trials: list[TaskRunArguments]) -> dict[str, float]:
-    """Run those trials that have not finished, and return the results of the last."""
+    """Run the trials that have not finished, and return the results of the last."""
     state = PartialState()
     for trial in trials:
         _check_output(context, trial)
@@ -97,25 +97,24 @@ def _run_trials(context: TaskContext, run: TaskRunArguments, trials: list[TaskRu
     for trial in trials:
         if context.main and len(trials) > 1:
             print(f"trial {trial.output_dir}")
-        results = _finished_trial(context, trial) if _finished(trial) else None
-        if results is None:
-            results = (_few_shot if context.flags.episodes else _trial)(context, trial)
+        finished = _finished_trial(context, trial) if _finished(trial) else None
+        results = (_few_shot if context.flags.episodes else _trial)(context, trial) if finished is None else finished
         state.wait_for_everyone()
     return results
 
 
 def _trials(run: TaskRunArguments) -> Iterator[TaskRunArguments]:
-    """Yield the arguments of each run of a sweep, or those given."""
+    """Yield the arguments of each run of a sweep, or of the only run."""
     for rate in run.learning_rates or [run.learning_rate]:
         for seed in run.seeds or [run.seed]:
-            parts = [f"lr-{rate:g}"] * bool(run.learning_rates) + [f"seed-{seed}"] * bool(run.seeds)
+            folders = [f"lr-{rate:g}"] * bool(run.learning_rates) + [f"seed-{seed}"] * bool(run.seeds)
             trial = copy.copy(run)
-            trial.learning_rate, trial.seed, trial.output_dir = rate, seed, str(Path(run.output_dir, *parts))
+            trial.learning_rate, trial.seed, trial.output_dir = rate, seed, str(Path(run.output_dir, *folders))
             yield trial
 
 
 def _check_output(context: TaskContext, trial: TaskRunArguments) -> None:
-    """Refuse a used output directory; where a run is resumed it may have finished, or been killed as it wrote."""
+    """Refuse a used output directory; a run that is resumed may have finished, or been killed while writing."""
     if trial.do_train:
         resume = checkpoint_to_resume(trial.resume_from_checkpoint, trial.output_dir)
         writing = bool(resume) and (Path(trial.output_dir) / PREDICTIONS).is_file()
@@ -129,10 +128,10 @@ def _finished(trial: TaskRunArguments) -> bool:
 
 
 def _finished_trial(context: TaskContext, trial: TaskRunArguments) -> dict[str, float] | None:
-    """Evaluate and predict what a finished trial has not, and return its results; None if it is to be longer.
+    """Evaluate and predict what a finished trial has not yet, and return its results; None if it is to train longer.
 
     Raises:
-        ValueError: it was made by other flags or from other data.
+        ValueError: it was made with other flags or from other data.
     """
     folder = Path(trial.output_dir)
     train = _drawn(context, context.splits["train"], trial)
@@ -155,7 +154,7 @@ def _drawn(context: TaskContext, train: Split, run: TaskRunArguments) -> Split:
 
 
 def _description(context: TaskContext, run: TaskRunArguments, train: Split, model: Any = None) -> dict[str, Any]:
-    """Return what a trial is, by which it is known when it is resumed; without its model the encoder is not in it."""
+    """Describe a trial, to recognise it when it is resumed; without a model, the encoder is left out."""
     flags, task = context.flags, context.task
     names = ("task", "fusion", "freeze_backbone", "freeze_adapters", "classifier_dropout")
     return {
@@ -170,7 +169,7 @@ def _description(context: TaskContext, run: TaskRunArguments, train: Split, mode
 
 
 def _trial(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
-    """Train, evaluate and predict, as far as asked for, and write what comes of it."""
+    """Train, evaluate and predict as the flags request, and write the results."""
     resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
     model = _model(context, run)
     keep = _may_keep(context, model)
@@ -178,8 +177,8 @@ def _trial(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
     if run.do_train:
         splits["train"] = _drawn(context, splits["train"], run)
         if context.main:
-            told = _trained_on(context, splits["train"])
-            print("train: {train_examples} examples are trained on, {train_share:.2%} of all".format(**told))
+            counts = _trained_on(context, splits["train"])
+            print("train: {train_examples} examples are trained on, {train_share:.2%} of all".format(**counts))
             model.print_trainable_parameters()
             clear(run.output_dir, bool(resume))
     PartialState().wait_for_everyone()
@@ -191,17 +190,18 @@ def _trial(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
 
 
 def _model(context: TaskContext, run: TaskRunArguments) -> Any:
-    flags, kind, folder = context.flags, context.task.model_class, Path(run.output_dir)
-    still = flags.freeze_backbone or not run.do_train
-    dtype = torch.bfloat16 if run.bf16 and still else torch.float32  # what trains is kept in float32
+    flags, model_class, folder = context.flags, context.task.model_class, Path(run.output_dir)
+    frozen = flags.freeze_backbone or not run.do_train
+    dtype = torch.bfloat16 if run.bf16 and frozen else torch.float32  # what trains is kept in float32
     if run.do_train or flags.episodes:
-        return new_model(kind, flags, context.fields, run.seed, dtype)
-    return trained_model(kind, folder, KAdapterConfig.from_pretrained(folder), flags, dtype)
+        return new_model(model_class, flags, context.fields, run.seed, dtype)
+    return trained_model(model_class, folder, KAdapterConfig.from_pretrained(folder), flags, dtype)
 
 
 def _may_keep(context: TaskContext, model: Any) -> bool:
     core = model.base_model
-    trains = any(one.requires_grad for part in (core.backbone, core.adapters) for one in part.parameters())
+    modules = (core.backbone, core.adapters)
+    trains = any(weight.requires_grad for module in modules for weight in module.parameters())
     known = model.config.backbone_fingerprint and not model.config.backbone_modified
     return bool(context.flags.keep_states and known and not trains and not context.task.reads_all_tokens)
 
@@ -247,7 +247,7 @@ def _run(
 
 
 def _write(context: TaskContext, model: Any, trainer: TaskTrainer, results: dict[str, float]) -> None:
-    """Write predictions, the artifact and its card and, last of all, what the run was."""
+    """Write predictions, the artifact and its card and, last, the description of the run."""
     run, folder = trainer.args, Path(trainer.args.output_dir)
     if run.do_train:
         description = {**describe(context, model, run), **_trained_on(context, trainer.train_dataset)}
@@ -271,26 +271,26 @@ def _write(context: TaskContext, model: Any, trainer: TaskTrainer, results: dict
 
 
 def _trained_on(context: TaskContext, split: Split) -> dict[str, Any]:
-    """Return how many examples a trial truly trains on: of each label its share, but at least one."""
+    """Return the number and share of examples that a trial trains on: at least one of each label."""
     return {"train_examples": len(split), "train_share": len(split) / len(context.splits["train"])}
 
 
 def _few_shot(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
-    """Evaluate episodes on frozen features, and write what a trained run would, without an artifact."""
+    """Evaluate episodes on frozen features, and write the same files as a trained run, without an artifact."""
     flags, task, folder = context.flags, context.task, Path(run.output_dir)
     model = _model(context, run)
     split = _kept(context, model, run)[context.corpus.eval_split]
     names = task.gold(split.encoded_rows())
     answered = run_episodes(split, names, flags.episodes, flags.way, flags.shot, run.seed)
-    predictions, gold = ([one[key] for one in answered] for key in ("prediction", "gold"))
-    found = metrics.load(task.metric).compute(predictions, gold, **task.settings)
-    results = {f"eval_{key}": float(value) for key, value in found.items()}
+    predictions, gold = ([answer[key] for answer in answered] for key in ("prediction", "gold"))
+    measured = metrics.load(task.metric).compute(predictions, gold, **task.settings)
+    results = {f"eval_{key}": float(value) for key, value in measured.items()}
     if context.main:
         write_lines(folder / PREDICTIONS, answered)
         replace_file(folder / "all_results.json", json.dumps(results, indent=4, sort_keys=True))
-        asked = {"task": f"{flags.task} {flags.way}-way {flags.shot}-shot"}  # a column of its own in reports
-        asked["fusion"] = "none"  # sources stand side by side
-        replace_file(folder / RUN, json.dumps({**describe(context, model, run), **asked}, indent=2))
+        task_name = f"{flags.task} {flags.way}-way {flags.shot}-shot"  # a separate column in reports
+        changed = {"task": task_name, "fusion": "none"}  # sources are concatenated
+        replace_file(folder / RUN, json.dumps({**describe(context, model, run), **changed}, indent=2))
     return results
 
 

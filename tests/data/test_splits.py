@@ -158,7 +158,7 @@ def test_a_run_prints_the_table_and_says_when_it_evaluates_the_test_set(
     load_splits(corpus, train=True, evaluate=True, verbose=True)
     printed = capsys.readouterr().out
     assert "train       trn.json  3 rows" in printed and "test        tst.json  2 rows" in printed
-    assert "there is no validation split: what is evaluated here is the test split" in printed
+    assert "there is no validation split: the test split is evaluated instead" in printed
     folder_of(folder, dev=relations(1))
     load_splits(corpus, train=True, evaluate=True, verbose=True)
     printed = capsys.readouterr().out

@@ -153,7 +153,7 @@ def test_evaluation_alone_refuses_what_it_was_not_trained_for(ground, trained, t
     def evaluate(objective, output, *more):
         return run_adapter.main([one for one in flags(ground, objective, output, *more) if one != "--do_train"])
 
-    with pytest.raises(ValueError, match=r"there is no trained model in .*pretraining_head.*; train it by --do_train"):
+    with pytest.raises(ValueError, match=r"there is no trained model in .*pretraining_head.*; train it with"):
         evaluate("linguistic", tmp_path / "none")
     output = trained["linguistic"][0]
     with pytest.raises(ValueError, match=r"holds a KAdapterForDependencyParsing with the adapters .*'lin'"):
@@ -312,7 +312,7 @@ def test_a_relation_unseen_in_training_is_named_with_its_record(ground, tmp_path
 def test_a_used_output_directory_is_refused_and_nothing_in_it_changes(ground, trained, tmp_path):
     output = trained["linguistic"][0]
     before = digest(output)
-    with pytest.raises(ValueError, match=r"holds another run; resume it by --resume_from_checkpoint last, replace it"):
+    with pytest.raises(ValueError, match=r"another run; resume it with --resume_from_checkpoint last, replace it"):
         run(ground, "linguistic", output)
     wrong = ["--overwrite_output_dir", "--data_dir", str(tmp_path)]
     with pytest.raises(ValueError, match="no"):

@@ -110,8 +110,10 @@ class RunArguments(TrainingArguments):
     GPU.
     """
 
-    output_dir: str | None = field(default=None, metadata={"help": "Where the adapter's artifact is written."})
-    bf16: bool | None = field(
+    output_dir: str = field(  # type: ignore[assignment]  # `__post_init__` refuses None
+        default=None, metadata={"help": "Where the adapter's artifact is written."}
+    )
+    bf16: bool | None = field(  # type: ignore[assignment]  # None until `__post_init__` chooses
         default=None,
         metadata={
             "nargs": "?",
@@ -161,7 +163,7 @@ class RunArguments(TrainingArguments):
     @property
     def precision(self) -> str:
         """Describe in one line the precision of the run and the reason for it, with a warning where it costs time."""
-        return precision_line(self.bf16, self.fp16, self.precision_was_asked, self.device)
+        return precision_line(bool(self.bf16), self.fp16, self.precision_was_asked, self.device)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields that are pickled into every checkpoint: all but the tokens, which are secrets."""
@@ -175,7 +177,7 @@ class RunArguments(TrainingArguments):
 
 
 def parse_arguments(
-    argv: list[str] | None = None, classes: tuple[type, ...] = (CorpusArguments, AdapterArguments, RunArguments)
+    argv: list[str] | None = None, classes: tuple[Any, ...] = (CorpusArguments, AdapterArguments, RunArguments)
 ) -> tuple[Any, ...]:
     """Parse flags into dataclasses, after those that `--recipe FILE.yaml` sets; a flag overrides the recipe.
 
@@ -190,13 +192,14 @@ def parse_arguments(
     known, argv = recipe_parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     if known.recipe is not None:
         argv = _recipe_flags(Path(known.recipe).expanduser(), classes) + argv
+    parsed: list[Any]
     *parsed, _, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no flag" + closest(unknown[0].removeprefix("--"), classes, "--"))
     for arguments in parsed:
-        vars(arguments).update({name: _expanded(value) for name, value in vars(arguments).items()})
+        arguments.__dict__.update({name: _expanded(value) for name, value in vars(arguments).items()})
     return tuple(parsed)
 
 

@@ -85,7 +85,7 @@ def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | boo
     if not asked or str(asked).lower() == "false":
         return False
     if str(asked).lower() not in ("true", "last"):
-        checkpoint = Path(asked).expanduser()
+        checkpoint = Path(str(asked)).expanduser()
         if not is_complete(checkpoint):
             raise ValueError(f"--resume_from_checkpoint {asked!r} is no complete checkpoint; name one, or say last")
         if reason := damage(checkpoint):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
@@ -26,7 +27,7 @@ class GlobalBatchSampler(Sampler[int]):
         seed: seed of the order, together with the epoch.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, group_by_length: bool, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, group_by_length: bool, seed: int) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size, self.group_by_length, self.seed, self.epoch = batch_size, group_by_length, seed, 0
 

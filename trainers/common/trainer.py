@@ -47,13 +47,23 @@ class KAdapterTrainer(Trainer):
         arguments: keywords of transformers' Trainer.
     """
 
+    model: Any
+    args: Any
+    train_dataset: Any
+    eval_dataset: Any
+    processing_class: Any
+    objective: Any
+    description: Any
+    order: Any
     finite: Tensor | bool = True
     staging: Path | None = None
 
     def __init__(self, *, objective: Any, description: dict[str, Any] | None = None, **arguments: Any) -> None:
         limit_native_caches()
         super().__init__(
-            **arguments, compute_metrics=self.measure, preprocess_logits_for_metrics=predictions_and_losses
+            **arguments,
+            compute_metrics=self.measure,
+            preprocess_logits_for_metrics=predictions_and_losses,  # type: ignore[arg-type]  # tuples are gathered too
         )
         self.objective = objective
         self.description = description
@@ -88,7 +98,9 @@ class KAdapterTrainer(Trainer):
 
     # ---- resuming -------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | None = None, **keywords: Any) -> Any:
+    def train(  # type: ignore[override]  # everything else is passed on by keyword
+        self, resume_from_checkpoint: str | None = None, **keywords: Any
+    ) -> Any:
         """Train, or continue from a checkpoint.
 
         Raises:
@@ -128,7 +140,9 @@ class KAdapterTrainer(Trainer):
         self.order = GlobalBatchSampler(column(dataset, "length"), batch_size, grouped, seed)
         return self.order
 
-    def _run_epoch(self, *, epoch: int, **arguments: Any) -> None:
+    def _run_epoch(  # type: ignore[override]  # transformers calls it by keyword
+        self, *, epoch: int, **arguments: Any
+    ) -> None:
         """Run one epoch in its order, which accelerate does not set when several processes resume within an epoch.
 
         A run that has completed all its steps stops here; transformers would go on where they end within an epoch.
@@ -274,7 +288,7 @@ class KAdapterTrainer(Trainer):
         """Write results as the Trainer does, but each file atomically, since a run may be killed here too."""
         if not self.is_world_process_zero():
             return
-        folder, everything = Path(self.args.output_dir), {}
+        folder = Path(self.args.output_dir)
         replace_file(folder / f"{split}_results.json", json.dumps(metrics, indent=4, sort_keys=True))
         if combined:
             path = folder / "all_results.json"
@@ -282,7 +296,7 @@ class KAdapterTrainer(Trainer):
             replace_file(path, json.dumps({**everything, **metrics}, indent=4, sort_keys=True))
 
 
-def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
+def unwrapped(optimizer: Any) -> Any:
     """Return an optimizer without accelerate's wrappers."""
     return unwrapped(optimizer.optimizer) if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
@@ -299,7 +313,8 @@ def frozen_in_backbone(model: nn.Module) -> list[str]:
 
 def measured(objective: Any, prediction: EvalPrediction, evaluated: Any) -> dict[str, float]:
     """Compute an objective's results and the mean loss over all labels."""
-    (predictions, losses), labels = prediction.predictions, prediction.label_ids
+    gathered: Any = prediction.predictions  # from `predictions_and_losses`
+    (predictions, losses), labels = gathered, prediction.label_ids
     counted = losses[labels != IGNORED]
     loss = float(counted.mean(dtype=np.float64)) if counted.size else 0.0
     return {"loss": loss, **objective.measure(predictions, labels, evaluated)}

@@ -184,7 +184,7 @@ def flag_of(path: Path, name: str, node: ast.AnnAssign) -> Flag | None:
 def constant(path: Path, node: Any) -> Any:
     """Return the value of a literal expression, or of list(NAME) for a constant that the file imports."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "list":
-        name = node.args[0].id
+        name = ast.unparse(node.args[0])
         home = imported(path)[name]
         assignments = (statement for statement in tree(home).body if isinstance(statement, ast.Assign))
         return constant(home, next(each.value for each in assignments if ast.unparse(each.targets[0]) == name))

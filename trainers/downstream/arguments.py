@@ -16,7 +16,9 @@ HEADLINE = "headline"  # stands for the task's main metric until the task is kno
 class TaskCorpusArguments(CorpusArguments):
     """Which records are trained and evaluated on."""
 
-    corpus: str | None = field(default=None, metadata={"help": "Name of the corpus; by default the task's own."})
+    corpus: str | None = field(  # type: ignore[assignment]  # `open_task` sets the task's own
+        default=None, metadata={"help": "Name of the corpus; by default the task's own."}
+    )
     eval_split: str = field(
         default="validation",
         metadata={
@@ -93,7 +95,7 @@ class TaskArguments:
 class TaskRunArguments(RunArguments):
     """The arguments of training, for one trial or a sweep over seeds and learning rates in one process."""
 
-    do_predict: str | None = field(
+    do_predict: str | None = field(  # type: ignore[assignment]  # a file, where transformers has a switch
         default=None,
         metadata={"help": "Predict this file (same layout as the corpus, labels optional) to predicted.jsonl."},
     )
@@ -108,14 +110,14 @@ class TaskRunArguments(RunArguments):
         default=None, metadata={"help": "Run once with each learning rate, into OUT/lr-N."}
     )
 
-    save_strategy: str | None = field(
+    save_strategy: str | None = field(  # type: ignore[assignment]  # None until `__post_init__`
         default=None,
         metadata={
             "choices": ["no", "steps", "epoch", "best"],
             "help": "When to save; by default as --eval_strategy if the best checkpoint is kept, else by steps.",
         },
     )
-    save_steps: float | None = field(
+    save_steps: float | None = field(  # type: ignore[assignment]  # None until `__post_init__`
         default=None,
         metadata={"help": "Steps between checkpoints; by default --eval_steps in that case, else 500."},
     )

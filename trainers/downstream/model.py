@@ -104,7 +104,7 @@ def _artifacts(task: TaskArguments) -> Iterator[tuple[str, bool]]:
 
 
 def _add_random(model: Any, artifact: str, task: TaskArguments) -> None:
-    """Add adapters with an artifact's names and shapes in torch's default initialisation (no knowledge in the paper)."""
+    """Add adapters with an artifact's names and shapes, initialised as torch does by default (without knowledge)."""
     for name, values in read_artifact(artifact).config["adapters"].items():
         shape = {key: value for key, value in values.items() if key not in ("training", "source")}
         new = KnowledgeAdapterConfig.from_dict({**shape, "projection_initializer_range": None}, f" of {artifact}")

@@ -34,7 +34,7 @@ class TaskTrainer(TrainableOnlyTrainer):
         super().__init__(**arguments)
         self.preprocess_logits_for_metrics = None  # the task does this in `prediction_step`
 
-    def _get_eval_sampler(self, eval_dataset: Split) -> Sampler[int]:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
         self.evaluated_in = np.argsort(-column(eval_dataset, "length"), kind="stable")  # longest first
         return InOrder(self.evaluated_in.tolist())
 
@@ -56,7 +56,7 @@ class TaskTrainer(TrainableOnlyTrainer):
         loss = float(losses.mean(dtype=np.float64)) if len(losses) else 0.0
         return {"loss": loss, **{key: float(value) for key, value in results.items()}, "records": len(gold)}
 
-    def answers(self, split: Split, decided: np.ndarray, labelled: bool = True) -> list[dict[str, Any]]:
+    def answers(self, split: Split, decided: Any, labelled: bool = True) -> list[dict[str, Any]]:
         """Return id, gold answer, prediction and scores of every record, including those that could not be encoded."""
         task, rows = self.objective, split.rows
         ordered = np.empty_like(decided)

@@ -148,7 +148,9 @@ class FeatureTrainer(KAdapterTrainer):
 
     # ---- the cache --------------------------------------------------------------------------------------------------
 
-    def _run_epoch(self, *, epoch: int, **arguments: Any) -> None:
+    def _run_epoch(  # type: ignore[override]  # transformers calls it by keyword
+        self, *, epoch: int, **arguments: Any
+    ) -> None:
         """Run one epoch; then share the cached states between processes and, if more epochs follow, complete them."""
         super()._run_epoch(epoch=epoch, **arguments)
         if self.features is not None:

@@ -1,4 +1,4 @@
-"""Train several adapters in one process with results identical to separate runs; they take turns and share the backbone.
+"""Train several adapters in one process, in turns and on a shared backbone, with results identical to separate runs.
 
 Each training is a thread with its own trainer, and one thread runs at a time. Before its next batch it hands over to
 the training that is furthest behind. State that PyTorch, Python and Accelerate hold per process, such as that of the
@@ -47,7 +47,7 @@ class Scheduler:
         self.stopped: BaseException | None = None
 
     def run(self, jobs: dict[str, Callable[[], Any]]) -> dict[str, Any]:
-        """Run all jobs to their end, and return the result of each; `failures` holds the errors that ended single jobs.
+        """Run all jobs to their end, and return their results; `failures` holds the errors that ended single jobs.
 
         Raises:
             BaseException: a job raised it, it is not in `apart`, and all jobs have ended.
@@ -181,7 +181,7 @@ def config_for_same_backbone(model: Any, fields: dict[str, Any]) -> KAdapterConf
 
 
 class CoscheduledTrainer(FeatureTrainer):
-    """A `FeatureTrainer` that hands over to the others before each batch, and prints its name with everything it prints.
+    """A `FeatureTrainer` that hands over to the others before each batch, and prints its name with all its output.
 
     Args:
         name: name of the adapter.

@@ -22,7 +22,8 @@ class MixedExamples(ConcatDataset):
     """The encoded examples of all objectives, each with the name of its objective."""
 
     def __init__(self, examples: dict[str, Dataset]) -> None:
-        super().__init__([Labelled(name, encoded) for name, encoded in examples.items()])
+        self.labelled = [Labelled(name, encoded) for name, encoded in examples.items()]
+        super().__init__(self.labelled)
         self.lengths = [column(encoded, "length") for encoded in examples.values()]
 
 
@@ -56,7 +57,7 @@ class PadToObjective:
 
 
 class MixedSampler(Sampler[int]):
-    """Global batches of one objective each, spread evenly over the epoch: those of two equally large corpora alternate.
+    """Global batches of one objective each, spread evenly over the epoch: those of two equal corpora alternate.
 
     Args:
         samplers: the order of each objective's examples.

@@ -18,7 +18,8 @@ __all__ = ["MultitaskTrainer"]
 class MultitaskTrainer(TrainableOnlyTrainer):
     """A trainer whose batches each belong to one objective, and which evaluates each objective separately.
 
-    `objective` is a dict of objectives by name, `train_dataset` a `MixedExamples`, `eval_dataset` a dict of `Labelled`.
+    `objective` is a dict of objectives by name, `train_dataset` a `MixedExamples`, `eval_dataset` a dict of
+    `Labelled`.
     """
 
     evaluated: Labelled
@@ -26,7 +27,7 @@ class MultitaskTrainer(TrainableOnlyTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         args, examples = self.args, self.train_dataset
         size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        for dataset in examples.datasets:
+        for dataset in examples.labelled:
             if len(dataset) < size:
                 raise ValueError(
                     f"the objective {dataset.objective!r} has {len(dataset)} training examples, fewer than the {size} "
@@ -38,7 +39,7 @@ class MultitaskTrainer(TrainableOnlyTrainer):
         self.order = MixedSampler(samplers, [0, *examples.cumulative_sizes[:-1]])
         return self.order
 
-    def _get_eval_sampler(self, eval_dataset: Labelled) -> Sampler[int]:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
         self.evaluated = eval_dataset
         return InOrder((-eval_dataset.column("length")).argsort(kind="stable").tolist())
 

@@ -46,7 +46,8 @@ class Objective:
 
     def recall(self, config: KAdapterConfig) -> None:
         """Take the numbered relations from a trained model."""
-        self.label2id = dict(config.label2id)
+        label2id: Any = config.label2id
+        self.label2id = dict(label2id)
 
     def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
         """Mark, tokenise and label records.

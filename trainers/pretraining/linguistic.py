@@ -107,7 +107,5 @@ class Objective:
         """Return the unlabelled attachment score over all words of all sentences, punctuation included."""
         counted = labels > 0 if self.official else labels >= 0
         guesses, heads = predictions[counted].tolist(), labels[counted].tolist()
-        lost = int(np.sum(evaluated["words"])) - len(
-            heads
-        )  # as a sum, since predictions are not in the examples' order
+        lost = int(np.sum(evaluated["words"])) - len(heads)  # a sum: predictions are not in the examples' order
         return attachment.compute([guesses], [[*heads, *[LOST] * lost]])
