@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def _run_several(settings: list[Settings]) -> dict[str, float]:
     """Train or evaluate several adapters, and return and write the results of all by name."""
-    scheduler = Scheduler(apart=(FloatingPointError,) if settings[0].run.world_size == 1 else ())
+    scheduler = Scheduler(isolated=(FloatingPointError,) if settings[0].run.world_size == 1 else ())
     if settings[0].run.do_train:
         results = _run_all(settings, scheduler)
     else:

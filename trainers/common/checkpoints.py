@@ -74,7 +74,7 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
     return next((str(path) for path in all_checkpoints(output_dir) if is_complete(path)), None)
 
 
-def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | bool:
+def checkpoint_to_resume(requested: str | bool | None, output_dir: str) -> str | bool:
     """Return the checkpoint to resume from, True for a run that has none yet and starts again, or False.
 
     A damaged checkpoint is reported, and the one before it is used.
@@ -82,14 +82,16 @@ def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | boo
     Raises:
         ValueError: the requested checkpoint is incomplete or damaged.
     """
-    if not asked or str(asked).lower() == "false":
+    if not requested or str(requested).lower() == "false":
         return False
-    if str(asked).lower() not in ("true", "last"):
-        checkpoint = Path(str(asked)).expanduser()
+    if str(requested).lower() not in ("true", "last"):
+        checkpoint = Path(str(requested)).expanduser()
         if not is_complete(checkpoint):
-            raise ValueError(f"--resume_from_checkpoint {asked!r} is no complete checkpoint; name one, or say last")
+            raise ValueError(
+                f"--resume_from_checkpoint {requested!r} is no complete checkpoint; name another, or say last"
+            )
         if reason := damage(checkpoint):
-            raise ValueError(f"--resume_from_checkpoint {asked!r} is damaged: {reason}; name another, or say last")
+            raise ValueError(f"--resume_from_checkpoint {requested!r} is damaged: {reason}; name another, or say last")
         return str(checkpoint)
     checkpoints = all_checkpoints(output_dir)
     for number, checkpoint in enumerate(checkpoints):
@@ -175,26 +177,26 @@ def check_same_run(checkpoint: str | os.PathLike, run: dict[str, Any] | None) ->
         ValueError: they differ; the message names the differences and the remedy.
     """
     try:
-        held = _manifest(Path(checkpoint))["run"]
+        recorded = _manifest(Path(checkpoint))["run"]
     except (OSError, ValueError, KeyError):
-        held = None
-    if held is None or run is None:
+        recorded = None
+    if recorded is None or run is None:
         if PartialState().is_main_process:
             print(
-                f"{checkpoint} does not say which run it belongs to, as those of earlier versions; it is not compared"
+                f"{checkpoint} is of an earlier version and does not say which run it belongs to; it is not compared"
             )
         return
-    is_same_run(held, run, repr(str(checkpoint)))
+    is_same_run(recorded, run, repr(str(checkpoint)))
 
 
-def is_same_run(held: dict[str, Any], run: dict[str, Any], where: str) -> None:
-    """Refuse to continue from another run; `held` describes that run, and `where` begins the message.
+def is_same_run(recorded: dict[str, Any], run: dict[str, Any], where: str) -> None:
+    """Refuse to continue from another run; `recorded` describes that run, and `where` begins the message.
 
     Raises:
         ValueError: they differ in something that both describe.
     """
-    old, new = _flat(json.loads(json.dumps(held))), _flat(json.loads(json.dumps(run, default=str)))
-    common = held.keys() & run.keys()
+    old, new = _flat(json.loads(json.dumps(recorded))), _flat(json.loads(json.dumps(run, default=str)))
+    common = recorded.keys() & run.keys()
     names = [name for name in {**new, **old} if name[0] in common and old.get(name) != new.get(name)]
     if names:
         differences = [

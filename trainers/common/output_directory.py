@@ -204,18 +204,18 @@ def finished_results(run: Any, description: dict[str, Any]) -> dict[str, float] 
     """
     folder = Path(run.output_dir)
     try:
-        held = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
-        there = all((folder / name).is_file() for name in held["files"])
+        recorded = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+        there = all((folder / name).is_file() for name in recorded["files"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if not there:
         return None
-    is_same_run(held["run"], description, f"the run in {str(folder)!r}")
-    if held["length"] != _length(run):
+    is_same_run(recorded["run"], description, f"the run in {str(folder)!r}")
+    if recorded["length"] != _length(run):
         if last_complete_checkpoint(folder) is None:
             raise ValueError(
-                f"the run in {str(folder)!r} has finished after {held['length']} and left no checkpoint, so it can't "
-                f"go on to {_length(run)}; give --overwrite_output_dir instead of --resume_from_checkpoint"
+                f"the run in {str(folder)!r} has finished after {recorded['length']} and left no checkpoint, so it "
+                f"can't go on to {_length(run)}; give --overwrite_output_dir instead of --resume_from_checkpoint"
             )
         return None
     if PartialState().is_main_process:

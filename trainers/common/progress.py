@@ -45,8 +45,8 @@ class Cost(TrainerCallback):
             seconds, rest = (perf_counter() - self.began) / (MEASURED - WARM), state.max_steps - state.global_step
             self._log(f"{seconds:.2g} seconds a step, so the other {rest} steps take about {readable(seconds * rest)}")
 
-    def _log(self, sentence: str) -> None:
-        print(f"{self.name}: {sentence}", flush=True)
+    def _log(self, message: str) -> None:
+        print(f"{self.name}: {message}", flush=True)
 
 
 def readable(seconds: float) -> str:

@@ -114,8 +114,8 @@ def encoded(split: str, rows: datasets.Dataset, task: Any, corpus: TaskCorpusArg
 
 def print_left_out(split: str, rows: datasets.Dataset, task: Any, verbose: bool) -> None:
     """Print which contents of the records the task did not read."""
-    for sentence in task.left_out(rows) if verbose else ():
-        print(f"{split}: {sentence}")
+    for message in task.left_out(rows) if verbose else ():
+        print(f"{split}: {message}")
 
 
 def draw_fraction(split: Split, strata: Sequence[str], fraction: float, seed: int) -> Split:

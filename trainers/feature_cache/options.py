@@ -146,7 +146,7 @@ def _open(
     return features, {name: split.add_column("cache_index", own) for (name, split), own in indexed}
 
 
-def _discard(sentence: str) -> None:
+def _discard(message: str) -> None:
     """Print nothing: only one process prints."""
 
 

@@ -63,7 +63,7 @@ class FeatureStore:
         room: Callable[[], float] = lambda: np.inf,
         log: Callable[[str], None] | None = print,
     ) -> None:
-        self.folder, self.layout, self.examples, self.log = folder, layout, examples, log or (lambda sentence: None)
+        self.folder, self.layout, self.examples, self.log = folder, layout, examples, log or (lambda message: None)
         self.room = room
         self.shards: list[Shard] = []
         self.opened: set[str] = set()

@@ -35,11 +35,11 @@ class Scheduler:
     """Run jobs by name, one at a time; each hands over to the others by calling `pass_on`.
 
     Args:
-        apart: exceptions that end only the job that raised them; any other ends all.
+        isolated: exceptions that end only the job that raised them; any other ends all.
     """
 
-    def __init__(self, apart: tuple[type[Exception], ...] = ()) -> None:
-        self.apart = apart
+    def __init__(self, isolated: tuple[type[Exception], ...] = ()) -> None:
+        self.isolated = isolated
         self.gates: dict[str, threading.Semaphore] = {}
         self.progress: dict[str, int] = {}  # of the waiting jobs, those that have waited longest first
         self.results: dict[str, Any] = {}
@@ -50,7 +50,7 @@ class Scheduler:
         """Run all jobs to their end, and return their results; `failures` holds the errors that ended single jobs.
 
         Raises:
-            BaseException: a job raised it, it is not in `apart`, and all jobs have ended.
+            BaseException: a job raised it, it is not in `isolated`, and all jobs have ended.
         """
         self.gates = {name: threading.Semaphore(0) for name in jobs}
         self.progress = dict.fromkeys(jobs, -1)
@@ -112,7 +112,7 @@ class Scheduler:
             self.results[name] = job()
         except Stopped:
             pass
-        except self.apart as error:
+        except self.isolated as error:
             self.failures[name] = error
         except BaseException as error:  # noqa: BLE001 (raised again by `run`)
             self.stopped = error
