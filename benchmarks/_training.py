@@ -27,11 +27,11 @@ from kadapter.trainers.common.arguments import RunArguments
 from kadapter.trainers.common.backbone_options import compile_blocks
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import column
-from kadapter.trainers.common.memory import give_back, keep_memory, spare_memory
+from kadapter.trainers.common.memory import give_back, keep_freed_memory, limit_native_caches
 from kadapter.trainers.common.sampler import POOL, GlobalBatchSampler
 from kadapter.trainers.feature_cache.options import CacheArguments, open_features
-from kadapter.trainers.feature_cache.store import Features
-from kadapter.trainers.feature_cache.trainer import FeatureTrainer, WithPlaces
+from kadapter.trainers.feature_cache.store import FeatureStore
+from kadapter.trainers.feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
 
 PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 
@@ -49,7 +49,7 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
         meet(job)
     if job["contestant"].startswith("ours"):
         # as its trainer does, but before the products that measure the limit
-        spare_memory(many_kernels="cached" in job["contestant"])
+        limit_native_caches(many_kernels="cached" in job["contestant"])
     size, device = SIZES[job["size"]], job["device"]
     dtype = torch.bfloat16 if job["bf16"] and job["contestant"] != "official" else torch.float32
     peaks = [limit(size, dtype, device)]
@@ -208,18 +208,18 @@ def ours(job: dict[str, Any], data: Dataset, folder: Path, settings: dict[str, A
         cache_features=str(folder) if "cached" in job["contestant"] else None,
         cache_dtype="int8" if job["contestant"] == "ours-cached-8bit" else None,
     )
-    features, splits = open_features(cache, model, {"train": data}, settings["args"], tell=True)
+    features, splits = open_features(cache, model, {"train": data}, settings["args"], verbose=True)
     if job.get("corpus"):
         fill(features, splits["train"], job)
         model.release_backbone()
         give_back()
-        keep_memory()  # as in a run that finds all hidden states in its cache
+        keep_freed_memory()  # as in a run that finds all hidden states in its cache
     return FeatureTrainer(
         objective=None,
         model=model,
         features=features,
         train_dataset=splits["train"],
-        data_collator=WithPlaces(PadToBatch(PADDING)),
+        data_collator=CollateWithCacheIndex(PadToBatch(PADDING)),
         processing_class=SimpleNamespace(pad_token_id=_models.PAD, model_max_length=512),
         **settings,
     )
@@ -246,11 +246,11 @@ def corpus_of(job: dict[str, Any], folder: str) -> Dataset:
     return Dataset.from_generator(sentences, gen_kwargs={"job": job, "lengths": lengths}, cache_dir=folder)
 
 
-def fill(features: Features, data: Dataset, job: dict[str, Any]) -> None:
+def fill(features: FeatureStore, data: Dataset, job: dict[str, Any]) -> None:
     """Fill a cache with random hidden states of the sentences that are trained on, since the corpus may not fit."""
     trained = list(in_batches(column(data, "length"), job))[: job["batch"] * (job["warmup"] + job["steps"])]
     examples = data.select(trained)
-    indices, lengths = list(examples["place"]), list(examples["length"])
+    indices, lengths = list(examples["cache_index"]), list(examples["length"])
     layout = features.layout
     features.wanted[indices] = True
     for first in range(0, len(indices), job["batch"]):

@@ -156,11 +156,11 @@ def open_kind(name: str, data_dir: str, more: list[str], output_dir: Path) -> Ki
     objective_class = pretraining.load(adapter.objective)
     check_record_type(corpus, objective_class)
     objective = objective_class(tokenizer, corpus.max_length, adapter)
-    splits = load_splits(corpus, train=True, evaluate=True, tell=True)
+    splits = load_splits(corpus, train=True, evaluate=True, verbose=True)
     fields = objective.learn(splits["train"])
     numbers = {"train": corpus.max_train_samples, "eval": corpus.max_eval_samples}
     examples = {
-        split: encode(split, sample(records, numbers[split]), objective, corpus, tell=True)
+        split: encode(split, sample(records, numbers[split]), objective, corpus, verbose=True)
         for split, records in splits.items()
     }
     return Kind(name, argv, adapter, objective, fields, examples)

@@ -1,1 +1,1 @@
-"""Training knowledge adapters and putting them to work, on transformers' Trainer and Accelerate."""
+"""Train knowledge adapters and use them on downstream tasks, with transformers' Trainer and Accelerate."""

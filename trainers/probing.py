@@ -1,4 +1,4 @@
-"""What a frozen model's features are worth: the same fresh head trained on them and measured, on held-out records."""
+"""Measure what a frozen model's features are worth: train the same new head on them and evaluate held-out records."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from .common.collator import PadToBatch
 __all__ = ["Probe"]
 
 IGNORED, BATCH, MAX_LENGTH = -100, 32, 96
-States = list[dict[str, Tensor]]  # for each example and source (positions, hidden)
+States = list[dict[str, Tensor]]  # (positions, hidden) for each example and source
 
 
 @dataclass
 class Probe:
-    """One task: held-out records, and the objective whose head is trained on frozen features by cross-validation.
+    """A task: held-out records, and the objective whose head is trained on frozen features by cross-validation.
 
-    No adapter has seen any of the records, and no head those that it is measured on.
+    No adapter has seen any of these records, and no head has seen those that it is evaluated on.
 
     Args:
         objective: name of the objective.
         corpus: name of the corpus.
         data_dir: its directory, with the splits train and test.
-        folds: parts of the test split; each is measured by a head that was trained on the others.
+        folds: number of shares of the test split; each is evaluated by a head that was trained on the others.
         epochs: passes over the features.
-        learning_rate: peak learning rate, falling linearly to zero; the gates' is ten times it.
-        max_steps: at most so many steps of each head, for a trial run; -1 for all.
+        learning_rate: peak learning rate, falling linearly to zero; that of the gates is ten times as high.
+        max_steps: maximum number of steps of each head, for a trial run; -1 for all.
     """
 
     objective: str
@@ -58,7 +58,7 @@ class Probe:
         """Encode every held-out record once, with all adapters of the model."""
         arguments = AdapterArguments(objective=self.objective, backbone="", adapter_name="any")
         objective = pretraining.load(self.objective)(tokenizer, MAX_LENGTH, arguments)
-        splits = data_builders.load(self.corpus, self.data_dir)
+        splits: Any = data_builders.load(self.corpus, self.data_dir)
         fields = objective.learn(splits["train"])
         test = splits["test"]
         test = test.map(objective.encode, batched=True, remove_columns=test.column_names)
@@ -68,7 +68,7 @@ class Probe:
 
 @dataclass
 class Features:
-    """What a frozen model gives for the held-out records of one task, and the heads that are trained on it."""
+    """A frozen model's features of the held-out records of a task, and the heads that are trained on them."""
 
     probe: Probe
     objective: Any
@@ -78,11 +78,11 @@ class Features:
     labels: Tensor
 
     def scores(self, adapters: Sequence[str], seeds: Sequence[int]) -> list[float]:
-        """Return for each seed the objective's metric of fresh heads on the gated fusion of these adapters.
+        """Return for each seed the objective's metric of new heads on the gated fusion of these adapters.
 
-        A seed draws head, fusion, folds and order, the same for every model that is compared.
+        The seed determines head, fusion, folds and order, which are the same for every model that is compared.
         """
-        states = [{name: one[name] for name in ("backbone", *adapters)} for one in self.states]
+        states = [{name: example[name] for name in ("backbone", *adapters)} for example in self.states]
         results = []
         for seed in seeds:
             predictions = self._predict(states, seed).numpy()
@@ -92,27 +92,30 @@ class Features:
         return results
 
     def _predict(self, states: States, seed: int) -> Tensor:
-        """Return for every example what heads predict that were trained on the other folds, padded as the labels."""
+        """Predict every example with a head that was trained on the other folds, padded like the labels."""
         labels, build = self.labels, self.objective.model_class.build_head
         order, predictions = torch.Generator().manual_seed(seed), torch.zeros_like(labels)
         names = [name for name in states[0] if name != "backbone"]
-        for part in torch.randperm(len(states), generator=order).chunk(self.probe.folds):
-            others = torch.ones(len(states), dtype=torch.bool).index_fill(0, part, False).nonzero()[:, 0]
+        for fold in torch.randperm(len(states), generator=order).chunk(self.probe.folds):
+            others = torch.ones(len(states), dtype=torch.bool).index_fill(0, fold, False).nonzero()[:, 0]
             torch.manual_seed(seed)
             fusion = new_fusion(self.config, names)
-            torch.manual_seed(seed)  # whatever the fusion drew
+            torch.manual_seed(seed)  # independent of what the fusion drew
             fresh = Fresh(fusion, build(self.config))
             self._train(fresh, states, others, order)
             with torch.no_grad():
-                found = fresh.eval()([states[index] for index in part]).argmax(dim=-1)
-            predictions[part] = found if labels.dim() == 1 else pad(found, (0, labels.shape[1] - found.shape[1]))
+                answers = fresh.eval()([states[index] for index in fold]).argmax(dim=-1)
+            missing = 0 if labels.dim() == 1 else labels.shape[1] - answers.shape[1]
+            predictions[fold] = pad(answers, (0, missing)) if missing else answers
         return predictions
 
     def _train(self, fresh: Fresh, states: States, used: Tensor, order: torch.Generator) -> None:
         probe = self.probe
-        gates = [one for name, one in fresh.named_parameters() if name.endswith(".gate")]
-        others = [one for name, one in fresh.named_parameters() if not name.endswith(".gate")]
-        groups = [{"params": others}, *([{"params": gates, "lr": 10 * probe.learning_rate}] if gates else [])]
+        gates = [weight for name, weight in fresh.named_parameters() if name.endswith(".gate")]
+        others = [weight for name, weight in fresh.named_parameters() if not name.endswith(".gate")]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if gates:
+            groups.append({"params": gates, "lr": 10 * probe.learning_rate})
         optimizer = torch.optim.AdamW(groups, lr=probe.learning_rate)
         steps = probe.epochs * -(-len(used) // BATCH)
         steps = min(steps, probe.max_steps) if probe.max_steps > 0 else steps
@@ -128,16 +131,18 @@ class Features:
 
 
 class Fresh(nn.Module):
-    """A new fusion and a new head on states that were read."""
+    """A new fusion and a new head on states that are already encoded."""
 
     def __init__(self, fusion: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.fusion, self.head = fusion, head
 
     def forward(self, states: States) -> Tensor:
-        """Return logits of examples, each the states (positions, hidden) of its sources."""
-        lengths = torch.tensor([len(one["backbone"]) for one in states])
-        padded = {name: pad_sequence([one[name] for one in states], True) for name in states[0]}  # (B, n, H) each
+        """Return the logits of examples, each given by the states (positions, hidden) of its sources."""
+        lengths = torch.tensor([len(example["backbone"]) for example in states])
+        padded = {
+            name: pad_sequence([example[name] for example in states], True) for name in states[0]
+        }  # (B, n, H) each
         fused = self.fusion(padded.pop("backbone"), padded)  # (B, n, H)
         if isinstance(self.head, ArcHead):
             return self.head(fused, torch.arange(fused.shape[1]) < lengths[:, None])
@@ -145,16 +150,16 @@ class Fresh(nn.Module):
 
 
 def _read(model: KAdapterModel, objective: Any, examples: Dataset, label: str) -> States:
-    """Encode every example once and keep of each source the states, (positions, hidden), that the head reads."""
+    """Encode every example once, and return the states, (positions, hidden), that the head reads of each source."""
     states: States = []
     loader = DataLoader(examples, BATCH, collate_fn=PadToBatch(objective.padding))
     with torch.no_grad():
         for batch in tqdm(loader, desc=label):
             backbone, adapters = model.encode(batch["input_ids"], batch["attention_mask"])  # (B, S, H) each
             positions = batch["entity_positions" if "entity_positions" in batch else "word_positions"]
-            for row, at in enumerate(positions):
-                sources = {"backbone": backbone, **adapters}
-                states.append({name: one[row][at[at >= 0]].float() for name, one in sources.items()})
+            for number, padded in enumerate(positions):
+                own, sources = padded[padded >= 0], {"backbone": backbone, **adapters}
+                states.append({name: tensor[number][own].float() for name, tensor in sources.items()})
     return states
 
 
@@ -163,5 +168,5 @@ def _fit(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 def _labels(examples: Dataset) -> Tensor:
-    labels = [torch.as_tensor(one) for one in examples["labels"]]
+    labels = [torch.as_tensor(label) for label in examples["labels"]]
     return torch.stack(labels) if labels[0].dim() == 0 else pad_sequence(labels, True, padding_value=IGNORED)

@@ -3,8 +3,8 @@
 accelerate launch trainers/run_adapter.py --objective linguistic --corpus conllu --data_dir DIR --backbone ID_OR_PATH
     --adapter_name lin --output_dir OUT --do_train --do_eval
 
-OUT is the adapter's artifact; OUT/pretraining_head is the complete model with the head that it was trained under.
-`--recipe FILE.yaml` gives defaults that flags override. `--variants FILE.yaml` trains several adapters at once, into
+OUT is the adapter's artifact; OUT/pretraining_head is the complete model with its pre-training head.
+`--recipe FILE.yaml` sets defaults that flags override. `--variants FILE.yaml` trains several adapters at once, into
 OUT/NAME each (docs/several_adapters.md). `--do_eval` without `--do_train` evaluates the model at
 OUT/pretraining_head. Several processes on CPU: `torchrun --nproc_per_node 2`, or with ACCELERATE_USE_CPU=1
 `accelerate launch --multi_gpu --num_processes 2` (`accelerate launch --cpu` silently runs one).
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from kadapter.configuration_kadapter import KAdapterConfig, KnowledgeAdapterConf
 from kadapter.trainers import pretraining
 from kadapter.trainers.common.arguments import AdapterArguments, CorpusArguments, RunArguments
 from kadapter.trainers.common.atomic_files import replace_file, replace_files
-from kadapter.trainers.common.backbone_options import check_attention, check_compiler, compile_blocks, reading
+from kadapter.trainers.common.backbone_options import backbone_options, check_attention, check_compiler, compile_blocks
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, open_tokenizer, sample
@@ -51,141 +53,172 @@ from kadapter.trainers.common.output_directory import (
 from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.common.trainer import KAdapterTrainer
 from kadapter.trainers.feature_cache.options import check_cache, open_features
-from kadapter.trainers.feature_cache.store import Features
-from kadapter.trainers.feature_cache.trainer import FeatureTrainer, WithPlaces
-from kadapter.trainers.many_adapters.scheduler import OneOfSeveral, SharedBackbone, Turns, bare_config
+from kadapter.trainers.feature_cache.store import FeatureStore
+from kadapter.trainers.feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
+from kadapter.trainers.many_adapters.scheduler import (
+    CoscheduledTrainer,
+    Scheduler,
+    SharedBackbone,
+    config_for_same_backbone,
+)
 from kadapter.trainers.many_adapters.variants import Settings, settings_of
+
+
+@dataclass
+class Training:
+    """The training or evaluation of one adapter: its settings, the checkpoint to resume from, and its model."""
+
+    settings: Settings
+    resume: str | bool
+    model: Any = None
+
+    @property
+    def name(self) -> str:
+        """Return the name of the adapter."""
+        return self.settings.adapter.adapter_name
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run one training or evaluation as the flags say, or several at once, and return the results.
 
-    Those of several have keys such as "NAME/eval_loss", and OUT/all_results.json holds them.
+    The results of several have keys such as "NAME/eval_loss", and are written to OUT/all_results.json.
 
     Raises:
-        ValueError: a flag, the corpus or the output directory is unfit; the sentence says which and what to do.
+        ValueError: a flag, the corpus or the output directory can't be used; the message says why and what to do.
         OSError: the backbone can't be read, or the results can't be written.
         FloatingPointError: the loss became NaN; the last good checkpoint is kept, and other adapters went on.
     """
-    given, several = settings_of(argv)
-    with in_use([one.run.output_dir for one in given]):
-        return _run_several(given) if several else _run_all(given)[given[0].adapter.adapter_name]
+    settings, several = settings_of(argv)
+    with in_use([own.run.output_dir for own in settings]):
+        return _run_several(settings) if several else _run_all(settings)[settings[0].adapter.adapter_name]
 
 
-def _run_several(given: list[Settings]) -> dict[str, float]:
+def _run_several(settings: list[Settings]) -> dict[str, float]:
     """Train or evaluate several adapters, and return and write the results of all by name."""
-    turns = Turns(apart=(FloatingPointError,) if given[0].run.world_size == 1 else ())
-    if given[0].run.do_train:
-        results = _run_all(given, turns)
+    scheduler = Scheduler(isolated=(FloatingPointError,) if settings[0].run.world_size == 1 else ())
+    if settings[0].run.do_train:
+        results = _run_all(settings, scheduler)
     else:
-        results = {one.adapter.adapter_name: _run_all([one])[one.adapter.adapter_name] for one in given}
-    named = {f"{name}/{key}": value for name, found in results.items() for key, value in found.items()}
+        results = {name: own_results for own in settings for name, own_results in _run_all([own]).items()}
+    named = {f"{name}/{key}": value for name, own_results in results.items() for key, value in own_results.items()}
     if PartialState().is_main_process:
-        path = Path(given[0].run.output_dir).parent / "all_results.json"
+        path = Path(settings[0].run.output_dir).parent / "all_results.json"
         replace_file(path, json.dumps(named, indent=4, sort_keys=True))
-    if turns.failures:
-        told = "; ".join(f"{name}: {error}" for name, error in turns.failures.items())
-        raise FloatingPointError(f"of {len(given)} adapters {len(turns.failures)} did not end well; {told}")
+    if scheduler.failures:
+        failures = "; ".join(f"{name}: {error}" for name, error in scheduler.failures.items())
+        raise FloatingPointError(f"of {len(settings)} adapters {len(scheduler.failures)} did not end well; {failures}")
     return named
 
 
-def _run_all(given: list[Settings], turns: Turns | None = None) -> dict[str, dict[str, float]]:
-    """Train or evaluate one adapter, or train several in turns, and return the results of each."""
-    corpus, _, cache, run, _ = given[0]
+def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> dict[str, dict[str, float]]:
+    """Train or evaluate one adapter, or train several with a scheduler, and return the results of each."""
+    corpus, _, cache, run, _ = settings[0]
     state = PartialState()
-    objective, resumed, trained = _check(given)
+    objective, trainings, trained = _check(settings)
     if state.is_main_process:
         print(run.precision)
     state.wait_for_everyone()
     set_seed(run.seed)
     with run.main_process_first(desc="corpus"):
         fields, examples = _examples(corpus, objective, trained, run, state.is_main_process)
-    models = _models(given, objective, fields, trained is None)
-    for one, model, resume in zip(given, models, resumed, strict=True) if state.is_main_process else ():
-        _tell(model, one.run, one.adapter.adapter_name if turns is not None else None)
+    _build_models(trainings, objective, fields, trained is None)
+    for training in trainings if state.is_main_process else ():
+        _print_setup(training.model, run, training.name if scheduler is not None else None)
         if run.do_train:
-            clear(one.run.output_dir, bool(resume))
-    reader = SharedBackbone(models) if turns is not None else None
-    tapped = models[0] if reader is None else reader.model
+            clear(training.settings.run.output_dir, bool(training.resume))
+    reader = SharedBackbone([training.model for training in trainings]) if scheduler is not None else None
+    tapped = trainings[0].model if reader is None else reader.model
     features, examples = open_features(cache, tapped, examples, run, state.is_main_process)
     state.wait_for_everyone()
-
-    def job(number: int) -> dict[str, float]:
-        one, resume = given[number], resumed[number]
-        own = {} if turns is None else {"reader": reader, "turns": turns, "name": one.adapter.adapter_name}
-        description = _description(one, objective, examples, models[number], fields) if run.do_train else {}
-        results = finished_results(one.run, description) if resume else None
-        if results is None:
-            trainer = _trainer(models[number], objective, examples, features, one.run, description=description, **own)
-            results = trainer.train_and_evaluate(resume if isinstance(resume, str) else None)
-            if run.do_train and state.is_main_process:
-                _write_adapter(trainer, one.corpus, one.adapter, results)
-                mark_finished(one.run, description, _artifact_files(one.adapter))
-                print(_saved(objective, one))
-        state.wait_for_everyone()
-        return results
-
-    jobs = {one.adapter.adapter_name: partial(job, number) for number, one in enumerate(given)}
-    return {name: run_it() for name, run_it in jobs.items()} if turns is None else turns.run(jobs)
+    if scheduler is None:
+        return {training.name: _run(training, objective, fields, examples, features) for training in trainings}
+    jobs: dict[str, Callable[[], Any]] = {}
+    for training in trainings:
+        sharing = {"name": training.name, "scheduler": scheduler, "reader": reader}
+        jobs[training.name] = partial(_run, training, objective, fields, examples, features, **sharing)
+    return scheduler.run(jobs)
 
 
-def _saved(objective: Any, one: Settings) -> str:
-    if one.adapter.without_adapter:
-        return saved_line(Path(one.run.output_dir) / HEAD, objective.model_class.__name__)
-    return saved_line(one.run.output_dir, "KAdapterModel", remote=True)
+def _run(
+    training: Training,
+    objective: Any,
+    fields: dict[str, Any],
+    examples: dict[str, Any],
+    features: FeatureStore | None,
+    **sharing: Any,
+) -> dict[str, float]:
+    """Train, evaluate and write one adapter, as far as it is not finished; `sharing` is for several at once."""
+    state, settings, resume = PartialState(), training.settings, training.resume
+    run = settings.run
+    description = _description(settings, objective, examples, training.model, fields) if run.do_train else {}
+    results = finished_results(run, description) if resume else None
+    if results is None:
+        trainer = _trainer(training.model, objective, examples, features, run, description=description, **sharing)
+        results = trainer.train_and_evaluate(resume if isinstance(resume, str) else None)
+        if run.do_train and state.is_main_process:
+            _write_adapter(trainer, settings.corpus, settings.adapter, results)
+            mark_finished(run, description, _artifact_files(settings.adapter))
+            print(_saved(objective, settings))
+    state.wait_for_everyone()
+    return results
 
 
-def _check(given: list[Settings]) -> tuple[Any, list[str | bool], KAdapterConfig | None]:
-    """Check all that can be; return the objective, what each adapter resumes from, and what one was trained as."""
-    resumed, trained = [], None
-    for corpus, adapter, cache, run, variants in given:
+def _saved(objective: Any, settings: Settings) -> str:
+    if settings.adapter.without_adapter:
+        return saved_line(Path(settings.run.output_dir) / HEAD, objective.model_class.__name__)
+    return saved_line(settings.run.output_dir, "KAdapterModel", remote=True)
+
+
+def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfig | None]:
+    """Check all settings; return the objective, the trainings, and the configuration of a model to evaluate."""
+    trainings, trained = [], None
+    for own in settings:
+        corpus, adapter, cache, run, variants = own
         try:
             check_cache(cache, adapter.mask_padding or adapter.without_adapter)
             objective = _objective(corpus, adapter, run)
-            resumed.append(checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False)
+            resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
             if run.do_train:
-                check_output_directory(run.output_dir, resumed[-1], run.overwrite_output_dir, adapter.backbone)
+                check_output_directory(run.output_dir, resume, run.overwrite_output_dir, adapter.backbone)
             else:
                 trained = _trained_config(adapter, objective, run)
         except (ValueError, TypeError) as error:
             if variants.variants is None:
                 raise
             raise ValueError(f"variants {variants.variants!r}, adapter {adapter.adapter_name!r}: {error}") from error
-    return objective, resumed, trained
+        trainings.append(Training(own, resume))
+    return objective, trainings, trained
 
 
-def _models(given: list[Settings], objective: Any, fields: dict[str, Any], new: bool) -> list[Any]:
-    """Return a model for each adapter, all on one backbone; those that are trained begin at their own seed."""
-    models: list[Any] = []
-    for one in given:
-        set_seed(one.run.seed)
-        beside = models[0] if models else None
-        models.append(
-            _new_model(one.adapter, objective, fields, one.run, beside)
-            if new
-            else _trained_model(one.adapter, objective, one.run)
-        )
-    if given[0].adapter.compile_backbone:
-        compile_blocks(models[0].base_model.backbone)
-    return models
+def _build_models(trainings: list[Training], objective: Any, fields: dict[str, Any], new: bool) -> None:
+    """Build or load the model of each adapter, all on the backbone of the first; each new one has its own seed."""
+    for training in trainings:
+        settings = training.settings
+        set_seed(settings.run.seed)
+        if new:
+            training.model = _new_model(settings.adapter, objective, fields, settings.run, trainings[0].model)
+        else:
+            training.model = _trained_model(settings.adapter, objective, settings.run)
+    if trainings[0].settings.adapter.compile_backbone:
+        compile_blocks(trainings[0].model.base_model.backbone)
 
 
 def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArguments) -> pretraining.Objective:
-    """Check all that can be checked before anything costs time, and return the objective."""
+    """Check everything that can be checked before anything costs time, and return the objective."""
     if not (run.do_train or run.do_eval):
         raise ValueError("there is nothing to do; give --do_train, --do_eval or both")
     if adapter.quantize_backbone and importlib.util.find_spec("torchao") is None:
         raise ValueError("--quantize_backbone needs torchao; pip install 'kadapter[quantization]'")
     if adapter.compile_backbone:
         check_compiler(run)
-    kind = pretraining.load(adapter.objective)
-    check_record_type(corpus, kind)
+    objective_class = pretraining.load(adapter.objective)
+    check_record_type(corpus, objective_class)
     check_adapter_name(adapter.adapter_name)
     backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
     check_attention(adapter, backbone, run)
     _shape(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size)
     tokenizer = open_tokenizer(adapter.backbone, adapter.backbone_revision, corpus.max_length)
-    return kind(tokenizer, corpus.max_length, adapter)
+    return objective_class(tokenizer, corpus.max_length, adapter)
 
 
 def _shape(adapter: AdapterArguments) -> KnowledgeAdapterConfig:
@@ -203,45 +236,46 @@ def _shape(adapter: AdapterArguments) -> KnowledgeAdapterConfig:
 
 
 def _trained_config(adapter: AdapterArguments, objective: Any, run: RunArguments) -> KAdapterConfig:
-    """Return the configuration of the model at OUT/pretraining_head, which must be what the flags mean."""
+    """Return the configuration of the model at OUT/pretraining_head, after checking the flags against it."""
     folder = Path(run.output_dir) / HEAD
     if not (folder / "config.json").is_file():
-        raise ValueError(f"there is no trained model in {str(folder)!r} to evaluate; train it by --do_train")
+        raise ValueError(f"there is no trained model in {str(folder)!r} to evaluate; train it with --do_train")
     config = KAdapterConfig.from_pretrained(folder)
-    kind, asked = objective.model_class.__name__, [] if adapter.without_adapter else [adapter.adapter_name]
-    if config.architectures != [kind] or list(config.adapters) != asked:
+    name, adapters = objective.model_class.__name__, [] if adapter.without_adapter else [adapter.adapter_name]
+    architectures = config.architectures or ["model"]
+    if architectures != [name] or list(config.adapters) != adapters:
         raise ValueError(
-            f"{str(folder)!r} holds a {config.architectures[0]} with the adapters {list(config.adapters)}, and these "
-            f"flags ask for a {kind} with {asked}; give the flags that it was trained by"
+            f"{str(folder)!r} holds a {architectures[0]} with the adapters {list(config.adapters)}, and these "
+            f"flags ask for a {name} with {adapters}; give the flags that it was trained with"
         )
     objective.recall(config)
     return config
 
 
 def _examples(
-    corpus: CorpusArguments, objective: Any, trained: KAdapterConfig | None, run: RunArguments, tell: bool
+    corpus: CorpusArguments, objective: Any, trained: KAdapterConfig | None, run: RunArguments, verbose: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Build the corpus and encode it; return what a new head must know, and the examples by split."""
-    splits = load_splits(corpus, run.do_train, run.do_eval, tell)
+    """Build and encode the corpus; return what a new head must know, and the examples by split."""
+    splits = load_splits(corpus, run.do_train, run.do_eval, verbose)
     numbers = {"train": corpus.max_train_samples, "eval": corpus.max_eval_samples}
     samples = {split: sample(rows, numbers[split]) for split, rows in splits.items()}
     if trained is None:
-        objective.learn(samples["train"])  # so that a sample is refused too where nothing can be learned from it
+        objective.learn(samples["train"])  # refuse a sample too if nothing can be learned from it
     fields = objective.learn(splits["train"]) if trained is None else {}
-    examples = {split: encode(split, rows, objective, corpus, tell) for split, rows in samples.items()}
+    examples = {split: encode(split, rows, objective, corpus, verbose) for split, rows in samples.items()}
     return fields, examples
 
 
 def _new_model(
-    adapter: AdapterArguments, objective: Any, fields: dict[str, Any], run: RunArguments, beside: Any = None
+    adapter: AdapterArguments, objective: Any, fields: dict[str, Any], run: RunArguments, other: Any = None
 ) -> Any:
-    """Return a new model, on the same backbone as `beside` if there is another."""
-    own = {"fusion": adapter.fusion, "classifier_dropout": adapter.classifier_dropout, **fields}
-    if beside is None:
-        kind, how = objective.model_class, reading(adapter, run)
-        model = kind.from_backbone(adapter.backbone, revision=adapter.backbone_revision, **how, **own)
+    """Build a new model, on the backbone of `other` if there is another model."""
+    fields = {"fusion": adapter.fusion, "classifier_dropout": adapter.classifier_dropout, **fields}
+    if other is None:
+        options = {"revision": adapter.backbone_revision, **backbone_options(adapter, run)}
+        model = objective.model_class.from_backbone(adapter.backbone, **options, **fields)
     else:
-        model = objective.model_class(bare_config(beside, own), beside.base_model.backbone)
+        model = objective.model_class(config_for_same_backbone(other, fields), other.base_model.backbone)
     if not adapter.without_adapter:
         model.add_adapter(adapter.adapter_name, _shape(adapter))
         model.train_adapter(adapter.adapter_name)
@@ -249,56 +283,61 @@ def _new_model(
 
 
 def _trained_model(adapter: AdapterArguments, objective: Any, run: RunArguments) -> Any:
-    """Load the model at OUT/pretraining_head; only the backbone, not what was trained, is held in bfloat16."""
-    backbone = {"revision": adapter.backbone_revision, **reading(adapter, run)}
+    """Load the model at OUT/pretraining_head; only the backbone, not what was trained, may be in bfloat16."""
+    backbone = {"revision": adapter.backbone_revision, **backbone_options(adapter, run)}
     return objective.model_class.from_pretrained(
         Path(run.output_dir) / HEAD, backbone=adapter.backbone, backbone_kwargs=backbone
     )
 
 
-def _tell(model: Any, run: RunArguments, name: str | None) -> None:
+def _print_setup(model: Any, run: RunArguments, name: str | None) -> None:
     step = run.train_batch_size * run.gradient_accumulation_steps * run.world_size
-    told = f"processes: {run.world_size}, device: {run.device.type}, examples in one step: {step}"
-    print(told if name is None else f"{name}: {told}")
+    setup = f"processes: {run.world_size}, device: {run.device.type}, examples in one step: {step}"
+    print(setup if name is None else f"{name}: {setup}")
     model.print_trainable_parameters()
 
 
 def _description(
-    one: Settings, objective: Any, examples: dict[str, Any], model: Any, fields: dict[str, Any]
+    settings: Settings, objective: Any, examples: dict[str, Any], model: Any, fields: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what a training is, by which it is known when it is resumed."""
+    """Describe a training, to recognise it when it is resumed."""
     names = ("objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone")
     return {
-        "--corpus": one.corpus.corpus,
-        "--max_length": one.corpus.max_length,
-        **{f"--{name}": getattr(one.adapter, name) for name in names},
+        "--corpus": settings.corpus.corpus,
+        "--max_length": settings.corpus.max_length,
+        **{f"--{name}": getattr(settings.adapter, name) for name in names},
         **describe_model(model.config, fields),
-        **describe_training(one.run, {"training examples": examples["train"]}, objective.tokenizer),
+        **describe_training(settings.run, {"training examples": examples["train"]}, objective.tokenizer),
     }
 
 
 def _trainer(
-    model: Any, objective: Any, examples: dict[str, Any], features: Features | None, run: RunArguments, **own: Any
+    model: Any,
+    objective: Any,
+    examples: dict[str, Any],
+    features: FeatureStore | None,
+    run: RunArguments,
+    **options: Any,
 ) -> KAdapterTrainer:
-    kind = OneOfSeveral if "turns" in own else FeatureTrainer
-    return kind(
+    trainer_class = CoscheduledTrainer if "scheduler" in options else FeatureTrainer
+    return trainer_class(
         model=model,
         args=run,
         train_dataset=examples.get("train"),
         eval_dataset=examples.get("eval"),
         processing_class=objective.tokenizer,
-        data_collator=WithPlaces(PadToBatch.of(objective, model)),
+        data_collator=CollateWithCacheIndex(PadToBatch.of(objective, model)),
         objective=objective,
         features=features,
-        **own,
+        **options,
     )
 
 
 def _write_adapter(trainer: Any, corpus: Any, adapter: Any, results: dict[str, float]) -> None:
-    """Write what `run_adapter.py` trained: the adapter to OUT, the model with its head to OUT/pretraining_head.
+    """Write the adapter to OUT, and the model with its head to OUT/pretraining_head.
 
     Raises:
-        OSError: it can't be written; what was there before is untouched.
+        OSError: it can't be written; the earlier files are untouched.
     """
     output, model = Path(trainer.args.output_dir), trainer.model
     if not adapter.without_adapter:
@@ -318,7 +357,7 @@ def _write_adapter(trainer: Any, corpus: Any, adapter: Any, results: dict[str, f
 
 
 def _artifact_files(adapter: Any) -> list[str]:
-    """Return the files in the output directory by which a trained adapter is known to be written."""
+    """Return the files in the output directory that show that a trained adapter was written."""
     return [f"{HEAD}/{WEIGHTS}", *([] if adapter.without_adapter else [WEIGHTS])]
 
 

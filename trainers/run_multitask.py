@@ -3,10 +3,10 @@
 accelerate launch trainers/run_multitask.py --objectives factual linguistic --corpora fewrel conllu
     --data_dirs DIR_WITH_FEWREL DIR_WITH_CONLLU --backbone ID_OR_PATH --output_dir OUT --do_train --do_eval
 
-Each batch is of one objective, and those of all are spread evenly over an epoch, which is one pass over each corpus.
-OUT is a plain encoder of transformers with its tokenizer: `run_task.py --backbone OUT --adapters none` is the row
-"multitask" of the results table (K-Adapter, section 4). The heads are left behind; all_results.json says how each
-objective was learned. Flags are those of run_adapter.py, where they mean something here.
+Each batch belongs to one objective, and the batches of all are spread evenly over an epoch, which is one pass over
+each corpus. OUT is a plain encoder of transformers with its tokenizer: `run_task.py --backbone OUT --adapters none`
+gives the row "multitask" of the results table (K-Adapter, section 4). The heads are not saved; all_results.json has
+the results of each objective. Flags are those of run_adapter.py that apply here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train the encoder as the flags say, and return the results of all objectives.
 
     Raises:
-        ValueError: a flag, a corpus or the output directory is unfit; the sentence says which and what to do.
+        ValueError: a flag, a corpus or the output directory can't be used; the message says why and what to do.
         OSError: the backbone can't be read, or the results can't be written.
         FloatingPointError: the loss became NaN; the last good checkpoint is kept.
     """
@@ -76,7 +76,7 @@ def _train(corpora: CorporaArguments, flags: MultitaskArguments, run: RunArgumen
         fields, train, held_out = _examples(corpora, objectives, run, state.is_main_process)
     model = _model(flags, objectives, fields)
     if state.is_main_process:
-        _tell(model, run)
+        _print_setup(model, run)
         clear(run.output_dir, bool(resume))
     state.wait_for_everyone()
     description = _description(corpora, flags, objectives, train, model, fields, run)
@@ -92,37 +92,38 @@ def _train(corpora: CorporaArguments, flags: MultitaskArguments, run: RunArgumen
 
 
 def _objectives(corpora: CorporaArguments, flags: MultitaskArguments, run: RunArguments) -> dict[str, Any]:
-    """Check all that can be checked before anything costs time, and return the objectives by name."""
+    """Check everything that can be checked before anything costs time, and return the objectives by name."""
     if not run.do_train:
-        raise ValueError("there is nothing to do; give --do_train (and --do_eval to learn what it came to)")
+        raise ValueError("there is nothing to do; give --do_train (and --do_eval for the results)")
     numbers = {"--objectives": flags.objectives, "--corpora": corpora.corpora, "--data_dirs": corpora.data_dirs}
-    if len({len(given) for given in numbers.values()}) > 1:
-        told = ", ".join(f"{flag} has {len(given)}" for flag, given in numbers.items())
-        raise ValueError(f"{told}; give each objective one corpus and one directory, in one order")
+    if len({len(values) for values in numbers.values()}) > 1:
+        listed = ", ".join(f"{flag} has {len(values)}" for flag, values in numbers.items())
+        raise ValueError(f"{listed}; give each objective one corpus and one directory, in one order")
     if len(set(flags.objectives)) < len(flags.objectives):
-        raise ValueError(f"--objectives {' '.join(flags.objectives)} names one twice; name each once")
-    kinds = {name: pretraining.load(name) for name in flags.objectives}
-    for corpus, kind in zip(corpora.each(), kinds.values(), strict=True):
-        check_record_type(corpus, kind)
+        raise ValueError(f"--objectives {' '.join(flags.objectives)} names an objective twice; name each once")
+    objectives = {name: pretraining.load(name) for name in flags.objectives}
+    for corpus, objective in zip(corpora.each(), objectives.values(), strict=True):
+        check_record_type(corpus, objective)
     tokenizer = open_tokenizer(flags.backbone, flags.backbone_revision, corpora.max_length)
-    return {name: kind(tokenizer, corpora.max_length, flags) for name, kind in kinds.items()}
+    return {name: objective(tokenizer, corpora.max_length, flags) for name, objective in objectives.items()}
 
 
 def _examples(
-    corpora: CorporaArguments, objectives: dict[str, Any], run: RunArguments, tell: bool
+    corpora: CorporaArguments, objectives: dict[str, Any], run: RunArguments, verbose: bool
 ) -> tuple[dict[str, dict[str, Any]], MixedExamples, dict[str, Labelled]]:
     """Build and encode all corpora; return what each head must know, and the examples to train and evaluate on."""
-    fields, examples = {}, {"train": {}, "eval": {}}
+    fields: dict[str, dict[str, Any]] = {}
+    examples: dict[str, dict[str, Any]] = {"train": {}, "eval": {}}
     numbers = {"train": corpora.max_train_samples, "eval": corpora.max_eval_samples}
     for corpus, (name, objective) in zip(corpora.each(), objectives.items(), strict=True):
-        splits = load_splits(corpus, True, run.do_eval, tell)
+        splits = load_splits(corpus, True, run.do_eval, verbose)
         fields[name] = objective.learn(splits["train"])
         for split, rows in splits.items():
-            examples[split][name] = encode(split, sample(rows, numbers[split]), objective, corpus, tell)
+            examples[split][name] = encode(split, sample(rows, numbers[split]), objective, corpus, verbose)
     return (
         fields,
         MixedExamples(examples["train"]),
-        {name: Labelled(name, one) for name, one in examples["eval"].items()},
+        {name: Labelled(name, encoded) for name, encoded in examples["eval"].items()},
     )
 
 
@@ -132,13 +133,13 @@ def _model(flags: MultitaskArguments, objectives: dict[str, Any], fields: dict[s
     for name, objective in objectives.items():
         own = {"fusion": "add", "classifier_dropout": flags.classifier_dropout, **fields[name]}
         models[name] = objective.model_class.from_backbone(backbone, **own, **loading)
-        backbone, loading = models[name].base_model.backbone, {}  # all others stand on the same
+        backbone, loading = models[name].base_model.backbone, {}  # all others share it
     return MultitaskModel(models)
 
 
-def _tell(model: MultitaskModel, run: RunArguments) -> None:
+def _print_setup(model: MultitaskModel, run: RunArguments) -> None:
     step = run.train_batch_size * run.gradient_accumulation_steps * run.world_size
-    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     print(f"processes: {run.world_size}, device: {run.device.type}, examples in one step: {step}")
     print(f"trainable params: {trained:,} (the whole encoder and {len(model.models)} heads)")
 
@@ -152,9 +153,9 @@ def _description(
     fields: dict[str, dict[str, Any]],
     run: RunArguments,
 ) -> dict[str, Any]:
-    """Return what a training is, by which it is known when it is resumed."""
+    """Describe a training, to recognise it when it is resumed."""
     first = next(iter(model.models.values()))
-    examples = {f"training examples of {one.objective}": one.examples for one in train.datasets}
+    examples = {f"training examples of {labelled.objective}": labelled.examples for labelled in train.labelled}
     return {
         "--corpora": " ".join(corpora.corpora),
         "--max_length": corpora.max_length,
@@ -191,11 +192,11 @@ def _trainer(
 def _write(
     trainer: MultitaskTrainer, corpora: CorporaArguments, flags: MultitaskArguments, results: dict[str, float]
 ) -> None:
-    """Write encoder and tokenizer and, last of all, what they were trained on."""
+    """Write encoder and tokenizer and, last, what they were trained on."""
     output, run = Path(trainer.args.output_dir), trainer.args
     replace_files(output, trainer.model.backbone.save_pretrained)
     replace_files(output, trainer.processing_class.save_pretrained)
-    told = {
+    description = {
         "backbone": flags.backbone,
         "objectives": dict(zip(flags.objectives, corpora.corpora, strict=True)),
         "epochs": round(trainer.state.epoch or 0, 2),
@@ -204,7 +205,7 @@ def _write(
         "seed": run.seed,
         "results": {key: value for key, value in results.items() if not key.endswith(("_runtime", "_per_second"))},
     }
-    replace_file(output / MULTITASK, json.dumps(told, indent=2))
+    replace_file(output / MULTITASK, json.dumps(description, indent=2))
     print(saved_line(output, "AutoModel"))
 
 

@@ -5,11 +5,11 @@ accelerate launch trainers/run_task.py --task NAME --data_dir DIR --backbone ID_
 
 `--adapters`: artifacts; `none`; `taps`, the sum of the tapped states without any adapter; `random ARTIFACTS`, their
 shapes initialised at random. Head, fusion and their initialisation are the same in all rows of one seed.
-OUT is the artifact with head and fusion; beside it stand run.json, predictions.jsonl and all_results.json. Where
-backbone and adapters are frozen, each example is encoded once, and every seed, learning rate and fraction after that
-costs seconds: `--seeds 0 1 2 3 4 --learning_rates 1e-3 3e-3` runs all of them, in OUT/lr-0.001/seed-0 and so on.
+OUT is the artifact with head and fusion, and has run.json, predictions.jsonl and all_results.json. Where backbone
+and adapters are frozen, each example is encoded once, and every further seed, learning rate and fraction costs
+seconds: `--seeds 0 1 2 3 4 --learning_rates 1e-3 3e-3` runs all of them, in OUT/lr-0.001/seed-0 and so on.
 `--do_eval` or `--do_predict FILE` without `--do_train` use the model at OUT. With `--resume_from_checkpoint last` a
-killed run goes on, and what a sweep has finished is left as it is.
+killed run continues, and finished trials of a sweep are left unchanged.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ from kadapter.trainers.common.output_directory import (
 )
 from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.downstream.arguments import HEADLINE, TaskRunArguments, parse_task_arguments
-from kadapter.trainers.downstream.context import PREDICT, Ground, lay, open_task
+from kadapter.trainers.downstream.context import PREDICT, TaskContext, open_task, prepare_splits
 from kadapter.trainers.downstream.dataset import Split, draw_fraction
 from kadapter.trainers.downstream.episodes import run_episodes
-from kadapter.trainers.downstream.model import HeadAlone, chosen_adapters, new_model, trained_model
+from kadapter.trainers.downstream.model import HeadOnFeatures, chosen_adapters, new_model, trained_model
 from kadapter.trainers.downstream.run_record import (
     PREDICTED,
     PREDICTIONS,
+    add_results_to_card,
     describe,
     read_results,
     read_run,
-    tell_on_card,
     title_card,
     write_lines,
 )
@@ -72,54 +72,53 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run one trial, or a sweep, as the flags say, and return the results of the last.
 
     Raises:
-        ValueError: a flag, the corpus, an adapter or the output directory is unfit; the sentence says which.
+        ValueError: a flag, the corpus, an adapter or the output directory can't be used; the message says why.
         OSError: backbone or adapters can't be read, or the results can't be written.
         FloatingPointError: the loss became NaN; the last good checkpoint is kept.
     """
     corpus, flags, run = parse_task_arguments(argv)
     trials = list(_trials(run))
     with in_use([trial.output_dir for trial in trials]):
-        ground = Ground(corpus, flags, open_task(corpus, flags), PartialState().is_main_process)
-        return _run_trials(ground, run, trials)
+        context = TaskContext(corpus, flags, open_task(corpus, flags), PartialState().is_main_process)
+        return _run_trials(context, run, trials)
 
 
-def _run_trials(ground: Ground, run: TaskRunArguments, trials: list[TaskRunArguments]) -> dict[str, float]:
-    """Run those trials that have not finished, and return the results of the last."""
+def _run_trials(context: TaskContext, run: TaskRunArguments, trials: list[TaskRunArguments]) -> dict[str, float]:
+    """Run the trials that have not finished, and return the results of the last."""
     state = PartialState()
     for trial in trials:
-        _check_output(ground, trial)
-    if ground.main:
+        _check_output(context, trial)
+    if context.main:
         print(run.precision)
     state.wait_for_everyone()
     with run.main_process_first(desc="corpus"):
-        lay(ground, run, Path(trials[0].output_dir))
+        prepare_splits(context, run, Path(trials[0].output_dir))
     results: dict[str, float] = {}
     for trial in trials:
-        if ground.main and len(trials) > 1:
+        if context.main and len(trials) > 1:
             print(f"trial {trial.output_dir}")
-        results = _finished_trial(ground, trial) if _finished(trial) else None
-        if results is None:
-            results = (_few_shot if ground.flags.episodes else _trial)(ground, trial)
+        finished = _finished_trial(context, trial) if _finished(trial) else None
+        results = (_few_shot if context.flags.episodes else _trial)(context, trial) if finished is None else finished
         state.wait_for_everyone()
     return results
 
 
 def _trials(run: TaskRunArguments) -> Iterator[TaskRunArguments]:
-    """Yield the arguments of each run of a sweep, or those given."""
+    """Yield the arguments of each run of a sweep, or of the only run."""
     for rate in run.learning_rates or [run.learning_rate]:
         for seed in run.seeds or [run.seed]:
-            parts = [f"lr-{rate:g}"] * bool(run.learning_rates) + [f"seed-{seed}"] * bool(run.seeds)
+            folders = [f"lr-{rate:g}"] * bool(run.learning_rates) + [f"seed-{seed}"] * bool(run.seeds)
             trial = copy.copy(run)
-            trial.learning_rate, trial.seed, trial.output_dir = rate, seed, str(Path(run.output_dir, *parts))
+            trial.learning_rate, trial.seed, trial.output_dir = rate, seed, str(Path(run.output_dir, *folders))
             yield trial
 
 
-def _check_output(ground: Ground, trial: TaskRunArguments) -> None:
-    """Refuse a used output directory; where a run is resumed it may have finished, or been killed as it wrote."""
+def _check_output(context: TaskContext, trial: TaskRunArguments) -> None:
+    """Refuse a used output directory; a run that is resumed may have finished, or been killed while writing."""
     if trial.do_train:
         resume = checkpoint_to_resume(trial.resume_from_checkpoint, trial.output_dir)
         writing = bool(resume) and (Path(trial.output_dir) / PREDICTIONS).is_file()
-        overwrite, flags = trial.overwrite_output_dir or writing, ground.flags
+        overwrite, flags = trial.overwrite_output_dir or writing, context.flags
         check_output_directory(trial.output_dir, resume, overwrite, flags.backbone, flags.adapters)
 
 
@@ -128,165 +127,170 @@ def _finished(trial: TaskRunArguments) -> bool:
     return bool(trial.do_train) and resume and (Path(trial.output_dir) / RUN).is_file()
 
 
-def _finished_trial(ground: Ground, trial: TaskRunArguments) -> dict[str, float] | None:
-    """Evaluate and predict what a finished trial has not, and return its results; None if it is to be longer.
+def _finished_trial(context: TaskContext, trial: TaskRunArguments) -> dict[str, float] | None:
+    """Evaluate and predict what a finished trial has not yet, and return its results; None if it is to train longer.
 
     Raises:
-        ValueError: it was made by other flags or from other data.
+        ValueError: it was made with other flags or from other data.
     """
     folder = Path(trial.output_dir)
-    train = _drawn(ground, ground.splits["train"], trial)
+    train = _drawn(context, context.splits["train"], trial)
     if (folder / FINISHED).is_file():
-        results = finished_results(trial, _description(ground, trial, train))
+        results = finished_results(trial, _description(context, trial, train))
         if results is None:
             return None
     else:
         results = read_results(folder)
-        print(f"{folder} does not say which run it is of, as those of earlier versions; it is not compared")
+        print(f"{folder} is of an earlier version and does not say which run it belongs to; it is not compared")
     trial.do_eval = trial.do_eval and not any(key.startswith("eval_") for key in results)
     if trial.do_eval or trial.do_predict:
         trial.do_train = False
-        results = {**results, **_trial(ground, trial)}
+        results = {**results, **_trial(context, trial)}
     return results
 
 
-def _drawn(ground: Ground, train: Split, run: TaskRunArguments) -> Split:
-    return draw_fraction(train, ground.strata, ground.corpus.train_fraction, run.seed)
+def _drawn(context: TaskContext, train: Split, run: TaskRunArguments) -> Split:
+    return draw_fraction(train, context.strata, context.corpus.train_fraction, run.seed)
 
 
-def _description(ground: Ground, run: TaskRunArguments, train: Split, model: Any = None) -> dict[str, Any]:
-    """Return what a trial is, by which it is known when it is resumed; without its model the encoder is not in it."""
-    flags, task = ground.flags, ground.task
+def _description(context: TaskContext, run: TaskRunArguments, train: Split, model: Any = None) -> dict[str, Any]:
+    """Describe a trial, to recognise it when it is resumed; without a model, the encoder is left out."""
+    flags, task = context.flags, context.task
     names = ("task", "fusion", "freeze_backbone", "freeze_adapters", "classifier_dropout")
     return {
         **{f"--{name}": getattr(flags, name) for name in names},
         "--adapters": {name: known or "random" for name, known in chosen_adapters(flags).items()} or "none",
-        "--corpus": ground.corpus.corpus,
-        "--max_length": ground.corpus.max_length,
-        "labels": {name: value for name, value in ground.fields.items() if name != "label2id"},
+        "--corpus": context.corpus.corpus,
+        "--max_length": context.corpus.max_length,
+        "labels": {name: value for name, value in context.fields.items() if name != "label2id"},
         **({} if model is None else describe_model(model.config, {})),
-        **describe_training(run, {"training examples": train.examples.select(train.places)}, task.tokenizer),
+        **describe_training(run, {"training examples": train.examples.select(train.indices)}, task.tokenizer),
     }
 
 
-def _trial(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
-    """Train, evaluate and predict, as far as asked for, and write what comes of it."""
+def _trial(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
+    """Train, evaluate and predict as the flags request, and write the results."""
     resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
-    model = _model(ground, run)
-    keep = _may_keep(ground, model)
-    splits = _kept(ground, model, run) if keep else dict(ground.splits)
+    model = _model(context, run)
+    keep = _may_keep(context, model)
+    splits = _kept(context, model, run) if keep else dict(context.splits)
     if run.do_train:
-        splits["train"] = _drawn(ground, splits["train"], run)
-        if ground.main:
-            told = _trained_on(ground, splits["train"])
-            print("train: {train_examples} examples are trained on, {train_share:.2%} of all".format(**told))
+        splits["train"] = _drawn(context, splits["train"], run)
+        if context.main:
+            counts = _trained_on(context, splits["train"])
+            print("train: {train_examples} examples are trained on, {train_share:.2%} of all".format(**counts))
             model.print_trainable_parameters()
             clear(run.output_dir, bool(resume))
     PartialState().wait_for_everyone()
-    trainer = _trainer(ground, model, keep, splits, run)
-    results = _run(ground, trainer, splits, resume if isinstance(resume, str) else None)
-    if ground.main:
-        _write(ground, model, trainer, results)
+    trainer = _trainer(context, model, keep, splits, run)
+    results = _run(context, trainer, splits, resume if isinstance(resume, str) else None)
+    if context.main:
+        _write(context, model, trainer, results)
     return results
 
 
-def _model(ground: Ground, run: TaskRunArguments) -> Any:
-    flags, kind, folder = ground.flags, ground.task.model_class, Path(run.output_dir)
-    still = flags.freeze_backbone or not run.do_train
-    dtype = torch.bfloat16 if run.bf16 and still else torch.float32  # what trains is kept in float32
+def _model(context: TaskContext, run: TaskRunArguments) -> Any:
+    flags, model_class, folder = context.flags, context.task.model_class, Path(run.output_dir)
+    frozen = flags.freeze_backbone or not run.do_train
+    dtype = torch.bfloat16 if run.bf16 and frozen else torch.float32  # what trains is kept in float32
     if run.do_train or flags.episodes:
-        return new_model(kind, flags, ground.fields, run.seed, dtype)
-    return trained_model(kind, folder, KAdapterConfig.from_pretrained(folder), flags, dtype)
+        return new_model(model_class, flags, context.fields, run.seed, dtype)
+    return trained_model(model_class, folder, KAdapterConfig.from_pretrained(folder), flags, dtype)
 
 
-def _may_keep(ground: Ground, model: Any) -> bool:
+def _may_keep(context: TaskContext, model: Any) -> bool:
     core = model.base_model
-    trains = any(one.requires_grad for part in (core.backbone, core.adapters) for one in part.parameters())
+    modules = (core.backbone, core.adapters)
+    trains = any(weight.requires_grad for module in modules for weight in module.parameters())
     known = model.config.backbone_fingerprint and not model.config.backbone_modified
-    return bool(ground.flags.keep_states and known and not trains and not ground.task.reads_all_tokens)
+    return bool(context.flags.keep_states and known and not trains and not context.task.reads_all_tokens)
 
 
-def _kept(ground: Ground, model: Any, run: TaskRunArguments) -> dict[str, Split]:
+def _kept(context: TaskContext, model: Any, run: TaskRunArguments) -> dict[str, Split]:
     with run.main_process_first(desc="states"):
         return {
-            name: keep_states(split, model, ground.task, run, ground.flags.states_dir, ground.main)
-            for name, split in ground.splits.items()
+            name: keep_states(split, model, context.task, run, context.flags.states_dir, context.main)
+            for name, split in context.splits.items()
         }
 
 
-def _trainer(ground: Ground, model: Any, keep: bool, splits: dict[str, Split], run: TaskRunArguments) -> TaskTrainer:
+def _trainer(
+    context: TaskContext, model: Any, keep: bool, splits: dict[str, Split], run: TaskRunArguments
+) -> TaskTrainer:
     if run.metric_for_best_model == HEADLINE:
-        run.metric_for_best_model = ground.task.headline
+        run.metric_for_best_model = context.task.headline
     patience = run.early_stopping_patience
     return TaskTrainer(
-        model=HeadAlone(model) if keep else model,
+        model=HeadOnFeatures(model) if keep else model,
         args=run,
         train_dataset=splits.get("train"),
         eval_dataset=splits.get("validation"),
-        data_collator=PadToBatch.of(ground.task, model),
+        data_collator=PadToBatch.of(context.task, model),
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
-        objective=ground.task,
-        description=_description(ground, run, splits["train"], model) if run.do_train else None,
+        objective=context.task,
+        description=_description(context, run, splits["train"], model) if run.do_train else None,
     )
 
 
-def _run(ground: Ground, trainer: TaskTrainer, splits: dict[str, Split], checkpoint: str | None) -> dict[str, float]:
+def _run(
+    context: TaskContext, trainer: TaskTrainer, splits: dict[str, Split], checkpoint: str | None
+) -> dict[str, float]:
     run = trainer.args
-    results = trainer.train_and_evaluate(checkpoint, splits.get(ground.corpus.eval_split))
+    results = trainer.train_and_evaluate(checkpoint, splits.get(context.corpus.eval_split))
     if run.do_predict:
         decided = trainer.predict(splits[PREDICT]).predictions
-        if ground.main:
+        if context.main:
             answered = trainer.answers(splits[PREDICT], decided, labelled=False)
             write_lines(Path(run.output_dir) / PREDICTED, answered)
             print(f"predictions: {len(answered)} records of {run.do_predict} in {Path(run.output_dir) / PREDICTED}")
     return results
 
 
-def _write(ground: Ground, model: Any, trainer: TaskTrainer, results: dict[str, float]) -> None:
-    """Write predictions, the artifact and its card and, last of all, what the run was."""
+def _write(context: TaskContext, model: Any, trainer: TaskTrainer, results: dict[str, float]) -> None:
+    """Write predictions, the artifact and its card and, last, the description of the run."""
     run, folder = trainer.args, Path(trainer.args.output_dir)
     if run.do_train:
-        description = {**describe(ground, model, run), **_trained_on(ground, trainer.train_dataset)}
+        description = {**describe(context, model, run), **_trained_on(context, trainer.train_dataset)}
     else:
         description = read_run(folder)
     if run.do_eval:
-        description["split"] = ground.corpus.eval_split
+        description["split"] = context.corpus.eval_split
         write_lines(folder / PREDICTIONS, trainer.answered)
-    if run.do_train and ground.flags.save_artifact:
-        bundling = ground.flags.bundle_adapters
+    if run.do_train and context.flags.save_artifact:
+        bundling = context.flags.bundle_adapters
         model.save_pretrained(folder, **({} if bundling is None else {"bundle_adapters": bundling}))
         title_card(folder, description)
-        replace_files(folder, ground.task.tokenizer.save_pretrained)
+        replace_files(folder, context.task.tokenizer.save_pretrained)
     if run.do_eval:
-        tell_on_card(folder, description, results, str(ground.corpus.corpus), ground.task.tag)
+        add_results_to_card(folder, description, results, str(context.corpus.corpus), context.task.tag)
     if run.do_train:
         mark_finished(run, trainer.description, [RUN])
     replace_file(folder / RUN, json.dumps(description, indent=2))
-    if run.do_train and ground.flags.save_artifact:
+    if run.do_train and context.flags.save_artifact:
         print(saved_line(folder, type(model).__name__))
 
 
-def _trained_on(ground: Ground, split: Split) -> dict[str, Any]:
-    """Return how many examples a trial truly trains on: of each label its share, but at least one."""
-    return {"train_examples": len(split), "train_share": len(split) / len(ground.splits["train"])}
+def _trained_on(context: TaskContext, split: Split) -> dict[str, Any]:
+    """Return the number and share of examples that a trial trains on: at least one of each label."""
+    return {"train_examples": len(split), "train_share": len(split) / len(context.splits["train"])}
 
 
-def _few_shot(ground: Ground, run: TaskRunArguments) -> dict[str, float]:
-    """Evaluate episodes on frozen features, and write what a trained run would, without an artifact."""
-    flags, task, folder = ground.flags, ground.task, Path(run.output_dir)
-    model = _model(ground, run)
-    split = _kept(ground, model, run)[ground.corpus.eval_split]
+def _few_shot(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
+    """Evaluate episodes on frozen features, and write the same files as a trained run, without an artifact."""
+    flags, task, folder = context.flags, context.task, Path(run.output_dir)
+    model = _model(context, run)
+    split = _kept(context, model, run)[context.corpus.eval_split]
     names = task.gold(split.encoded_rows())
     answered = run_episodes(split, names, flags.episodes, flags.way, flags.shot, run.seed)
-    predictions, gold = ([one[key] for one in answered] for key in ("prediction", "gold"))
-    found = metrics.load(task.metric).compute(predictions, gold, **task.settings)
-    results = {f"eval_{key}": float(value) for key, value in found.items()}
-    if ground.main:
+    predictions, gold = ([answer[key] for answer in answered] for key in ("prediction", "gold"))
+    measured = metrics.load(task.metric).compute(predictions, gold, **task.settings)
+    results = {f"eval_{key}": float(value) for key, value in measured.items()}
+    if context.main:
         write_lines(folder / PREDICTIONS, answered)
         replace_file(folder / "all_results.json", json.dumps(results, indent=4, sort_keys=True))
-        asked = {"task": f"{flags.task} {flags.way}-way {flags.shot}-shot"}  # a column of its own in reports
-        asked["fusion"] = "none"  # sources stand side by side
-        replace_file(folder / RUN, json.dumps({**describe(ground, model, run), **asked}, indent=2))
+        task_name = f"{flags.task} {flags.way}-way {flags.shot}-shot"  # a separate column in reports
+        changed = {"task": task_name, "fusion": "none"}  # sources are concatenated
+        replace_file(folder / RUN, json.dumps({**describe(context, model, run), **changed}, indent=2))
     return results
 
 

@@ -155,11 +155,11 @@ def test_a_run_prints_the_table_and_says_when_it_evaluates_the_test_set(
     corpus = SimpleNamespace(
         corpus="relation_classification", data_dir=str(folder), num_proc=None, on_bad_record="error"
     )
-    load_splits(corpus, train=True, evaluate=True, tell=True)
+    load_splits(corpus, train=True, evaluate=True, verbose=True)
     printed = capsys.readouterr().out
     assert "train       trn.json  3 rows" in printed and "test        tst.json  2 rows" in printed
-    assert "there is no validation split: what is evaluated here is the test split" in printed
+    assert "there is no validation split: the test split is evaluated instead" in printed
     folder_of(folder, dev=relations(1))
-    load_splits(corpus, train=True, evaluate=True, tell=True)
+    load_splits(corpus, train=True, evaluate=True, verbose=True)
     printed = capsys.readouterr().out
     assert "validation  dev.json  1 rows" in printed and "there is no validation" not in printed

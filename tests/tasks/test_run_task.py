@@ -385,7 +385,7 @@ def test_a_run_is_not_resumed_by_other_flags(ground, tmp_path, other):
     run_task.main(flags(ground, tmp_path / "whole", *given))
     killed = killed_after("checkpoint-4", tmp_path / "whole", tmp_path / "killed")
     with pytest.raises(
-        ValueError, match=r"checkpoint-4' was made by other flags .*: --f.* was .* and is .*; resume by"
+        ValueError, match=r"checkpoint-4' was made with other flags .*: --f.* was .* and is .*; resume with"
     ):
         run_task.main(flags(ground, killed, *given, *other, "--resume_from_checkpoint", "last"))
 
@@ -537,9 +537,12 @@ def test_episodes_ask_the_same_in_every_row_and_seed_so_that_the_report_pairs_th
         (["--resume_from_checkpoint", "nowhere"], r"'nowhere' is no complete checkpoint"),
         (["--train_fractoin", "0.1"], r"'--train_fractoin' is no flag; did you mean '--train_fraction'"),
         (["--do_predict", "nowhere.json"], r"nowhere\.json is no file"),
-        (["--episodes", "9"], r"--do_train has no meaning with --episodes, in which nothing is trained"),
-        (["--episodes", "9", "--do_train", "0", "--do_predict", "x.json"], r"--do_predict has no meaning with --epis"),
-        (["--episodes", "9", "--do_train", "0", "--fusion", "add"], r"--fusion add has no meaning with --episodes"),
+        (["--episodes", "9"], r"--do_train can't be combined with --episodes, in which nothing is trained"),
+        (
+            ["--episodes", "9", "--do_train", "0", "--do_predict", "x.json"],
+            r"--do_predict can't be combined with",
+        ),
+        (["--episodes", "9", "--do_train", "0", "--fusion", "add"], r"--fusion add can't be combined with --episodes"),
         (["--do_train", "false", "--do_eval", "false"], r"there is nothing to do; give --do_train"),
     ],
 )
@@ -589,7 +592,7 @@ def test_a_split_that_is_missing_or_empty_is_told(ground, tmp_path, spoil, sente
 
 
 def test_evaluation_alone_refuses_what_was_not_trained(ground, trained, tmp_path):
-    with pytest.raises(ValueError, match=r"there is no trained model in .*; train it by --do_train"):
+    with pytest.raises(ValueError, match=r"there is no trained model in .*; train it with --do_train"):
         evaluate(ground, tmp_path / "none")
     with pytest.raises(ValueError, match=r"was trained for the task 'relation_classification', not 'wiki80'"):
         evaluate(ground, trained, "--task", "wiki80", "--corpus", TASK)

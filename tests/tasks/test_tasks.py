@@ -208,7 +208,7 @@ def test_the_longer_part_is_cut_first(tokenizer):
 def test_choices_of_uneven_number_are_told(tokenizer):
     task = task_of("multiple_choice", tokenizer)
     task.learn(Dataset.from_dict({"choices": [["a", "b", "c"]]}))
-    with pytest.raises(ValueError, match="record 'c1' has 2 choices and the first of training has 3; give as many"):
+    with pytest.raises(ValueError, match="record 'c1' has 2 choices and the first of training has 3; give the same"):
         task.encode(choice_rows())
     with pytest.raises(ValueError, match="record 'c1' has no label; add it, or predict the file"):
         task_of("multiple_choice", tokenizer).encode(choice_rows(label=-1))

@@ -27,12 +27,11 @@ from transformers import RobertaModel
 
 from kadapter import KAdapterForTokenClassification
 from kadapter.trainers import run_adapter
-from kadapter.trainers.common.memory import give_back
-from kadapter.trainers.common.trainer import spare_memory
+from kadapter.trainers.common.memory import give_back, limit_native_caches
 from kadapter.trainers.feature_cache import trainer as feature_trainer
 from kadapter.trainers.feature_cache.options import room_in, size_of
 from kadapter.trainers.feature_cache.shards import Layout, key_of
-from kadapter.trainers.feature_cache.store import Examples, Features
+from kadapter.trainers.feature_cache.store import Examples, FeatureStore
 
 QUIET = ("--report_to", "none", "--save_strategy", "no", "--num_train_epochs", "3")
 
@@ -247,7 +246,7 @@ def test_what_fits_into_the_budget_is_kept_and_the_rest_computed(ground, plain, 
 @pytest.mark.parametrize("budget", ["1KB", "0"])
 def test_a_budget_too_small_for_a_batch_is_told(ground, plain, tmp_path, capsys, budget):
     run(ground, tmp_path / "out", "--cache_features", tmp_path / "features", "--cache_budget", budget)
-    assert "raise --cache_budget or free some space: training goes on without the cache" in capsys.readouterr().out
+    assert "raise --cache_budget or free some space: training continues without the cache" in capsys.readouterr().out
     assert_same_run(plain, tmp_path / "out") and not shards(tmp_path / "features")
 
 
@@ -255,7 +254,7 @@ def test_a_directory_that_can_not_be_written_is_told(ground, plain, tmp_path, ca
     (tmp_path / "features").write_text("mine", encoding="utf-8")
     run(ground, tmp_path / "out", "--cache_features", tmp_path / "features")
     printed = capsys.readouterr().out
-    assert "features' can't be used (" in printed and "training goes on without the cache" in printed
+    assert "features' can't be used (" in printed and "training continues without the cache" in printed
     assert_same_run(plain, tmp_path / "out")
 
 
@@ -304,7 +303,7 @@ def features_in(folder, lengths, stored=torch.float32, room=lambda: np.inf, told
     keys = np.frombuffer(b"".join(key_of([number]) for number in range(len(lengths))), dtype="S16")
     examples, places = Examples.of(keys, np.array(lengths))
     tell = told.append if told is not None else None
-    return Features(folder, Layout((0, 3, -1), 4, stored, torch.float32), examples, room, tell), places
+    return FeatureStore(folder, Layout((0, 3, -1), 4, stored, torch.float32), examples, room, tell), places
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.int8])
@@ -389,7 +388,7 @@ def test_the_kernels_of_a_few_shapes_are_kept_unless_the_user_says_otherwise(mon
     ours, theirs = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
     monkeypatch.delenv(ours, raising=False)
     monkeypatch.setenv(theirs, "7")
-    spare_memory()
+    limit_native_caches()
     assert (os.environ.pop(ours), os.environ[theirs]) == ("32", "7")
 
 
@@ -406,21 +405,21 @@ def test_a_run_on_kept_states_keeps_the_kernels_of_more_lengths(ground, tmp_path
     [
         ("", {}, False),
         ("", {"MALLOC_MMAP_THRESHOLD_": str(2**25)}, True),
-        ("keep_memory()", {}, True),
-        ("keep_memory()", {"MALLOC_TRIM_THRESHOLD_": str(2**17)}, False),
+        ("keep_freed_memory()", {}, True),
+        ("keep_freed_memory()", {"MALLOC_TRIM_THRESHOLD_": str(2**17)}, False),
     ],
 )
 def test_large_tensors_leave_memory_when_freed_till_there_is_room_or_as_the_user_says(tmp_path, then, said, stays):
     script = f"""
 import torch
-from kadapter.trainers.common.memory import give_back, keep_memory, spare_memory
+from kadapter.trainers.common.memory import give_back, keep_freed_memory, limit_native_caches
 from kadapter.trainers.common.trainer import KAdapterTrainer  # whose imports fill the heap, as in a training
 
 def anonymous():
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
 
-spare_memory()
+limit_native_caches()
 {then}
 give_back()  # the holes that imports left, which else are filled first
 before = anonymous()

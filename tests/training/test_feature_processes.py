@@ -84,6 +84,6 @@ def test_two_processes_write_one_cache_and_hold_on_to_nothing_of_the_backbone(gr
 
 def test_where_one_process_has_no_cache_none_uses_it_and_none_waits(ground, plain, tmp_path):
     printed, found = run_two(APART, ground, tmp_path)
-    assert printed.count("in 1 of 2 processes, so none of them uses it: training goes on without the cache") == 1
+    assert printed.count("in 1 of 2 processes, so none of them uses it: training continues without the cache") == 1
     assert "--cache_features '/dev/null' can't be used (" in printed and "leaves memory" not in printed
     assert alike(plain, found)

@@ -35,7 +35,7 @@ def test_a_disk_that_is_full_within_the_optimizers_file_is_told_and_leaves_no_pa
         output = tmp_path / f"out{number}"
         with (
             no_file_longer_than(limit),
-            pytest.raises(OSError, match=r"could not write checkpoint-2 .*free some space and go on by --resume"),
+            pytest.raises(OSError, match=r"could not write checkpoint-2 .*free some space and continue with --resume"),
         ):
             run_adapter.main(flags(ground, "linguistic", output, *SHORT))
         assert not output.exists() or not list(output.iterdir())

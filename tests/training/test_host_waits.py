@@ -7,10 +7,10 @@ from helpers import batch, make_model, tiny_backbone
 from kadapter.heads_kadapter import spans_loss
 from kadapter.trainers.common.arguments import RunArguments
 from kadapter.trainers.common.collator import PadToBatch
-from kadapter.trainers.feature_cache.trainer import WithPlaces
+from kadapter.trainers.feature_cache.trainer import CollateWithCacheIndex
 from kadapter.trainers.many_adapters.scheduler import SharedBackbone
 
-EXAMPLES = [{"input_ids": [0, 7, 8, 2], "place": 5}, {"input_ids": [0, 9, 2], "place": 1}]
+EXAMPLES = [{"input_ids": [0, 7, 8, 2], "cache_index": 5}, {"input_ids": [0, 9, 2], "cache_index": 1}]
 
 
 def test_spans_are_looked_at_on_the_host_alone():
@@ -28,9 +28,9 @@ def test_losses_are_not_fetched_at_each_step_for_what_is_logged(tmp_path):
 
 
 def test_a_batch_is_known_by_its_tokens():
-    collate = WithPlaces(PadToBatch({"input_ids": 1}))
-    one, other = collate(EXAMPLES), collate([EXAMPLES[0], {"input_ids": [0, 6, 2], "place": 2}])
-    assert one["on_host"].lengths == [4, 3] and one["on_host"].places == [5, 1]
+    collate = CollateWithCacheIndex(PadToBatch({"input_ids": 1}))
+    one, other = collate(EXAMPLES), collate([EXAMPLES[0], {"input_ids": [0, 6, 2], "cache_index": 2}])
+    assert one["on_host"].lengths == [4, 3] and one["on_host"].indices == [5, 1]
     assert one["on_host"].name == collate([{"input_ids": ex["input_ids"]} for ex in EXAMPLES])["on_host"].name
     assert one["on_host"].name not in (other["on_host"].name, collate(EXAMPLES[::-1])["on_host"].name)
 

@@ -25,7 +25,7 @@ def test_a_run_says_its_cost_shows_its_loss_and_ends_with_how_its_result_is_load
     run_adapter.main([*without(argv, "--logging_steps"), "--save_strategy", "no"])
     lines = capsys.readouterr().out.splitlines()
     cost = [line for line in lines if line.startswith("training: ")]
-    assert cost[0] == "training: 40 examples, 40 steps; the first ones tell how long it takes"
+    assert cost[0] == "training: 40 examples, 40 steps; the first ones will show how long it takes"
     assert re.fullmatch(r"training: \S+ seconds a step, so the other 36 steps take about \d+ seconds", cost[1])
     first_loss = next(place for place, line in enumerate(lines) if line.startswith("{'loss'"))
     assert lines.index(cost[0]) < first_loss < lines.index(cost[1])

@@ -62,7 +62,9 @@ def test_it_is_released_and_what_it_read_is_kept_apart_from_what_others_read(pla
     data = Dataset.from_dict({"input_ids": [[0, 7, 8, 2]], "length": [4]})
     run = SimpleNamespace(per_device_train_batch_size=1, bf16=False, fp16=False, device=torch.device("cpu"))
     flags = CacheArguments(cache_features=str(tmp_path / "features"))
-    folders = {open_features(flags, model, {"train": data}, run, tell=False)[0].folder for model in (plain, quantized)}
+    folders = {
+        open_features(flags, model, {"train": data}, run, verbose=False)[0].folder for model in (plain, quantized)
+    }
     assert len(folders) == 2
     states, expected = quantized.tap(**batch()), output(quantized)
     quantized.release_backbone()

@@ -8,7 +8,7 @@ from tiny_runs import flags, losses, write_ground
 
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.arguments import AdapterArguments
-from kadapter.trainers.common.backbone_options import reading
+from kadapter.trainers.common.backbone_options import backbone_options
 
 SHORT = ("--report_to", "none", "--save_strategy", "no", "--max_steps", "2")
 
@@ -63,6 +63,6 @@ def test_a_frozen_backbone_is_held_in_the_precision_of_the_run():
     told = {}
     for name in ("bf16", "fp16", None):
         run = SimpleNamespace(bf16=name == "bf16", fp16=name == "fp16", device=torch.device("cuda"))
-        told[name] = reading(adapter, run)
+        told[name] = backbone_options(adapter, run)
     expected = {"bf16": torch.bfloat16, "fp16": torch.float16, None: torch.float32}
     assert told == {name: {"dtype": dtype} for name, dtype in expected.items()}

@@ -153,7 +153,7 @@ def test_evaluation_alone_refuses_what_it_was_not_trained_for(ground, trained, t
     def evaluate(objective, output, *more):
         return run_adapter.main([one for one in flags(ground, objective, output, *more) if one != "--do_train"])
 
-    with pytest.raises(ValueError, match=r"there is no trained model in .*pretraining_head.*; train it by --do_train"):
+    with pytest.raises(ValueError, match=r"there is no trained model in .*pretraining_head.*; train it with"):
         evaluate("linguistic", tmp_path / "none")
     output = trained["linguistic"][0]
     with pytest.raises(ValueError, match=r"holds a KAdapterForDependencyParsing with the adapters .*'lin'"):
@@ -166,10 +166,10 @@ def test_the_reported_score_is_that_of_the_model_over_all_words(ground, trained)
     output, _ = trained["linguistic"]
     corpus, adapter, run_arguments = parse_arguments(flags(ground, "linguistic", output))
     objective = run_adapter._objective(corpus, adapter, run_arguments)
-    rows = load_splits(corpus, train=False, evaluate=True, tell=False)["eval"]
+    rows = load_splits(corpus, train=False, evaluate=True, verbose=False)["eval"]
     model = KAdapterForDependencyParsing.from_pretrained(output / "pretraining_head")
     right = total = 0
-    for example, heads in zip(encode("eval", rows, objective, corpus, tell=False), rows["heads"], strict=True):
+    for example, heads in zip(encode("eval", rows, objective, corpus, verbose=False), rows["heads"], strict=True):
         inputs = {key: torch.tensor([example[key]]) for key in ("input_ids", "word_positions")}
         guessed = model(**inputs, attention_mask=torch.ones_like(inputs["input_ids"])).logits.argmax(-1)[0]
         right += sum(int(guess) == head for guess, head in zip(guessed, heads, strict=True))
@@ -312,7 +312,7 @@ def test_a_relation_unseen_in_training_is_named_with_its_record(ground, tmp_path
 def test_a_used_output_directory_is_refused_and_nothing_in_it_changes(ground, trained, tmp_path):
     output = trained["linguistic"][0]
     before = digest(output)
-    with pytest.raises(ValueError, match=r"holds another run; resume it by --resume_from_checkpoint last, replace it"):
+    with pytest.raises(ValueError, match=r"another run; resume it with --resume_from_checkpoint last, replace it"):
         run(ground, "linguistic", output)
     wrong = ["--overwrite_output_dir", "--data_dir", str(tmp_path)]
     with pytest.raises(ValueError, match="no"):
@@ -390,7 +390,7 @@ def test_a_full_disk_leaves_the_checkpoints_there_were_and_the_run_goes_on_later
 
 def test_samples_are_drawn_from_all_records_and_always_the_same(ground):
     corpus, *_ = parse_arguments(flags(ground, "factual", "unused"))
-    rows = load_splits(corpus, train=True, evaluate=False, tell=False)["train"]
+    rows = load_splits(corpus, train=True, evaluate=False, verbose=False)["train"]
     drawn = sample(rows, 12)["id"][:]
     assert drawn == sample(rows, 12)["id"][:] and len(set(drawn)) == 12
     assert drawn != rows["id"][:12] and [one for one in rows["id"] if one in drawn] == drawn
@@ -401,8 +401,8 @@ def test_what_is_encoded_once_is_used_again_but_never_under_other_flags(ground, 
     def encoded(*more):
         corpus, adapter, arguments = parse_arguments(flags(ground, "linguistic", tmp_path, *more))
         objective = run_adapter._objective(corpus, adapter, arguments)
-        rows = load_splits(corpus, train=True, evaluate=False, tell=False)["train"]
-        return encode("train", rows, objective, corpus, tell=False)
+        rows = load_splits(corpus, train=True, evaluate=False, verbose=False)["train"]
+        return encode("train", rows, objective, corpus, verbose=False)
 
     first = encoded("--max_length", "39")
     monkeypatch.setattr("kadapter.trainers.pretraining.linguistic.Objective.encode", None)  # which is not called again

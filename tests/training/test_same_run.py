@@ -84,7 +84,7 @@ def test_a_finished_run_that_is_resumed_says_so_and_changes_no_byte(ground, whol
     before, times = digest(output), {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     for _ in range(2):
         results = run(ground, output, *LAST)
-        assert "moved' has finished; it is left as it is" in capsys.readouterr().out
+        assert "moved' has finished; it is left unchanged" in capsys.readouterr().out
     assert digest(output) == before and times == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     assert results == json.loads((output / "all_results.json").read_text(encoding="utf-8"))
 
@@ -108,7 +108,7 @@ def test_other_programs_too_end_where_they_ended(ground, tasks, tmp_path, capsys
     before = digest(tmp_path)
     multitask(ground, tmp_path / "encoder", *LAST)
     run_task.main(tiny_tasks.flags(tasks, tmp_path / "task", *given, *LAST))
-    assert capsys.readouterr().out.count("has finished; it is left as it is") == 2
+    assert capsys.readouterr().out.count("has finished; it is left unchanged") == 2
     assert digest(tmp_path) == before
     weights = {name: tensors(tmp_path / name) for name in ("encoder", "task")}
     for path in [*tmp_path.glob("*/finished.json"), *tmp_path.glob("*/run.json")]:
@@ -162,17 +162,17 @@ def other_encoder(ground, folder):
 def test_a_run_is_resumed_by_no_other_run_and_the_difference_is_named(ground, whole, tmp_path, change, sentence):
     killed = killed_at(4, whole, tmp_path / "out")
     before = digest(killed)
-    with pytest.raises(ValueError, match=rf"checkpoint-4' was made by other flags or from other data: .*({sentence})"):
+    with pytest.raises(ValueError, match=rf"checkpoint-4' was made with other flags or other data: .*({sentence})"):
         run(ground, killed, *change(ground, tmp_path / "other"), *LAST)
     assert digest(killed) == before
 
 
 def test_a_finished_run_is_not_taken_for_another(ground, whole, tasks, tmp_path):
-    with pytest.raises(ValueError, match=r"the run in '.*' was made by other flags .*: --seed was"):
+    with pytest.raises(ValueError, match=r"the run in '.*' was made with other flags .*: --seed was"):
         run(ground, whole, "--seed", "5", *LAST)
     run_task.main(tiny_tasks.flags(tasks, tmp_path / "task"))
     with pytest.raises(
-        ValueError, match=r"the run in '.*task' was made by other flags .*--adapters lin was .* and is missing"
+        ValueError, match=r"the run in '.*task' was made with other flags .*--adapters lin was .* and is missing"
     ):
         run_task.main(tiny_tasks.flags(tasks, tmp_path / "task", *LAST, adapters=("fac",)))
     with pytest.raises(ValueError, match="objective was 'factual' and is 'linguistic'"):
@@ -184,7 +184,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_and_is_said_not_to_be_compar
     for path in killed.glob(f"*/{MANIFEST}"):
         path.unlink()
     run(ground, killed, *LAST)
-    assert "does not say which run it is of" in capsys.readouterr().out
+    assert "does not say which run it belongs to" in capsys.readouterr().out
     assert same_tensors(killed, whole)
 
 
@@ -259,5 +259,5 @@ def test_where_every_checkpoint_is_damaged_the_run_starts_anew(ground, whole, tm
     killed = killed_at(2, whole, tmp_path / "out")
     cut(killed / "checkpoint-2" / "optimizer.pt")
     run(ground, killed, *LAST)
-    assert "the run starts anew" in capsys.readouterr().out
+    assert "the run starts again" in capsys.readouterr().out
     assert same_tensors(killed, whole)

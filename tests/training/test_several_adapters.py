@@ -164,7 +164,7 @@ def test_any_other_failure_ends_all(ground, tmp_path, monkeypatch):
     def fail(*given):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(run_adapter, "write_adapter", fail)
+    monkeypatch.setattr(run_adapter, "_write_adapter", fail)
     with pytest.raises(OSError, match="the disk is full"):
         run_together(ground, tmp_path / "out")
 
@@ -209,9 +209,9 @@ def test_a_bad_file_is_told_in_a_sentence_before_anything_is_written(ground, tmp
 def test_flags_that_can_not_be_meant_for_several_are_refused(ground, tmp_path):
     with pytest.raises(ValueError, match=r"variants '.*none\.yaml' can't be read: .*No such file"):
         run_adapter.main(flags(ground, "linguistic", tmp_path / "out", "--variants", tmp_path / "none.yaml"))
-    with pytest.raises(ValueError, match=r"--resume_from_checkpoint 'x' is of one adapter; with --variants say last"):
+    with pytest.raises(ValueError, match=r"--resume_from_checkpoint 'x' belongs to one adapter; with --variants say"):
         run_together(ground, tmp_path / "out", "--resume_from_checkpoint", "x")
-    with pytest.raises(ValueError, match="--report_to wandb keeps one run in a process; with --variants give tensor"):
+    with pytest.raises(ValueError, match="--report_to wandb allows one run in a process; with --variants give tensor"):
         run_together(ground, tmp_path / "out", "--report_to", "wandb")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("variants: some.yaml\n", encoding="utf-8")

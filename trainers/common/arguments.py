@@ -1,4 +1,4 @@
-"""What a run is told: dataclasses whose fields are the flags, and recipes that give them defaults."""
+"""Flags common to all trainings: dataclasses whose fields are the flags, and recipes that set their defaults."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class CorpusArguments:
     data_dir: str = field(metadata={"help": "Directory with the corpus as released."})
     max_length: int = field(default=128, metadata={"help": "Longest input in tokens, special tokens included."})
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on so many records, drawn from all, always the same ones."}
+        default=None, metadata={"help": "Train on a fixed random sample of this many records."}
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on so many records, drawn from all, always the same ones."}
+        default=None, metadata={"help": "Evaluate on a fixed random sample of this many records."}
     )
     on_bad_record: str = field(
         default="error",
-        metadata={"choices": ["error", "skip"], "help": "Stop at a malformed record, or count and skip it."},
+        metadata={"choices": ["error", "skip"], "help": "Stop at a malformed record, or skip and count it."},
     )
     num_proc: int | None = field(default=None, metadata={"help": "Processes that build and tokenise the corpus."})
 
@@ -50,10 +50,11 @@ class AdapterArguments:
     adapter_name: str = field(metadata={"help": "Name of the adapter, such as fac or lin."})
     backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
     quantize_backbone: bool = field(
-        default=False, metadata={"help": "Multiply in 8 bits in the frozen encoder, and hold it so (needs torchao)."}
+        default=False, metadata={"help": "Store the frozen encoder and multiply in it in 8 bits (needs torchao)."}
     )
     compile_backbone: bool = field(
-        default=False, metadata={"help": "Compile the blocks of the frozen encoder (on a CPU needs a C++ compiler)."}
+        default=False,
+        metadata={"help": "Compile the blocks of the frozen encoder (on a CPU needs a C++ compiler)."},
     )
     attn_implementation: str | None = field(
         default=None,
@@ -76,7 +77,7 @@ class AdapterArguments:
     adapter_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the adapter."})
     skip_layers: int = field(default=0, metadata={"help": "The official adapter_skip_layers; 0 is off."})
     mask_padding: bool = field(
-        default=True, metadata={"help": "Hide padding from the adapter (the official code: no)."}
+        default=True, metadata={"help": "Hide padding from the adapter (the official code does not)."}
     )
     fusion: str = field(
         default="concat", metadata={"choices": list(FUSIONS), "help": "Fusion under the pre-training head."}
@@ -90,11 +91,11 @@ class AdapterArguments:
         default="aligned",
         metadata={
             "choices": ["aligned", "published"],
-            "help": "Under the official dependency head: labels on sub-tokens, or a word's label on the i-th token.",
+            "help": "With the official dependency head: labels on sub-tokens, or word i's label on token i.",
         },
     )
     without_adapter: bool = field(
-        default=False, metadata={"help": "Baseline: train the head alone on the frozen backbone; saves no adapter."}
+        default=False, metadata={"help": "Baseline: train only the head on the frozen backbone; no adapter is saved."}
     )
 
 
@@ -102,40 +103,49 @@ class AdapterArguments:
 class RunArguments(TrainingArguments):
     """How the run trains: transformers' TrainingArguments with our defaults and an explicit right to overwrite.
 
-    `bf16` holds the backbone in bfloat16 and runs adapters and head, kept in float32, under autocast; unset, it is so
-    where this machine is faster that way. Measured on a CPU with avx512_bf16 (2 threads, MiniLM, 32 x 24 tokens):
-    1288 tokens/s in float32, 1366 with only the backbone in bfloat16, 2169 so, and 2238 all in bfloat16, whose small
-    updates are lost to rounding. `fp16` does the same in float16, on a GPU.
+    With `bf16`, the backbone is held in bfloat16, and adapters and head, kept in float32, run under autocast. If the
+    flag is not set, this is done where it is faster on this machine. Measured on a CPU with avx512_bf16 (2 threads,
+    MiniLM, 32 x 24 tokens): 1288 tokens/s in float32, 1366 with only the backbone in bfloat16, 2169 with `bf16`, and
+    2238 with everything in bfloat16, where small updates are lost to rounding. `fp16` does the same in float16, on a
+    GPU.
     """
 
-    output_dir: str | None = field(default=None, metadata={"help": "Where the adapter's artifact is written."})
-    bf16: bool | None = field(
+    output_dir: str = field(  # type: ignore[assignment]  # `__post_init__` refuses None
+        default=None, metadata={"help": "Where the adapter's artifact is written."}
+    )
+    bf16: bool | None = field(  # type: ignore[assignment]  # None until `__post_init__` chooses
         default=None,
         metadata={
             "nargs": "?",
             "const": True,
-            "help": "Multiply in bfloat16; by default if a product, timed once, is faster so on this machine.",
+            "help": "Multiply in bfloat16; by default if a matrix product, timed once, is faster in it here.",
         },
     )
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Start anew in a used output directory: its checkpoints are removed."}
+        default=False, metadata={"help": "Start again in a used output directory: its checkpoints are removed."}
     )
     logging_steps: float = field(
-        default=0.05, metadata={"help": "Log the loss so often: a number of steps, or below 1 a share of all of them."}
+        default=0.05,
+        metadata={"help": "Steps between logged losses; a value below 1 is a share of all steps."},
     )
-    logging_first_step: bool = field(default=True, metadata={"help": "Log the loss of the first step too."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Also log the loss of the first step."})
     report_to: None | str | list[str] = field(  # noqa: RUF036 (HfArgumentParser takes it in this order only)
         default="tensorboard", metadata={"help": "Where to log."}
     )
     train_sampling_strategy: str = field(
         default="group_by_length",
-        metadata={"choices": ["group_by_length", "random"], "help": "Group examples of like length, or not."},
+        metadata={"choices": ["group_by_length", "random"], "help": "Group examples of similar length, or not."},
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator chooses its columns."})
+    remove_unused_columns: bool = field(
+        default=False,
+        metadata={"help": "The collator chooses its columns."},
+    )
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Leave NaN out of what is logged; it waits for the device at each step."}
+        default=False, metadata={"help": "Leave NaN losses out of the log; this waits for the device at each step."}
     )
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All that trains is used."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "All trainable parameters are used."}
+    )
 
     def __post_init__(self) -> None:
         if not self.output_dir:
@@ -148,86 +158,89 @@ class RunArguments(TrainingArguments):
             raise ValueError("--fp16 needs a GPU, and this run is on a CPU; give --bf16, or neither of the two")
         super().__post_init__()
         if not self.precision_was_asked and bfloat16_pays(self.device):
-            self.bf16, self.mixed_precision = True, "bf16"  # of which the second is made of the first above
+            self.bf16, self.mixed_precision = True, "bf16"  # `super().__post_init__` derived the second from the first
 
     @property
     def precision(self) -> str:
-        """In one line the precision of the run, why it is that one, and a warning where it costs time."""
-        return precision_line(self.bf16, self.fp16, self.precision_was_asked, self.device)
+        """Describe in one line the precision of the run and the reason for it, with a warning where it costs time."""
+        return precision_line(bool(self.bf16), self.fp16, self.precision_was_asked, self.device)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled into every checkpoint: all but the tokens, which are secrets."""
+        """Return the fields that are pickled into every checkpoint: all but the tokens, which are secrets."""
         return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
 
     def __copy__(self) -> RunArguments:
         """Return a copy for the same process, which keeps its tokens."""
-        twin = object.__new__(type(self))
-        vars(twin).update(vars(self))
-        return twin
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
 
 
 def parse_arguments(
-    argv: list[str] | None = None, kinds: tuple[type, ...] = (CorpusArguments, AdapterArguments, RunArguments)
+    argv: list[str] | None = None, classes: tuple[Any, ...] = (CorpusArguments, AdapterArguments, RunArguments)
 ) -> tuple[Any, ...]:
-    """Parse flags into dataclasses, after those that `--recipe FILE.yaml` gives; a flag overrides the recipe.
+    """Parse flags into dataclasses, after those that `--recipe FILE.yaml` sets; a flag overrides the recipe.
 
     Raises:
-        ValueError: a flag is unknown, or the recipe can't be read or has a key that is no flag.
+        ValueError: a flag is unknown, or the recipe can't be read or has an unknown key.
     """
-    recipe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    recipe.add_argument("--recipe", help="YAML file of flags and values; flags on the command line override it.")
-    parser = HfArgumentParser(kinds, description=__doc__, parents=[recipe], allow_abbrev=False)
-    given, argv = recipe.parse_known_args(sys.argv[1:] if argv is None else argv)
-    if given.recipe is not None:
-        argv = _recipe_flags(Path(given.recipe).expanduser(), kinds) + argv
+    recipe_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    recipe_parser.add_argument(
+        "--recipe", help="YAML file of flags and values; flags on the command line override it."
+    )
+    parser = HfArgumentParser(classes, description=__doc__, parents=[recipe_parser], allow_abbrev=False)
+    known, argv = recipe_parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if known.recipe is not None:
+        argv = _recipe_flags(Path(known.recipe).expanduser(), classes) + argv
+    parsed: list[Any]
     *parsed, _, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no flag" + closest(unknown[0].removeprefix("--"), kinds, "--"))
+        raise ValueError(f"{unknown[0]!r} is no flag" + closest(unknown[0].removeprefix("--"), classes, "--"))
     for arguments in parsed:
-        vars(arguments).update({name: _expanded(value) for name, value in vars(arguments).items()})
+        arguments.__dict__.update({name: _expanded(value) for name, value in vars(arguments).items()})
     return tuple(parsed)
 
 
 def _expanded(value: Any) -> Any:
-    """Return a flag's value with the home directory in the place of a leading "~", which shells leave after "="."""
+    """Expand a leading "~" in a flag's value, which shells leave alone after "="."""
     if isinstance(value, list):
         return [_expanded(item) for item in value]
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
-def closest(name: str, kinds: tuple[type, ...], prefix: str = "") -> str:
-    """Return the end of a sentence on a name that is no flag: the nearest one, or where all are listed."""
-    close = difflib.get_close_matches(name.replace("-", "_"), _known(kinds), n=1)
+def closest(name: str, classes: tuple[type, ...], prefix: str = "") -> str:
+    """Return the end of an error about an unknown flag: the closest flag, or where all are listed."""
+    close = difflib.get_close_matches(name.replace("-", "_"), _known(classes), n=1)
     return f"; did you mean {prefix + close[0]!r}?" if close else "; --help lists all"
 
 
-def flags_of(values: dict[str, Any], kinds: tuple[type, ...], where: str) -> list[str]:
-    """Return a mapping of flags to values as a command line; null leaves the default.
+def flags_of(values: dict[str, Any], classes: tuple[type, ...], where: str) -> list[str]:
+    """Turn a mapping of flags to values into command-line arguments; null leaves the default.
 
     Raises:
-        ValueError: a key is no flag; the sentence begins with `where`.
+        ValueError: a key is no flag; the message begins with `where`.
     """
     flags = []
     for key, value in values.items():
-        if key not in _known(kinds):
-            raise ValueError(f"{where}: {key!r} is no flag" + closest(str(key), kinds))
+        if key not in _known(classes):
+            raise ValueError(f"{where}: {key!r} is no flag" + closest(str(key), classes))
         if value is not None:
             value = json.dumps(value) if isinstance(value, dict) else value
             flags += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     return flags
 
 
-def _known(kinds: tuple[type, ...]) -> list[str]:
-    return [one.name for kind in kinds for one in fields(kind) if one.init]
+def _known(classes: tuple[type, ...]) -> list[str]:
+    return [flag.name for arguments in classes for flag in fields(arguments) if flag.init]
 
 
-def _recipe_flags(path: Path, kinds: tuple[type, ...]) -> list[str]:
+def _recipe_flags(path: Path, classes: tuple[type, ...]) -> list[str]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"recipe {str(path)!r} can't be read: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"recipe {str(path)!r} must be a mapping of flags to values, not {type(values).__name__}")
-    return flags_of(values, kinds, f"recipe {str(path)!r}")
+    return flags_of(values, classes, f"recipe {str(path)!r}")

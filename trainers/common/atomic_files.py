@@ -1,4 +1,4 @@
-"""Files and folders that are written, and removed, as a whole or not at all."""
+"""Write and remove files and folders completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ...backbone_kadapter import replacing
 
 __all__ = ["PARTIAL", "remove", "replace_file", "replace_files"]
 
-PARTIAL = ".partial"  # in the names of files and folders that are not complete
+PARTIAL = ".partial"  # in the names of incomplete files and folders
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a text file under another name and give it its own when it is complete.
+    """Write a text file under a temporary name and rename it when it is complete.
 
     Raises:
-        OSError: it can't be written; what was there before is untouched.
+        OSError: it can't be written; the earlier file is untouched.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,10 +30,10 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def replace_files(directory: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write files to a folder, then move each of them to `directory` as a whole.
+    """Let `fill` write files to a temporary folder, then move each complete file to `directory`.
 
     Raises:
-        OSError: writing failed; what was there before is untouched.
+        OSError: writing failed; the earlier files are untouched.
     """
 
     def write(folder: Path) -> None:
@@ -43,7 +43,7 @@ def replace_files(directory: Path, fill: Callable[[Path], object]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder that may not be there, a folder under another name, so that it is whole or gone."""
+    """Remove a file or folder if it exists; a folder is renamed first, so that it is complete or gone."""
     if path.is_dir():
         with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=path.parent) as folder:
             os.rename(path, Path(folder) / path.name)

@@ -1,4 +1,4 @@
-"""How a run has its frozen backbone read: in which precision, with which attention, compiled or as it is."""
+"""Options of the frozen backbone: its dtype, attention, quantization and compilation."""
 
 from __future__ import annotations
 
@@ -14,60 +14,67 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, TorchAoCo
 
 from .arguments import AdapterArguments, RunArguments
 
-__all__ = ["check_attention", "check_compiler", "compile_blocks", "eight_bits", "keep_kernels_apart", "reading"]
+__all__ = [
+    "backbone_options",
+    "check_attention",
+    "check_compiler",
+    "compile_blocks",
+    "eight_bits",
+    "keep_kernels_apart",
+]
 
-KERNELS = "TORCHINDUCTOR_CACHE_DIR"  # where PyTorch keeps what it compiled
-RESTRICTIONS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # of the instructions that a process uses
+KERNELS = "TORCHINDUCTOR_CACHE_DIR"  # where PyTorch keeps compiled kernels
+RESTRICTIONS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # restrict the instructions that a process uses
 
 
-def reading(adapter: AdapterArguments, run: RunArguments) -> dict[str, Any]:
-    """Return what `from_pretrained` is told: in float32 on a CPU attention whose bits do not depend on the batch."""
+def backbone_options(adapter: AdapterArguments, run: RunArguments) -> dict[str, Any]:
+    """Return keywords of `from_pretrained`: in float32 on a CPU, attention whose bits do not depend on the batch."""
     dtype = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else torch.float32
-    told: dict[str, Any] = {"dtype": dtype}
+    options: dict[str, Any] = {"dtype": dtype}
     if adapter.attn_implementation is not None:
-        told["attn_implementation"] = adapter.attn_implementation
+        options["attn_implementation"] = adapter.attn_implementation
     elif run.device.type == "cpu" and dtype == torch.float32:
-        told["attn_implementation"] = "eager"
+        options["attn_implementation"] = "eager"
     if adapter.quantize_backbone:
-        told["quantization_config"] = TorchAoConfig(eight_bits(run.device))
-    return told
+        options["quantization_config"] = TorchAoConfig(eight_bits(run.device))
+    return options
 
 
 def eight_bits(device: torch.device) -> Any:
-    """Return torchao's configuration of products in 8 bits: a scale for each token and for each row of weights."""
+    """Return torchao's configuration of 8-bit products: one scale for each token and each row of weights."""
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig
     from torchao.utils import should_reduce_range
 
     return Int8DynamicActivationInt8WeightConfig(
-        set_inductor_config=False,  # which is the whole process's
+        set_inductor_config=False,  # it would change the whole process
         reduce_range=should_reduce_range(device),  # sums of full range overflow in a CPU without VNNI
     )
 
 
 def check_compiler(run: RunArguments) -> None:
-    """Compile a function of one line, so that a missing compiler is known before anything costs time.
+    """Compile a one-line function, so that a missing compiler is noticed before anything costs time.
 
     Raises:
-        ValueError: it can't be compiled here.
+        ValueError: PyTorch can't compile here.
     """
     try:
-        torch.compile(lambda given: given + 1)(torch.ones(1, device=run.device))
-    except Exception as error:  # whatever a compiler, or the want of one, raises
-        said = " ".join(str(error).partition("\n\n")[0].split())
+        torch.compile(lambda tensor: tensor + 1)(torch.ones(1, device=run.device))
+    except Exception as error:  # whatever a compiler, or its absence, raises
+        reason = " ".join(str(error).partition("\n\n")[0].split())
         raise ValueError(
-            f"--compile_backbone: PyTorch can't compile here ({said}); install a C++ compiler such as g++, or leave "
+            f"--compile_backbone: PyTorch can't compile here ({reason}); install a C++ compiler such as g++, or leave "
             "the flag out"
         ) from error
 
 
 def compile_blocks(backbone: PreTrainedModel) -> None:
-    """Compile a backbone's blocks, one for all since they are alike, and leave what looks at them from outside.
+    """Compile a backbone's blocks, once for all since they are alike; hooks and callers outside the blocks stay eager.
 
     Raises:
         ValueError: no list of modules is as long as the backbone has blocks.
     """
     number = backbone.config.num_hidden_layers
-    lists = (one for one in backbone.modules() if isinstance(one, nn.ModuleList) and len(one) == number)
+    lists = (module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) == number)
     blocks = next(lists, None)
     if blocks is None:
         raise ValueError(
@@ -79,10 +86,10 @@ def compile_blocks(backbone: PreTrainedModel) -> None:
 
 
 def keep_kernels_apart() -> None:
-    """Keep compiled kernels in a folder for each set of instructions that the environment allows.
+    """Keep compiled kernels in a separate folder for each set of instructions that the environment allows.
 
-    PyTorch keeps them on disk for later processes, and does not ask what a process may use: one that was compiled
-    under another restriction gives NaN, or breaks the process.
+    PyTorch caches kernels on disk for later processes without recording which instructions they use: a kernel that was
+    compiled under another restriction gives NaN or crashes the process.
     """
     allowed = [os.environ[name] for name in RESTRICTIONS if name in os.environ]
     if allowed and KERNELS not in os.environ:
@@ -91,10 +98,10 @@ def keep_kernels_apart() -> None:
 
 
 def check_attention(adapter: AdapterArguments, backbone: PreTrainedConfig, run: RunArguments) -> None:
-    """Refuse an attention that this backbone, or this machine, does not have.
+    """Refuse an attention implementation that this backbone or this machine does not have.
 
     Raises:
-        ValueError: it is unknown, not installed, not made for the backbone or not for 32 bits.
+        ValueError: it is unknown, not installed, not available for the backbone, or not for 32 bits.
     """
     name = adapter.attn_implementation
     if name is None:
@@ -102,7 +109,7 @@ def check_attention(adapter: AdapterArguments, backbone: PreTrainedConfig, run: 
     if "flash" in name and not (run.bf16 or run.fp16):
         raise ValueError(f"--attn_implementation {name!r} reads in 16 bits only; give --bf16 or --fp16, or sdpa")
     try:
-        with torch.device("meta"):  # no weights, but every check that loading them would make
+        with torch.device("meta"):  # no weights, but every check that loading makes
             AutoModel.from_config(copy.deepcopy(backbone), attn_implementation=name, dtype=torch.bfloat16)
     except (ImportError, ValueError, OSError) as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Pad encoded examples to their batch."""
+"""Pad encoded examples to a batch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["PadToBatch"]
 
 @dataclass
 class PadToBatch:
-    """Stack what has one size, and pad on the right what has not, by the value given for each column.
+    """Stack columns of equal size and pad the others on the right, with a padding value for each column.
 
     Args:
-        padding: for each column its padding value, a float for a column of floats; columns that are not named, or
-            that examples do not have, are left out.
-        length: to how many tokens every example is padded, None for those of the longest.
+        padding: the padding value of each column, a float for a column of floats; columns that are not listed, or that
+            examples do not have, are left out.
+        length: the number of tokens that every example is padded to, None for the length of the longest.
     """
 
     padding: dict[str, int | float]
@@ -29,17 +29,17 @@ class PadToBatch:
 
     @classmethod
     def of(cls, objective: Any, model: Any) -> PadToBatch:
-        """Return what pads the examples of an objective or a task for a model.
+        """Return a collator for the examples of an objective or a task under a given model.
 
-        Adapters without `mask_padding` attend to padding, as the official ones do. Beside such a one every example is
-        padded to `objective.max_length`, as there, so that no result depends on what else is in a batch.
+        Adapters without `mask_padding` attend to padding, as the official ones do. If such an adapter is active, every
+        example is padded to `objective.max_length`, as in the official code, so that no result depends on the batch.
         """
         adapters = [model.base_model.adapters[name] for name in model.active_adapters()]
-        masked = all(one.config.mask_padding for one in adapters)
+        masked = all(adapter.config.mask_padding for adapter in adapters)
         return cls(objective.padding, None if masked else objective.max_length)
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return one tensor for each column, the attention mask, and the kept states where examples have them."""
+        """Return a tensor for each column, the attention mask, and the kept states if examples have them."""
         batch: dict[str, Any] = {}
         for column, value in self.padding.items():
             if column in examples[0]:
@@ -58,31 +58,31 @@ class PadToBatch:
     def _lengthened(self, batch: dict[str, Any], shape: torch.Size) -> dict[str, Tensor]:
         """Return the columns that have a value for each token, padded to `length`."""
         more = (0, max(0, (self.length or 0) - shape[-1]))
-        tokens = {column: one for column, one in batch.items() if one.shape == shape}
-        return {column: F.pad(one, more, value=self.padding.get(column, 0)) for column, one in tokens.items()}
+        tokens = {column: tensor for column, tensor in batch.items() if tensor.shape == shape}
+        return {column: F.pad(tensor, more, value=self.padding.get(column, 0)) for column, tensor in tokens.items()}
 
 
 def _padded(values: list[Any], value: int | float) -> Tensor:
     dtype = torch.float if isinstance(value, float) else torch.long
-    if any(isinstance(inner, list) for one in values if isinstance(one, list) for inner in one):
+    if any(isinstance(inner, list) for outer in values if isinstance(outer, list) for inner in outer):
         return _padded_twice(values, value, dtype)
-    tensors = [torch.tensor(one, dtype=dtype) for one in values]  # an empty list too
+    tensors = [torch.tensor(items, dtype=dtype) for items in values]  # with the dtype of an empty list too
     return torch.stack(tensors) if tensors[0].dim() == 0 else pad_sequence(tensors, True, padding_value=value)
 
 
 def _padded_twice(values: list[list[list[Any]]], value: int | float, dtype: torch.dtype) -> Tensor:
-    """Pad lists of lists, such as the choices of a question, to (batch, number, length)."""
-    number, length = max(map(len, values)), max(len(inner) for one in values for inner in one)
+    """Pad lists of lists, such as the choices of questions, to (batch, number, length)."""
+    number, length = max(map(len, values)), max(len(inner) for lists in values for inner in lists)
     padded = torch.full((len(values), number, length), value, dtype=dtype)
-    for row, one in enumerate(values):
-        for place, inner in enumerate(one):
-            padded[row, place, : len(inner)] = torch.tensor(inner, dtype=dtype)
+    for index, lists in enumerate(values):
+        for position, inner in enumerate(lists):
+            padded[index, position, : len(inner)] = torch.tensor(inner, dtype=dtype)
     return padded
 
 
 def _mask(input_ids: list[Any]) -> Tensor:
-    """Return 1 for tokens and 0 for padding, in the shape of the padded ids."""
+    """Return a mask of the shape of the padded ids: 1 for tokens, 0 for padding."""
     if input_ids[0] and isinstance(input_ids[0][0], list):
-        return _padded_twice([[[1] * len(inner) for inner in one] for one in input_ids], 0, torch.long)
+        return _padded_twice([[[1] * len(ids) for ids in choices] for choices in input_ids], 0, torch.long)
     lengths = torch.tensor([len(ids) for ids in input_ids])
     return (torch.arange(int(lengths.max())) < lengths[:, None]).long()  # (B, S)

@@ -1,4 +1,4 @@
-"""From a corpus to encoded examples: which records are used, encoded once a machine, and every loss told."""
+"""Turn a corpus into encoded examples, cached per machine, and report everything that is dropped."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ HELD_OUT = ("validation", "test")
 
 
 def check_record_type(corpus: CorpusArguments, objective: Any) -> None:
-    """Refuse a corpus whose records are not of the kind that an objective learns from.
+    """Refuse a corpus whose records are not of the type that an objective needs.
 
     Raises:
-        ValueError: there is no such corpus, or it has the other kind of records.
+        ValueError: there is no such corpus, or it has another type of records.
     """
-    has = data_builders.get_builder(corpus.corpus).record_type
-    if has != objective.record_type:
+    record_type = data_builders.get_builder(corpus.corpus).record_type
+    if record_type != objective.record_type:
         fitting = [
             name
             for name in data_builders.available()
             if data_builders.get_builder(name).record_type == objective.record_type
         ]
         raise ValueError(
-            f"corpus {corpus.corpus!r} has {has} records, and this objective needs {objective.record_type} records; "
-            f"choose another objective or one of the corpora {fitting}"
+            f"corpus {corpus.corpus!r} has {record_type} records, and this objective needs {objective.record_type} "
+            f"records; choose another objective or one of the corpora {fitting}"
         )
 
 
 def open_tokenizer(backbone: str, revision: str | None, max_length: int) -> PreTrainedTokenizerBase:
-    """Return a backbone's tokenizer, after a look at the backbone's configuration and at `max_length`.
+    """Return a backbone's tokenizer, after checking that the backbone exists and takes `max_length` tokens.
 
     Raises:
         OSError: there is no such backbone.
@@ -57,8 +57,8 @@ def open_tokenizer(backbone: str, revision: str | None, max_length: int) -> PreT
     return tokenizer
 
 
-def build_corpus(corpus: CorpusArguments, tell: bool, **options: Any) -> dict[str, datasets.Dataset]:
-    """Build the corpus, print what became of its records, and return all splits that hold any.
+def build_corpus(corpus: CorpusArguments, verbose: bool, **options: Any) -> dict[str, datasets.Dataset]:
+    """Build the corpus, print what became of its records, and return all splits that are not empty.
 
     `options` are further keywords of `data_builders.load`.
 
@@ -68,7 +68,7 @@ def build_corpus(corpus: CorpusArguments, tell: bool, **options: Any) -> dict[st
     options |= {"num_proc": corpus.num_proc, "on_bad_record": corpus.on_bad_record}
     with writing_the_cache(f"the corpus in {str(corpus.data_dir)!r}"):
         splits = data_builders.load(corpus.corpus, corpus.data_dir, **options)
-    if tell:
+    if verbose:
         note = data_builders.get_builder(corpus.corpus).note
         print(f"corpus {corpus.corpus}, the files of {corpus.data_dir} by split{note and f' ({note})'}:")
         print(data_builders.split_table(splits))
@@ -79,7 +79,7 @@ def build_corpus(corpus: CorpusArguments, tell: bool, **options: Any) -> dict[st
 
 @contextmanager
 def writing_the_cache(what: str) -> Iterator[None]:
-    """Say in a sentence that the cache of `datasets` can't be written; that a file can't be read is one already.
+    """Name the cache of `datasets` in the error if it can't be written; errors about other files are left as they are.
 
     Raises:
         OSError: the disk is full, or the cache can't be written.
@@ -89,36 +89,36 @@ def writing_the_cache(what: str) -> Iterator[None]:
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(datasets.config.HF_CACHE_HOME)):
             raise
-        # It says "Cannot find data file" first, whatever the reason was.
+        # The message begins with "Cannot find data file", whatever the reason was.
         reason = " ".join(str(error).rpartition("Original error:")[2].split())
         cache = str(datasets.config.HF_DATASETS_CACHE)
         raise OSError(
             f"{what} could not be kept in the cache of datasets, {cache!r} ({reason}); free some space "
-            "there, or name another place by the environment variable HF_DATASETS_CACHE"
+            "there, or name another directory in the environment variable HF_DATASETS_CACHE"
         ) from error
 
 
-def load_splits(corpus: CorpusArguments, train: bool, evaluate: bool, tell: bool) -> dict[str, datasets.Dataset]:
-    """Build the corpus, and return "train" and "eval" where they are asked for.
+def load_splits(corpus: CorpusArguments, train: bool, evaluate: bool, verbose: bool) -> dict[str, datasets.Dataset]:
+    """Build the corpus, and return "train" and "eval" if they are needed.
 
     Raises:
-        ValueError: the corpus is malformed, or lacks a split that is needed.
+        ValueError: the corpus is malformed, or has no split that is needed.
     """
-    splits = build_corpus(corpus, tell)
+    splits = build_corpus(corpus, verbose)
     held_out = next((name for name in HELD_OUT if name in splits), None)
     if (train and "train" not in splits) or (evaluate and held_out is None):
         raise ValueError(
             f"{corpus.data_dir!r} has the splits {sorted(splits)}; --do_train needs train, and --do_eval needs "
             "validation or test"
         )
-    if evaluate and tell and held_out != HELD_OUT[0]:
-        print(f"there is no {HELD_OUT[0]} split: what is evaluated here is the {held_out} split")
-    asked = {"train": "train" if train else None, "eval": held_out if evaluate else None}
-    return {name: splits[split] for name, split in asked.items() if split is not None}
+    if evaluate and verbose and held_out != HELD_OUT[0]:
+        print(f"there is no {HELD_OUT[0]} split: the {held_out} split is evaluated instead")
+    needed = {"train": "train" if train else None, "eval": held_out if evaluate else None}
+    return {name: splits[split] for name, split in needed.items() if split is not None}
 
 
 def sample(dataset: datasets.Dataset, number: int | None) -> datasets.Dataset:
-    """Return so many records, drawn from all and in their order; corpora are sorted, so the first are no sample."""
+    """Return a fixed random sample of records, in their order; corpora are sorted, so the first ones would not do."""
     if number is None or number >= len(dataset):
         return dataset
     return dataset.select(np.sort(np.random.default_rng(0).choice(len(dataset), number, replace=False)))
@@ -126,49 +126,49 @@ def sample(dataset: datasets.Dataset, number: int | None) -> datasets.Dataset:
 
 def encode(
     split: str,
-    rows: datasets.Dataset,
+    records: datasets.Dataset,
     objective: Any,
     corpus: CorpusArguments,
-    tell: bool,
+    verbose: bool,
     source: str | None = None,
     **options: bool,
 ) -> datasets.Dataset:
     """Encode records, with a column `length`, and print how many are kept, dropped and truncated.
 
-    An objective whose examples have a column `record`, the place in the batch, gets it back as the place in `rows`.
-    `source` is where the records come from, if not the corpus' folder; `options` are keywords of the objective's
-    `encode`.
+    An objective whose examples have a column `record`, the index in the batch, gets it back as the index in `records`.
+    `source` is the file that the records come from, if not the corpus' directory; `options` are keywords of the
+    objective's `encode`.
 
-    What was encoded stays in the corpus' cache, for the other processes and later runs. Its key holds all that the
-    examples depend on, the code too.
+    Encoded examples stay in the corpus' cache for other processes and later runs. Their key covers everything that the
+    examples depend on, including the code.
 
     Raises:
-        ValueError: every record was dropped, or the objective refuses one; the sentence says where it is.
+        ValueError: every record was dropped, or the objective refuses a record; the message names its source.
     """
     training = split == "train"
 
-    def encode_batch(batch: dict[str, list], places: list[int]) -> dict[str, list]:
+    def encode_batch(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         try:
             examples = objective.encode(batch, training, **options)
         except ValueError as error:
             raise ValueError(f"{source or corpus.data_dir}, {split}: {error}") from error
         if "record" in examples:
-            examples["record"] = [places[record] for record in examples["record"]]
+            examples["record"] = [indices[record] for record in examples["record"]]
         return {"length": [len(ids) for ids in examples["input_ids"]], **examples}
 
     with writing_the_cache(f"the encoded {split} examples"):
-        examples = rows.map(
+        examples = records.map(
             encode_batch,
             batched=True,
             with_indices=True,
-            remove_columns=rows.column_names,
+            remove_columns=records.column_names,
             num_proc=corpus.num_proc,
-            new_fingerprint=_cache_key(rows, objective, training, options),
+            new_fingerprint=_cache_key(records, objective, training, options),
             desc=f"encoding {split}",
         )
-    if tell:
+    if verbose:
         truncated = int(column(examples, "truncated").sum()) if len(examples) else 0
-        dropped = len(rows) - len(examples)
+        dropped = len(records) - len(examples)
         print(f"{split}: {len(examples)} examples kept, {dropped} dropped, {truncated} of the kept truncated")
     if not len(examples):
         raise ValueError(
@@ -179,20 +179,20 @@ def encode(
 
 
 def column(examples: Any, name: str) -> np.ndarray:
-    """Return a column of scalars as an array, of a `datasets.Dataset` or of what has a method for it."""
+    """Return a column of scalars as an array, from a `datasets.Dataset` or an object with a method `column`."""
     if not isinstance(examples, datasets.Dataset):
         return examples.column(name)
     return np.asarray(examples.with_format("numpy")[name][:])
 
 
-def _cache_key(rows: datasets.Dataset, objective: Any, training: bool, options: dict[str, bool]) -> str:
+def _cache_key(records: datasets.Dataset, objective: Any, training: bool, options: dict[str, bool]) -> str:
     plug_ins = Path(sys.modules[type(objective).__module__].__file__ or "").parent
     package = Path(__file__).resolve().parents[2]
     code = [*sorted(package.glob("*.py")), *sorted(plug_ins.glob("*.py")), Path(__file__)]
     tokenizer = objective.tokenizer
     fast = getattr(tokenizer, "backend_tokenizer", None)
     settings = {name: value for name, value in vars(objective).items() if name != "tokenizer"}
-    parts = [path.read_bytes() for path in code]
-    parts += [repr((rows._fingerprint, type(objective), settings, training, options, tokenizer)).encode()]
-    parts += [fast.to_str().encode() if fast is not None else repr(sorted(tokenizer.get_vocab().items())).encode()]
-    return blake2b(b"\0".join(parts), digest_size=16).hexdigest()
+    pieces = [path.read_bytes() for path in code]
+    pieces += [repr((records._fingerprint, type(objective), settings, training, options, tokenizer)).encode()]
+    pieces += [fast.to_str().encode() if fast is not None else repr(sorted(tokenizer.get_vocab().items())).encode()]
+    return blake2b(b"\0".join(pieces), digest_size=16).hexdigest()

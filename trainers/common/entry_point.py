@@ -1,4 +1,4 @@
-"""Run a trainer as a program: its errors are sentences, and its processes part in order."""
+"""Run a trainer as a program: expected errors end it with their message, and its processes shut down in order."""
 
 import sys
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from accelerate import PartialState
 
 
 def run_program(main: Callable[[], Any]) -> None:
-    """Run a trainer's `main`; a failure that has a sentence ends with it.
+    """Run a trainer's `main`; an expected error ends the program with its message.
 
-    A process that ends with its group of processes open may abort after all is done and written, about once in forty
+    A process that exits while its process group is open may abort after everything is written, about once in forty
     runs: gloo's threads outlive the interpreter (pytorch/pytorch, issue 190489). After a failure the group is left
-    alone: who waits in it for one that failed would wait on.
+    open: destroying it would block on the process that failed.
 
     Raises:
-        SystemExit: after a failure that has a sentence.
+        SystemExit: an expected error occurred.
     """
     try:
         main()

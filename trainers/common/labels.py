@@ -1,4 +1,4 @@
-"""What labels must be for anything to be learned from them."""
+"""Check that there is anything to learn from training labels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def check_varied(what: str, labels: Iterable[object]) -> None:
 
     Args:
         what: what a label is called, such as "relation".
-        labels: the label of each training record, or of each different one.
+        labels: the label of each training record, or each distinct label.
 
     Raises:
-        ValueError: all are alike; the sentence says which label it is, and the remedy.
+        ValueError: all are equal; the message names the label and the remedy.
     """
     labels = iter(labels)
     first = next(labels, None)

@@ -1,4 +1,4 @@
-"""The output directory of a run: whether it may be used, by whom it is used, and files written at once."""
+"""The output directory of a run: whether it may be used, which run uses it, and whether that run has finished."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ __all__ = [
     "mark_finished",
 ]
 
-HEAD = "pretraining_head"  # where the complete model with its head stands in the output directory
-RUN = "run.json"  # what a downstream run was
-MULTITASK = "multitask.json"  # stands beside an encoder that run_multitask.py trained
-FINISHED = "finished.json"  # of which run everything in the directory is, once all is written
+HEAD = "pretraining_head"  # folder of the complete model with its head, in the output directory
+RUN = "run.json"  # describes a downstream run
+MULTITASK = "multitask.json"  # stored with an encoder that run_multitask.py trained
+FINISHED = "finished.json"  # names the run that the directory belongs to; written last
 RESULTS = "all_results.json"
-LOCK = "_lock"  # with such a name it is left out of what a Trainer pushes
+LOCK = "_lock"  # a Trainer does not push files with such names
 OF_A_RUN = (
     *(f"{PREFIX_CHECKPOINT_DIR}-*", "runs", "*_results.json", "trainer_state.json", "pred*.jsonl"),
     *(RUN, FINISHED),
 )
-OF_A_TOKENIZER = (  # of each family its own
+OF_A_TOKENIZER = (  # each family has its own
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
     "chat_template.jinja",
 )
@@ -62,20 +62,20 @@ def check_output_directory(
     adapters: Sequence[str] = (),
     mark: str | None = None,
 ) -> None:
-    """Refuse an output directory that holds what no run of ours wrote, or a run that is not to be replaced.
+    """Refuse an output directory that holds files of others, or a run that is not to be replaced.
 
-    What a run left that was killed before its first checkpoint is no run: the same command starts it anew.
+    A run that was killed before its first checkpoint does not count: the same command starts it again.
 
     Args:
-        output_dir: where the run is to write.
-        resume: the checkpoint that it goes on from, or whether it goes on from the last.
+        output_dir: the directory that the run is to write to.
+        resume: the checkpoint to resume from, or whether to resume from the last.
         overwrite: whether an earlier run may be replaced.
-        backbone: the encoder; one that is a directory must be apart from this one.
-        adapters: artifacts that are read, none of which may be this directory.
-        mark: a file that stands beside a model of the program's own that is no artifact.
+        backbone: the encoder; if it is a directory, the output must be separate from it.
+        adapters: artifacts that are read, none of which may be the output directory.
+        mark: a file that marks a model of this program that is no artifact.
 
     Raises:
-        ValueError: the directory must not be used; the sentence says why.
+        ValueError: the directory must not be used; the message says why.
         OSError: it, or a checkpoint in it, holds a model that is not ours.
     """
     folder = Path(output_dir)
@@ -85,9 +85,9 @@ def check_output_directory(
     weights = _any_of(folder, (WEIGHTS, f"{HEAD}/{WEIGHTS}"))
     used = checkpoint or finished or weights
     if used and not overwrite and not (resume and (checkpoint or finished)):
-        how = "it has no checkpoint to resume from;" if resume else "resume it by --resume_from_checkpoint last,"
+        how = "it has no checkpoint to resume from;" if resume else "resume it with --resume_from_checkpoint last,"
         raise ValueError(
-            f"--output_dir {output_dir!r} holds another run; {how} replace it by --overwrite_output_dir, or choose "
+            f"--output_dir {output_dir!r} holds another run; {how} replace it with --overwrite_output_dir, or choose "
             "another directory"
         )
 
@@ -96,7 +96,7 @@ def _any_of(folder: Path, names: Iterable[str]) -> bool:
     return any((folder / name).exists() for name in names)
 
 
-def _check_place(folder: Path) -> None:
+def _check_path(folder: Path) -> None:
     for path in (folder, *folder.parents):
         if path.is_file():
             raise ValueError(f"--output_dir {str(path)!r} is a file; name a directory")
@@ -124,12 +124,12 @@ def _check_apart(folder: Path, backbone: str | None, adapters: Sequence[str]) ->
 
 
 def _check_ours(folder: Path, mark: str | None, tolerant: bool) -> None:
-    """Refuse a directory with what no run of ours wrote; beside a run that goes on, files of other names may lie."""
+    """Refuse a directory with files that no run of ours wrote; if a run is resumed, other files are tolerated."""
     checkpoints = all_checkpoints(folder)
     manifests = [f"{path.name}/{MANIFEST}" for path in checkpoints]
     check_destination(folder, marks=[] if mark is None else [mark, *manifests])
     for path in checkpoints:
-        if (path / CONFIG).is_file():  # ours hold none where only a part of the model trains
+        if (path / CONFIG).is_file():  # ours hold none where only some of the tensors train
             check_destination(path)
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() and not tolerant else []
     strange = next((name for name in names if not any(fnmatch(name, pattern) for pattern in OURS)), None)
@@ -142,13 +142,13 @@ def _check_ours(folder: Path, mark: str | None, tolerant: bool) -> None:
 
 @contextmanager
 def in_use(output_dirs: Iterable[str]) -> Iterator[None]:
-    """Keep output directories for this run; another that wants one of them is refused until this one has ended.
+    """Reserve output directories for this run; another run that wants one of them is refused until this run has ended.
 
-    The main process holds a lock on a file in each, which the system lets go when the process dies, however it does.
-    Directories that were made for it and stay empty are removed.
+    The main process holds a lock on a file in each, which the system releases when the process dies, for any reason.
+    Directories that were created for it and stay empty are removed.
 
     Raises:
-        ValueError: a directory is in use, or is no place for one.
+        ValueError: a directory is in use, or its path can't be a directory.
         OSError: it can't be written.
     """
     with ExitStack() as locks:
@@ -159,8 +159,8 @@ def in_use(output_dirs: Iterable[str]) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    _check_place(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    _check_path(folder)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def _locked(folder: Path) -> Iterator[None]:
             (folder / LOCK).unlink()
         lock.release()
         with suppress(OSError):
-            for path in made:
+            for path in created:
                 path.rmdir()
 
 
@@ -187,7 +187,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def mark_finished(run: Any, description: dict[str, Any], files: Sequence[str]) -> None:
-    """Note, when all of a run is written, which run it was and by which files it is known to be there.
+    """Record, when everything is written, which run it was and the files by which its results are recognised.
 
     Raises:
         OSError: it can't be written.
@@ -197,29 +197,29 @@ def mark_finished(run: Any, description: dict[str, Any], files: Sequence[str]) -
 
 
 def finished_results(run: Any, description: dict[str, Any]) -> dict[str, float] | None:
-    """Return the results of a finished run that is resumed and has nothing left to do; None if it has.
+    """Return the results of a finished run that is resumed and has nothing left to do; None if there is more to do.
 
     Raises:
-        ValueError: it is another run than the one described, or a longer one is asked for and no checkpoint is left.
+        ValueError: it is another run than the one described, or a longer one is requested and no checkpoint is left.
     """
     folder = Path(run.output_dir)
     try:
-        held = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
-        there = all((folder / name).is_file() for name in held["files"])
+        recorded = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+        there = all((folder / name).is_file() for name in recorded["files"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if not there:
         return None
-    is_same_run(held["run"], description, f"the run in {str(folder)!r}")
-    if held["length"] != _length(run):
+    is_same_run(recorded["run"], description, f"the run in {str(folder)!r}")
+    if recorded["length"] != _length(run):
         if last_complete_checkpoint(folder) is None:
             raise ValueError(
-                f"the run in {str(folder)!r} has finished after {held['length']} and left no checkpoint, so it can't "
-                f"go on to {_length(run)}; give --overwrite_output_dir instead of --resume_from_checkpoint"
+                f"the run in {str(folder)!r} has finished after {recorded['length']} and left no checkpoint, so it "
+                f"can't go on to {_length(run)}; give --overwrite_output_dir instead of --resume_from_checkpoint"
             )
         return None
     if PartialState().is_main_process:
-        print(f"the run in {str(folder)!r} has finished; it is left as it is")
+        print(f"the run in {str(folder)!r} has finished; it is left unchanged")
     return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
 
 
@@ -227,13 +227,13 @@ def _length(run: Any) -> str:
     return f"{run.max_steps} steps" if run.max_steps > 0 else f"{run.num_train_epochs:g} epochs"
 
 
-# ---- what is removed and written ------------------------------------------------------------------------------------
+# ---- removing an earlier run ----------------------------------------------------------------------------------------
 
 
 def clear(output_dir: str, resume: bool) -> None:
-    """Remove what a kill left half written or half removed and, unless it is resumed, the earlier run.
+    """Remove files that a kill left incomplete and, unless it is resumed, the earlier run.
 
-    The earlier artifact stays until the new one, when complete, takes its place.
+    The earlier artifact stays until the complete new one replaces it.
     """
     for pattern in LEFT_BY_A_KILL if resume else LEFT_BY_A_KILL + OF_A_RUN:
         for path in Path(output_dir).glob(pattern):

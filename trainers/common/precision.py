@@ -1,4 +1,4 @@
-"""In which precision a run multiplies: as it is asked to, or in bfloat16 where this machine is faster in it."""
+"""Choose the precision of a run: the requested one, or bfloat16 where it is faster on this machine."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from .memory import spare_memory
+from .memory import limit_native_caches
 
 __all__ = ["bfloat16_pays", "bfloat16_time", "precision_line"]
 
-SHAPE = (256, 384)  # of a product that takes a fraction of a millisecond, and tens where bfloat16 is emulated
-ROUNDS, ENOUGH = 12, 0.15  # the fastest counts, of so many or of those in so many seconds
-WORTHWHILE = 0.8  # of float32's time: autocasting costs some of what the products save
+SHAPE = (256, 384)  # of a product that takes a fraction of a millisecond, or tens of them where bfloat16 is emulated
+ROUNDS, MAX_SECONDS = 12, 0.15  # the fastest round counts; rounds stop after MAX_SECONDS
+WORTHWHILE = 0.8  # share of float32's time: autocasting costs some of what the products save
 
 
 def bfloat16_pays(device: torch.device) -> bool:
-    """Return whether bfloat16 is faster than float32 on this machine; all processes of a run agree on the first's."""
+    """Return whether bfloat16 is faster than float32 here; all processes of a run use the first one's answer."""
     agreed = [_has_units(device) and (device.type != "cpu" or bfloat16_time() < WORTHWHILE)]
     if PartialState().num_processes > 1:
         broadcast_object_list(agreed)
@@ -28,17 +28,17 @@ def bfloat16_pays(device: torch.device) -> bool:
 
 @cache
 def bfloat16_time() -> float:
-    """Return how many times as long as in float32 a matrix product takes in bfloat16 on this CPU, measured once.
+    """Measure, once, the time of a matrix product in bfloat16 relative to float32 on this CPU.
 
-    On a busy machine one product says little, so the fastest of several counts.
+    On a busy machine a single product says little, so the fastest of several counts.
     """
-    spare_memory()  # heard before the first product of a process only
+    limit_native_caches()  # oneDNN reads it before the first product of a process only
     seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     rows, side = SHAPE
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         factors = {dtype: (torch.randn(rows, side).to(dtype), torch.randn(side, side).to(dtype)) for dtype in seconds}
         began = perf_counter()
-        while len(seconds[torch.bfloat16]) < ROUNDS and perf_counter() - began < ENOUGH:
+        while len(seconds[torch.bfloat16]) < ROUNDS and perf_counter() - began < MAX_SECONDS:
             for dtype, (left, right) in factors.items():
                 begin = perf_counter()
                 left @ right
@@ -47,7 +47,7 @@ def bfloat16_time() -> float:
 
 
 def precision_line(bf16: bool, fp16: bool, asked: bool, device: torch.device) -> str:
-    """Return in one line the precision of a run and why it is that one, with a warning where it costs time."""
+    """Describe in one line the precision of a run and the reason for it, with a warning where it costs time."""
     name = "bfloat16" if bf16 else "float16" if fp16 else "float32"
     if device.type != "cpu":
         reason = "as asked" if asked else f"this {device.type} device has {'' if bf16 else 'no '}units for bfloat16"
@@ -63,14 +63,16 @@ def precision_line(bf16: bool, fp16: bool, asked: bool, device: torch.device) ->
 
 
 def _has_units(device: torch.device) -> bool:
-    """Return whether the device multiplies in bfloat16, not just stores it.
+    """Return whether the device multiplies in bfloat16 rather than only storing it.
 
-    oneDNN knows what the environment denies it. The CPU is asked too, for oneDNN says yes on every one with AVX-512,
-    also where products take four times as long as in float32 since there are no instructions for them.
+    oneDNN knows what the environment disables. The CPU is asked too, because oneDNN says yes for every CPU with
+    AVX-512, even where there are no instructions for such products and they take four times as long as in float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    known = torch.cpu.get_capabilities()
-    return known.get("architecture") != "x86_64" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return capabilities.get("architecture") != "x86_64" or any(
+        capabilities.get(name) for name in ("avx512_bf16", "amx_bf16")
+    )

@@ -1,4 +1,4 @@
-"""What a run says of itself: what it will cost, as soon as that is known, and where the result is."""
+"""Print what a run will cost, as soon as that is known, and where its result is."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 __all__ = ["Cost", "saved_line"]
 
-WARM, MEASURED = 1, 4  # steps that are left out, since they also pay for memory and kernels, and those up to the last
+WARM, MEASURED = 1, 4  # the steps not timed, which also allocate memory and compile kernels, and the last timed step
 
 
 class Cost(TrainerCallback):
-    """Says before a training how many steps it takes and, after the first of them, how long that is.
+    """Print before training how many steps it takes and, after the first steps, how much time is left.
 
     Args:
-        examples: how many are trained on.
-        name: what the lines begin with.
+        examples: the number of training examples.
+        name: the prefix of the printed lines.
     """
 
     def __init__(self, examples: int, name: str = "training") -> None:
@@ -27,37 +27,37 @@ class Cost(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Say how much is trained."""
+        """Print the number of examples and steps."""
         self.first = state.global_step
         if args.do_train and state.is_world_process_zero and self.first < state.max_steps:
             done = f", {self.first} of which are done" if self.first else ""
             steps = f"{state.max_steps} steps{done}"
-            self._say(f"{self.examples} examples, {steps}; the first ones tell how long it takes")
+            self._log(f"{self.examples} examples, {steps}; the first ones will show how long it takes")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure the first steps, and say how long the others will take."""
+        """Measure the first steps, and print how long the others will take."""
         step = state.global_step - self.first
         if step == WARM:
             self.began = perf_counter()
         if step == MEASURED and args.do_train and state.is_world_process_zero:
             seconds, rest = (perf_counter() - self.began) / (MEASURED - WARM), state.max_steps - state.global_step
-            self._say(f"{seconds:.2g} seconds a step, so the other {rest} steps take about {readable(seconds * rest)}")
+            self._log(f"{seconds:.2g} seconds a step, so the other {rest} steps take about {readable(seconds * rest)}")
 
-    def _say(self, sentence: str) -> None:
-        print(f"{self.name}: {sentence}", flush=True)
+    def _log(self, message: str) -> None:
+        print(f"{self.name}: {message}", flush=True)
 
 
 def readable(seconds: float) -> str:
-    """Return a time as a reader wants it."""
+    """Format a duration for a reader."""
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
 
 
 def saved_line(folder: str | Path, model_class: str, remote: bool = False) -> str:
-    """Return the last line of a run: where the result is and how it is loaded."""
+    """Return the last line of a run: where the result is and how to load it."""
     path = repr(str(folder))
     without = f", or without kadapter by AutoModel.from_pretrained({path}, trust_remote_code=True)" if remote else ""
     return f"saved to {folder!s}; load it by {model_class}.from_pretrained({path}){without}"

@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
 __all__ = ["GlobalBatchSampler", "InOrder"]
 
-POOL = 50  # batches that are sorted by length together: enough for even lengths, few enough to stay random
+POOL = 50  # batches that are sorted by length together: enough for similar lengths, few enough to stay random
 
 
 class GlobalBatchSampler(Sampler[int]):
-    """Random order, cut into global batches (all processes and accumulation steps), of like length if asked.
+    """Random order, cut into global batches (all processes and accumulation steps), of similar length if requested.
 
-    What does not fill a global batch is left out in that epoch, and is others in the next. Consecutive runs of the
-    order belong to one optimizer step, whatever the number of processes that share it.
+    Examples that do not fill a global batch are left out of that epoch; each epoch leaves out others. Consecutive
+    examples of the order belong to one optimizer step, whatever the number of processes that share it.
 
     Args:
         lengths: length of each example in tokens.
-        batch_size: examples in one optimizer step.
-        group_by_length: whether a batch holds examples of like length.
+        batch_size: number of examples in an optimizer step.
+        group_by_length: whether a batch holds examples of similar length.
         seed: seed of the order, together with the epoch.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, group_by_length: bool, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, group_by_length: bool, seed: int) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size, self.group_by_length, self.seed, self.epoch = batch_size, group_by_length, seed, 0
 

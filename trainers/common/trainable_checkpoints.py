@@ -1,4 +1,4 @@
-"""The trainer of models of which only a part trains, or that are no `PreTrainedModel`."""
+"""A trainer for models that train only in part, or that are no `PreTrainedModel`."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .trainer import KAdapterTrainer
 
-__all__ = ["LeanTrainer"]
+__all__ = ["TrainableOnlyTrainer"]
 
 
-class LeanTrainer(KAdapterTrainer):
-    """A `KAdapterTrainer` whose checkpoints hold the tensors that train and nothing else, each once."""
+class TrainableOnlyTrainer(KAdapterTrainer):
+    """A `KAdapterTrainer` whose checkpoints hold only the trainable tensors, each once."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
             os.makedirs(folder, exist_ok=True)
-            save_file(
-                {name: one.contiguous() for name, one in self._trained().items()}, f"{folder}/{SAFE_WEIGHTS_NAME}"
-            )
+            tensors = {name: tensor.contiguous() for name, tensor in self._trainable().items()}
+            save_file(tensors, f"{folder}/{SAFE_WEIGHTS_NAME}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load what trains, if the checkpoint holds just that; the optimizer's state would be amiss otherwise.
+        """Load the trainable tensors; the checkpoint must hold exactly those, or the optimizer's state would not fit.
 
         Raises:
-            ValueError: it was made by other flags.
+            ValueError: it was made with other flags.
         """
         with safe_open(f"{resume_from_checkpoint}/{SAFE_WEIGHTS_NAME}", "pt") as file:
-            held = {(name, *file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        amiss = held ^ {(name, *one.shape) for name, one in self._trained().items()}
-        if amiss:
-            name, *shape = min(amiss)
+            held = {(name, *file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        mismatched = held ^ {(name, *tensor.shape) for name, tensor in self._trainable().items()}
+        if mismatched:
+            name, *shape = min(mismatched)
             raise ValueError(
-                f"{resume_from_checkpoint!r} was made by other flags: {name!r} of shape {shape} is in it or in the "
-                "model, not in both; resume by the flags that it was made by, or start anew by --overwrite_output_dir"
+                f"{resume_from_checkpoint!r} was made with other flags: {name!r} of shape {shape} is in it or in the "
+                "model, not in both; resume with the flags that it was made with, or start again with "
+                "--overwrite_output_dir"
             )
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _trained(self) -> dict[str, Tensor]:
-        return {name: one.detach() for name, one in self.model.named_parameters() if one.requires_grad}
+    def _trainable(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self.model.named_parameters() if tensor.requires_grad}
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Forgive that frozen tensors are in no checkpoint."""
-        trained = self._trained()
-        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name in trained]
+        """Ignore that frozen tensors are missing in the checkpoint."""
+        trainable = self._trainable()
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name in trainable]
         super()._issue_warnings_after_load(load_result)

@@ -1,4 +1,4 @@
-"""transformers' Trainer, thinly: our order of examples, checkpoints named when complete, a stop at NaN."""
+"""A thin layer over transformers' Trainer: our order of examples, atomic checkpoints, a stop at NaN."""
 
 from __future__ import annotations
 
@@ -23,41 +23,47 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from .atomic_files import PARTIAL, remove, replace_file
 from .checkpoints import check_same_run, damage, last_complete_checkpoint, write_manifest
 from .encoding import column
-from .memory import give_back, keep_memory, spare_memory
+from .memory import give_back, limit_native_caches
 from .progress import Cost
 from .sampler import GlobalBatchSampler, InOrder
 
-__all__ = ["KAdapterTrainer", "keep_memory", "spare_memory"]
+__all__ = ["KAdapterTrainer"]
 
 IGNORED = -100
-WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU)  # where each process has all of a gradient
-DISK_IS_FULL = (
-    "PytorchStreamWriter",
-    "iostream error",
-    "inline_container",
-)  # so torch.save says it, in a RuntimeError
+WHOLE_GRADIENTS = (DistributedType.NO, DistributedType.MULTI_CPU)  # each process has the complete gradients
+DISK_IS_FULL = ("PytorchStreamWriter", "iostream error", "inline_container")  # in RuntimeErrors of torch.save
 
 
 class KAdapterTrainer(Trainer):
-    """A Trainer whose epochs are the same for any number of processes, and whose checkpoints are whole or absent.
+    """A Trainer whose epochs are the same for any number of processes, and whose checkpoints are complete or absent.
 
-    Checkpoints hold what trains and nothing else, since a K-Adapter model's state has no backbone in it. Evaluation
+    Checkpoints hold only what trains, since the state of a K-Adapter model does not contain its backbone. Evaluation
     counts each example once, and its loss is the mean over all labels, whatever the batches.
 
     Args:
-        objective: what measures predictions.
-        description: what the run is, in plain values by name; it is kept in every checkpoint, and one of another run
-            is not resumed.
+        objective: computes the results from predictions.
+        description: the run in plain values by name; it is stored in every checkpoint, and checkpoints of other runs
+            are not resumed.
         arguments: keywords of transformers' Trainer.
     """
 
+    model: Any
+    args: Any
+    train_dataset: Any
+    eval_dataset: Any
+    processing_class: Any
+    objective: Any
+    description: Any
+    order: Any
     finite: Tensor | bool = True
     staging: Path | None = None
 
     def __init__(self, *, objective: Any, description: dict[str, Any] | None = None, **arguments: Any) -> None:
-        spare_memory()
+        limit_native_caches()
         super().__init__(
-            **arguments, compute_metrics=self.measure, preprocess_logits_for_metrics=predictions_and_losses
+            **arguments,
+            compute_metrics=self.measure,
+            preprocess_logits_for_metrics=predictions_and_losses,  # type: ignore[arg-type]  # tuples are gathered too
         )
         self.objective = objective
         self.description = description
@@ -65,7 +71,7 @@ class KAdapterTrainer(Trainer):
             self.add_callback(Cost(len(self.train_dataset)))
 
     def train_and_evaluate(self, checkpoint: str | None = None, evaluated: Any = None) -> dict[str, float]:
-        """Train and evaluate as far as the flags ask for it, and return and write the results.
+        """Train and evaluate as the flags request, and return and write the results.
 
         Args:
             checkpoint: the checkpoint to resume from.
@@ -77,7 +83,7 @@ class KAdapterTrainer(Trainer):
         run, results = self.args, {}
         if run.do_train:
             if run.world_size > 1:
-                torch.manual_seed(run.seed + run.process_index)  # so that every process drops out other units
+                torch.manual_seed(run.seed + run.process_index)  # so that each process drops out different units
             outcome = self.train(resume_from_checkpoint=checkpoint)
             self.check_weights()
             self.log_metrics("train", outcome.metrics)
@@ -92,11 +98,13 @@ class KAdapterTrainer(Trainer):
 
     # ---- resuming -------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | None = None, **keywords: Any) -> Any:
-        """Train, or go on from a checkpoint.
+    def train(  # type: ignore[override]  # everything else is passed on by keyword
+        self, resume_from_checkpoint: str | None = None, **keywords: Any
+    ) -> Any:
+        """Train, or continue from a checkpoint.
 
         Raises:
-            ValueError: the checkpoint is of another run.
+            ValueError: the checkpoint belongs to another run.
         """
         if resume_from_checkpoint is not None:
             check_same_run(resume_from_checkpoint, self.description)
@@ -105,17 +113,17 @@ class KAdapterTrainer(Trainer):
     def _init_training_state(
         self, max_steps: int, steps_in_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
     ) -> tuple[int, int]:
-        """Begin at a checkpoint, or anew; the best checkpoint is the one beside it, wherever they are by now."""
-        begun = super()._init_training_state(max_steps, steps_in_epoch, epochs, resume_from_checkpoint, trial)
+        """Begin at a checkpoint or from scratch; look for the best checkpoint in the folder of the resumed one."""
+        position = super()._init_training_state(max_steps, steps_in_epoch, epochs, resume_from_checkpoint, trial)
         if resume_from_checkpoint is not None and self.state.best_global_step:
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
             best = Path(resume_from_checkpoint).parent / name
             reason = damage(best)
             self.state.best_model_checkpoint = str(best) if reason is None else None
             if reason is not None and self.args.load_best_model_at_end and self.is_world_process_zero():
-                print(f"{best}, the best so far, can't be used ({reason}); the best of the steps to come will be")
+                print(f"{best}, the best so far, can't be used ({reason}); the best of the coming steps will be used")
                 self.state.best_metric = None
-        return begun
+        return position
 
     # ---- examples -------------------------------------------------------------------------------------------------
 
@@ -132,24 +140,26 @@ class KAdapterTrainer(Trainer):
         self.order = GlobalBatchSampler(column(dataset, "length"), batch_size, grouped, seed)
         return self.order
 
-    def _run_epoch(self, *, epoch: int, **arguments: Any) -> None:
-        """Run one epoch in its order, which accelerate forgets to choose when several processes resume within it.
+    def _run_epoch(  # type: ignore[override]  # transformers calls it by keyword
+        self, *, epoch: int, **arguments: Any
+    ) -> None:
+        """Run one epoch in its order, which accelerate does not set when several processes resume within an epoch.
 
-        A run that has had all its steps runs none, which transformers does where they end within an epoch.
+        A run that has completed all its steps stops here; transformers would go on where they end within an epoch.
         """
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         self.order.set_epoch(epoch)
-        give_back()  # what loading the model, encoding the corpus and evaluating left in the heap
+        give_back()  # left in the heap by loading the model, encoding the corpus and evaluating
         super()._run_epoch(epoch=epoch, **arguments)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
         lengths = column(eval_dataset, "length")
-        return InOrder(np.argsort(-lengths, kind="stable").tolist())  # the longest first, for little padding
+        return InOrder(np.argsort(-lengths, kind="stable").tolist())  # longest first, for little padding
 
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-        """Wrap the model for several processes, which exchange nothing of a frozen backbone, nor hold on to it."""
+        """Wrap the model for several processes, without exchanging the frozen backbone or keeping it in memory."""
         ignored = frozen_in_backbone(self.model)
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, ignored)
         return super()._wrap_model(model, *args, **kwargs)
@@ -159,7 +169,7 @@ class KAdapterTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, Any, Tensor | None]:
-        """Predict; the batch's own loss is left out, since a mean over batches would depend on what they hold."""
+        """Predict; the batch's own loss is dropped, since a mean over batches would depend on their sizes."""
         _, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
         return None, logits, labels
 
@@ -170,25 +180,26 @@ class KAdapterTrainer(Trainer):
     # ---- a step ---------------------------------------------------------------------------------------------------
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | None:
-        """Return the norm of all gradients; a CPU's fused optimizer divides them itself, as it reads them anyway."""
-        optimizer, whole = bare(self.optimizer), self.accelerator.distributed_type in WHOLE
+        """Return the norm of all gradients; on a CPU the fused optimizer scales them, since it reads them anyway."""
+        optimizer, whole = unwrapped(self.optimizer), self.accelerator.distributed_type in WHOLE_GRADIENTS
         if self.args.device.type != "cpu" or not optimizer.defaults.get("fused") or not whole:
             return super()._clip_grad_norm(model)
-        trained = [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
-        rows = [torch.linalg.vector_norm(one, dim=-1) for one in trained]  # by all threads; of a whole tensor by one
-        norm = nn.utils.get_total_norm(rows)
-        # what PyTorch's GradScaler sets too: a fused optimizer divides by it
+        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+        # norms of rows are computed by all threads, the norm of a whole tensor by one
+        norms = [torch.linalg.vector_norm(weight.grad, dim=-1) for weight in weights]
+        norm = nn.utils.get_total_norm(norms)
+        # PyTorch's GradScaler sets it too: a fused optimizer divides by it
         optimizer.grad_scale = (norm / self.args.max_grad_norm).clamp(min=1).float()
         return norm
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return 0: transformers would walk over all weights, and count the frozen backbone as one that trains."""
+        """Return 0: transformers would walk over all weights, and count the frozen backbone as trainable."""
         return 0
 
     # ---- a stop at NaN --------------------------------------------------------------------------------------------
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Run one step, and remember without waiting for the device whether every loss so far was finite."""
+        """Run one step, and record, without waiting for the device, whether every loss so far was finite."""
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.finite = torch.isfinite(loss) & self.finite
         if loss.device.type == "cpu":
@@ -196,18 +207,18 @@ class KAdapterTrainer(Trainer):
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, and stop first if a loss since the last time was not finite."""
+        """Log, but stop first if a loss since the last time was not finite."""
         self._stop_unless_finite()
         super().log(logs, *args, **kwargs)
 
     def check_weights(self) -> None:
-        """Stop if a weight that trains is NaN or infinite, so that none such is ever saved.
+        """Stop if a trainable weight is NaN or infinite, so that no such weight is ever saved.
 
         Raises:
-            FloatingPointError: one is, or a loss was; the sentence names the last good checkpoint.
+            FloatingPointError: a weight or a loss was not finite; the message names the last good checkpoint.
         """
-        trained = [one.detach() for one in self.model.parameters() if one.requires_grad]
-        self.finite = torch.stack([torch.isfinite(one).all() for one in trained]).all() & self.finite
+        weights = [weight.detach() for weight in self.model.parameters() if weight.requires_grad]
+        self.finite = torch.stack([torch.isfinite(weight).all() for weight in weights]).all() & self.finite
         self._stop_unless_finite()
 
     def _stop_unless_finite(self) -> None:
@@ -222,7 +233,7 @@ class KAdapterTrainer(Trainer):
     # ---- saving ---------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint under another name, which becomes its own when every process is done with it.
+        """Write the checkpoint to a temporary folder, and rename it when every process has written its files.
 
         Raises:
             OSError: it can't be written; earlier checkpoints are untouched.
@@ -234,11 +245,11 @@ class KAdapterTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(self.staging, ignore_errors=True)
-            if isinstance(error, RuntimeError) and not any(said in str(error) for said in DISK_IS_FULL):
+            if isinstance(error, RuntimeError) and not any(text in str(error) for text in DISK_IS_FULL):
                 raise
             raise OSError(
                 f"could not write {name} of {str(run)!r} ({error}); earlier checkpoints are untouched: free some "
-                "space and go on by --resume_from_checkpoint last"
+                "space and continue with --resume_from_checkpoint last"
             ) from error
         finally:
             self.staging = None
@@ -256,17 +267,17 @@ class KAdapterTrainer(Trainer):
             remove(run / name)
             os.rename(run / PARTIAL / name, run / name)
             shutil.rmtree(run / PARTIAL, ignore_errors=True)
-            # By step, not by time: a clock may go back.
+            # By step, not by time: the clock may be set back.
             rotate_checkpoints(str(run), self.args.save_total_limit, best_model_checkpoint=best, use_mtime=False)
 
     def _write_state(self, folder: Path) -> None:
-        """Write the state without the path of the best checkpoint, which its step tells: folders move."""
+        """Write the state without the best checkpoint's path, which follows from its step: folders move."""
         state = copy.copy(self.state)
         state.best_model_checkpoint = None
         state.save_to_json(str(folder / "trainer_state.json"))
 
     def save_state(self) -> None:
-        """Write the state of the run beside its results."""
+        """Write the state of the run next to its results."""
         if self.is_world_process_zero():
             self._write_state(Path(self.args.output_dir))
 
@@ -274,10 +285,10 @@ class KAdapterTrainer(Trainer):
         return str(self.staging) if self.staging is not None else super()._get_output_dir(trial)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
-        """Write results as the Trainer does, but each file at once, since a run may be killed here too."""
+        """Write results as the Trainer does, but each file atomically, since a run may be killed here too."""
         if not self.is_world_process_zero():
             return
-        folder, everything = Path(self.args.output_dir), {}
+        folder = Path(self.args.output_dir)
         replace_file(folder / f"{split}_results.json", json.dumps(metrics, indent=4, sort_keys=True))
         if combined:
             path = folder / "all_results.json"
@@ -285,30 +296,31 @@ class KAdapterTrainer(Trainer):
             replace_file(path, json.dumps({**everything, **metrics}, indent=4, sort_keys=True))
 
 
-def bare(optimizer: Any) -> torch.optim.Optimizer:
-    """Return an optimizer without what accelerate wraps around it."""
-    return bare(optimizer.optimizer) if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+def unwrapped(optimizer: Any) -> Any:
+    """Return an optimizer without accelerate's wrappers."""
+    return unwrapped(optimizer.optimizer) if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
 def frozen_in_backbone(model: nn.Module) -> list[str]:
-    """Return the names of all parameters and buffers of a model's backbone, none if one of them trains."""
+    """Return the names of all parameters and buffers of frozen backbones in a model."""
     frozen = []
     for path, module in model.named_modules():
-        if path.rpartition(".")[2] == "backbone" and not any(one.requires_grad for one in module.parameters()):
+        if path.rpartition(".")[2] == "backbone" and not any(weight.requires_grad for weight in module.parameters()):
             tensors = (*module.named_parameters(), *module.named_buffers())
             frozen += [f"{path}.{name}" for name, _ in tensors]
     return frozen
 
 
 def measured(objective: Any, prediction: EvalPrediction, evaluated: Any) -> dict[str, float]:
-    """Return an objective's results and the mean loss over all labels."""
-    (predictions, losses), labels = prediction.predictions, prediction.label_ids
+    """Compute an objective's results and the mean loss over all labels."""
+    gathered: Any = prediction.predictions  # from `predictions_and_losses`
+    (predictions, losses), labels = gathered, prediction.label_ids
     counted = losses[labels != IGNORED]
     loss = float(counted.mean(dtype=np.float64)) if counted.size else 0.0
     return {"loss": loss, **objective.measure(predictions, labels, evaluated)}
 
 
 def predictions_and_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the arg-max of logits (..., classes) and the loss at each label, both (...)."""
+    """Return the arg-max of logits (..., classes) and the loss of each label, both (...)."""
     losses = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED)
     return logits.argmax(dim=-1), losses.view(labels.shape)

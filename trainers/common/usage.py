@@ -1,6 +1,6 @@
-"""What a trainer's --help says, and mistakes in its flags, within a second: read from the sources, importing none.
+"""Print a trainer's --help and refuse unknown flags within a second, by reading the sources without importing them.
 
-The libraries that a training needs take seconds to import, which nobody wants to wait for who asks how to call it.
+The libraries that a training needs take seconds to import, which is too long for help on how to call it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WIDTH, INDENT = 110, 34
 PLUGINS = {"objective": "trainers/pretraining", "task": "trainers/tasks", "corpus": "data_builders"}
 PLURALS = {"objective": "objectives", "task": "tasks", "corpus": "corpora"}
-PROGRAMS = {  # the dataclasses of each, by file
+PROGRAMS = {  # the dataclasses of each program, by file
     "run_adapter": {
         "common/arguments": ["AdapterArguments", "CorpusArguments", "RunArguments"],
         "feature_cache/options": ["CacheArguments"],
@@ -43,10 +43,10 @@ RECIPE = "YAML file of flags and values; flags on the command line override it."
 
 @dataclass
 class Flag:
-    """One flag as a dataclass of arguments declares it."""
+    """A flag as a dataclass of arguments declares it."""
 
     name: str
-    kind: str
+    value: str
     default: Any
     required: bool
     help: str
@@ -57,17 +57,17 @@ class Flag:
         if self.default not in (None, "", [], {}):
             notes.append(f"default {self.default}")
         text = f"{self.help} ({', '.join(notes)})" if notes else self.help
-        return row(f"--{self.name} {'|'.join(self.choices) or self.kind}", text)
+        return row(f"--{self.name} {'|'.join(self.choices) or self.value}", text)
 
 
 def row(left: str, right: str) -> str:
-    """Return a row of two columns, the right one wrapped, and below the left one where that is too wide."""
+    """Format a table row of two columns: the right one is wrapped, and starts below a left one that is too wide."""
     column = fill(right, WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)
     return f"  {left:<{INDENT - 4}}  {column.lstrip()}" if len(left) < INDENT - 3 else f"  {left}\n{column}"
 
 
 def answer(program: str, argv: list[str]) -> None:
-    """Print the help of a trainer if it is asked for, and refuse unknown flags and names of plug-ins, before all else.
+    """Print the help of a trainer if it is requested, and refuse unknown flags and names of plug-ins, before all else.
 
     Raises:
         SystemExit: the help was printed, or a flag or a name is unknown.
@@ -83,12 +83,12 @@ def answer(program: str, argv: list[str]) -> None:
 
 
 def lines(program: str) -> Iterator[str]:
-    """Yield the help: the program, what there is to choose from, our flags by subject, and transformers' flags."""
+    """Yield the help: the program, the available plug-ins, our flags by subject, and transformers' flags."""
     own = groups(program)
-    yield ast.get_docstring(tree(ROOT / "trainers" / f"{program}.py"))
-    for kind in chosen(own):
-        yield f"\n{PLURALS[kind]} (files of {PLUGINS[kind]}/)"
-        for name, path in discovery.files(ROOT / PLUGINS[kind]).items():
+    yield ast.get_docstring(tree(ROOT / "trainers" / f"{program}.py")) or ""
+    for plugin in chosen(own):
+        yield f"\n{PLURALS[plugin]} (files of {PLUGINS[plugin]}/)"
+        for name, path in discovery.files(ROOT / PLUGINS[plugin]).items():
             yield row(name, (ast.get_docstring(tree(path)) or "").partition("\n")[0])
     yield "\nflags\n" + str(Flag("recipe", "FILE", None, False, RECIPE, []))
     for subject, flags in own.items():
@@ -100,15 +100,15 @@ def lines(program: str) -> Iterator[str]:
 
 
 def check(program: str, argv: list[str]) -> None:
-    """Refuse what can be known to be wrong without importing anything.
+    """Refuse mistakes that can be found without importing anything.
 
     Raises:
-        ValueError: a flag, an objective, a task or a corpus is unknown; the sentence names the nearest, or all.
+        ValueError: a flag, an objective, a task or a corpus is unknown; the message names the closest, or lists all.
     """
     own = groups(program)
     known = {name for flags in (*own.values(), theirs()) for name in flags} | {"recipe"}
-    kinds = {name: kind for kind, plural in PLURALS.items() for name in (kind, plural)}
-    for place, argument in enumerate(argv):
+    plugins = {name: plugin for plugin, plural in PLURALS.items() for name in (plugin, plural)}
+    for position, argument in enumerate(argv):
         if not argument.startswith("--"):
             continue
         name, equals, value = argument.removeprefix("--").partition("=")
@@ -117,92 +117,92 @@ def check(program: str, argv: list[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean '--{close[0]}'?" if close else "; --help lists all"
             raise ValueError(f"'--{name}' is no flag{hint}")
-        if name in kinds:
-            given = [value] if equals else takewhile(lambda one: not one.startswith("--"), argv[place + 1 :])
-            for one in given:
-                discovery.check(kinds[name], one, list(discovery.files(ROOT / PLUGINS[kinds[name]])))
+        if name in plugins:
+            following = takewhile(lambda text: not text.startswith("--"), argv[position + 1 :])
+            for plugin_name in [value] if equals else following:
+                discovery.check(plugins[name], plugin_name, list(discovery.files(ROOT / PLUGINS[plugins[name]])))
 
 
 def chosen(own: dict[str, dict[str, Flag]]) -> list[str]:
-    """Return the kinds of plug-ins of which a program's flags choose."""
+    """Return the plug-ins that a program's flags choose from."""
     names = {name for flags in own.values() for name in flags}
-    return [kind for kind, plural in PLURALS.items() if {kind, plural} & names]
+    return [plugin for plugin, plural in PLURALS.items() if {plugin, plural} & names]
 
 
 def groups(program: str) -> dict[str, dict[str, Flag]]:
     """Return our flags of a program, by the first line of the docstring of their dataclass."""
-    found = {}
+    flags = {}
     for file, names in PROGRAMS[program].items():
         path = ROOT / "trainers" / f"{file}.py"
         for name in names:
-            subject = ast.get_docstring(classes(path)[name]).splitlines()[0]
-            found[subject.rstrip(".")] = flags_of(path, name)
-    return found
+            subject = (ast.get_docstring(classes(path)[name]) or "").partition("\n")[0]
+            flags[subject.rstrip(".")] = flags_of(path, name)
+    return flags
 
 
 def theirs() -> dict[str, Flag]:
-    """Return the flags of transformers' TrainingArguments as installed."""
-    folder = Path(importlib.util.find_spec("transformers").origin).parent
-    return flags_of(folder / "training_args.py", "TrainingArguments")
+    """Return the flags of the installed transformers' TrainingArguments."""
+    spec = importlib.util.find_spec("transformers")
+    assert spec is not None and spec.origin is not None
+    return flags_of(Path(spec.origin).parent / "training_args.py", "TrainingArguments")
 
 
 def flags_of(path: Path, name: str) -> dict[str, Flag]:
-    """Return the flags of a dataclass in a file, after those of its bases in this house."""
-    found: dict[str, Flag] = {}
-    for base in (one.id for one in classes(path)[name].bases if isinstance(one, ast.Name)):
+    """Return the flags of a dataclass in a file, after those of its bases in this package."""
+    flags: dict[str, Flag] = {}
+    for base in (node.id for node in classes(path)[name].bases if isinstance(node, ast.Name)):
         home = path if base in classes(path) else imported(path).get(base)
         if home is not None:
-            found.update(flags_of(home, base))
+            flags.update(flags_of(home, base))
     for node in classes(path)[name].body:
-        if isinstance(node, ast.AnnAssign) and not node.target.id.startswith("_"):
-            flag = flag_of(path, node)
-            found.pop(node.target.id, None)
-            found.update({} if flag is None else {flag.name: flag})
-    return found
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id[0] != "_":
+            flag = flag_of(path, node.target.id, node)
+            flags.pop(node.target.id, None)
+            flags.update({} if flag is None else {flag.name: flag})
+    return flags
 
 
-def flag_of(path: Path, node: ast.AnnAssign) -> Flag | None:
-    """Return the flag that a field of a dataclass stands for, None if its constructor takes none of it."""
+def flag_of(path: Path, name: str, node: ast.AnnAssign) -> Flag | None:
+    """Return the flag for a field of a dataclass, None if the constructor does not take the field."""
     call = node.value if isinstance(node.value, ast.Call) else None
-    given = {one.arg: one.value for one in call.keywords} if call else {"default": node.value}
-    if "init" in given:
+    options: dict[str | None, Any] = {key.arg: key.value for key in call.keywords} if call else {"default": node.value}
+    if "init" in options:
         return None
-    metadata = given.get("metadata")
-    told = (
-        {} if metadata is None else {key.value: one for key, one in zip(metadata.keys, metadata.values, strict=True)}
-    )
+    metadata = options.get("metadata")
+    pairs = () if metadata is None else zip(metadata.keys, metadata.values, strict=True)
+    values = {key.value: value for key, value in pairs}
     return Flag(
-        name=node.target.id,
-        kind=ast.unparse(node.annotation).removesuffix(" | None").upper() if "nargs" not in told else "[VALUE]",
-        default=constant(path, given.get("default")),
-        required=node.value is None or not {"default", "default_factory"} & set(given),
-        help=str(constant(path, told.get("help")) or ""),
-        choices=list(constant(path, told.get("choices")) or []),
+        name=name,
+        value=ast.unparse(node.annotation).removesuffix(" | None").upper() if "nargs" not in values else "[VALUE]",
+        default=constant(path, options.get("default")),
+        required=node.value is None or not {"default", "default_factory"} & set(options),
+        help=str(constant(path, values.get("help")) or ""),
+        choices=list(constant(path, values.get("choices")) or []),
     )
 
 
-def constant(path: Path, node: ast.expr | None) -> Any:
-    """Return the value of an expression that is plain, or list(NAME) of a constant that the file imports."""
+def constant(path: Path, node: Any) -> Any:
+    """Return the value of a literal expression, or of list(NAME) for a constant that the file imports."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "list":
-        name = node.args[0].id
+        name = ast.unparse(node.args[0])
         home = imported(path)[name]
-        values = (one.value for one in tree(home).body if isinstance(one, ast.Assign) and one.targets[0].id == name)
-        return constant(home, next(values))
+        assignments = (statement for statement in tree(home).body if isinstance(statement, ast.Assign))
+        return constant(home, next(each.value for each in assignments if ast.unparse(each.targets[0]) == name))
     try:
         return None if node is None else ast.literal_eval(node)
-    except ValueError:  # it depends on the machine
+    except ValueError:  # the value depends on the machine
         return None
 
 
 def imported(path: Path) -> dict[str, Path]:
-    """Return the names that a file imports from files of this house, and these files."""
-    found = {}
+    """Return the names that a file imports from files of this package, and those files."""
+    files = {}
     for node in tree(path).body:
         if isinstance(node, ast.ImportFrom) and node.module and (node.level or node.module.startswith("kadapter.")):
             folder = path.parents[node.level - 1] if node.level else ROOT
             home = folder.joinpath(*node.module.removeprefix("kadapter.").split(".")).with_suffix(".py")
-            found.update({one.name: home for one in node.names if home.is_file()})
-    return found
+            files.update({alias.name: home for alias in node.names if home.is_file()})
+    return files
 
 
 def classes(path: Path) -> dict[str, ast.ClassDef]:

@@ -1,1 +1,1 @@
-"""Fine-tuning on a downstream task: adapters chosen, heads trained, runs recorded."""
+"""Fine-tuning on a downstream task: choosing adapters, training heads, recording runs."""

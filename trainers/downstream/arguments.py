@@ -1,4 +1,4 @@
-"""What a downstream run is told, besides what every run is: which task, which row of the table, which share of it."""
+"""Flags of a downstream run in addition to those of every run: the task, the row of the results table, the data."""
 
 from __future__ import annotations
 
@@ -9,41 +9,43 @@ from ..common.arguments import CorpusArguments, RunArguments, parse_arguments
 
 __all__ = ["TaskArguments", "TaskCorpusArguments", "TaskRunArguments", "parse_task_arguments"]
 
-HEADLINE = "headline"  # stands for the task's own measure until the task is known
+HEADLINE = "headline"  # stands for the task's main metric until the task is known
 
 
 @dataclass(kw_only=True)
 class TaskCorpusArguments(CorpusArguments):
     """Which records are trained and evaluated on."""
 
-    corpus: str | None = field(default=None, metadata={"help": "Name of the corpus; by default the task's own."})
+    corpus: str | None = field(  # type: ignore[assignment]  # `open_task` sets the task's own
+        default=None, metadata={"help": "Name of the corpus; by default the task's own."}
+    )
     eval_split: str = field(
         default="validation",
         metadata={
             "choices": ["validation", "test"],
-            "help": "Split of the results; checkpoints are compared on validation, whatever it is.",
+            "help": "Split of the results; checkpoints are always compared on validation.",
         },
     )
     train_fraction: float = field(
-        default=1.0, metadata={"help": "Share of the training records, drawn by the seed, of each label its share."}
+        default=1.0, metadata={"help": "Share of the training records, drawn by the seed, the same for each label."}
     )
     exclude: list[str] = field(
         default_factory=list,
-        metadata={"help": "CORPUS=DIR, other corpora; records whose sentence occurs in one of them are left out."},
+        metadata={"help": "CORPUS=DIR, other corpora; records with a sentence that occurs in them are left out."},
     )
     fold: int | None = field(default=None, metadata={"help": "Round of cross-validation over all files, 0 to 4."})
     max_passages: int | None = field(
-        default=None, metadata={"help": "Read so many passages of a question, the first ones; by default all."}
+        default=None, metadata={"help": "Read only this many passages of a question, the first ones; by default all."}
     )
     max_answer_length: int = field(default=20, metadata={"help": "Longest answer in tokens."})
     negative_sample: int | None = field(
-        default=None, metadata={"help": "TACRED: keep the first so many - 1 training records without a relation."}
+        default=None, metadata={"help": "TACRED: keep the first N - 1 training records without a relation."}
     )
 
 
 @dataclass(kw_only=True)
 class TaskArguments:
-    """Which task, and which adapters stand beside which backbone: a row of the results table."""
+    """Which task, and which adapters on which backbone: a row of the results table."""
 
     task: str = field(metadata={"help": "Name of the task: a file of trainers/tasks/."})
     backbone: str = field(metadata={"help": "Hub id or directory of the encoder."})
@@ -51,38 +53,37 @@ class TaskArguments:
     adapters: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Artifacts of adapters; none; taps (the sum of the tapped states); random ARTIFACTS (their shapes "
-            "alone, initialised at random). By default none, or those of the trained model."
+            "help": "Artifacts of adapters; none; taps (the sum of the tapped states); random ARTIFACTS (only their "
+            "shapes, initialised at random). By default none, or those of the trained model."
         },
     )
     layers: list[int] | None = field(
         default=None, metadata={"help": "States that `taps` sums; by default those that an adapter taps."}
     )
     row: str | None = field(
-        default=None, metadata={"help": "Name of the row in reports; by default told by adapters."}
+        default=None, metadata={"help": "Name of the row in reports; by default derived from the adapters."}
     )
     fusion: str | None = field(
-        default=None, metadata={"choices": list(FUSIONS), "help": "How outputs are fused; by default concat."}
+        default=None,
+        metadata={"choices": list(FUSIONS), "help": "How outputs are fused; by default concat."},
     )
-    freeze_backbone: bool = field(default=True, metadata={"help": "Whether the encoder stays as it is."})
-    freeze_adapters: bool = field(default=True, metadata={"help": "Whether the adapters stay as they are."})
+    freeze_backbone: bool = field(default=True, metadata={"help": "Whether the encoder is frozen."})
+    freeze_adapters: bool = field(default=True, metadata={"help": "Whether the adapters are frozen."})
     classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the task's head."})
     keep_states: bool = field(
-        default=True, metadata={"help": "Encode each example once where backbone and adapters are frozen."}
+        default=True, metadata={"help": "Encode each example only once if backbone and adapters are frozen."}
     )
     states_dir: str | None = field(
-        default=None, metadata={"help": "Where those states are kept; by default in the Hugging Face cache."}
+        default=None, metadata={"help": "Where these states are kept; by default in the Hugging Face cache."}
     )
     bundle_adapters: bool | None = field(
-        default=None, metadata={"help": "Save adapters with the artifact; by default those that are on no Hub."}
+        default=None, metadata={"help": "Save adapters with the artifact; by default those that are not on a Hub."}
     )
-    save_artifact: bool = field(
-        default=True, metadata={"help": "Save the model; in large sweeps one may not want it."}
-    )
+    save_artifact: bool = field(default=True, metadata={"help": "Save the model; it can be left out in large sweeps."})
     episodes: int = field(
         default=0,
         metadata={
-            "help": "Evaluate so many few-shot episodes by the nearest prototype, without training or fusion; the "
+            "help": "Evaluate this many few-shot episodes by the nearest prototype, without training or fusion; the "
             "seed draws the labelled examples."
         },
     )
@@ -94,33 +95,35 @@ class TaskArguments:
 class TaskRunArguments(RunArguments):
     """The arguments of training, for one trial or a sweep over seeds and learning rates in one process."""
 
-    do_predict: str | None = field(
+    do_predict: str | None = field(  # type: ignore[assignment]  # a file, where transformers has a switch
         default=None,
-        metadata={"help": "Predict this file, laid out as the corpus, labels optional, to predicted.jsonl."},
+        metadata={"help": "Predict this file (same layout as the corpus, labels optional) to predicted.jsonl."},
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better one, and keep the best."}
+        default=None,
+        metadata={"help": "Stop after this many evaluations without improvement, and keep the best."},
     )
     seeds: list[int] | None = field(
-        default=None, metadata={"help": "Run once with each seed, into OUT/seed-N; or with --seed alone into OUT."}
+        default=None, metadata={"help": "Run once with each seed, into OUT/seed-N; by default with --seed, into OUT."}
     )
     learning_rates: list[float] | None = field(
         default=None, metadata={"help": "Run once with each learning rate, into OUT/lr-N."}
     )
 
-    save_strategy: str | None = field(
+    save_strategy: str | None = field(  # type: ignore[assignment]  # None until `__post_init__`
         default=None,
         metadata={
             "choices": ["no", "steps", "epoch", "best"],
-            "help": "When to save; by default as --eval_strategy where the best checkpoint is kept, else by steps.",
+            "help": "When to save; by default as --eval_strategy if the best checkpoint is kept, else by steps.",
         },
     )
-    save_steps: float | None = field(
-        default=None, metadata={"help": "Save so often; by default as --eval_steps in that case, else every 500."}
+    save_steps: float | None = field(  # type: ignore[assignment]  # None until `__post_init__`
+        default=None,
+        metadata={"help": "Steps between checkpoints; by default --eval_steps in that case, else 500."},
     )
 
     def __post_init__(self) -> None:
-        """Let early stopping mean all that it needs."""
+        """Set the flags that early stopping and keeping the best checkpoint require."""
         if self.early_stopping_patience is not None:
             self.load_best_model_at_end = True
         if self.load_best_model_at_end:
@@ -130,7 +133,7 @@ class TaskRunArguments(RunArguments):
         super().__post_init__()
 
     def _keep_the_best(self) -> None:
-        """Evaluate if nobody said when, and save whenever is evaluated, as comparing checkpoints needs it."""
+        """Evaluate every epoch by default, and save at each evaluation, as comparing checkpoints requires."""
         if self.eval_strategy == "no":
             self.eval_strategy = self.save_strategy = "epoch"
         if self.save_strategy is None:
@@ -142,10 +145,10 @@ class TaskRunArguments(RunArguments):
 
 
 def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskCorpusArguments, TaskArguments, TaskRunArguments]:
-    """Parse the flags of a downstream run, and check those that stand for themselves.
+    """Parse the flags of a downstream run, and check those that can be checked without the task.
 
     Raises:
-        ValueError: a flag is unknown or its value makes no run.
+        ValueError: a flag is unknown, or its value can't be used.
     """
     corpus, task, run = parse_arguments(argv, (TaskCorpusArguments, TaskArguments, TaskRunArguments))
     if not 0 < corpus.train_fraction <= 1:
@@ -163,10 +166,10 @@ def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskCorpusArgum
 
 
 def _check_episodes(task: TaskArguments, run: TaskRunArguments) -> None:
-    given = {"--do_train": run.do_train, "--do_predict": run.do_predict, f"--fusion {task.fusion}": task.fusion}
-    for flag, value in given.items():
+    flags = {"--do_train": run.do_train, "--do_predict": run.do_predict, f"--fusion {task.fusion}": task.fusion}
+    for flag, value in flags.items():
         if value:
             raise ValueError(
-                f"{flag} has no meaning with --episodes, in which nothing is trained, predicted or fused; leave one "
-                "of them out"
+                f"{flag} can't be combined with --episodes, in which nothing is trained, predicted or fused; leave "
+                "either out"
             )

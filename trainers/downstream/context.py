@@ -1,4 +1,4 @@
-"""What all trials of one downstream command share: the task, and every split encoded once."""
+"""What all trials of a downstream command share: the task, and every split encoded once."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ...configuration_kadapter import KAdapterConfig
 from .. import tasks
 from ..common.encoding import check_record_type, encode, open_tokenizer
 from .arguments import TaskArguments, TaskCorpusArguments, TaskRunArguments
-from .dataset import Split, encoded, load_task_splits, tell_left_out
+from .dataset import Split, encoded, load_task_splits, print_left_out
 from .model import check_adapters, chosen_adapters, random_names
 from .run_record import read_run
 
-__all__ = ["PREDICT", "Ground", "lay", "open_task"]
+__all__ = ["PREDICT", "TaskContext", "open_task", "prepare_splits"]
 
 PREDICT = "predict"
 
 
 @dataclass
-class Ground:
+class TaskContext:
     """The flags, the task, its encoded splits and what is learned from the training records.
 
     Args:
         main: whether this is the process that prints and writes.
-        strata: for each training record the group of which a fraction has its share.
+        strata: the group of each training record; a fraction has its share of every group.
         fields: what a new head must know, as fields of `KAdapterConfig`.
     """
 
@@ -41,81 +41,81 @@ class Ground:
 
 
 def open_task(corpus: TaskCorpusArguments, flags: TaskArguments) -> tasks.Task:
-    """Check all that can be checked before anything costs time, and return the task.
+    """Check everything that can be checked before anything costs time, and return the task.
 
     Raises:
         OSError: there is no such backbone.
-        ValueError: there is no such task or corpus, or a flag has no meaning for it.
+        ValueError: there is no such task or corpus, or a flag does not apply to it.
     """
-    kind = tasks.load(flags.task)
-    corpus.corpus = corpus.corpus or kind.corpus
-    check_record_type(corpus, kind)
+    task_class = tasks.load(flags.task)
+    corpus.corpus = corpus.corpus or task_class.corpus
+    check_record_type(corpus, task_class)
     check_adapters(flags)
-    if flags.episodes and kind.record_type != "relation":
-        raise ValueError(f"--episodes has no meaning for the task {flags.task!r}, which has no relations")
+    if flags.episodes and task_class.record_type != "relation":
+        raise ValueError(f"--episodes can't be used for the task {flags.task!r}, which has no relations")
     tokenizer = open_tokenizer(flags.backbone, flags.backbone_revision, corpus.max_length)
-    return kind(tokenizer, corpus.max_length, corpus)
+    return task_class(tokenizer, corpus.max_length, corpus)
 
 
-def lay(ground: Ground, run: TaskRunArguments, folder: Path) -> None:
+def prepare_splits(context: TaskContext, run: TaskRunArguments, folder: Path) -> None:
     """Build the corpus, let the task learn its labels from all training records, and encode every split once.
 
-    `folder` holds the trained model, where nothing is trained now.
+    `folder` holds the trained model if nothing is trained in this run.
     """
-    corpus, task, flags = ground.corpus, ground.task, ground.flags
-    rows = load_task_splits(corpus, run, bool(run.do_eval or flags.episodes), ground.main)
+    corpus, task, flags = context.corpus, context.task, context.flags
+    rows = load_task_splits(corpus, run, bool(run.do_eval or flags.episodes), context.main)
     if run.do_train:
         rows["train"] = task.select(rows["train"])
-        ground.fields = task.learn(rows["train"])
+        context.fields = task.learn(rows["train"])
     elif flags.episodes:
-        ground.fields = task.learn(rows[corpus.eval_split])
+        context.fields = task.learn(rows[corpus.eval_split])
     else:
-        task.recall(_trained_config(ground, folder))
-    ground.splits = {split: encoded(split, one, task, corpus, ground.main) for split, one in rows.items()}
+        task.recall(_trained_config(context, folder))
+    context.splits = {split: encoded(split, records, task, corpus, context.main) for split, records in rows.items()}
     if run.do_train:
-        ground.strata = task.strata(ground.splits["train"].rows)
+        context.strata = task.strata(context.splits["train"].rows)
     if run.do_predict:
-        ground.splits[PREDICT] = _unlabelled(ground, run.do_predict)
+        context.splits[PREDICT] = _unlabelled(context, run.do_predict)
 
 
-def _unlabelled(ground: Ground, path: str) -> Split:
-    corpus, task, tell = ground.corpus, ground.task, ground.main
+def _unlabelled(context: TaskContext, path: str) -> Split:
+    corpus, task, verbose = context.corpus, context.task, context.main
     rows = data_builders.load_file(str(corpus.corpus), path, on_bad_record=corpus.on_bad_record)
-    tell_left_out(PREDICT, rows, task, tell)
-    return Split.of(rows, encode(PREDICT, rows, task, corpus, tell, path, labelled=False))
+    print_left_out(PREDICT, rows, task, verbose)
+    return Split.of(rows, encode(PREDICT, rows, task, corpus, verbose, path, labelled=False))
 
 
-def _trained_config(ground: Ground, folder: Path) -> KAdapterConfig:
-    """Return the configuration of a trained model, which must be of the task's kind and what the flags say of it."""
+def _trained_config(context: TaskContext, folder: Path) -> KAdapterConfig:
+    """Return the configuration of a trained model, after checking its task and the flags against it."""
     known = read_run(folder)
-    if known["task"] != ground.flags.task:
+    if known["task"] != context.flags.task:
         raise ValueError(
-            f"the model in {str(folder)!r} was trained for the task {known['task']!r}, not {ground.flags.task!r}"
+            f"the model in {str(folder)!r} was trained for the task {known['task']!r}, not {context.flags.task!r}"
         )
-    if ground.flags.fusion not in (None, known["fusion"]):
+    if context.flags.fusion not in (None, known["fusion"]):
         raise ValueError(
-            f"the model in {str(folder)!r} was trained with --fusion {known['fusion']}, not {ground.flags.fusion}; "
+            f"the model in {str(folder)!r} was trained with --fusion {known['fusion']}, not {context.flags.fusion}; "
             "leave --fusion out"
         )
-    if ground.flags.adapters:
-        _check_row(ground.flags, known, folder)
+    if context.flags.adapters:
+        _check_adapters_of(context.flags, known, folder)
     return KAdapterConfig.from_pretrained(folder)
 
 
-def _check_row(flags: TaskArguments, known: dict[str, Any], folder: Path) -> None:
-    """Refuse adapters that are not those of a trained model: by name, or by their weights where these stayed."""
-    given, remedy = chosen_adapters(flags), "leave --adapters out, or train that row in another --output_dir"
-    asked = _told(list(given), random_names(flags, list(given)))
-    has = _told(known["adapters"], known.get("random", []))
+def _check_adapters_of(flags: TaskArguments, known: dict[str, Any], folder: Path) -> None:
+    """Refuse other adapters than those of a trained model, by name or, if they were frozen, by their weights."""
+    chosen, remedy = chosen_adapters(flags), "leave --adapters out, or train that row in another --output_dir"
+    requested = _listed(list(chosen), random_names(flags, list(chosen)))
+    trained = _listed(known["adapters"], known.get("random", []))
     where = f"the model in {str(folder)!r} was trained with"
-    if asked != has:
-        raise ValueError(f"{where} the adapters {has}, and --adapters names {asked}; {remedy}")
+    if requested != trained:
+        raise ValueError(f"{where} the adapters {trained}, and --adapters names {requested}; {remedy}")
     held = read_artifact(folder).config["adapters"] if known["freeze_adapters"] else {}
     for name, values in held.items():
-        kept = values["source"].get("hash")
-        if kept and given[name] and kept != given[name]:
+        expected = values["source"].get("hash")
+        if expected and chosen[name] and expected != chosen[name]:
             raise ValueError(f"{where} another adapter {name!r} than the one that --adapters names; {remedy}")
 
 
-def _told(names: list[str], at_random: list[str]) -> str:
+def _listed(names: list[str], at_random: list[str]) -> str:
     return " + ".join(f"random {name}" if name in at_random else name for name in names) or "none"

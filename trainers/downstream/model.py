@@ -1,4 +1,4 @@
-"""The model of one row of the results table: which adapters stand beside which backbone, and what of it trains."""
+"""The model for a row of the results table: the adapters on a backbone, and which of its parameters train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..common.output_directory import MULTITASK
 from .arguments import TaskArguments
 
 __all__ = [
-    "HeadAlone",
+    "HeadOnFeatures",
     "check_adapters",
     "chosen_adapters",
     "freeze",
@@ -31,20 +31,20 @@ NONE, TAPS, RANDOM = "none", "taps", "random"
 
 
 def check_adapters(task: TaskArguments) -> None:
-    """Refuse a choice of adapters that makes no row.
+    """Refuse a contradictory choice of adapters.
 
     Raises:
-        ValueError: `none` is not alone, or `random` names no artifact.
+        ValueError: `none` is combined with adapters, or `random` is followed by no artifact.
     """
-    given = task.adapters
-    if NONE in given and len(given) > 1:
-        raise ValueError(f"--adapters {' '.join(given)}: none stands alone; leave it out or the others")
-    if given[-1:] == [RANDOM]:
-        raise ValueError(f"--adapters {' '.join(given)}: random takes the shapes of the artifacts named after it")
+    names = task.adapters
+    if NONE in names and len(names) > 1:
+        raise ValueError(f"--adapters {' '.join(names)}: none stands alone; leave out either it or the others")
+    if names[-1:] == [RANDOM]:
+        raise ValueError(f"--adapters {' '.join(names)}: random takes the shapes of the artifacts named after it")
 
 
 def row_name(task: TaskArguments, names: list[str]) -> str:
-    """Return the name of the row in reports: what `--row` says, or what the adapters are."""
+    """Return the name of the row in reports: `--row`, or a name derived from the adapters."""
     if task.row:
         return task.row
     if not names:
@@ -53,7 +53,7 @@ def row_name(task: TaskArguments, names: list[str]) -> str:
 
 
 def random_names(task: TaskArguments, names: list[str]) -> list[str]:
-    """Return which of a row's adapters have random weights; beside adapters of knowledge their names say it too."""
+    """Return which adapters of a row have random weights; next to trained adapters their names begin with random_."""
     return names if _all_random(task) else [name for name in names if name.startswith(f"{RANDOM}_")]
 
 
@@ -61,22 +61,24 @@ def _all_random(task: TaskArguments) -> bool:
     return task.adapters[:1] == [RANDOM]
 
 
-def new_model(kind: type, task: TaskArguments, fields: dict[str, Any], seed: int, dtype: torch.dtype) -> Any:
-    """Build the model of a row; head and fusion start alike in all rows of one seed.
+def new_model(model_class: Any, task: TaskArguments, fields: dict[str, Any], seed: int, dtype: torch.dtype) -> Any:
+    """Build the model of a row; head and fusion are initialised identically in all rows of the same seed.
 
     Raises:
-        OSError: backbone or an adapter can't be read.
-        ValueError: an adapter belongs to another backbone, or two have one name.
+        OSError: the backbone or an adapter can't be read.
+        ValueError: an adapter belongs to another backbone, or two adapters have the same name.
     """
     fields = {**fields, "classifier_dropout": task.classifier_dropout}
-    model = kind.from_backbone(task.backbone, revision=task.backbone_revision, dtype=dtype, fusion="add", **fields)
+    model = model_class.from_backbone(
+        task.backbone, revision=task.backbone_revision, dtype=dtype, fusion="add", **fields
+    )
     set_seed(seed)
     _add_adapters(model, task)
     core = model.base_model
     model.config.fusion = task.fusion
-    torch.manual_seed(seed)  # whatever the adapters drew
+    torch.manual_seed(seed)  # independent of what the adapters drew
     core.fusion = new_fusion(model.config, list(core.adapters))
-    torch.manual_seed(seed)  # whatever the fusion drew
+    torch.manual_seed(seed)  # independent of what the fusion drew
     model.head = model.build_head(model.config)
     return freeze(model, task)
 
@@ -94,15 +96,15 @@ def _add_adapters(model: Any, task: TaskArguments) -> None:
 def _artifacts(task: TaskArguments) -> Iterator[tuple[str, bool]]:
     """Yield the artifacts that the flags name, or `taps`, and whether their weights are drawn at random."""
     at_random = False
-    for given in task.adapters:
-        if given == RANDOM:
+    for name in task.adapters:
+        if name == RANDOM:
             at_random = True
-        elif given != NONE:
-            yield from ((one, at_random) for one in ([TAPS] if given == TAPS else split_composition(given)))
+        elif name != NONE:
+            yield from ((artifact, at_random) for artifact in ([TAPS] if name == TAPS else split_composition(name)))
 
 
 def _add_random(model: Any, artifact: str, task: TaskArguments) -> None:
-    """Add adapters of an artifact's names and shapes in torch's default initialisation (the paper's no knowledge)."""
+    """Add adapters with an artifact's names and shapes, initialised as torch does by default (without knowledge)."""
     for name, values in read_artifact(artifact).config["adapters"].items():
         shape = {key: value for key, value in values.items() if key not in ("training", "source")}
         new = KnowledgeAdapterConfig.from_dict({**shape, "projection_initializer_range": None}, f" of {artifact}")
@@ -110,12 +112,12 @@ def _add_random(model: Any, artifact: str, task: TaskArguments) -> None:
 
 
 def _random_name(task: TaskArguments, name: str, taken: Container[str]) -> str:
-    """Return how random weights are called: beside adapters of knowledge random_NAME, so that no report hides them."""
+    """Return the name of random weights: random_NAME next to trained adapters, so that reports show which they are."""
     return name if _all_random(task) and name not in taken else f"{RANDOM}_{name}"
 
 
 def chosen_adapters(task: TaskArguments) -> dict[str, str | None]:
-    """Return the names of the adapters that the flags choose, with the hash of each that was trained.
+    """Return the names of the adapters that the flags choose, each with its hash if it was trained.
 
     Raises:
         OSError: an artifact can't be read.
@@ -132,7 +134,7 @@ def chosen_adapters(task: TaskArguments) -> dict[str, str | None]:
 
 
 def freeze(model: Any, task: TaskArguments) -> Any:
-    """Let train what the flags say; through frozen adapters a gradient still flows to a backbone that trains."""
+    """Freeze or unfreeze backbone and adapters as the flags say. Gradients still flow through frozen adapters."""
     core = model.base_model
     core.fusion.requires_grad_(True)
     core.backbone.requires_grad_(not task.freeze_backbone)
@@ -140,26 +142,28 @@ def freeze(model: Any, task: TaskArguments) -> Any:
     return model.train(model.training)
 
 
-def trained_model(kind: type, folder: Path, config: KAdapterConfig, task: TaskArguments, dtype: torch.dtype) -> Any:
-    """Load the model that an earlier run left in a folder; the backbone comes from where the flags say."""
+def trained_model(
+    model_class: Any, folder: Path, config: KAdapterConfig, task: TaskArguments, dtype: torch.dtype
+) -> Any:
+    """Load the model that an earlier run left in a folder; the flags say where its backbone comes from."""
     backbone = None if config.backbone_modified else task.backbone
-    model = kind.from_pretrained(folder, backbone=backbone, backbone_kwargs={"dtype": dtype})
+    model = model_class.from_pretrained(folder, backbone=backbone, backbone_kwargs={"dtype": dtype})
     model.requires_grad_(False)
     return model
 
 
-class HeadAlone(nn.Module):
-    """Fusion and head of a model that learns from kept states, so that no step walks through what is frozen.
+class HeadOnFeatures(nn.Module):
+    """Fusion and head of a model that learns from kept states, so that no step touches what is frozen.
 
-    They have the names and the order that they have in the model: its checkpoints are read here, and ours there.
+    They have the names and the order that they have in the model, so checkpoints of the two are interchangeable.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         setattr(self, model.base_model_prefix, nn.ModuleDict({"fusion": model.base_model.fusion}))
         self.head = model.head
-        self.whole = (model,)  # in a tuple: none of this module's own parts
+        self.whole = (model,)  # in a tuple, so that it is not registered as a submodule
 
     def forward(self, **inputs: Any) -> Any:
-        """Return what the model does."""
+        """Run the whole model, which reads the kept states."""
         return self.whole[0](**inputs)

@@ -1,4 +1,4 @@
-"""What a downstream run leaves: predictions, a description of the run, and results on the card."""
+"""Files that a downstream run writes: predictions, a description of the run, and results on the model card."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .model import random_names, row_name
 __all__ = [
     "PREDICTED",
     "PREDICTIONS",
+    "add_results_to_card",
     "describe",
     "read_results",
     "read_run",
-    "tell_on_card",
     "title_card",
     "write_lines",
 ]
@@ -31,13 +31,13 @@ PREDICTIONS, PREDICTED = "predictions.jsonl", "predicted.jsonl"
 
 
 def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write one JSON object a line, all at once."""
+    """Write one JSON object per line, atomically."""
     replace_file(path, "\n".join(json.dumps(record, ensure_ascii=False) for record in records))
 
 
-def describe(ground: Any, model: Any, run: Any) -> dict[str, Any]:
-    """Return what a run is, for reports."""
-    flags, task, names = ground.flags, ground.task, list(model.base_model.adapters)
+def describe(context: Any, model: Any, run: Any) -> dict[str, Any]:
+    """Describe a run for reports."""
+    flags, task, names = context.flags, context.task, list(model.base_model.adapters)
     return {
         "task": flags.task,
         "row": row_name(flags, names),
@@ -47,18 +47,18 @@ def describe(ground: Any, model: Any, run: Any) -> dict[str, Any]:
         "backbone": flags.backbone,
         "freeze_backbone": flags.freeze_backbone,
         "freeze_adapters": flags.freeze_adapters,
-        "train_fraction": ground.corpus.train_fraction,
+        "train_fraction": context.corpus.train_fraction,
         "learning_rate": run.learning_rate,
         "seed": run.seed,
-        "fold": ground.corpus.fold,
-        "split": ground.corpus.eval_split,
+        "fold": context.corpus.fold,
+        "split": context.corpus.eval_split,
         "metric": {"name": task.metric, "key": task.headline, "settings": task.settings},
         "gates": model.base_model.fusion.gates(),
     }
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Read what an earlier run in a folder was.
+    """Read the description of an earlier run in a folder.
 
     Raises:
         ValueError: there is none, or it is damaged.
@@ -69,19 +69,19 @@ def read_run(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         trials = sorted(str(run.parent.relative_to(folder)) for run in folder.rglob(RUN))
         remedy = (
-            f"name the --seeds and --learning_rates of its trials {trials}" if trials else "train it by --do_train"
+            f"name the --seeds and --learning_rates of its trials {trials}" if trials else "train it with --do_train"
         )
         raise ValueError(f"there is no trained model in {str(folder)!r} ({error}); {remedy}") from error
 
 
 def read_results(folder: Path) -> dict[str, float]:
-    """Read the results of a finished run; none if it had nothing to evaluate."""
+    """Read the results of a finished run, empty if it did not evaluate."""
     path = folder / "all_results.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def title_card(folder: Path, description: dict[str, Any]) -> None:
-    """Let the card that was generated with an artifact bear the task's name."""
+    """Put the task's name into the title of the card that was generated with an artifact."""
     path = folder / CARD
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if CARD_MARK in text:
@@ -89,16 +89,19 @@ def title_card(folder: Path, description: dict[str, Any]) -> None:
         replace_file(path, re.sub("^# .*$", lambda _: title, text, count=1, flags=re.MULTILINE).rstrip("\n"))
 
 
-def tell_on_card(folder: Path, description: dict[str, Any], results: dict[str, float], corpus: str, tag: str) -> None:
+def add_results_to_card(
+    folder: Path, description: dict[str, Any], results: dict[str, float], corpus: str, tag: str
+) -> None:
     """Add a split's results to the model card, in the Hub's form (model-index) and as a table."""
     path = folder / CARD
     if not path.is_file():
         return
     card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
     task, split, shown = description["task"], description["split"], _shown(results)
-    earlier = [one for one in card.data.eval_results or [] if one.dataset_split != split]
-    card.data.model_name = f"{description['row']} on {task}"
-    card.data.eval_results = earlier + [
+    data: Any = card.data
+    earlier = [result for result in data.eval_results or [] if result.dataset_split != split]
+    data.model_name = f"{description['row']} on {task}"
+    data.eval_results = earlier + [
         EvalResult(tag, corpus, task, name, value, dataset_split=split) for name, value in shown.items()
     ]
     heading = f"\n## Results on {task}, {split}\n"

@@ -1,1 +1,1 @@
-"""Hidden states of the frozen encoder, kept on disk and read instead of computed again."""
+"""Hidden states of the frozen encoder, kept on disk instead of being computed again."""

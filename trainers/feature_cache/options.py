@@ -1,4 +1,4 @@
-"""What a run is told of its feature cache, and how it opens one; what hinders it is told and costs only time."""
+"""Flags of the feature cache, and opening it. If it can't be used, training continues without it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from huggingface_hub import constants
 from ...backbone_kadapter import plain
 from ..common.atomic_files import replace_file
 from ..common.encoding import column
-from ..common.memory import spare_memory
+from ..common.memory import limit_native_caches
 from .shards import KEY, PATTERN, Layout, key_of
-from .store import Examples, Features
+from .store import Examples, FeatureStore
 
 __all__ = ["CacheArguments", "check_cache", "open_features", "readable", "size_of"]
 
-WITHOUT = "training goes on without the cache"
+WITHOUT = "training continues without the cache"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 @dataclass
 class CacheArguments:
-    """Whether what the frozen backbone reads is kept, and where."""
+    """Whether the hidden states of the frozen backbone are kept, and where."""
 
     cache_features: str | None = field(
         default=None,
@@ -47,32 +47,32 @@ class CacheArguments:
     )
     cache_budget: str | None = field(
         default=None,
-        metadata={"help": "Most bytes that the cache's directory may take, such as 50GB; the rest is computed."},
+        metadata={"help": "Maximum size of the cache's directory, such as 50GB; the rest is computed."},
     )
     cache_dtype: str | None = field(
         default=None,
         metadata={
             "choices": ["float32", "bfloat16", "int8"],
-            "help": "How the states are kept: by default as the backbone computes them; int8 with a scale each token.",
+            "help": "Dtype of the kept states: by default the backbone's own; int8 has a scale for each token.",
         },
     )
 
     def __post_init__(self) -> None:
-        """Choose how many kernels are kept before the first product of the process, which `RunArguments` may time."""
-        spare_memory(many_kernels=self.asked)
+        """Limit the kernel caches before the first product of the process, which `RunArguments` may time."""
+        limit_native_caches(many_kernels=self.asked)
 
     @property
     def asked(self) -> bool:
-        """Whether there is to be a cache."""
+        """Whether a cache is requested."""
         return str(self.cache_features).lower() not in ("none", "false")
 
 
 def check_cache(flags: CacheArguments, mask_padding: bool) -> None:
-    """Refuse flags under which the cache would change what is trained.
+    """Refuse flags with which the cache would change what is trained.
 
     Raises:
-        ValueError: the budget is no size, there is one or a dtype and no cache, or the adapter reads padding, of
-            which nothing is kept.
+        ValueError: the budget is no size, there is a budget or a dtype but no cache, or the adapter reads padding,
+            which the cache does not keep.
     """
     for name in ("cache_budget", "cache_dtype"):
         if getattr(flags, name) is not None and flags.cache_features is None:
@@ -85,47 +85,47 @@ def check_cache(flags: CacheArguments, mask_padding: bool) -> None:
         )
 
 
-class Hindered(Exception):
-    """What keeps a run from its cache, in a sentence."""
+class CacheUnavailable(Exception):
+    """The feature cache can't be used; the message says why."""
 
 
 def open_features(
-    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, tell: bool
-) -> tuple[Features | None, dict[str, Any]]:
-    """Return the cache, None where there is none, and the examples with a column `place`, theirs in the cache.
+    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, verbose: bool
+) -> tuple[FeatureStore | None, dict[str, Any]]:
+    """Open the cache, and return it with the examples and their column `cache_index`; without a cache, return None.
 
-    What hinders the cache of one process is told in a sentence, and none has one; nothing is lost but time. All
-    processes of a run call it.
+    If the cache is unavailable in one process, the reason is printed and no process uses it; this only costs time. All
+    processes of a run must call this function.
     """
     if not flags.asked:
         return None, examples
-    state, opened, hindrance = PartialState(), None, None
+    state, opened, unavailable = PartialState(), None, None
     with state.local_main_process_first():
         try:
-            opened = _open(flags, model, examples, run, print if tell else _say_nothing)
-        except Hindered as error:
-            hindrance = str(error)
+            opened = _open(flags, model, examples, run, print if verbose else _discard)
+        except CacheUnavailable as error:
+            unavailable = str(error)
         except OSError as error:
-            hindrance = f"--cache_features {str(_directory(flags))!r} can't be used ({error})"
-    # Processes wait for each other to share what they kept, so all of them have a cache or none.
-    hindrances = [one for one in gather_object([hindrance]) if one is not None]
-    if opened is not None and not hindrances:
+            unavailable = f"--cache_features {str(_directory(flags))!r} can't be used ({error})"
+    # Processes wait for each other to share what they kept, so either all have a cache or none has.
+    reasons = [reason for reason in gather_object([unavailable]) if reason is not None]
+    if opened is not None and not reasons:
         return opened
-    if tell:
+    if verbose:
         number = state.num_processes
-        among = f" in {len(hindrances)} of {number} processes, so none of them uses it" if number > 1 else ""
-        print(f"features: {hindrances[0]}{among}: {WITHOUT}")
+        among = f" in {len(reasons)} of {number} processes, so none of them uses it" if number > 1 else ""
+        print(f"features: {reasons[0]}{among}: {WITHOUT}")
     return None, examples
 
 
 def _open(
-    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, say: Callable[[str], None]
-) -> tuple[Features, dict[str, Any]]:
-    """Return this process's cache and the examples with their places in it.
+    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, log: Callable[[str], None]
+) -> tuple[FeatureStore, dict[str, Any]]:
+    """Open the cache of this process, and return it with the examples and their indices in it.
 
     Raises:
         OSError: its directory can't be used.
-        Hindered: there is no room.
+        CacheUnavailable: there is no room.
     """
     directory = _directory(flags)
     layout = _layout(flags, model)
@@ -134,20 +134,20 @@ def _open(
     if not (folder / "about.json").is_file():
         replace_file(folder / "about.json", _about(model, layout, run))
     room = partial(room_in, directory, flags.cache_budget)
-    different, places = Examples.of(
-        np.concatenate([_keys(one) for one in examples.values()]),
-        np.concatenate([column(one, "length") for one in examples.values()]),
+    different, indices = Examples.of(
+        np.concatenate([_keys(split) for split in examples.values()]),
+        np.concatenate([column(split, "length") for split in examples.values()]),
     )
-    features = Features(folder, layout, different, room, say)
+    features = FeatureStore(folder, layout, different, room, log)
     _check_worth(features, run)
-    _describe(features, directory, say)
-    ends = np.cumsum([len(one) for one in examples.values()])[:-1]
-    parts = zip(examples.items(), np.split(places, ends), strict=True)
-    return features, {split: one.add_column("place", part) for (split, one), part in parts}
+    _describe(features, directory, log)
+    ends = np.cumsum([len(split) for split in examples.values()])[:-1]
+    indexed = zip(examples.items(), np.split(indices, ends), strict=True)
+    return features, {name: split.add_column("cache_index", own) for (name, split), own in indexed}
 
 
-def _say_nothing(sentence: str) -> None:
-    """Say nothing, as all processes but one."""
+def _discard(message: str) -> None:
+    """Print nothing: only one process prints."""
 
 
 def _directory(flags: CacheArguments) -> Path:
@@ -159,19 +159,19 @@ def _layout(flags: CacheArguments, model: Any) -> Layout:
     read = next(model.base_model.backbone.parameters()).dtype
     stored = read if flags.cache_dtype is None else getattr(torch, flags.cache_dtype)
     last = model.config.num_hidden_layers
-    layers = [layer for layer in model.tapped() if layer != last]  # that one is the last hidden state by its number
+    layers = [layer for layer in model.tapped() if layer != last]  # the last hidden state is appended below
     return Layout((*layers, last if last in model.tapped() else -1), model.config.hidden_size, stored, read)
 
 
 def _about(model: Any, layout: Layout, run: Any) -> str:
-    """Return in JSON all that the states depend on beside the token ids."""
-    backbone, parts = model.base_model.backbone.config, model.base_model.backbone.modules()
+    """Return in JSON everything that the states depend on apart from the token ids."""
+    backbone, modules = model.base_model.backbone.config, model.base_model.backbone.modules()
     quantized = getattr(backbone, "quantization_config", None)
     about = {
         **({} if quantized is None else {"quantized": repr(quantized)}),
-        **({"compiled": True} if any("forward" in vars(part) for part in parts) else {}),
+        **({"compiled": True} if any("forward" in vars(module) for module in modules) else {}),
         "backbone": model.config.backbone_fingerprint,
-        "configuration": plain(backbone),  # the same weights read otherwise under another activation, say
+        "configuration": plain(backbone),  # another activation, for example, changes the states of the same weights
         "attention": backbone._attn_implementation,
         "layers": list(layout.layers),
         "stored": str(layout.stored),
@@ -192,63 +192,64 @@ def _keys(examples: Any) -> np.ndarray:
     return np.frombuffer(b"".join(key_of(ids) for batch in batches for ids in batch["input_ids"]), dtype=KEY)
 
 
-def _check_worth(features: Features, run: Any) -> None:
-    """Raise Hindered unless a batch at least is there or fits."""
+def _check_worth(features: FeatureStore, run: Any) -> None:
+    """Raise `CacheUnavailable` unless at least one batch is in the cache or fits."""
     batch = min(run.per_device_train_batch_size, len(features.wanted))
     if features.wanted.sum() < batch:
-        takes = readable(features.bytes_of()[features.examples.turns[:batch]].sum())
-        raise Hindered(
-            f"there is room for {readable(max(0, features.room()))}, and one shard takes at least the {takes} of a "
+        takes = readable(features.bytes_of()[features.examples.priority[:batch]].sum())
+        raise CacheUnavailable(
+            f"there is room for {readable(max(0, features.room()))}, and a shard takes at least the {takes} of a "
             "batch; raise --cache_budget or free some space"
         )
 
 
-def _describe(features: Features, directory: Path, say: Callable[[str], None]) -> None:
+def _describe(features: FeatureStore, directory: Path, log: Callable[[str], None]) -> None:
     layout, examples, takes = features.layout, features.examples, readable(features.bytes_of().sum())
     there, number = int((features.shard >= 0).sum()), len(examples.keys)
-    say(
+    log(
         f"features: {number} different examples, {int(examples.lengths.sum())} tokens, hidden states "
         f"{list(layout.layers)} in {str(layout.stored).removeprefix('torch.')} take {takes}"
         f"; {there} examples are in {str(features.folder)!r}, {len(features.missing())} will be"
     )
     others = sum(path.is_dir() and path != features.folder for path in directory.iterdir())
     if others and not there:
-        say(f"features: {str(directory)!r} holds those of {others} other backbones, layers or precisions, left alone")
+        log(f"features: {str(directory)!r} holds those of {others} other backbones, layers or precisions, left alone")
     if not features.wanted.all():
-        say(
+        log(
             f"features: there is room for {readable(max(0, features.room()))}, so the backbone computes "
             f"{int((~features.wanted).sum())} examples each time"
         )
 
 
 def size_of(text: str) -> int:
-    """Return a number of bytes, as in 50GB or 1.5GiB.
+    """Parse a number of bytes, such as 50GB or 1.5GiB.
 
     Raises:
         ValueError: it is no size.
     """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]?I?)B?", text.strip().upper())
-    if found is None or found[2] not in UNITS:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]?I?)B?", text.strip().upper())
+    if match is None or match[2] not in UNITS:
         raise ValueError(f"--cache_budget {text!r} is no size; give a number with its unit, such as 50GB")
-    return int(float(found[1]) * UNITS[found[2]])
+    return int(float(match[1]) * UNITS[match[2]])
 
 
 def readable(size: float) -> str:
-    """Return a number of bytes as a reader wants it."""
-    unit = next((one for one in "TGMK" if size >= UNITS[one]), "")
+    """Format a number of bytes for a reader."""
+    unit = next((unit for unit in "TGMK" if size >= UNITS[unit]), "")
     return f"{size / UNITS[unit]:.3g} {unit}B"
 
 
 def room_in(directory: Path, budget: str | None) -> int:
-    """Return the bytes that may still be written, below 0 where there are too many already.
+    """Return the number of bytes that may still be written, below 0 if the budget is exceeded.
 
-    They are what the disk leaves, and the budget of the whole directory, of all that is or is being written there.
+    It is limited by the free space on the disk and by the budget of the whole directory, including unfinished files.
     """
     free = shutil.disk_usage(directory).free
     if budget is None:
         return free
     used = 0
-    for path in (found for kind in (PATTERN, ".*.partial", "about.json") for found in directory.glob(f"*/{kind}")):
-        with suppress(FileNotFoundError):  # another process gave it its name, or removed it
+    patterns = (PATTERN, ".*.partial", "about.json")
+    for path in (path for pattern in patterns for path in directory.glob(f"*/{pattern}")):
+        with suppress(FileNotFoundError):  # another process renamed or removed it
             used += path.stat().st_size
     return min(free, size_of(budget) - used)

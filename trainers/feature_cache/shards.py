@@ -1,4 +1,4 @@
-"""Shards of a feature cache: hidden states without padding, in files written at once and named by their checksum."""
+"""Shards of a feature cache: hidden states without padding, in atomically written files named by their checksum."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ __all__ = [
 
 KEY = "S16"  # numpy's name for 16 bytes
 PATTERN = "*.safetensors"
-OF_AN_EXAMPLE = 16 + torch.int64.itemsize  # bytes of its key and its length
+KEY_AND_LENGTH = 16 + torch.int64.itemsize  # bytes that they take for each example
 
 
 class Layout(NamedTuple):
-    """What is kept of one token, and in which form.
+    """What is kept of a token, and in which form.
 
     Args:
         layers: the hidden states in ascending order, 0 = embeddings; the last of them is the backbone's last, whether
             it is named -1 or by its number.
-        width: numbers in each.
-        stored: dtype in the files; int8 has a scale for each token and layer beside it.
-        read: dtype in which they are handed out.
+        width: size of each hidden state.
+        stored: dtype in the files; int8 has an additional scale for each token and layer.
+        read: dtype in which the states are returned.
     """
 
     layers: tuple[int, ...]
@@ -50,16 +50,16 @@ class Layout(NamedTuple):
     read: torch.dtype
 
     def bytes_of(self, lengths: np.ndarray) -> np.ndarray:
-        """Return the bytes that examples of these lengths in tokens take, each with its key and length."""
+        """Return the bytes that examples of these lengths in tokens take, including their keys and lengths."""
         scale = torch.float32.itemsize if self.stored == torch.int8 else 0
-        return lengths * len(self.layers) * (self.width * self.stored.itemsize + scale) + OF_AN_EXAMPLE
+        return lengths * len(self.layers) * (self.width * self.stored.itemsize + scale) + KEY_AND_LENGTH
 
     def by_layer(self, states: Tensor) -> dict[int, Tensor]:
-        """Return states (layers, ...) by their layer, the last of the backbone also as -1."""
+        """Return states (layers, ...) by their layer, the last one also as -1."""
         return {**dict(zip(self.layers, states, strict=True)), -1: states[-1]}
 
     def encode(self, states: Tensor) -> dict[str, Tensor]:
-        """Turn states (..., width) into what is stored of them; nothing is lost where both dtypes are one."""
+        """Convert states (..., width) to their stored form; this is lossless if both dtypes are equal."""
         if self.stored != torch.int8:
             return {"states": states.to(self.stored)}
         states = states.float()
@@ -67,35 +67,35 @@ class Layout(NamedTuple):
         return {"states": (states / scales[..., None]).round().to(torch.int8), "scales": scales}
 
     def decode(self, stored: dict[str, Tensor]) -> Tensor:
-        """Turn what is stored into states (..., width)."""
+        """Convert the stored form to states (..., width)."""
         if self.stored != torch.int8:
             return stored["states"].to(self.read)
         return (stored["states"].float() * stored["scales"][..., None]).to(self.read)
 
 
 class Shard(NamedTuple):
-    """One file, memory-mapped: the keys of its examples, where each begins, and what is stored of their tokens."""
+    """A memory-mapped file: the keys of its examples, where each begins, and the stored tensors of their tokens."""
 
     keys: np.ndarray
     starts: np.ndarray
     stored: dict[str, Tensor]
 
-    def example(self, row: int) -> dict[str, Tensor]:
-        """Return what is stored of one example, (tokens, layers, ...) each."""
-        return {name: one[self.starts[row] : self.starts[row + 1]] for name, one in self.stored.items()}
+    def example(self, index: int) -> dict[str, Tensor]:
+        """Return the stored tensors of an example, (tokens, layers, ...) each."""
+        return {name: tensor[self.starts[index] : self.starts[index + 1]] for name, tensor in self.stored.items()}
 
 
 def key_of(input_ids: list[int]) -> bytes:
-    """Return what an example's states are found by: all that they depend on beside the backbone is its token ids."""
+    """Return the key of an example's states: apart from the backbone they depend only on its token ids."""
     return blake2b(np.asarray(input_ids, dtype=np.int64).tobytes(), digest_size=16).digest()
 
 
 def write_checked(folder: Path, tensors: dict[str, Tensor], room: Callable[[], float] = lambda: np.inf) -> Path | None:
-    """Write tensors aside, name the file by its checksum when it is complete, and return its path.
+    """Write tensors to a temporary file, name it by its checksum when it is complete, and return its path.
 
-    None is returned where it takes too much room. The folder's name, which stands for all that states depend on beside
-    the example, is in the file too. The file has its size before `room` is asked, so that of several which are written
-    at once none overlooks the others.
+    Return None if it takes too much room. The folder's name, which stands for everything that states depend on apart
+    from the example, is stored in the file. The file gets its size before `room` is asked, so that processes which
+    write at the same time account for each other.
 
     Raises:
         OSError: it can't be written; nothing of it is left.
@@ -112,7 +112,7 @@ def write_checked(folder: Path, tensors: dict[str, Tensor], room: Callable[[], f
 
 
 def read_checked(path: Path) -> dict[str, Tensor]:
-    """Open the tensors of a file that is what its name says.
+    """Read the tensors of a file after checking that it is the one its name says.
 
     Raises:
         OSError: it can't be read.
@@ -134,19 +134,19 @@ def read_checked(path: Path) -> dict[str, Tensor]:
 def write_shard(
     folder: Path, keys: np.ndarray, examples: list[dict[str, Tensor]], room: Callable[[], float]
 ) -> Path | None:
-    """Write a shard of these examples and return its path, None where it takes too much room.
+    """Write a shard of these examples and return its path, or None if it takes too much room.
 
     Raises:
         OSError: it can't be written; nothing of it is left.
     """
-    stored = {name: torch.cat([one[name] for one in examples]) for name in examples[0]}
-    lengths = torch.tensor([len(one["states"]) for one in examples])
-    known_by = torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())
-    return write_checked(folder, {**stored, "lengths": lengths, "keys": known_by}, room)
+    stored = {name: torch.cat([example[name] for example in examples]) for name in examples[0]}
+    lengths = torch.tensor([len(example["states"]) for example in examples])
+    key_bytes = torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())
+    return write_checked(folder, {**stored, "lengths": lengths, "keys": key_bytes}, room)
 
 
 def read_shard(path: Path, layout: Layout) -> Shard:
-    """Open a shard that is what its name says.
+    """Open a shard after checking that it is the one its name says.
 
     Raises:
         OSError: it can't be read.

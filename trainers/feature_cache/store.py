@@ -1,7 +1,8 @@
 """A cache of the hidden states that adapters tap: the backbone reads every sentence once, whatever is trained on it.
 
-Examples are known by their token ids, so what a changed corpus, tokenizer or length leaves as it was is found again.
-The folder's name stands for all else that the states depend on: the backbone, the layers, the precision, the versions.
+Examples are identified by their token ids, so examples that a change of corpus, tokenizer or length leaves unchanged
+are found again. The folder's name stands for everything else that the states depend on: the backbone, the layers, the
+precision, the versions.
 """
 
 from __future__ import annotations
@@ -18,40 +19,40 @@ from torch import Tensor
 
 from .shards import PATTERN, Layout, Shard, read_shard, write_shard
 
-__all__ = ["Examples", "Features"]
+__all__ = ["Examples", "FeatureStore"]
 
-HEADER = 1000  # bytes of a shard, at most, beside its examples
-SHARD_BYTES = 32 * 2**20  # what a kill costs at most to compute again, and what waits in memory
+HEADER = 1000  # maximum bytes of a shard in addition to its examples
+SHARD_BYTES = 32 * 2**20  # the most that waits in memory, and that is computed again after a kill
 CONTIGUOUS = torch.contiguous_format
-FORGOTTEN = 24 * 3600  # seconds after which a shard that was never completed is swept away
+STALE_AFTER_SECONDS = 24 * 3600  # age at which incomplete shards are removed
 
 
 class Examples(NamedTuple):
-    """The keys of different examples, sorted, with their lengths in tokens and their turn where room is short."""
+    """The sorted keys of distinct examples, their lengths in tokens, and their priority when room is short."""
 
     keys: np.ndarray
     lengths: np.ndarray
-    turns: np.ndarray
+    priority: np.ndarray
 
     @classmethod
     def of(cls, keys: np.ndarray, lengths: np.ndarray) -> tuple[Examples, np.ndarray]:
-        """Return the different examples of a corpus, and for each example of it its place among them."""
-        keys, first, places = np.unique(keys, return_index=True, return_inverse=True)
-        return cls(keys, np.asarray(lengths)[first], np.argsort(first)), places.astype(np.int32)
+        """Return the distinct examples of a corpus, and for each example of the corpus its index among them."""
+        keys, first, indices = np.unique(keys, return_index=True, return_inverse=True)
+        return cls(keys, np.asarray(lengths)[first], np.argsort(first)), indices.astype(np.int32)
 
 
-class Features:
-    """The states of a run's examples, each at its place: in shards on disk, in what waits to be written, or nowhere.
+class FeatureStore:
+    """The states of a run's examples by index: in shards on disk, waiting in memory to be written, or absent.
 
-    Shards are verified as they are opened; one that is damaged is removed, told, and computed again. A shard that
-    can't be written is told, and no more are.
+    Shards are verified when they are opened; a damaged one is removed, reported, and computed again. If a shard can't
+    be written, this is reported, and no more are written.
 
     Args:
-        folder: where the shards are, this run's and those of others with the same backbone and layers.
+        folder: directory of the shards, of this run and of others with the same backbone and layers.
         layout: what is kept of a token.
-        examples: the examples that there are.
-        room: says how many bytes new shards may still take.
-        tell: what is told in sentences; None for nothing.
+        examples: the examples of the run.
+        room: returns how many bytes new shards may still take.
+        log: prints messages; None prints nothing.
     """
 
     def __init__(
@@ -60,73 +61,74 @@ class Features:
         layout: Layout,
         examples: Examples,
         room: Callable[[], float] = lambda: np.inf,
-        tell: Callable[[str], None] | None = print,
+        log: Callable[[str], None] | None = print,
     ) -> None:
-        self.folder, self.layout, self.examples, self.tell = folder, layout, examples, tell or (lambda sentence: None)
+        self.folder, self.layout, self.examples, self.log = folder, layout, examples, log or (lambda message: None)
         self.room = room
         self.shards: list[Shard] = []
         self.opened: set[str] = set()
-        self.shard = np.full(len(examples.keys), -1, np.int32)  # which holds the example at each place
-        self.row = np.zeros(len(examples.keys), np.int32)
+        self.shard = np.full(len(examples.keys), -1, np.int32)  # the shard of each example, and its index there
+        self.index_in_shard = np.zeros(len(examples.keys), np.int32)
         self.waiting: dict[int, dict[str, Tensor]] = {}
         self.writing = True
         self._sweep()
         self.refresh()
-        needed = np.where(self.shard < 0, self.bytes_of(), 0)[examples.turns].cumsum()
+        needed = np.where(self.shard < 0, self.bytes_of(), 0)[examples.priority].cumsum()
         needed += HEADER * (2 + needed // SHARD_BYTES)
         self.wanted = self.shard >= 0
-        self.wanted[examples.turns] |= needed <= room()
+        self.wanted[examples.priority] |= needed <= room()
 
     def bytes_of(self) -> np.ndarray:
         """Return the bytes that each example takes."""
         return self.layout.bytes_of(self.examples.lengths)
 
     def missing(self) -> np.ndarray:
-        """Return the places of the examples that are to be kept and are not on disk."""
+        """Return the indices of the examples that are to be kept and are not on disk."""
         return np.flatnonzero(self.wanted & (self.shard < 0))
 
     def complete(self) -> bool:
         """Return whether every example is on disk, so that the backbone is not needed."""
         return bool((self.shard >= 0).all())
 
-    def has(self, places: Sequence[int]) -> np.ndarray:
-        """Return for each place whether its states are on disk."""
-        return self.shard[places] >= 0
+    def has(self, indices: Sequence[int]) -> np.ndarray:
+        """Return for each index whether its states are on disk."""
+        return self.shard[indices] >= 0
 
-    def get(self, places: Sequence[int], length: int, pinned: bool = False) -> tuple[Tensor, np.ndarray]:
-        """Return states (layers, batch, length, width) and which are on disk; others are zeros, as padding is.
+    def get(self, indices: Sequence[int], length: int, pinned: bool = False) -> tuple[Tensor, np.ndarray]:
+        """Return states (layers, batch, length, width), and which of them are on disk; the others are zeros.
 
-        `pinned` memory can be copied to a GPU while it computes. Another thread may call this while shards come.
+        `pinned` memory can be copied to a GPU while it computes. Another thread may call this while shards are added.
         """
-        shape = (len(self.layout.layers), len(places), length, self.layout.width)
-        states, there = torch.zeros(shape, dtype=self.layout.read, pin_memory=pinned), self.has(places)
+        shape = (len(self.layout.layers), len(indices), length, self.layout.width)
+        states, there = torch.zeros(shape, dtype=self.layout.read, pin_memory=pinned), self.has(indices)
         for number in np.flatnonzero(there):
-            place = places[number]
-            one = self.layout.decode(self.shards[self.shard[place]].example(self.row[place]))
-            states[:, number, : len(one)] = one.transpose(0, 1)
+            index = indices[int(number)]
+            example = self.layout.decode(self.shards[self.shard[index]].example(self.index_in_shard[index]))
+            states[:, number, : len(example)] = example.transpose(0, 1)
         return states, there
 
-    def put(self, places: Sequence[int], states: Tensor, lengths: Sequence[int]) -> Tensor:
+    def put(self, indices: Sequence[int], states: Tensor, lengths: Sequence[int]) -> Tensor:
         """Keep states (layers, batch, length, width), and return what `get` will make of them.
 
-        Training sees the same numbers before and after they were stored, whatever is lost by their dtype.
+        Training sees the same numbers before and after they were stored, even if the stored dtype loses precision.
         """
         stored = self.layout.encode(states)
-        kept = {name: one.cpu() for name, one in stored.items()}
-        for number, (place, length) in enumerate(zip(places, lengths, strict=True)):
-            if self.writing and self.wanted[place] and self.shard[place] < 0:
-                example = {name: one[:, number, :length].transpose(0, 1) for name, one in kept.items()}
-                self.waiting[place] = {name: one.clone(memory_format=CONTIGUOUS) for name, one in example.items()}
-        if sum(one.nbytes for example in self.waiting.values() for one in example.values()) >= SHARD_BYTES:
+        on_host = {name: tensor.cpu() for name, tensor in stored.items()}
+        for number, (index, length) in enumerate(zip(indices, lengths, strict=True)):
+            if self.writing and self.wanted[index] and self.shard[index] < 0:
+                example = {name: tensor[:, number, :length].transpose(0, 1) for name, tensor in on_host.items()}
+                copies = {name: tensor.clone(memory_format=CONTIGUOUS) for name, tensor in example.items()}
+                self.waiting[index] = copies
+        if sum(tensor.nbytes for example in self.waiting.values() for tensor in example.values()) >= SHARD_BYTES:
             self.flush()
         return self.layout.decode(stored)
 
     def flush(self) -> None:
-        """Write what waits, but for what others have written by now."""
+        """Write the waiting examples, except those that others have written in the meantime."""
         if not self.waiting:
             return
         self.refresh()
-        left = {place: example for place, example in self.waiting.items() if self.shard[place] < 0}
+        left = {index: example for index, example in self.waiting.items() if self.shard[index] < 0}
         self.waiting = {}
         if not left:
             return
@@ -141,15 +143,15 @@ class Features:
             self._open(path)
 
     def stop(self, reason: str) -> None:
-        """Keep nothing more, and tell why."""
+        """Stop keeping states, and report why."""
         self.writing, self.waiting = False, {}
-        self.tell(
+        self.log(
             f"features: nothing more can be kept in {str(self.folder)!r}, and the backbone computes what is not "
             f"there: {reason}"
         )
 
     def refresh(self) -> None:
-        """Open the shards that have come since the last time."""
+        """Open the shards that were added since the last call."""
         for path in sorted(self.folder.glob(PATTERN)):
             if path.name not in self.opened:
                 self._open(path)
@@ -159,29 +161,29 @@ class Features:
         try:
             shard = read_shard(path, self.layout)
         except (OSError, ValueError) as error:
-            if not isinstance(error, FileNotFoundError):  # removed by another process, which told it
-                self.tell(f"features: shard {str(path)!r} is not used: {error}; its examples are computed again")
+            if not isinstance(error, FileNotFoundError):  # another process removed and reported it
+                self.log(f"features: shard {str(path)!r} is not used: {error}; its examples are computed again")
             if isinstance(error, ValueError):
                 with suppress(OSError):
                     path.unlink()
             return
-        self._take(shard)
+        self._index(shard)
 
-    def _take(self, shard: Shard) -> None:
-        """Note which of our examples a shard holds."""
-        places = np.searchsorted(self.examples.keys, shard.keys)
-        known = places < len(self.examples.keys)
-        known[known] = self.examples.keys[places[known]] == shard.keys[known]
-        known[known] = self.examples.lengths[places[known]] == np.diff(shard.starts)[known]
-        known[known] = self.shard[places[known]] < 0  # what is there stays where another thread may be looking
-        if known.any():
+    def _index(self, shard: Shard) -> None:
+        """Record which of our examples a shard holds."""
+        indices = np.searchsorted(self.examples.keys, shard.keys)
+        ours = indices < len(self.examples.keys)
+        ours[ours] = self.examples.keys[indices[ours]] == shard.keys[ours]
+        ours[ours] = self.examples.lengths[indices[ours]] == np.diff(shard.starts)[ours]
+        ours[ours] = self.shard[indices[ours]] < 0  # another thread may be reading the examples that we have
+        if ours.any():
             self.shards.append(shard)
-            self.row[places[known]] = np.flatnonzero(known)
-            self.shard[places[known]] = len(self.shards) - 1
+            self.index_in_shard[indices[ours]] = np.flatnonzero(ours)
+            self.shard[indices[ours]] = len(self.shards) - 1
 
     def _sweep(self) -> None:
-        """Remove what kills left half written."""
+        """Remove old files that a kill left incomplete."""
         for path in self.folder.glob(".*.partial"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > FORGOTTEN:
+                if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
                     path.unlink()

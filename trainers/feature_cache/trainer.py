@@ -1,4 +1,4 @@
-"""The trainer of one adapter: the backbone reads a batch, or what it read before is taken from the cache."""
+"""The trainer of an adapter: the backbone encodes each batch, or its states are taken from the cache."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..common.encoding import column
-from ..common.memory import give_back, keep_memory, spare_memory
+from ..common.memory import give_back, keep_freed_memory, limit_native_caches
 from ..common.trainer import KAdapterTrainer
 from .options import readable
 from .shards import key_of
-from .store import Features
+from .store import FeatureStore
 
-__all__ = ["FeatureTrainer", "OnHost", "WithPlaces"]
+__all__ = ["CollateWithCacheIndex", "FeatureTrainer", "OnHost"]
 
-# Shorter rows take other paths through a CPU's matrix products, and their last bits differ with their neighbours.
+# A CPU multiplies shorter inputs differently: their last bits depend on the rest of the batch.
 SHORTEST = 16
-WITH_TIME = ("cuda",)  # devices beside which the host has a core for looking up the next batch
-LOOKING = ThreadPoolExecutor(1, "features")
+WITH_TIME = ("cuda",)  # devices that leave the host time to look up the next batch
+LOOK_UP_THREAD = ThreadPoolExecutor(1, "features")
 
 
 class OnHost(NamedTuple):
@@ -33,24 +33,24 @@ class OnHost(NamedTuple):
 
     Args:
         name: the same for batches of the same tokens and for no others.
-        lengths: of each example in tokens.
-        places: of each example in the cache; none where there is no cache.
-        found: what the cache has of them, if it is looked up ahead.
+        lengths: the length of each example in tokens.
+        indices: the index of each example in the cache; empty without a cache.
+        looked_up: the cached states of the batch, if they are looked up in advance.
     """
 
     name: bytes
     lengths: list[int]
-    places: list[int]
-    found: Future[tuple[Tensor, np.ndarray]] | None = None
+    indices: list[int]
+    looked_up: Future[tuple[Tensor, np.ndarray]] | None = None
 
 
 @dataclass
-class WithPlaces:
-    """Collate examples, and keep on the host what tells them apart and where each stands in the cache.
+class CollateWithCacheIndex:
+    """Collate examples, and keep on the host what identifies them and their indices in the cache.
 
     Args:
         collate: makes a batch of examples.
-        ahead: looks up (places, length) in the cache, in a thread of its own while the last batch is trained on.
+        ahead: looks up (indices, length) in the cache, in a separate thread while the previous batch is trained on.
     """
 
     collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
@@ -59,29 +59,35 @@ class WithPlaces:
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the batch, with an `OnHost` as `on_host`."""
         batch, ids = self.collate(examples), [example["input_ids"] for example in examples]
-        places = [example["place"] for example in examples if "place" in example]
-        found = None if self.ahead is None else LOOKING.submit(self.ahead, places, batch["input_ids"].shape[1])
-        name = b"".join([*map(key_of, ids), b"%d" % batch["input_ids"].shape[1]])  # padded to one length or another
-        return {**batch, "on_host": OnHost(name, [len(one) for one in ids], places, found)}
+        indices = [example["cache_index"] for example in examples if "cache_index" in example]
+        length = batch["input_ids"].shape[1]
+        looked_up = None if self.ahead is None else LOOK_UP_THREAD.submit(self.ahead, indices, length)
+        name = b"".join([*map(key_of, ids), b"%d" % length])  # the same examples may be padded to different lengths
+        return {**batch, "on_host": OnHost(name, [len(tokens) for tokens in ids], indices, looked_up)}
 
 
 class FeatureTrainer(KAdapterTrainer):
-    """A `KAdapterTrainer` that has the backbone read each batch, or takes what it read before from the cache.
+    """A `KAdapterTrainer` that lets the backbone encode each batch, or takes the hidden states from the cache.
 
-    With a cache the first epoch writes it, and the backbone then leaves memory when every example is there. In
-    float32 losses and weights are the same bit for bit with and without it.
+    With a cache the first epoch writes it, and the backbone is released from memory once every example is there. In
+    float32, losses and weights are bit-identical with and without the cache.
 
     Args:
         features: the cache, or None.
-        reader: what several trainers share and lets the backbone read a batch once; None for the model itself.
-        data_collator: what collates.
+        reader: a shared backbone that encodes each batch once for several trainers; None for the model's own.
+        data_collator: makes the batches.
         arguments: keywords of `KAdapterTrainer`.
     """
 
     def __init__(
-        self, *, data_collator: WithPlaces, features: Features | None = None, reader: Any = None, **arguments: Any
+        self,
+        *,
+        data_collator: CollateWithCacheIndex,
+        features: FeatureStore | None = None,
+        reader: Any = None,
+        **arguments: Any,
     ) -> None:
-        spare_memory(many_kernels=features is not None)
+        limit_native_caches(many_kernels=features is not None)
         super().__init__(data_collator=data_collator, **arguments)
         self.features, self.released = features, False
         self.reader = reader
@@ -98,7 +104,7 @@ class FeatureTrainer(KAdapterTrainer):
         inputs = super()._prepare_inputs(inputs)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         if ids.device.type == "cuda" and min(on_host.lengths) == ids.shape[1]:
-            inputs["attention_mask"] = mask = None  # nothing is padding, and attention without a mask is the fastest
+            inputs["attention_mask"] = mask = None  # there is no padding, and attention without a mask is faster
         if self.features is None:
             inputs["hidden_states"] = self._tap(ids, mask, on_host.name)
         else:
@@ -106,40 +112,46 @@ class FeatureTrainer(KAdapterTrainer):
         return inputs
 
     def _tap(self, input_ids: Tensor, attention_mask: Tensor | None, name: bytes) -> dict[int, Tensor]:
-        """Return what the backbone reads of (batch, length), the tapped states and the last, as training needs it."""
-        length, given = input_ids.shape[1], (input_ids, attention_mask)
+        """Return the tapped and the last hidden states of (batch, length) tokens, in the precision of training."""
+        length, inputs = input_ids.shape[1], (input_ids, attention_mask)
         more = (0, max(0, min(SHORTEST, self.processing_class.model_max_length) - length))
         if more[1] and attention_mask is not None:
             padding = self.processing_class.pad_token_id or 0
-            given = F.pad(input_ids, more, value=padding), F.pad(attention_mask, more)
+            inputs = F.pad(input_ids, more, value=padding), F.pad(attention_mask, more)
         with torch.no_grad(), self.compute_loss_context_manager():
             shared = self.reader
-            tapped = self.model.base_model.tap(*given) if shared is None else shared.tap(*given, name)
-        return {layer: one[:, :length] for layer, one in tapped.items()}
+            tapped = self.model.base_model.tap(*inputs) if shared is None else shared.tap(*inputs, name)
+        return {layer: states[:, :length] for layer, states in tapped.items()}
 
     def _find_or_tap(
-        self, features: Features, on_host: OnHost, input_ids: Tensor, attention_mask: Tensor | None
+        self, features: FeatureStore, on_host: OnHost, input_ids: Tensor, attention_mask: Tensor | None
     ) -> dict[int, Tensor]:
-        """Return what the cache has of a batch, and has the backbone read the rest of it."""
-        places, layers, found = on_host.places, features.layout.layers, on_host.found
-        looked_up = features.get(places, input_ids.shape[1], input_ids.is_cuda) if found is None else found.result()
-        states, there = looked_up[0].to(input_ids.device, non_blocking=True), looked_up[1]
+        """Return the cached states of a batch, and let the backbone encode the rest of it."""
+        indices, layers = on_host.indices, features.layout.layers
+        if on_host.looked_up is None:
+            states, there = features.get(indices, input_ids.shape[1], input_ids.is_cuda)
+        else:
+            states, there = on_host.looked_up.result()
+        states = states.to(input_ids.device, non_blocking=True)
         new = np.flatnonzero(~there).tolist()
         if new:
-            rows = slice(None) if len(new) == len(places) else new
-            mask = None if attention_mask is None else attention_mask[rows]
-            tapped = self._tap(input_ids[rows], mask, on_host.name + np.asarray(new).tobytes())
+            chosen = slice(None) if len(new) == len(indices) else new
+            mask = None if attention_mask is None else attention_mask[chosen]
+            tapped = self._tap(input_ids[chosen], mask, on_host.name + np.asarray(new).tobytes())
             if -1 not in layers and not same_bits(tapped[layers[-1]], tapped[-1]):
                 features.stop("this backbone's last hidden state is not that of its last block; tap another layer")
-                return tapped  # of the whole batch, since nothing is ever kept
+                return tapped  # it covers the whole batch, since nothing is ever kept
             read = torch.stack([tapped[layer].to(states) for layer in layers])  # (layers, B, S, H)
-            states[:, rows] = features.put([places[row] for row in new], read, [on_host.lengths[row] for row in new])
+            lengths = [on_host.lengths[number] for number in new]
+            states[:, chosen] = features.put([indices[number] for number in new], read, lengths)
         return features.layout.by_layer(states)
 
     # ---- the cache --------------------------------------------------------------------------------------------------
 
-    def _run_epoch(self, *, epoch: int, **arguments: Any) -> None:
-        """Run one epoch; after it every process sees what the others kept and, if more follow, nothing is missing."""
+    def _run_epoch(  # type: ignore[override]  # transformers calls it by keyword
+        self, *, epoch: int, **arguments: Any
+    ) -> None:
+        """Run one epoch; then share the cached states between processes and, if more epochs follow, complete them."""
         super()._run_epoch(epoch=epoch, **arguments)
         if self.features is not None:
             self._share(self.features)
@@ -147,48 +159,49 @@ class FeatureTrainer(KAdapterTrainer):
                 self._complete(self.features)
 
     def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
-        """Evaluate, and keep what the backbone read for it."""
+        """Evaluate, and keep the states that the backbone computed for it."""
         results = super().evaluate(*arguments, **keywords)
         if self.features is not None:
             self.features.flush()
         return results
 
-    def _share(self, features: Features) -> None:
+    def _share(self, features: FeatureStore) -> None:
         features.flush()
         self.accelerator.wait_for_everyone()
         features.refresh()
 
-    def _complete(self, features: Features) -> None:
-        """Let the backbone read what is missing, each process its share, and leave memory if nothing is."""
+    def _complete(self, features: FeatureStore) -> None:
+        """Let the backbone encode what is missing, each process a share, and release it if nothing is missing."""
         shares = slice(self.args.process_index, None, self.args.world_size), slice(None)
-        for share in shares:  # the second finds something where processes have no disk in common
+        for share in shares:  # the second is needed where processes do not share a disk
             self._read(features.missing()[share] if features.writing else [])
             self._share(features)
         if features.complete():
             self._release()
 
-    def _read(self, places: Sequence[int]) -> None:
-        """Let the backbone read the examples at these places, in batches of like length."""
+    def _read(self, indices: Sequence[int] | np.ndarray) -> None:
+        """Let the backbone encode the examples with these indices in the cache, in batches of similar length."""
         size = self.args.per_device_eval_batch_size
         for dataset in (self.train_dataset, self.eval_dataset):
-            if dataset is not None and len(places):
-                rows = np.flatnonzero(np.isin(column(dataset, "place"), places))
-                rows = rows[np.argsort(column(dataset, "length")[rows], kind="stable")].tolist()
-                for first in range(0, len(rows), size):
-                    self._prepare_inputs(self.data_collator([dataset[row] for row in rows[first : first + size]]))
+            if dataset is not None and len(indices):
+                chosen = np.flatnonzero(np.isin(column(dataset, "cache_index"), indices))
+                chosen = chosen[np.argsort(column(dataset, "length")[chosen], kind="stable")]
+                for first in range(0, len(chosen), size):
+                    examples = [dataset[number] for number in chosen[first : first + size].tolist()]
+                    self._prepare_inputs(self.data_collator(examples))
 
     def _release(self) -> None:
         if self.released:
             return
         self.released = True
-        size = sum(one.nbytes for one in self.model.base_model.backbone.parameters())
+        size = sum(weight.nbytes for weight in self.model.base_model.backbone.parameters())
         self.model.release_backbone()
         give_back()
-        keep_memory()
-        if size and self.is_world_process_zero():  # of several adapters the first lets it go
+        keep_freed_memory()
+        if size and self.is_world_process_zero():  # the first of several adapters releases it
             print(f"features: all examples are kept; the backbone leaves memory ({readable(size)})")
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are equal, at once where they are one."""
-    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Return whether two tensors are equal, without comparing them if they share their memory."""
+    return left.data_ptr() == right.data_ptr() or torch.equal(left, right)

@@ -1,1 +1,1 @@
-"""Several adapters trained in one process, each as if it were alone."""
+"""Train several adapters in one process, with results identical to separate runs."""

@@ -1,9 +1,9 @@
-"""Several trainings in one process, each as if it were alone: they take turns batch by batch and share the backbone.
+"""Train several adapters in one process, in turns and on a shared backbone, with results identical to separate runs.
 
-Each is a thread with a trainer of its own, and one runs at a time. When it comes to its next batch it hands over to
-the one that is furthest behind. What PyTorch, Python and Accelerate keep once a process, such as the state of the
-random numbers, is each training's own: it is put away and brought back at every change. So nothing that a training
-computes depends on the others, and what they have in common, a batch that the backbone reads, is read once.
+Each training is a thread with its own trainer, and one thread runs at a time. Before its next batch it hands over to
+the training that is furthest behind. State that PyTorch, Python and Accelerate hold per process, such as that of the
+random number generators, is saved and restored at every switch. So no training depends on the others in what it
+computes, and a batch that several of them need is encoded by the backbone only once.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from ...modeling_kadapter import KAdapterModel
 from ..common.progress import Cost
 from ..feature_cache.trainer import FeatureTrainer
 
-__all__ = ["OneOfSeveral", "SharedBackbone", "Turns"]
+__all__ = ["CoscheduledTrainer", "Scheduler", "SharedBackbone"]
 
 
 class Stopped(Exception):
-    """Another training of the run ended in a way that ends all."""
+    """Another training of the run failed in a way that ends all of them."""
 
 
-class Turns:
-    """Runs jobs by name, one at a time; each hands over to the others by `pass_on`.
+class Scheduler:
+    """Run jobs by name, one at a time; each hands over to the others by calling `pass_on`.
 
     Args:
-        apart: exceptions that end only the job that raised them; any other ends all.
+        isolated: exceptions that end only the job that raised them; any other ends all.
     """
 
-    def __init__(self, apart: tuple[type[Exception], ...] = ()) -> None:
-        self.apart = apart
+    def __init__(self, isolated: tuple[type[Exception], ...] = ()) -> None:
+        self.isolated = isolated
         self.gates: dict[str, threading.Semaphore] = {}
-        self.progress: dict[str, int] = {}  # of those that wait, who has waited longest first
+        self.progress: dict[str, int] = {}  # of the waiting jobs, those that have waited longest first
         self.results: dict[str, Any] = {}
         self.failures: dict[str, BaseException] = {}
         self.stopped: BaseException | None = None
 
     def run(self, jobs: dict[str, Callable[[], Any]]) -> dict[str, Any]:
-        """Run all jobs to their end, and return what each returned; `failures` holds what ended the others.
+        """Run all jobs to their end, and return their results; `failures` holds the errors that ended single jobs.
 
         Raises:
-            BaseException: what one job raised that is not `apart`, when all have ended.
+            BaseException: a job raised it, it is not in `isolated`, and all jobs have ended.
         """
         self.gates = {name: threading.Semaphore(0) for name in jobs}
         self.progress = dict.fromkeys(jobs, -1)
@@ -59,26 +59,26 @@ class Turns:
             threading.Thread(target=self._work, args=(name, job, state, device), daemon=True)
             for name, job in jobs.items()
         ]
-        for one in threads:
-            one.start()
+        for thread in threads:
+            thread.start()
         self._wake_next()
         try:
-            for one in threads:
-                one.join()
-        except KeyboardInterrupt as error:  # only the main thread hears it
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt as error:  # only the main thread receives it
             self.stopped = self.stopped or error
-            for one in threads:
-                one.join()
+            for thread in threads:
+                thread.join()
         restore(state)
         if self.stopped is not None:
             raise self.stopped
         return self.results
 
     def pass_on(self, name: str, progress: int) -> None:
-        """Let the others run until this job is the one that is furthest behind, or as far and has waited longest.
+        """Let the others run until this job is furthest behind, or equally far and has waited longest.
 
         Raises:
-            Stopped: another job ended in a way that ends all.
+            Stopped: another job failed in a way that ends all.
         """
         self.progress[name] = progress
         if next(self._order()) == name and self.stopped is None:
@@ -108,20 +108,20 @@ class Turns:
             self._wait(name)
             restore(state)
             if device is not None:
-                torch.accelerator.set_device_index(device)  # it is each thread's own
+                torch.accelerator.set_device_index(device)  # each thread has its own
             self.results[name] = job()
         except Stopped:
             pass
-        except self.apart as error:
+        except self.isolated as error:
             self.failures[name] = error
-        except BaseException as error:  # noqa: BLE001 (raised again where the run waits)
+        except BaseException as error:  # noqa: BLE001 (raised again by `run`)
             self.stopped = error
         finally:
             self._wake_next()
 
 
 def process_state() -> dict[str, Any]:
-    """Return what the libraries keep once a process, and what a training takes to be its own."""
+    """Return the state that libraries hold per process and that a training assumes to be its own."""
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
@@ -132,7 +132,7 @@ def process_state() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Bring back what `process_state` returned."""
+    """Restore a state that `process_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"])
@@ -144,12 +144,12 @@ def restore(state: dict[str, Any]) -> None:
 
 
 def current_device() -> int | None:
-    """Return the number of the accelerator in use, None where there is none."""
+    """Return the index of the current accelerator, None if there is none."""
     return torch.accelerator.current_device_index() if torch.accelerator.is_available() else None
 
 
 class SharedBackbone:
-    """One backbone under several models: it reads each batch once, for all that they tap.
+    """A backbone shared by several models: it encodes each batch once, for all layers that they tap.
 
     Args:
         models: the models, all on the same backbone.
@@ -157,40 +157,41 @@ class SharedBackbone:
 
     def __init__(self, models: list[Any]) -> None:
         layers = sorted({layer for model in models for layer in model.tapped()})
-        self.model = KAdapterModel(bare_config(models[0], {"fusion": "add"}), models[0].base_model.backbone)
-        if layers:  # an adapter without blocks taps and holds no weights
+        config = config_for_same_backbone(models[0], {"fusion": "add"})
+        self.model = KAdapterModel(config, models[0].base_model.backbone)
+        if layers:  # an adapter without blocks only taps and has no weights
             self.model.add_adapter("taps", KnowledgeAdapterConfig(layers=layers, num_hidden_layers=0))
         self.batch: bytes | None = None
         self.states: dict[int, Tensor] = {}
 
     def tap(self, input_ids: Tensor, attention_mask: Tensor | None, name: bytes) -> dict[int, Tensor]:
-        """Return the hidden states (batch, length, width) of all layers that are tapped, and the last as -1.
+        """Return the hidden states (batch, length, width) of all tapped layers, and the last as -1.
 
-        A batch of the same `name` as the last one is the same; the tensors, maybe on another device, aren't looked at.
+        Batches with the same `name` are the same; the tensors, which may be on different devices, are not compared.
         """
         if self.batch != name:
             self.states, self.batch = self.model.tap(input_ids, attention_mask), name
         return dict(self.states)
 
 
-def bare_config(model: Any, own: dict[str, Any]) -> KAdapterConfig:
-    """Return a configuration for another model on the same pinned backbone, with no adapters and fields of its own."""
+def config_for_same_backbone(model: Any, fields: dict[str, Any]) -> KAdapterConfig:
+    """Return a configuration with these fields and without adapters, for another model on the same pinned backbone."""
     pinned = ("backbone_name_or_path", "backbone_revision", "backbone_config", "backbone_fingerprint", "pad_token_id")
-    return KAdapterConfig(**{name: getattr(model.config, name) for name in pinned}, **own)
+    return KAdapterConfig(**{name: getattr(model.config, name) for name in pinned}, **fields)
 
 
-class OneOfSeveral(FeatureTrainer):
-    """A `FeatureTrainer` that hands over to the others before each batch, and tells its name with all that it tells.
+class CoscheduledTrainer(FeatureTrainer):
+    """A `FeatureTrainer` that hands over to the others before each batch, and prints its name with all its output.
 
     Args:
         name: name of the adapter.
-        turns: whom it hands over to.
+        scheduler: the scheduler that switches between the trainings.
         arguments: keywords of `FeatureTrainer`.
     """
 
-    def __init__(self, *, name: str, turns: Turns, **arguments: Any) -> None:
+    def __init__(self, *, name: str, scheduler: Scheduler, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.name, self.turns = name, turns
+        self.name, self.scheduler = name, scheduler
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if self.pop_callback(Cost) is not None:
@@ -200,13 +201,13 @@ class OneOfSeveral(FeatureTrainer):
             self.add_callback(NamedBar(name))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Run one step when it is this training's turn."""
-        self.turns.pass_on(self.name, self.state.global_step)
+        """Wait for this training's turn, then run a step."""
+        self.scheduler.pass_on(self.name, self.state.global_step)
         return super().training_step(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Predict when it is this training's turn."""
-        self.turns.pass_on(self.name, self.state.global_step)
+        """Wait for this training's turn, then predict."""
+        self.scheduler.pass_on(self.name, self.state.global_step)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
@@ -217,30 +218,30 @@ class OneOfSeveral(FeatureTrainer):
 
 
 class NamedPrinter(PrinterCallback):
-    """Prints what is logged after the adapter's name."""
+    """Print logged values after the adapter's name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Print."""
+        """Print the adapter's name, then the values."""
         if state.is_local_process_zero:
             print(f"{self.name}: ", end="")
-        super().on_log(args, state, control, dict(logs or {}), **kwargs)  # which takes something out
+        super().on_log(args, state, control, dict(logs or {}), **kwargs)  # it removes an item
 
 
 class NamedBar(ProgressCallback):
-    """A bar with the adapter's name."""
+    """Show a progress bar with the adapter's name."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw it."""
+        """Create the bar and label it with the adapter's name."""
         super().on_train_begin(args, state, control, **kwargs)
         if self.training_bar is not None:
             self.training_bar.set_description(self.name)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Leave it to the printer."""
+        """Write nothing: `NamedPrinter` prints what is logged."""

@@ -1,4 +1,4 @@
-"""Several adapters of one run: a file that says what each has for itself, and the settings that come of it."""
+"""Settings of several adapters in one run, from a file with the flags of each adapter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..feature_cache.options import CacheArguments
 
 __all__ = ["Settings", "settings_of"]
 
-OWN = (  # all else is the same for all adapters of a run
+OWN = (  # flags that may differ between the adapters of a run
     *("layers", "adapter_hidden_size", "adapter_intermediate_size", "adapter_num_hidden_layers"),
     *("adapter_num_attention_heads", "adapter_dropout", "skip_layers", "mask_padding", "fusion"),
     *("classifier_dropout", "without_adapter", "seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
@@ -31,13 +31,13 @@ class VariantArguments:
     variants: str | None = field(
         default=None,
         metadata={
-            "help": "YAML file of adapter names, each with flags of its own: all are trained at once, into OUT/NAME."
+            "help": "YAML file of adapter names, each with its own flags: all are trained at once, into OUT/NAME."
         },
     )
 
 
 class Settings(NamedTuple):
-    """What one adapter's training is told."""
+    """The arguments of one adapter's training."""
 
     corpus: CorpusArguments
     adapter: AdapterArguments
@@ -50,12 +50,12 @@ KINDS = (CorpusArguments, AdapterArguments, CacheArguments, RunArguments, Varian
 
 
 def settings_of(argv: list[str] | None = None) -> tuple[list[Settings], bool]:
-    """Return the settings of each adapter that the flags ask for, and whether they were asked for by `--variants`.
+    """Return the settings of each adapter that the flags request, and whether `--variants` requested them.
 
-    Adapters of one run read the same batches: where there is no `--data_seed`, the common `--seed` stands for it.
+    Adapters of one run read the same batches: without `--data_seed`, the common `--seed` is used for it.
 
     Raises:
-        ValueError: a flag or the file is unfit; the sentence says which and what to do.
+        ValueError: a flag or the file can't be used; the message names it and the remedy.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -73,13 +73,13 @@ def _several(argv: list[str], file: str, variants: dict[str, dict[str, Any]]) ->
     common = Settings(*parse_arguments([*argv, "--adapter_name", next(iter(variants))], KINDS)).run
     if str(common.resume_from_checkpoint).lower() not in ("none", "false", "true", "last"):
         raise ValueError(
-            f"--resume_from_checkpoint {common.resume_from_checkpoint!r} is of one adapter; with --variants say last, "
-            "which is each adapter's own"
+            f"--resume_from_checkpoint {common.resume_from_checkpoint!r} belongs to one adapter; with --variants say "
+            "last, which is each adapter's own"
         )
     trackers = sorted(set(common.report_to or []) - {"none", "tensorboard"})
     if trackers:
         raise ValueError(
-            f"--report_to {trackers[0]} keeps one run in a process; with --variants give tensorboard or none"
+            f"--report_to {trackers[0]} allows one run in a process; with --variants give tensorboard or none"
         )
     several = []
     for name, values in variants.items():
@@ -92,23 +92,23 @@ def _several(argv: list[str], file: str, variants: dict[str, dict[str, Any]]) ->
 
 
 def read_variants(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the adapters that a file names, each with its own flags and their values.
+    """Read the adapters that a file names, each with its own flags and their values.
 
     Raises:
-        ValueError: it can't be read, names no adapter or one twice, or a flag that can't be an adapter's own.
+        ValueError: it can't be read, names no adapter or the same adapter twice, or sets a flag that all must share.
     """
     where = f"variants {str(path)!r}"
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=WithoutRepeats)
+        variants = yaml.load(path.read_text(encoding="utf-8"), Loader=WithoutRepeats)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{where} can't be read: {error}") from error
-    if not isinstance(found, dict) or not found:
-        what = "nothing" if not found else type(found).__name__
+    if not isinstance(variants, dict) or not variants:
+        what = "nothing" if not variants else type(variants).__name__
         raise ValueError(
             f"{where} must be a mapping of adapter names to their flags, such as 'fast: {{learning_rate: "
             f"1.0e-3}}', and holds {what}"
         )
-    return {name: _own_flags(name, values, where) for name, values in found.items()}
+    return {name: _own_flags(name, values, where) for name, values in variants.items()}
 
 
 def _own_flags(name: Any, values: Any, where: str) -> dict[str, Any]:
@@ -130,13 +130,13 @@ def _own_flags(name: Any, values: Any, where: str) -> dict[str, Any]:
 
 
 class WithoutRepeats(yaml.SafeLoader):
-    """YAML in which no key of a mapping is given twice; the first would be lost."""
+    """Load YAML, but refuse mappings with repeated keys, of which all but the last would be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping.
+        """Build a mapping.
 
         Raises:
-            yaml.YAMLError: a key is repeated; the sentence says which and where.
+            yaml.YAMLError: a key is repeated; the message says which and where.
         """
         keys = [key.value for key, _ in node.value]
         for (key, _), name in zip(node.value, keys, strict=True):

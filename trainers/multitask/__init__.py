@@ -1,1 +1,1 @@
-"""One adapter trained on several objectives at once."""
+"""Train one encoder on several objectives at once."""

@@ -20,13 +20,13 @@ class CorporaArguments(CorpusArguments):
     data_dirs: list[str] = field(metadata={"help": "Directory of each corpus as released."})
 
     def each(self) -> list[CorpusArguments]:
-        """Return the arguments of each corpus alone."""
-        found = []
+        """Return separate arguments for each corpus."""
+        arguments: list[CorpusArguments] = []
         for name, folder in zip(self.corpora, self.data_dirs, strict=True):
-            one = copy.copy(self)
-            one.corpus, one.data_dir = name, folder
-            found.append(one)
-        return found
+            corpus = copy.copy(self)
+            corpus.corpus, corpus.data_dir = name, folder
+            arguments.append(corpus)
+        return arguments
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""The encoded examples of several objectives, and batches that are each of one objective."""
+"""The encoded examples of several objectives, and batches that each belong to one objective."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from ..common.sampler import GlobalBatchSampler
 
 __all__ = ["Labelled", "MixedExamples", "MixedSampler", "PadToObjective"]
 
-OBJECTIVE = "objective"  # names the objective of a batch
+OBJECTIVE = "objective"  # the column with the name of a batch's objective
 
 
 class MixedExamples(ConcatDataset):
-    """The encoded examples of all objectives, each with the name of its own."""
+    """The encoded examples of all objectives, each with the name of its objective."""
 
     def __init__(self, examples: dict[str, Dataset]) -> None:
-        super().__init__([Labelled(name, one) for name, one in examples.items()])
-        self.lengths = [column(one, "length") for one in examples.values()]
+        self.labelled = [Labelled(name, encoded) for name, encoded in examples.items()]
+        super().__init__(self.labelled)
+        self.lengths = [column(encoded, "length") for encoded in examples.values()]
 
 
 class Labelled(torch.utils.data.Dataset):
-    """The encoded examples of one objective, each with its name."""
+    """The encoded examples of one objective, each with the name of the objective."""
 
     def __init__(self, objective: str, examples: Dataset) -> None:
         self.objective, self.examples = objective, examples
@@ -44,10 +45,10 @@ class Labelled(torch.utils.data.Dataset):
 
 
 class PadToObjective:
-    """Pad the examples of one batch, which are of one objective, by its own padding values."""
+    """Pad the examples of a batch with the padding values of its objective."""
 
     def __init__(self, objectives: dict[str, Any]) -> None:
-        self.collators = {name: PadToBatch(one.padding) for name, one in objectives.items()}
+        self.collators = {name: PadToBatch(objective.padding) for name, objective in objectives.items()}
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return one tensor for each column, and the objective's name."""
@@ -56,11 +57,11 @@ class PadToObjective:
 
 
 class MixedSampler(Sampler[int]):
-    """Global batches, each of one objective, spread evenly over the epoch: of two equal corpora they alternate.
+    """Global batches of one objective each, spread evenly over the epoch: those of two equal corpora alternate.
 
     Args:
         samplers: the order of each objective's examples.
-        starts: where the examples of each objective begin.
+        starts: the index of each objective's first example.
     """
 
     def __init__(self, samplers: Sequence[GlobalBatchSampler], starts: Sequence[int]) -> None:
@@ -68,16 +69,16 @@ class MixedSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order is drawn."""
-        for one in self.samplers:
-            one.set_epoch(epoch)
+        for sampler in self.samplers:
+            sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
         return sum(map(len, self.samplers))
 
     def __iter__(self) -> Iterator[int]:
         batches = []
-        for place, (sampler, start) in enumerate(zip(self.samplers, self.starts, strict=True)):
-            size, order = sampler.batch_size, [start + one for one in sampler]
+        for objective, (sampler, start) in enumerate(zip(self.samplers, self.starts, strict=True)):
+            size, order = sampler.batch_size, [start + index for index in sampler]
             number = len(order) // size
-            batches += [((n + 0.5) / number, place, order[n * size : (n + 1) * size]) for n in range(number)]
-        return iter([one for *_, batch in sorted(batches) for one in batch])
+            batches += [((n + 0.5) / number, objective, order[n * size : (n + 1) * size]) for n in range(number)]
+        return iter([index for *_, batch in sorted(batches) for index in batch])

@@ -13,7 +13,7 @@ class MultitaskModel(nn.Module):
     """An encoder that trains as a whole, with a head for each objective.
 
     Args:
-        models: for each objective a head model without adapters; all stand on one encoder.
+        models: a head model without adapters for each objective; all share one encoder.
     """
 
     def __init__(self, models: dict[str, Any]) -> None:
@@ -23,5 +23,5 @@ class MultitaskModel(nn.Module):
         self.requires_grad_(True)
 
     def forward(self, objective: str, labels: Any = None, **inputs: Any) -> Any:
-        """Return what the head model of that objective does."""
+        """Run the head model of that objective."""
         return self.models[objective](labels=labels, **inputs)

@@ -1,4 +1,4 @@
-"""Training one encoder on several objectives, a batch of one objective after another."""
+"""Train one encoder on several objectives, in batches of one objective each."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch.utils.data import Sampler
 from transformers import EvalPrediction
 
 from ..common.sampler import GlobalBatchSampler, InOrder
-from ..common.trainable_checkpoints import LeanTrainer
+from ..common.trainable_checkpoints import TrainableOnlyTrainer
 from ..common.trainer import measured
 from .dataset import Labelled, MixedSampler
 
 __all__ = ["MultitaskTrainer"]
 
 
-class MultitaskTrainer(LeanTrainer):
-    """A trainer whose batches are each of one objective, and which measures each objective on its own.
+class MultitaskTrainer(TrainableOnlyTrainer):
+    """A trainer whose batches each belong to one objective, and which evaluates each objective separately.
 
     `objective` is a dict of objectives by name, `train_dataset` a `MixedExamples`, `eval_dataset` a dict of
     `Labelled`.
@@ -27,11 +27,11 @@ class MultitaskTrainer(LeanTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         args, examples = self.args, self.train_dataset
         size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        for one in examples.datasets:
-            if len(one) < size:
+        for dataset in examples.labelled:
+            if len(dataset) < size:
                 raise ValueError(
-                    f"the objective {one.objective!r} has {len(one)} training examples, fewer than the {size} of one "
-                    "step; lower --per_device_train_batch_size or --gradient_accumulation_steps"
+                    f"the objective {dataset.objective!r} has {len(dataset)} training examples, fewer than the {size} "
+                    "of one step; lower --per_device_train_batch_size or --gradient_accumulation_steps"
                 )
         grouped, seed = args.train_sampling_strategy == "group_by_length", args.data_seed
         seed = args.seed if seed is None else seed
@@ -39,10 +39,10 @@ class MultitaskTrainer(LeanTrainer):
         self.order = MixedSampler(samplers, [0, *examples.cumulative_sizes[:-1]])
         return self.order
 
-    def _get_eval_sampler(self, eval_dataset: Labelled) -> Sampler[int]:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
         self.evaluated = eval_dataset
         return InOrder((-eval_dataset.column("length")).argsort(kind="stable").tolist())
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return the results of the objective that was evaluated, and its mean loss over all labels."""
+        """Return the results of the evaluated objective, and its mean loss over all labels."""
         return measured(self.objective[self.evaluated.objective], prediction, self.evaluated.examples)

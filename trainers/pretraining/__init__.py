@@ -1,6 +1,6 @@
-"""Pre-training objectives: one objective, one file, found by its name.
+"""Pre-training objectives: one file each, found by name.
 
-A file holds one class `Objective`: what a corpus becomes for the model, which head learns it, how it is measured.
+A file holds one class `Objective`, which defines the encoding of a corpus, the head that learns it, and the metric.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ __all__ = ["Objective", "available", "load"]
 
 
 class Objective(Protocol):
-    """What every objective file provides.
+    """The interface of every objective.
 
     Attributes:
-        record_type: kind of corpus record, as data_builders name it.
+        record_type: type of corpus record, as data_builders name it.
         model_class: head model that is trained.
         metric: name of the result by which runs are compared.
         padding: columns of an encoded example and their padding values.
@@ -36,14 +36,14 @@ class Objective(Protocol):
         """Learn from training records what the head must know, as fields of `KAdapterConfig`."""
 
     def recall(self, config: KAdapterConfig) -> None:
-        """Take from a trained model's configuration what `learn` put there, to evaluate it.
+        """Take what `learn` returned from a trained model's configuration, to evaluate the model.
 
         Raises:
-            ValueError: the model was trained by other flags.
+            ValueError: the model was trained with other flags.
         """
 
     def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
-        """Turn a batch of records into examples, maybe fewer, with a column `truncated`."""
+        """Encode a batch of records as examples, possibly fewer, with a column `truncated`."""
 
     def measure(self, predictions: Any, labels: Any, evaluated: Dataset) -> dict[str, float]:
         """Return results from the arg-max of the logits, the labels and the encoded examples."""

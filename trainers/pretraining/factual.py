@@ -21,7 +21,7 @@ from ..common.labels import check_varied
 class Objective:
     """Markers "@" and "#" around head and tail, representation at the opening markers (fac-adapter.py).
 
-    An example whose opening marker does not fit into `max_length` is dropped and counted; ours also drops the one
+    An example whose opening marker does not fit into `max_length` is dropped and counted. Ours also drops an example
     whose marker would fall on the closing special token, where the official code points at that token.
     """
 
@@ -38,21 +38,22 @@ class Objective:
         """Number the relations of the training records by name.
 
         Raises:
-            ValueError: there is only one.
+            ValueError: there is only one relation.
         """
         check_varied("relation", train.unique("relation"))
         self.label2id = {name: number for number, name in enumerate(sorted(train.unique("relation")))}
         return {"id2label": {number: name for name, number in self.label2id.items()}, "label2id": self.label2id}
 
     def recall(self, config: KAdapterConfig) -> None:
-        """Take the relations, numbered, from a trained model."""
-        self.label2id = dict(config.label2id)
+        """Take the numbered relations from a trained model."""
+        label2id: Any = config.label2id
+        self.label2id = dict(label2id)
 
     def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
         """Mark, tokenise and label records.
 
         Raises:
-            ValueError: a relation does not occur in training; the sentence names record and relation.
+            ValueError: a relation does not occur in training; the message names record and relation.
         """
         self._check_relations(rows["id"], rows["relation"])
         spans = [

@@ -20,9 +20,9 @@ IGNORED, LOST = -100, -1
 
 
 class Objective:
-    """One arc a word: by default scored among the words' first sub-tokens, with `--head official` a token position.
+    """One arc per word: by default scored among the words' first sub-tokens, with `--head official` a token position.
 
-    Under the official head a label is 1 + the position of the head's first sub-token, so 1 for the root and 2 for the
+    With the official head a label is 1 + the position of the head's first sub-token, so 1 for the root and 2 for the
     first word, and 0 for no word. `--official_labels published` puts the i-th word's label on the i-th token, as the
     official code does although tokens are sub-words; "aligned" puts it on the word's first sub-token.
     """
@@ -43,7 +43,7 @@ class Objective:
         """Choose the head; nothing is learned from the records.
 
         Raises:
-            ValueError: each sentence is one word, its own root.
+            ValueError: every sentence is a single word, its own root.
         """
         if train is not None and not any(len(heads) > 1 for batch in train.iter(1000) for heads in batch["heads"]):
             raise ValueError(
@@ -53,23 +53,23 @@ class Objective:
         return {"dependency_head": "official" if self.official else "arc", "num_positions": self.max_length}
 
     def recall(self, config: KAdapterConfig) -> None:
-        """Check that a trained model has the head asked for.
+        """Check that a trained model has the requested head.
 
         Raises:
-            ValueError: it has the other head, or an official one for another `max_length`.
+            ValueError: it has the other head, or an official head for another `max_length`.
         """
-        asked = self.learn(None)
+        requested = self.learn(None)
         for name in ("dependency_head", "num_positions") if self.official else ("dependency_head",):
-            if getattr(config, name) != asked[name]:
+            if getattr(config, name) != requested[name]:
                 raise ValueError(
                     f"the trained model has {name}={getattr(config, name)!r}, and these flags ask for "
-                    f"{asked[name]!r}; give the --head and --max_length that it was trained by"
+                    f"{requested[name]!r}; give the --head and --max_length that it was trained with"
                 )
 
     def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
-        """Tokenise word by word; words beyond `max_length` are lost and counted as wrong.
+        """Tokenise word by word; words beyond `max_length` are lost and count as wrong.
 
-        A sentence that keeps no word with a head to learn is dropped, but only in training.
+        In training, a sentence that keeps no word with a head to learn is dropped.
         """
         examples: dict[str, list] = {name: [] for name in ("input_ids", "labels", "words", "truncated")}
         if not self.official:
@@ -97,15 +97,15 @@ class Objective:
     def _official_labels(self, positions: list[int], heads: list[int], length: int) -> list[int]:
         labels = [0 if self.published else IGNORED] * length
         for word, head in enumerate(heads, start=1):
-            at = len(self.prefix) + word - 1 if self.published else positions[word]
+            position = len(self.prefix) + word - 1 if self.published else positions[word]
             target = 1 + positions[head] if head < len(positions) else self.max_length
-            if at < length:
-                labels[at] = target if target < self.max_length else IGNORED
+            if position < length:
+                labels[position] = target if target < self.max_length else IGNORED
         return labels
 
     def measure(self, predictions: np.ndarray, labels: np.ndarray, evaluated: Dataset) -> dict[str, float]:
         """Return the unlabelled attachment score over all words of all sentences, punctuation included."""
         counted = labels > 0 if self.official else labels >= 0
         guesses, heads = predictions[counted].tolist(), labels[counted].tolist()
-        lost = int(np.sum(evaluated["words"])) - len(heads)  # as a sum: predictions are not in the examples' order
+        lost = int(np.sum(evaluated["words"])) - len(heads)  # a sum: predictions are not in the examples' order
         return attachment.compute([guesses], [[*heads, *[LOST] * lost]])

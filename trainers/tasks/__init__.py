@@ -1,7 +1,7 @@
-"""Downstream tasks: one task, one file, found by its name.
+"""Downstream tasks: one file each, found by name.
 
-A file holds one class `Task`: what a record becomes for the model, which head answers it, what the answer is and by
-which metric it is judged. Its docstring says the command, the published number and ours.
+A file holds one class `Task`, which defines the encoding of a record, the head that answers it, the form of the answer
+and the metric. Its docstring names the command, the published result and ours.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ __all__ = ["Task", "available", "load"]
 
 
 class Task(Protocol):
-    """What every task file provides.
+    """The interface of every task.
 
     Attributes:
-        record_type: kind of corpus record, as data_builders name it.
-        corpus: name of the corpus, if none is asked for.
+        record_type: type of corpus record, as data_builders name it.
+        corpus: name of the default corpus.
         model_class: head model.
-        tag: the Hub's name for tasks of this kind.
-        metric: name of the module in metrics/, and `headline` the result of it by which runs are compared.
+        tag: the Hub's name for such tasks.
+        metric: name of the module in metrics/; `headline` is its result by which runs are compared.
         reads_all_tokens: whether the head reads every token, so that its states are too many to keep.
         padding: columns of an encoded example and their padding values, a float for columns of floats.
         settings: keyword arguments of the metric, plain values; known after `learn` or `recall`.
+        tokenizer: the tokenizer that encodes the records.
     """
 
     record_type: str
@@ -41,6 +42,7 @@ class Task(Protocol):
     reads_all_tokens: ClassVar[bool]
     padding: dict[str, int | float]
     settings: dict[str, Any]
+    tokenizer: Any
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None: ...
 
@@ -51,38 +53,38 @@ class Task(Protocol):
         """Learn from training records what the head must know, as fields of `KAdapterConfig`."""
 
     def recall(self, config: KAdapterConfig) -> None:
-        """Take from a trained model's configuration what `learn` put there.
+        """Take what `learn` returned from a trained model's configuration.
 
         Raises:
             ValueError: the model was trained for something else.
         """
 
     def strata(self, rows: Dataset) -> list[str]:
-        """Return for each record the group of which every fraction of the training records has its share."""
+        """Return the group of each record; every fraction of the training records has its share of each group."""
 
     def encode(self, rows: dict[str, list], training: bool = False, labelled: bool = True) -> dict[str, list]:
-        """Turn a batch of records into examples, with columns `record` (its place in the batch) and `truncated`.
+        """Encode a batch of records as examples, with columns `record` (the index in the batch) and `truncated`.
 
         Records that do not fit are left out. Without `labelled` there is no column of labels.
 
         Raises:
-            ValueError: a record is unfit or has an unknown label; the sentence names it.
+            ValueError: a record is malformed or has an unknown label; the message names it.
         """
 
     def left_out(self, rows: Dataset) -> list[str]:
-        """Return what of the records the task did not read, besides what examples tell; a sentence each."""
+        """Describe in a sentence each what the task did not read, apart from records without an example."""
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Return for each example what it is decided by (batch, n), and its loss (batch,), NaN where it has none."""
+        """Return the values that decide each example (batch, n), and its loss (batch,), NaN if it has none."""
 
     def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[Any, Any]]:
-        """Return (prediction, scores) of each record from what `judge` decided it by."""
+        """Return (prediction, scores) of each record from the values that `judge` returned."""
 
     def gold(self, rows: Dataset) -> list[Any]:
         """Return the gold answer of each record, in the metric's form."""
 
     def wrong(self, gold: Any) -> Any:
-        """Return the prediction for a record that can't be encoded: one that the metric counts as wrong."""
+        """Return a prediction that the metric counts as wrong, for a record that can't be encoded."""
 
 
 def available() -> list[str]:

@@ -1,4 +1,4 @@
-"""What tasks share that choose one of several answers."""
+"""Base class for tasks that choose one of several answers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["ChoiceTask"]
 
 
 class ChoiceTask:
-    """Each choice is a text of its own, `<s> context </s> question </s> choice </s>`, scored at its first token.
+    """Each choice is a separate text, `<s> context </s> question </s> choice </s>`, scored at its first token.
 
-    What is too long is cut at its end, token by token from the longer of context and question with choice, as in the
-    official script. That one pads with the id of `<s>`; ours with that of padding, which nobody sees.
+    Long texts are cut at the end, token by token from the longer of context and question with choice, as in the
+    official script. That script pads with the id of `<s>`; ours uses the padding id, which is masked.
     """
 
     record_type = "multiple_choice"
@@ -46,10 +46,10 @@ class ChoiceTask:
         return {}
 
     def recall(self, config: KAdapterConfig) -> None:
-        """Take nothing: the head scores any number of choices."""
+        """Do nothing: the head scores any number of choices."""
 
     def strata(self, rows: Dataset) -> list[str]:
-        """Return the place of each record's right choice."""
+        """Return the index of each record's right choice."""
         return self.gold(rows)
 
     def encode(self, rows: dict[str, list], training: bool = False, labelled: bool = True) -> dict[str, list]:
@@ -61,7 +61,7 @@ class ChoiceTask:
         self._check(rows, labelled)
         contexts, questions = (self._tokens(rows[name]) for name in ("context", "question"))
         number = len(rows["choices"][0])
-        choices = self._tokens([choice for one in rows["choices"] for choice in one])
+        choices = self._tokens([choice for choices in rows["choices"] for choice in choices])
         examples: dict[str, list] = {name: [] for name in ("record", "input_ids", "length", "truncated")}
         for record, (context, question) in enumerate(zip(contexts, questions, strict=True)):
             own = choices[record * number : (record + 1) * number]
@@ -79,17 +79,17 @@ class ChoiceTask:
         for record, choices, label in zip(rows["id"], rows["choices"], rows["label"], strict=True):
             if len(choices) != number:
                 raise ValueError(
-                    f"record {record!r} has {len(choices)} choices and {first} has {number}; give as many"
+                    f"record {record!r} has {len(choices)} choices and {first} has {number}; give the same number"
                 )
             if labelled and not 0 <= label < number:
                 raise ValueError(f"record {record!r} has no label; add it, or predict the file by --do_predict")
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        """Tokenise each text apart, as if a space stood before it (so does the official tokeniser)."""
+        """Tokenise each text separately, as if a space preceded it (as the official tokeniser does)."""
         return self.tokenizer([f" {text.strip()}" for text in texts], add_special_tokens=False)["input_ids"]
 
     def left_out(self, rows: Dataset) -> list[str]:
-        """Return nothing: what does not fit is told by examples."""
+        """Return nothing: records that do not fit are counted by their missing examples."""
         return []
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -97,16 +97,16 @@ class ChoiceTask:
         return output.logits.float(), cross_entropies(output.logits, batch.get("labels"))
 
     def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[str, dict[str, float]]]:
-        """Return the place of the best choice of each question, and the probability of all."""
+        """Return the index of the best choice of each question, and the probabilities of all."""
         return [
-            (str(int(row.argmax())), {str(place): float(one) for place, one in enumerate(row)})
+            (str(int(row.argmax())), {str(index): float(score) for index, score in enumerate(row)})
             for row in probabilities(decided)
         ]
 
     def gold(self, rows: Dataset) -> list[str]:
-        """Return the place of each record's right choice, from 0."""
+        """Return the index of each record's right choice, from 0."""
         return [str(label) for label in rows["label"]]
 
     def wrong(self, gold: str) -> str:
-        """Return no choice; every question can be encoded, so nobody asks."""
+        """Return no choice; this is never needed, since every question can be encoded."""
         return ""

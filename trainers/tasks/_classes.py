@@ -1,4 +1,4 @@
-"""What tasks share whose answer is one class of several, of which a model knows the names."""
+"""Base class and helpers for tasks whose answer is one of several classes, known to the model by name."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def numbered(names: Iterable[str]) -> dict[str, Any]:
 
 
 def check_labels(what: str, records: Sequence[str], labels: Sequence[Iterable[str]], known: Iterable[str]) -> None:
-    """Refuse a label that the model does not know.
+    """Refuse labels that the model does not know.
 
     Raises:
-        ValueError: there is one; the sentence names record, label and remedy.
+        ValueError: there is one; the message names record, label and remedy.
     """
-    for record, given in zip(records, labels, strict=True):
-        for one in given:
-            if one not in known:
+    for record, names in zip(records, labels, strict=True):
+        for name in names:
+            if name not in known:
                 raise ValueError(
-                    f"record {record!r} has the {what} {one!r}, which no training record has and the model does not "
+                    f"record {record!r} has the {what} {name!r}, which no training record has and the model does not "
                     "know; remove the record, or add training records of it"
                 )
 
@@ -51,9 +51,9 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 class ClassTask:
-    """A task whose label is one name of those that occur in training."""
+    """A task whose labels are the names that occur in training."""
 
-    what: str  # how a label is called in sentences
+    what: str  # what a label is called in messages
     column: str  # the column of a record that holds it
     settings: dict[str, Any]
     reads_all_tokens = False
@@ -71,7 +71,7 @@ class ClassTask:
         """Number the labels of the training records by name.
 
         Raises:
-            ValueError: there is only one.
+            ValueError: there is only one label.
         """
         check_varied(self.what, train.unique(self.column))
         fields = numbered(sorted(train.unique(self.column)))
@@ -79,8 +79,9 @@ class ClassTask:
         return fields
 
     def recall(self, config: KAdapterConfig) -> None:
-        """Take the labels, numbered, from a trained model."""
-        self.label2id = dict(config.label2id)
+        """Take the numbered labels from a trained model."""
+        label2id: Any = config.label2id
+        self.label2id = dict(label2id)
 
     def strata(self, rows: Dataset) -> list[str]:
         """Return each record's label."""
@@ -95,7 +96,7 @@ class ClassTask:
         return ""
 
     def left_out(self, rows: Dataset) -> list[str]:
-        """Return nothing: what does not fit is told by examples."""
+        """Return nothing: records that do not fit are counted by their missing examples."""
         return []
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:

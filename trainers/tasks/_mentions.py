@@ -1,4 +1,4 @@
-"""Marked mentions within a length: what is too long is cut around them, never through them."""
+"""Mark mentions within a maximum length: long texts are cut around the mentions, never through them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Spans = Sequence[tuple[int, int]]
 
 
 class Marked(NamedTuple):
-    """One encoded text: its token ids, the tokens of the opening markers, and whether context was cut off."""
+    """An encoded text: its token ids, the positions of its opening markers, and whether context was cut off."""
 
     input_ids: list[int]
     entity_positions: list[int]
@@ -23,10 +23,10 @@ class Marked(NamedTuple):
 def mark_within(
     tokenizer: Any, texts: Sequence[str], spans: Sequence[Spans], max_length: int, **marking: Any
 ) -> list[Marked | None]:
-    """Mark the mentions of each text and keep at most `max_length` tokens, all marked mentions among them.
+    """Mark the mentions of each text and keep at most `max_length` tokens, including all marked mentions.
 
-    What is cut is context, evenly before the first and after the last mention. None stands for a text whose mentions,
-    and what lies between them, do not fit. `marking` are keywords of `mark_entities`.
+    Context is cut evenly before the first and after the last mention. None stands for a text whose mentions, with the
+    text between them, do not fit. `marking` are keywords of `mark_entities`.
     """
     prefix, suffix = special_tokens(tokenizer)
     marked = mark_entities(tokenizer, texts, spans, **marking)
@@ -39,7 +39,7 @@ def mark_within(
 
 
 def _last(tokenizer: Any, text: str, spans: Spans, suffix: list[int], marking: dict[str, Any]) -> int:
-    """Return the position after the last closing marker: what stands before it is tokenised apart from the rest."""
+    """Return the position after the last closing marker; the text before it is tokenised separately from the rest."""
     end = max(end for _, end in spans)
     ((ids, _),) = mark_entities(tokenizer, [text[:end]], [spans], **marking)
     return len(ids) - len(suffix)

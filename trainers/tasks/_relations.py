@@ -1,4 +1,4 @@
-"""What tasks share that name the relation of two marked mentions."""
+"""Base class for tasks that predict the relation between two marked mentions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["RelationTask"]
 
 
 class RelationTask(ClassTask):
-    """Markers "@" and "#" around head and tail, representation at the opening markers, as the official code.
+    """Markers "@" and "#" around head and tail, representation at the opening markers, as in the official code.
 
     The official code moves a marker that was cut off to an arbitrary token (or fails). Ours cuts long inputs around
     the mentions; a record whose mentions still do not fit is dropped in training and counts as wrong in evaluation.
@@ -38,12 +38,12 @@ class RelationTask(ClassTask):
         return fields
 
     def recall(self, config: KAdapterConfig) -> None:
-        """Take the relations, numbered, from a trained model."""
+        """Take the numbered relations from a trained model."""
         super().recall(config)
         self._measure_by()
 
     def _measure_by(self) -> None:
-        """Let accuracy and F1 know the relations, so that a record without a prediction makes no class of its own."""
+        """Pass the relations to accuracy and F1, so that a missing prediction does not add a class."""
         if self.metric == "accuracy":
             self.settings = {"classes": sorted(self.label2id)}
 
@@ -51,21 +51,21 @@ class RelationTask(ClassTask):
         """Mark, tokenise and label records.
 
         Raises:
-            ValueError: a relation is unknown to the model; the sentence names record and relation.
+            ValueError: a relation is unknown to the model; the message names record and relation.
         """
         if labelled:
-            check_labels(self.what, rows["id"], [[one] for one in rows["relation"]], self.label2id)
+            check_labels(self.what, rows["id"], [[relation] for relation in rows["relation"]], self.label2id)
         spans = [
             [(head["start"], head["end"]), (tail["start"], tail["end"])]
             for head, tail in zip(rows["head"], rows["tail"], strict=True)
         ]
         columns = ("record", "input_ids", "entity_positions", "truncated", *(["labels"] if labelled else []))
         examples: dict[str, list] = {name: [] for name in columns}
-        for record, one in enumerate(mark_within(self.tokenizer, rows["text"], spans, self.max_length)):
-            if one is None:
+        for record, marked in enumerate(mark_within(self.tokenizer, rows["text"], spans, self.max_length)):
+            if marked is None:
                 continue
             examples["record"].append(record)
-            for name, value in one._asdict().items():
+            for name, value in marked._asdict().items():
                 examples[name].append(value)
             if labelled:
                 examples["labels"].append(self.label2id[rows["relation"][record]])

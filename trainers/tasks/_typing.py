@@ -1,4 +1,4 @@
-"""What tasks share that name all types of one marked mention."""
+"""Base class for tasks that predict all types of a marked mention."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["TypingTask"]
 
 
 class TypingTask:
-    """A marker "@" around the mention, representation at the opening one, any number of types (official code).
+    """A marker "@" around the mention, representation at the opening marker, any number of types (official code).
 
     The official code fails on an input that is too long. Ours cuts it around the mention; a record whose mention does
     not fit is dropped in training and counts as wrong in evaluation.
@@ -33,7 +33,7 @@ class TypingTask:
     metric, headline = "entity_typing", "micro_f1"
     reads_all_tokens = False
     order: ClassVar[tuple[str, ...]] = ()  # labels that come first, in this order
-    at_least_one: ClassVar[bool] = False  # whether the likeliest type is given where none is likely
+    at_least_one: ClassVar[bool] = False  # whether the likeliest type is predicted if none is likely
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
@@ -54,14 +54,15 @@ class TypingTask:
         """
         sets = {frozenset(labels) for batch in train.iter(1000) for labels in batch["labels"]}
         check_varied("types", sets)
-        found = self.trained = frozenset().union(*sets)
-        fields = numbered([*self.order, *sorted(found - set(self.order))])
+        self.trained = frozenset().union(*sets)
+        fields = numbered([*self.order, *sorted(self.trained - set(self.order))])
         self.label2id = fields["label2id"]
         return fields
 
     def recall(self, config: KAdapterConfig) -> None:
-        """Take the types, numbered, from a trained model."""
-        self.label2id = dict(config.label2id)
+        """Take the numbered types from a trained model."""
+        label2id: Any = config.label2id
+        self.label2id = dict(label2id)
 
     def strata(self, rows: Dataset) -> list[str]:
         """Return each record's rarest type."""
@@ -72,7 +73,7 @@ class TypingTask:
         """Mark, tokenise and label records.
 
         Raises:
-            ValueError: a type is unknown to the model; the sentence names record and type.
+            ValueError: a type is unknown to the model; the message names record and type.
         """
         if labelled:
             check_labels("type", rows["id"], rows["labels"], self.trained or self.label2id)
@@ -80,18 +81,18 @@ class TypingTask:
         examples: dict[str, list] = {name: [] for name in columns}
         spans = [[(mention["start"], mention["end"])] for mention in rows["mention"]]
         marked = mark_within(self.tokenizer, rows["text"], spans, self.max_length, markers=self.model_class.markers)
-        for record, one in enumerate(marked):
-            if one is None:
+        for record, mention in enumerate(marked):
+            if mention is None:
                 continue
             examples["record"].append(record)
-            for name, value in one._asdict().items():
+            for name, value in mention._asdict().items():
                 examples[name].append(value)
             if labelled:
                 examples["labels"].append([int(name in rows["labels"][record]) for name in self.label2id])
         return examples
 
     def left_out(self, rows: Dataset) -> list[str]:
-        """Return nothing: what does not fit is told by examples."""
+        """Return nothing: records that do not fit are counted by their missing examples."""
         return []
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -110,7 +111,7 @@ class TypingTask:
         scores = torch.as_tensor(decided).double().sigmoid().numpy().round(6)
         return [
             (
-                [name for name, one in zip(names, row, strict=True) if one],
+                [name for name, chosen in zip(names, row, strict=True) if chosen],
                 dict(zip(names, map(float, all_), strict=True)),
             )
             for row, all_ in zip(likely, scores, strict=True)
@@ -121,5 +122,5 @@ class TypingTask:
         return list(rows["labels"])
 
     def wrong(self, gold: list[str]) -> list[str]:
-        """Return no type, or an unknown one where none is right."""
+        """Return no type, or an unknown type if no type is right."""
         return [] if gold else ["(too long)"]

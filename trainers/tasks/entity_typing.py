@@ -11,6 +11,6 @@ from ._typing import TypingTask
 
 
 class Task(TypingTask):
-    """Loose micro-F1 over the types of the files; a type is given where it is likelier than not."""
+    """Loose micro-F1 over the types of the files; a type is predicted where it is likelier than not."""
 
     corpus = "entity_typing"

@@ -8,11 +8,11 @@ Published: none for K-Adapter; in episodes, FewRel's own baselines on its hidden
 Prototypical Network 69.2 +- 0.2, human 92.2. Ours: not measured on those.
 
 Episodes are the N-way K-shot protocol by which the FewRel paper evaluates, without its episodic training: nothing is
-trained, and backbone and adapters are frozen. In each episode every one of `--way` classes has `--shot` labelled
-sentences, drawn by `--seed`, whose mean is its prototype, and one other sentence of each class, the same for all
-seeds, is given to the nearest. Features are those that a head would read, each source layer-normed, side by side, so
-there is no fusion. The published files share no relation between train and validation; for the supervised task give
-the files names without split words, so that sentences are held out by a hash.
+trained, and backbone and adapters are frozen. In each episode, each of `--way` classes has `--shot` labelled
+sentences, drawn by `--seed`, whose mean is its prototype; another sentence of each class, the same for all seeds, is
+assigned to the nearest prototype. Features are those that a head would read, layer-normed for each source and
+concatenated, so there is no fusion. The published files share no relation between train and validation; for the
+supervised task give the files names without split words, so that sentences are held out by a hash.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from ._typing import TypingTask
 
 
 class Task(TypingTask):
-    """Loose micro-F1; a type is given where its logit is above 0, and the likeliest always."""
+    """Loose micro-F1; a type is predicted where its logit is above 0, and the likeliest always."""
 
     corpus = "figer"
     at_least_one = True

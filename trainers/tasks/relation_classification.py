@@ -4,8 +4,8 @@ accelerate launch trainers/run_task.py --task relation_classification --data_dir
     --adapters OUT_FAC OUT_LIN --output_dir OUT --do_train --do_eval --learning_rate 1e-3 --num_train_epochs 20
 Published: none, the data is yours. Ours: none.
 
-`--corpus NAME` reads any other corpus of relation records. Accuracy counts every relation alike; for a corpus with a
-class of no relation the task `tacred` has the measure.
+`--corpus NAME` reads any other corpus of relation records. Accuracy counts all relations equally; for a corpus with a
+class for no relation, the task `tacred` has the right metric.
 """
 
 from __future__ import annotations

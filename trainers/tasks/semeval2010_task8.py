@@ -17,5 +17,5 @@ class Task(RelationTask):
     metric, headline = "semeval", "macro_f1"
 
     def wrong(self, gold: str) -> str:
-        """Return Other, or a relation where that is right: the official score takes no other labels."""
+        """Return Other, or a relation if Other is right, since the official score accepts no other labels."""
         return "Other" if gold != "Other" else "Cause-Effect(e1,e2)"

@@ -5,7 +5,7 @@ accelerate launch trainers/run_task.py --recipe recipes/tacred_roberta_large.yam
 Published (K-Adapter, test F1): RoBERTa 71.25, +multitask 71.62, F 71.89, L 71.96, F+L 72.04. Ours: not measured, the
 data is not freely available (LDC2018T24).
 
-`--negative_sample N` keeps the first N - 1 training records of no_relation, as the official code counts.
+`--negative_sample N` keeps the first N - 1 training records of no_relation, as the official code does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Task(RelationTask):
         self.negative_sample = arguments.negative_sample
 
     def select(self, train: Dataset) -> Dataset:
-        """Return the training records with at most `negative_sample` - 1 of no_relation, the first ones."""
+        """Return the training records, with only the first `negative_sample` - 1 of no_relation."""
         if self.negative_sample is None:
             return train
         negative = np.asarray([relation == NO_RELATION for relation in train["relation"]])

@@ -5,7 +5,7 @@ accelerate launch trainers/run_task.py --task wiki80 --data_dir DIR --backbone I
 Published: none for K-Adapter. Ours: docs/results.md, macro-F1.
 
 Wiki80 and FewRel share sentences: an adapter that was pre-trained on FewRel has seen some of them, with their
-relations. A comparison must leave those out of the files.
+relations. A comparison must leave these sentences out of the files.
 """
 
 from __future__ import annotations
