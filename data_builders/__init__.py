@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import datasets
 
@@ -47,7 +48,9 @@ __all__ = [
     "split_table",
 ]
 
-AnyDataset = datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
+AnyDataset: TypeAlias = (
+    datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict
+)
 
 
 def available() -> list[str]:

@@ -313,7 +313,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             positions = accumulate(not isinstance(row, Noted | Matched) for row in rows)
             single = sum(not isinstance(row, Noted | Matched) for row in rows) == 1
             for position, row in zip(positions, rows, strict=True):
-                if tally.keeps(row):
+                if tally.keeps(row) and isinstance(row, dict):
                     tally.files[path.name, "rows"] += 1
                     tally.spell(row)
                     row.setdefault("id", f"{path.name}:{number}" if single else f"{path.name}:{number}:{position}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ._builder import CorpusBuilder, Row
 from ._files import NumberedRecords, json_records
@@ -16,7 +16,7 @@ class EntityTypingBuilder(CorpusBuilder):
     """Read files of marked mentions, a JSON array or an object per line: one row per record."""
 
     record_type = "entity_typing"
-    file_patterns = ("*.json", "*.jsonl")
+    file_patterns: ClassVar[tuple[str, ...]] = ("*.json", "*.jsonl")
 
     def read(self, path: Path) -> NumberedRecords:
         """Yield the records of a file."""

@@ -20,7 +20,7 @@ from functools import partial
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import ijson
 
@@ -30,7 +30,14 @@ NumberedRecords = Iterator[tuple[int, Any]]
 JSON_MARK = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 
 # Files that releases put next to the corpus and that hold no records.
-NOT_CORPUS = ("*rel2id.json", "pid2name.json", "relations.json", "labels.json", "label2id.json", "t_rex_pred2ic.json")
+NOT_CORPUS: tuple[str, ...] = (
+    "*rel2id.json",
+    "pid2name.json",
+    "relations.json",
+    "labels.json",
+    "label2id.json",
+    "t_rex_pred2ic.json",
+)
 NOT_CORPUS += ("readme*", "license*", "licence*", "source.txt")
 
 
@@ -80,7 +87,7 @@ def text_lines(path: Path) -> NumberedRecords:
             yield number + 1, BadRecord(f"is not valid gzip: {error}; the file ends here")
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> Any:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 

@@ -18,7 +18,7 @@ class MultipleChoiceBuilder(CorpusBuilder):
     """Read CSV files with a header, a JSON array, or a JSON object per line: one row per question."""
 
     record_type = "multiple_choice"
-    file_patterns = ("*.csv", "*.json", "*.jsonl")
+    file_patterns: ClassVar[tuple[str, ...]] = ("*.csv", "*.json", "*.jsonl")
     fewest_choices: ClassVar[int] = 2
 
     def read(self, path: Path) -> NumberedRecords:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unicodedata import normalize
 
 from ._builder import CorpusBuilder, Row
@@ -31,7 +31,7 @@ class QuestionAnsweringBuilder(CorpusBuilder):
     """Read OpenQA's layout, `train.txt` of questions and `train.json` of passages: one row per question."""
 
     record_type = "question_answering"
-    file_patterns = ("*.txt", "*.json")
+    file_patterns: ClassVar[tuple[str, ...]] = ("*.txt", "*.json")
 
     def passages_of(self, path: Path) -> Path | None:
         """Return the file of passages for a file of questions; None if the path is itself a file of passages."""

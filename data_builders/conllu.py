@@ -86,7 +86,8 @@ class Corpus(CorpusBuilder):
 
     def rows(self, record: list[str | BadRecord]) -> Iterable[Row]:
         """Return the row of a sentence."""
-        words, name = [], None
+        words: list[tuple[str, int, str]] = []
+        name = None
         for line in record:
             if isinstance(line, BadRecord):
                 raise line

@@ -97,7 +97,7 @@ class Corpus(CorpusBuilder):
                 number += 1
                 yield number, lines
 
-    def rows(self, record: list[str | BadRecord]) -> Iterable[Row]:
+    def rows(self, record: list[Any]) -> Iterable[Row]:
         """Return the row of a sentence."""
         for line in record:
             if isinstance(line, BadRecord):

@@ -90,7 +90,7 @@ class Corpus(CorpusBuilder):
         """Yield the passages of a text file, numbered by line."""
         return ((number, line) for number, line in text_lines(path) if isinstance(line, BadRecord) or line.strip())
 
-    def row_maker(self, triples: tuple[str, ...] = ()) -> RowMaker:
+    def row_maker(self, triples: tuple[str, ...] = (), **resources: Any) -> RowMaker:
         """Index the triples of a split and return the function that aligns a passage with them."""
         return Knowledge([Path(path) for path in triples], on_bad=lambda *_: None, spelled=normal).rows
 
@@ -100,9 +100,9 @@ class Corpus(CorpusBuilder):
         named_splits = [split for split in SPLITS if split in texts or split in triples]
         generators = []
         for split in named_splits or [name for name in SPLITS if name in dict(self._shares())]:
-            files = [groups.get(split, []) + groups.get(None, []) for groups in (texts, triples)]
+            own = [groups.get(split, []) + groups.get(None, []) for groups in (texts, triples)]
             hash_split = None if named_splits else split
-            generators.append(self._aligned_split(dl_manager, split, *files, hash_split=hash_split))
+            generators.append(self._aligned_split(dl_manager, split, own[0], own[1], hash_split))
         return generators
 
     def _aligned_split(

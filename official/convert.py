@@ -140,6 +140,7 @@ def _adapter_config(
             f"{official.where}: the inner width {sizes['hidden_size']} does not divide into {heads} attention heads; "
             "pass the number that the adapter was trained with as --num-attention-heads"
         )
+    shape: dict[str, Any] = dict(sizes)
     return KnowledgeAdapterConfig(
         layers=list(layers),
         num_attention_heads=heads,
@@ -147,7 +148,7 @@ def _adapter_config(
         skip_layers=skip_layers,
         mask_padding=False,
         training={"corpus": f"official checkpoint {Path(official.where).name}", "official_prefix": prefix},
-        **sizes,
+        **shape,
     )
 
 
@@ -201,7 +202,7 @@ def _ignored_prefixes(
     official: OfficialCheckpoint, model: KAdapterPreTrainedModel, keep_head: bool
 ) -> tuple[str, ...]:
     """Return the prefixes of tensors that are not converted, because the user drops them or nothing uses them."""
-    ignored = UNUSED
+    ignored: tuple[str, ...] = UNUSED
     if not keep_head:
         ignored += PRETRAINING_HEAD if official.of_pretraining else HEAD
     if model.config.fusion == "add":

@@ -74,7 +74,7 @@ def compare(
     """Return the scores by seed of the same fresh head on the frozen features of each model, by model and task."""
     model = KAdapterModel.from_pretrained(f"{output_dir}/kadapter-fac+lin")
     tokenizer = AutoTokenizer.from_pretrained(source)
-    subsets = ([], ["fac"], ["lin"], ["fac", "lin"])
+    subsets: tuple[list[str], ...] = ([], ["fac"], ["lin"], ["fac", "lin"])
     models = {"+ " + "+".join(names) if names else "backbone": names for names in subsets}
     scores: dict[str, dict[str, list[float]]] = {label: {} for label in models}
     for task, probe in PROBES.items():

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ __all__ = ["Run", "find_runs", "pool_folds"]
 
 DESCRIPTION, PREDICTIONS, RESULTS = "run.json", "predictions.jsonl", "all_results.json"
 NUMBER = (int, float)
-FIELDS: dict[str, type | tuple[type, ...]] = {
+FIELDS: dict[str, Any] = {
     "task": str,
     "row": str,
     "adapters": list,
@@ -67,7 +66,7 @@ class Run:
         return self.record["metric"]["key"]
 
     @cached_property
-    def metric(self) -> ModuleType:
+    def metric(self) -> metrics.Metric:
         """The metric that the run was measured by."""
         return metrics.load(self.record["metric"]["name"])
 

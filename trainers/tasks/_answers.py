@@ -123,7 +123,8 @@ class AnswerTask:
         decided = torch.cat([found.float(), probabilities[:, None]], dim=1)  # (B, 4), the probability last
         if spans is None:
             return decided, None
-        losses = [spans_loss(*one, None) for one in zip(start.split(1), end.split(1), spans.split(1), strict=True)]
+        questions = zip(start.split(1), end.split(1), spans.split(1), strict=True)
+        losses: list[Any] = [spans_loss(*question, None) for question in questions]
         answerable = (spans[..., 0] >= 0).any(dim=1)
         return decided, torch.stack(losses).masked_fill(~answerable.to(start.device), torch.nan)
 

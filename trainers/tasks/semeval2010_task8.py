@@ -7,6 +7,7 @@ Published: none for K-Adapter. Ours: docs/results.md, the official macro-F1.
 
 from __future__ import annotations
 
+from ...data_builders.semeval2010_task8 import RELATIONS
 from ._relations import RelationTask
 
 
@@ -15,6 +16,10 @@ class Task(RelationTask):
 
     corpus = "semeval2010_task8"
     metric, headline = "semeval", "macro_f1"
+
+    def _measure_by(self) -> None:
+        """Pass the nine relations, so that a label of another is refused."""
+        self.settings = {"relations": list(RELATIONS)}
 
     def wrong(self, gold: str) -> str:
         """Return Other, or a relation if Other is right, since the official score accepts no other labels."""
