@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import shake, small_adapter
+from helpers import batch, shake, small_adapter
+from processes import run_processes
 from safetensors.torch import load_file
-from tiny_runs import ROOT, digest, losses, results, run_command, same_tensors, tensors, tool
+from tiny_runs import ROOT, digest, losses, results, run_command, same_tensors, tensors, tool, trainable_told
 from tiny_tasks import flags, predictions, run_of, write_adapters, write_corpus, write_ground, write_json
 from transformers import AutoModelForSequenceClassification, RobertaModel
 
@@ -41,10 +42,19 @@ def ground(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(ground, tmp_path_factory):
-    output = tmp_path_factory.mktemp("runs") / "out"
-    run_task.main(flags(ground, output))
-    return output
+def trained_and_model(ground, tmp_path_factory):
+    """The output directory of a run, and the model that it trained as it stands in memory."""
+    output, made = tmp_path_factory.mktemp("runs") / "out", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_task, "new_model", lambda *given: made.append(new_model(*given)) or made[-1])
+        run_task.main(flags(ground, output))
+    (model,) = made
+    return output, model.eval()
+
+
+@pytest.fixture(scope="module")
+def trained(trained_and_model):
+    return trained_and_model[0]
 
 
 def without(given, *names):
@@ -77,7 +87,8 @@ def test_every_row_runs_and_says_what_it_is(ground, tmp_path, row, capsys):
     )
     assert run["metric"] == {"name": "accuracy", "key": "accuracy", "settings": {"classes": ["P19", "P20", "P937"]}}
     assert (digest(ground / "backbone"), digest(ground / "fac")) == before
-    assert "trainable params: " in capsys.readouterr().out
+    trained = [one for key, one in tensors(tmp_path / "out").items() if not key.startswith("kadapter.adapters.")]
+    assert trainable_told(capsys.readouterr().out) == sum(one.numel() for one in trained)
 
 
 @pytest.mark.parametrize("fusion", ["concat", "gated"])
@@ -120,12 +131,16 @@ def test_taps_are_the_sum_of_the_tapped_states(ground):
 # --- what trains
 
 
-def test_frozen_parts_keep_every_bit_and_the_artifact_answers_alike(ground, trained):
-    ours, fac = tensors(trained), tensors(ground / "fac")
+def test_frozen_parts_keep_every_bit_and_the_artifact_answers_alike(ground, trained_and_model):
+    output, in_memory = trained_and_model
+    ours, fac = tensors(output), tensors(ground / "fac")
     assert all(torch.equal(ours[f"kadapter.{key}"], one) for key, one in fac.items())
     assert not [key for key in ours if "backbone" in key]
-    model = AutoModelForSequenceClassification.from_pretrained(trained, trust_remote_code=True)
+    model = AutoModelForSequenceClassification.from_pretrained(output, trust_remote_code=True)
     assert model.config.id2label == {0: "P19", 1: "P20", 2: "P937"}
+    inputs = {**batch(), "entity_positions": torch.tensor([[1, 4], [2, 3], [0, 2]])}
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, in_memory(**inputs).logits)
 
 
 def test_the_card_is_of_the_task_and_its_lines_load_the_head(trained):
@@ -413,8 +428,7 @@ def test_two_processes_equal_one(ground, tmp_path):
     given = ["--classifier_dropout", "0", "--eval_strategy", "epoch"]
     run_task.main(flags(ground, tmp_path / "one", *given))
     halves = ["--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "3"]
-    command = [tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_task.py"]
-    run_command([*command, *flags(ground, tmp_path / "two", *given, *halves)])
+    run_processes(run_task.main, flags(ground, tmp_path / "two", *given, *halves), tmp_path / "printed", number=2)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert one.keys() == two.keys() and max(abs(one[step] - two[step]) for step in one) < 1e-4
     ours, theirs = predictions(tmp_path / "one"), predictions(tmp_path / "two")
@@ -429,7 +443,7 @@ def test_two_processes_answer_every_question_as_one(ground, tmp_path):
     trained = run_task.main(flags(ground, output, "--max_steps", "1", task="searchqa"))
     told = predictions(output)
     given = without(flags(ground, output, "--per_device_eval_batch_size", "3", task="searchqa"), "--do_train")
-    run_command([tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_task.py", *given])
+    run_processes(run_task.main, given, tmp_path / "printed", number=2)
     assert [(one["id"], one["prediction"]) for one in predictions(output)] == [
         (one["id"], one["prediction"]) for one in told
     ]
