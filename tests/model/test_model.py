@@ -339,8 +339,14 @@ def test_one_adapters_tensors_come_by_their_names_inside_it(backbone):
 
 
 def test_the_number_of_trainable_parameters_is_printed(backbone, capsys):
-    make_model(backbone, "fac").print_trainable_parameters()
-    assert "trainable params: " in capsys.readouterr().out
+    model = make_model(backbone, "fac", "lin")
+    model.train_adapter("lin")
+    model.print_trainable_parameters()
+    trained = sum(one.numel() for part in (model.adapters["lin"], model.fusion) for one in part.parameters())
+    total = trained + sum(one.numel() for part in (model.adapters["fac"], model.backbone) for one in part.parameters())
+    assert capsys.readouterr().out == (
+        f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}\n"
+    )
 
 
 def test_activation_checkpointing_computes_blocks_twice_and_gives_equal_gradients(backbone):
