@@ -145,6 +145,7 @@ def test_no_state_dict_holds_a_frozen_backbones_tensor(tmp_path, backbone):
     assert str(wrapper.load_state_dict(wrapper.state_dict())) == "<All keys matched successfully>"
 
 
+@pytest.mark.slow
 def test_under_ddp_and_accelerate_states_hold_and_restore_ours_alone(tmp_path, backbone):
     code = f"""
 sys.path[:0] = [{str(ROOT / "tests" / "support")!r}]
@@ -547,6 +548,7 @@ def test_only_the_main_process_writes(tmp_path, backbone):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_saved_before(tmp_path, artifact):
     expected = output(KAdapterModel.from_pretrained(artifact))
     names = {one.name for one in artifact.iterdir()}
@@ -556,6 +558,7 @@ def test_a_full_disk_leaves_what_was_saved_before(tmp_path, artifact):
     assert {one.name for one in artifact.iterdir()} == names and not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path, backbone):
     old, new = make_model(backbone, "fac"), make_model(backbone, "lin", "fac", fusion="concat")
     old.save_pretrained(tmp_path / "old")
