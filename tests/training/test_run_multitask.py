@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-import tiny_tasks
 import torch
 from processes import run_processes
 from tiny_runs import (
@@ -17,7 +16,7 @@ from tiny_runs import (
     tensors,
     write_ground,
 )
-from tiny_tasks import run_of, write_corpus
+from tiny_tasks import run_of, task_flags, write_corpus
 from transformers import AutoModel, AutoTokenizer
 
 from kadapter.trainers import run_adapter, run_multitask, run_task
@@ -74,7 +73,7 @@ def test_each_objective_is_measured_on_its_own_and_written_down(trained):
 
 
 def test_it_is_the_row_multitask_of_a_task(ground, trained, tmp_path):
-    given = tiny_tasks.flags(ground, tmp_path / "out", adapters=("none",))
+    given = task_flags(ground, tmp_path / "out", adapters=("none",))
     given[given.index("--backbone") + 1] = str(trained)
     run_task.main(given)
     assert (run_of(tmp_path / "out")["row"], run_of(tmp_path / "out")["adapters"]) == ("multitask", [])
