@@ -382,6 +382,7 @@ def test_resized_embeddings_are_frozen_as_before(backbone):
     assert not model.get_input_embeddings().weight.requires_grad
 
 
+@pytest.mark.slow
 def test_an_adapter_compiles_as_one_graph_and_gives_the_same_numbers(backbone):
     adapter = make_model(backbone, "fac").adapters["fac"]
     states = [torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(one)) for one in range(3)]

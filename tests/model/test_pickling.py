@@ -98,6 +98,7 @@ def test_a_model_whose_backbone_was_released_survives():
         output(twin)
 
 
+@pytest.mark.slow
 def test_another_process_encodes_with_the_model_that_it_is_passed(tmp_path):
     backbone = save_backbone(tmp_path / "backbone")
     make_model(backbone, "fac").save_pretrained(tmp_path / "fac")

@@ -14,6 +14,8 @@ from tiny_runs import ROOT, run_command, tokenizer_of, write_backbone
 from kadapter import KAdapterModel
 from kadapter.quickstart import __main__ as quickstart
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {"COLUMNS": "100", "OMP_NUM_THREADS": "1"}  # the tests' processes share the cores
 TASKS = {"relation micro-F1", "head UAS"}
 COMMAND = [sys.executable, "-P", "-m", "kadapter.quickstart"]

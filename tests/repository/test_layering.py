@@ -143,6 +143,7 @@ def test_no_file_has_the_name_by_which_peft_claims_a_model():
     assert written == [] and not list(ROOT.rglob("adapter_config.json"))
 
 
+@pytest.mark.slow
 def test_tests_are_collected_in_a_checkout_of_any_name(tmp_path):
     checkout = tmp_path / "a b.c"  # the least like a module's; test_package has one of the usual name
     (checkout / "tests").mkdir(parents=True)
