@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kadapter import KAdapterForDependencyParsing, KAdapterModel
 from kadapter.trainers import run_adapter
-from kadapter.trainers.common.memory import give_back, keep_memory, spare_memory
 from kadapter.trainers.feature_cache import store
 
 
@@ -71,25 +70,6 @@ def save_on_a_full_disk():
             model.save_pretrained(place)
         except OSError as error:
             print(error)
-
-
-def say_what_stays():
-    """Say how many MiB stay in memory after large tensors were freed, by default or when memory is to be kept."""
-
-    def anonymous():
-        with open("/proc/self/status", encoding="ascii") as lines:
-            return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
-
-    spare_memory()
-    if sys.argv[1:] == ["keep"]:
-        keep_memory()
-    give_back()  # the holes that imports left, which else are filled first
-    before = anonymous()
-    for _ in range(2):  # of what was freed once, glibc would take the next from its heap
-        held = [torch.ones(size) for _ in range(20) for size in (2_000_000, 400_000)]
-        small = held[1::2]  # lie between the large ones, were those in the heap: no hole of the imports is as large
-        del held
-    print(anonymous() - before - sum(one.nbytes for one in small) // 2**20)
 
 
 def encode(model, ids):

@@ -7,6 +7,8 @@ from tiny_runs import NO_DROPOUT, flags, losses, sentences_read, write_ground
 
 from kadapter.trainers import run_adapter
 
+pytestmark = pytest.mark.slow
+
 GIVEN = ("--report_to", "none", "--save_strategy", "no", "--num_train_epochs", "3", *NO_DROPOUT)
 HALVES = ("--per_device_train_batch_size", "4", "--ddp_timeout", "150")
 

@@ -12,6 +12,8 @@ from tiny_tasks import task_flags, write_task_ground
 from kadapter.trainers import run_adapter, run_multitask, run_task
 from kadapter.trainers.common.output_directory import check_output_directory, in_use
 
+pytestmark = pytest.mark.slow
+
 QUIET = ("--report_to", "none", "--max_steps", "2", "--save_strategy", "no", "--do_eval", "false")
 HOLD = """
 import sys, time

@@ -13,6 +13,8 @@ from tiny_runs import digest, flags, losses, results_alike, same_tensors, write_
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.checkpoints import last_complete_checkpoint
 
+pytestmark = pytest.mark.slow
+
 STEPS = 24
 LONG = ("--report_to", "none", "--max_steps", STEPS, "--save_steps", "3", "--save_total_limit", "2")
 RESUME = ("--resume_from_checkpoint", "last")

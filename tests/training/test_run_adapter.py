@@ -32,6 +32,8 @@ from kadapter.trainers.common.checkpoints import last_complete_checkpoint
 from kadapter.trainers.common.encoding import encode, load_splits, sample
 from kadapter.trainers.pretraining import linguistic
 
+pytestmark = pytest.mark.slow
+
 QUIET = ("--report_to", "none", "--num_train_epochs", "1", "--save_strategy", "no")
 
 

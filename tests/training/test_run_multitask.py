@@ -23,6 +23,8 @@ from kadapter.trainers import run_adapter, run_multitask, run_task
 from kadapter.trainers.common.sampler import GlobalBatchSampler
 from kadapter.trainers.multitask.dataset import MixedExamples, MixedSampler
 
+pytestmark = pytest.mark.slow
+
 TASK = "relation_classification"
 RESULTS = {"eval_factual_micro_f1", "eval_linguistic_uas", "eval_factual_loss", "eval_linguistic_loss", "train_loss"}
 

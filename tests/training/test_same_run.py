@@ -13,6 +13,8 @@ from tiny_tasks import task_flags, write_task_ground
 from kadapter.trainers import run_adapter, run_multitask, run_task
 from kadapter.trainers.common.checkpoints import MANIFEST, last_complete_checkpoint
 
+pytestmark = pytest.mark.slow
+
 LAST = ("--resume_from_checkpoint", "last")
 SHORT = (
     "--report_to",
