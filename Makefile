@@ -1,6 +1,7 @@
-# Two commands do everything on a machine with Python and make, and can be run again:
+# These commands do everything on a machine with Python and make, and can be run again:
 #   make quickstart     train two knowledge adapters, compose them, compare (BACKBONE=id-or-path for another encoder)
-#   make test           run the whole suite
+#   make test           run the whole suite, which takes ten minutes of two cores
+#   make test-fast      run what fits into a minute and a half of it: the daily round
 # Each first installs what it needs into .venv, once, and again when one of the files it depends on changes.
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN) -m pip --disable-pip-version-check
 
-.PHONY: install quickstart test quality style clean
+.PHONY: install quickstart test test-fast quality style clean
 
 install: $(INSTALLED)
 
@@ -21,6 +22,10 @@ quickstart: $(INSTALLED)
 # loadfile: the runs that the tests of a file share are made once, not once in each worker.
 test: $(INSTALLED)
 	$(BIN) -P -m pytest -n $(WORKERS) --dist loadfile
+
+# What is marked slow runs whole programs again and again, starts processes or compiles.
+test-fast: $(INSTALLED)
+	$(BIN) -P -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 quality: $(INSTALLED)
 	$(BIN) -m ruff check .

@@ -5,13 +5,14 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 import torch
+from elsewhere import save_on_a_full_disk, save_without_end
 from helpers import ROOT, batch, bytes_of, make_model, output, run_python, save_backbone, small_adapter, tiny_backbone
+from processes import kill_processes, run_processes, start_processes
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
@@ -144,6 +145,7 @@ def test_no_state_dict_holds_a_frozen_backbones_tensor(tmp_path, backbone):
     assert str(wrapper.load_state_dict(wrapper.state_dict())) == "<All keys matched successfully>"
 
 
+@pytest.mark.slow
 def test_under_ddp_and_accelerate_states_hold_and_restore_ours_alone(tmp_path, backbone):
     code = f"""
 sys.path[:0] = [{str(ROOT / "tests" / "support")!r}]
@@ -546,65 +548,46 @@ def test_only_the_main_process_writes(tmp_path, backbone):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_saved_before(tmp_path, artifact):
     expected = output(KAdapterModel.from_pretrained(artifact))
     names = {one.name for one in artifact.iterdir()}
-    code = f"""
-import resource
-from kadapter import KAdapterModel
-model = KAdapterModel.from_pretrained({str(artifact)!r})
-model.add_adapter("more", {{"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 96}})
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-for place in ({str(artifact)!r}, {str(tmp_path / "new")!r}):
-    try:
-        model.save_pretrained(place)
-    except OSError as error:
-        print(error)
-"""
-    told = run_python(code, tmp_path, package=True).stdout
+    told = run_processes(save_on_a_full_disk, [artifact, tmp_path / "new"], tmp_path / "printed")
     assert told.count("what was saved there before is untouched: free some space") == 2
     assert torch.equal(output(KAdapterModel.from_pretrained(artifact)), expected)
     assert {one.name for one in artifact.iterdir()} == names and not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path, backbone):
     old, new = make_model(backbone, "fac"), make_model(backbone, "lin", "fac", fusion="concat")
     old.save_pretrained(tmp_path / "old")
     new.save_pretrained(tmp_path / "new")
     old.save_pretrained(tmp_path / "out")
-    code = f"""
-from kadapter import KAdapterModel
-models = [KAdapterModel.from_pretrained({str(tmp_path)!r} + "/" + name) for name in ("new", "old")]
-while True:
-    for model in models:
-        model.save_pretrained({str(tmp_path / "out")!r})
-    print("saved", flush=True)
-"""
-    (tmp_path / "save.py").write_text(code)
+    os.mkfifo(tmp_path / "pipe")
     possible = [bytes_of(one) for one in (old, new)]
     chance = random.Random(0)
     child = None
     for _ in range(12):
         if child is None:
-            child = subprocess.Popen(
-                [sys.executable, str(tmp_path / "save.py")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            (child,) = start_processes(
+                save_without_end, [tmp_path / one for one in ("new", "old", "out")], tmp_path / "pipe"
             )
-            child.stdout.readline()
+            printed = open(tmp_path / "pipe", encoding="utf-8")  # noqa: SIM115 (open as long as the process runs)
+            assert printed.readline() == "saved\n"
         time.sleep(chance.random() * 0.1)
         os.kill(child.pid, signal.SIGSTOP)  # what a kill at this moment leaves to be read
         found = bytes_of(KAdapterModel.from_pretrained(tmp_path / "out"))
         assert found in possible
         if chance.random() < 0.25:
-            child.kill()
-            child.wait()
-            child.stdout.close()
+            kill_processes([child])
+            printed.close()
             child = None
         else:
             os.kill(child.pid, signal.SIGCONT)
     if child is not None:
-        child.kill()
-        child.wait()
-        child.stdout.close()
+        kill_processes([child])
+        printed.close()
 
 
 def test_what_a_killed_save_left_behind_is_swept_away_a_day_later(artifact):

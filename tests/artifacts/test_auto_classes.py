@@ -73,6 +73,7 @@ def test_under_another_auto_class_a_head_checkpoint_gets_a_new_general_head_and_
     assert bytes_of(model.base_model) == bytes_of(transformers.AutoModel.from_pretrained(folder / "fac"))
 
 
+@pytest.mark.slow
 def test_without_the_package_an_auto_class_gives_the_same_heads(folder):
     code = f"""
 import sys, transformers

@@ -61,6 +61,7 @@ def test_artifacts_of_earlier_versions_give_their_old_answers_and_are_written_in
     assert torch.equal(again(**inputs(earlier)).last_hidden_state, states)
 
 
+@pytest.mark.slow
 def test_remote_code_of_earlier_versions_runs_as_it_came(earlier):
     torch.save(inputs(earlier)["input_ids"], earlier / "ids.pt")
     printed = run_python(LOADING, earlier).stdout
@@ -70,6 +71,7 @@ def test_remote_code_of_earlier_versions_runs_as_it_came(earlier):
     assert re.search(r"transformers_modules\.head.*modeling_kadapter", printed)
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_is_resumed_from_its_checkpoint(earlier):
     write_corpora(earlier)
     output = earlier / "run"

@@ -2,66 +2,12 @@
 
 import pytest
 import torch
-from helpers import batch, make_model, run_python, save_backbone, tiny_backbone, tiny_tokenizer
+from helpers import batch, make_model, run_python, save_backbone, script, tiny_backbone, tiny_tokenizer
 from hub_server import running_hub
 
 from kadapter import KAdapterForEntityPairClassification
 
-PUSHING = """
-from kadapter import KAdapterForEntityPairClassification, KAdapterModel
-model = KAdapterModel.from_backbone("org/encoder")
-assert model.config.backbone_revision == "FIRST", model.config.backbone_revision
-model = KAdapterModel.from_pretrained("local", backbone="org/encoder")
-model.config.backbone_name_or_path, model.config.backbone_revision = "org/encoder", "FIRST"
-print(model.push_adapter_to_hub("org/kadapter-fac", "fac", commit_message="The facts"))
-print(model.push_adapter_to_hub("org/kadapter-lin", "lin"))
-model.save_adapter("mine", "fac")
-print(model.push_to_hub("org/kadapter-both"))
-model.push_adapter_to_hub("org/own-card", "lin")
-for push in (model.push_to_hub, lambda name: model.push_adapter_to_hub(name, "fac")):
-    try:
-        push("org/kadapter-fac+lin")
-    except ValueError as error:
-        print(error)
-try:
-    model.push_to_hub("org/kadapter-both", nonsense=1)
-except TypeError as error:
-    print(error)
-head = KAdapterForEntityPairClassification.from_pretrained("head", backbone="org/encoder")
-head.config.backbone_name_or_path, head.config.backbone_revision = "org/encoder", "FIRST"
-head.push_to_hub("org/kadapter-pair")
-"""
-LOADING = """
-import torch
-from transformers import AutoModel, AutoModelForSequenceClassification
-trust = {"trust_remote_code": True}
-inputs = torch.load("inputs.pt", weights_only=True)
-found = {}
-with torch.no_grad():
-    model = AutoModel.from_pretrained("org/kadapter-fac", **trust)
-    assert model.config.backbone_revision == "FIRST"
-    found["fac"] = model(**inputs).last_hidden_state
-    both = AutoModel.from_pretrained("org/kadapter-fac", compose_with=["org/kadapter-lin"], **trust)
-    found["compose_with"] = both(**inputs).last_hidden_state
-    found["plus"] = type(model).from_pretrained("org/kadapter-fac+lin")(**inputs).last_hidden_state
-    found["list"] = type(model).from_pretrained(["org/kadapter-fac", "org/kadapter-lin"])(**inputs).last_hidden_state
-    found["both"] = AutoModel.from_pretrained("org/kadapter-both", **trust)(**inputs).last_hidden_state
-    found["revision"] = AutoModel.from_pretrained("org/kadapter-fac", revision="PUSHED", **trust)(
-        **inputs
-    ).last_hidden_state
-    pairs = torch.tensor([[1, 2]] * 3)
-    head = AutoModelForSequenceClassification.from_pretrained("org/kadapter-pair", **trust)
-    found["pair"] = head(**inputs, entity_positions=pairs).logits
-    model.load_adapter("org/kadapter-lin")
-    found["loaded"] = model(**inputs).last_hidden_state
-    try:
-        AutoModel.from_pretrained("org/kadapter-fac", backbone_kwargs={"revision": "SECOND"}, **trust)
-    except ValueError as error:
-        assert "has fingerprint" in str(error), error
-    else:
-        raise SystemExit("another revision of the backbone was taken in silence")
-torch.save(found, "found.pt")
-"""
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +25,11 @@ def story(tmp_path_factory):
         first = hub.commit("org/encoder", {one.name: one.read_bytes() for one in (folder / "backbone").iterdir()})
         hub.commit("org/own-card", {"README.md": b"# My own card"})
         online = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_test", "offline": False}
-        pushed = run_python(PUSHING.replace("FIRST", first), folder, package=True, **online).stdout
+        pushed = run_python(script("push_to_hub"), folder, first, package=True, **online).stdout
         tiny_backbone(seed=9).save_pretrained(folder / "newer")
         newer = {one.name: one.read_bytes() for one in (folder / "newer").iterdir()}
-        code = LOADING.replace("FIRST", first).replace("SECOND", hub.commit("org/encoder", newer))
-        code = code.replace("PUSHED", hub.repositories["org/kadapter-fac"][-1][0])
-        run_python(code, folder, **{**online, "HF_HUB_CACHE": str(folder / "fresh")})
+        commits = first, hub.commit("org/encoder", newer), hub.repositories["org/kadapter-fac"][-1][0]
+        run_python(script("load_from_hub"), folder, *commits, **{**online, "HF_HUB_CACHE": str(folder / "fresh")})
         expected = {name: model(**batch()).last_hidden_state for name in ("compose_with", "plus", "list", "both")}
         expected["loaded"] = expected["both"]
         expected["pair"] = head(**batch(), entity_positions=torch.tensor([[1, 2]] * 3)).logits

@@ -11,6 +11,8 @@ from tiny_runs import tokenizer_of
 import kadapter
 from kadapter import best_spans, encode_choices, encode_passages, encode_words
 
+pytestmark = pytest.mark.slow
+
 LABELS = {"id2label": {0: "born", 1: "died"}, "label2id": {"born": 0, "died": 1}}
 HEADS = {  # what the last printed line of each card's example must match
     "KAdapterModel": r"torch.Size\(\[32\]\) torch.Size\(\[32\]\)",

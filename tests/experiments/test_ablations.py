@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.arguments import parse_arguments
 
+pytestmark = pytest.mark.slow
+
 RECIPE = ROOT / "recipes" / "ablations_minilm.yaml"
 SMALL = {"adapter_hidden_size": 12, "adapter_intermediate_size": 16, "adapter_num_attention_heads": 2}
 SMALL |= {"objective": "factual", "corpus": "trex", "adapter_name": "fac", "layers": [0, 2, 4], "max_length": 40}
 SMALL |= {"do_train": True, "do_eval": True, "max_steps": 2, "report_to": "none", "disable_tqdm": True}
 TASK = {"task": "relation_classification", "max_length": 40, "do_train": True, "do_eval": True, "max_steps": 2}
-TASK |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "seeds": [0, 1]}
+TASK |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "seeds": [0]}
 VARIANTS = {
     "inner width": {8: {"adapter_hidden_size": 8}},
     "inner depth": {"0, the sum of the taps": {"adapter_num_hidden_layers": 0}, 1: {"adapter_num_hidden_layers": 1}},

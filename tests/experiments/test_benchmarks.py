@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 from kadapter import backbone_kadapter
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "benchmarks"
 TRAINING = ["--steps", "1", "--warmup", "1", "--batch", "4"]
 TOLD_OF_TRAINING = {"tokens_per_second", "tokens_per_cpu_second", "peak_rss_mib", "peak_anonymous_mib"}

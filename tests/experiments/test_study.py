@@ -6,13 +6,15 @@ import sys
 
 import pytest
 from tiny_runs import ROOT
-from tiny_tasks import run_of, write_corpus, write_ground
+from tiny_tasks import run_of, write_corpus, write_task_ground
 from typer import Typer
 from typer.testing import CliRunner
 
 from kadapter.reports.comparison import Resampling
 from kadapter.reports.report import report
 from kadapter.trainers import run_task
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def study(monkeypatch):
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    folder = write_ground(tmp_path_factory.mktemp("ground"), "semeval2010_task8")
+    folder = write_task_ground(tmp_path_factory.mktemp("ground"), "semeval2010_task8")
     write_corpus(folder / "cosmosqa", "cosmosqa", {"train": 30})
     return folder
 

@@ -24,6 +24,7 @@ def compiled(model):
     return torch.compile(model, fullgraph=True, backend="eager")  # raises at a graph break; needs no C++ compiler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["roberta", "modernbert"])
 def test_a_model_compiles_as_one_graph_at_its_first_call(family):
     model = make_model(tiny_backbone(family), "fac", "lin")
@@ -34,6 +35,7 @@ def test_a_model_compiles_as_one_graph_at_its_first_call(family):
     assert list(found.adapter_hidden_states) == ["fac", "lin"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_class", "inputs"),
     [
@@ -55,6 +57,7 @@ def test_a_head_compiles_with_its_loss_and_trains_alike(model_class, inputs):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_copy_compiles_at_its_first_call_too():
     model = copy.deepcopy(make_model(tiny_backbone("bert"), "fac"))
     with torch.no_grad():

@@ -46,6 +46,22 @@ def test_a_third_adapter_behind_a_shut_gate_changes_no_bit():
     assert torch.equal(output(model), before)
 
 
+def test_a_gate_tells_the_root_mean_square_of_what_white_states_would_add():
+    fusion = gated("fac").fusion
+    one = fusion.sources["fac"]
+    with torch.no_grad():
+        one.gate.fill_(-0.5)
+        one.dense.weight.zero_()
+        one.dense.weight[:8, 0] = 3.0  # 8 of 32 outputs are 3 times a value of variance 1
+        one.dense.bias.zero_()
+        one.dense.bias[8:24] = 1.0  # 16 others are 1
+    assert fusion.gates() == {"fac": pytest.approx(0.5 * ((8 * 9 + 16) / 32) ** 0.5)}
+    white = torch.randn(200_000, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        added = one.gate * one.dense(white)
+    assert added.square().mean().sqrt().item() == pytest.approx(fusion.gates()["fac"], rel=1e-2)
+
+
 def test_a_gate_opens_for_the_adapter_that_helps_and_is_told_by_its_size():
     torch.manual_seed(0)
     model = KAdapterForSequenceClassification.from_backbone(

@@ -339,8 +339,14 @@ def test_one_adapters_tensors_come_by_their_names_inside_it(backbone):
 
 
 def test_the_number_of_trainable_parameters_is_printed(backbone, capsys):
-    make_model(backbone, "fac").print_trainable_parameters()
-    assert "trainable params: " in capsys.readouterr().out
+    model = make_model(backbone, "fac", "lin")
+    model.train_adapter("lin")
+    model.print_trainable_parameters()
+    trained = sum(one.numel() for part in (model.adapters["lin"], model.fusion) for one in part.parameters())
+    total = trained + sum(one.numel() for part in (model.adapters["fac"], model.backbone) for one in part.parameters())
+    assert capsys.readouterr().out == (
+        f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}\n"
+    )
 
 
 def test_activation_checkpointing_computes_blocks_twice_and_gives_equal_gradients(backbone):
@@ -376,6 +382,7 @@ def test_resized_embeddings_are_frozen_as_before(backbone):
     assert not model.get_input_embeddings().weight.requires_grad
 
 
+@pytest.mark.slow
 def test_an_adapter_compiles_as_one_graph_and_gives_the_same_numbers(backbone):
     adapter = make_model(backbone, "fac").adapters["fac"]
     states = [torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(one)) for one in range(3)]

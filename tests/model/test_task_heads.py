@@ -101,6 +101,7 @@ def test_only_the_positions_that_a_head_reads_are_kept(name, positions):
     assert {tuple(one.shape) for one in states_of(model, inputs).values()} == {(3, positions, 32)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fusion"), [("text", "concat"), ("parse", "gated"), ("passages", "add")])
 def test_adapters_fusion_head_and_loss_compile_as_one_graph_and_give_the_same_numbers(name, fusion):
     model, inputs, rest = made(name, fusion)

@@ -4,12 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from statistics import mean
 
 import pytest
 from tiny_runs import ROOT, run_command, tokenizer_of, write_backbone
 
 from kadapter import KAdapterModel
+from kadapter.quickstart import __main__ as quickstart
+
+pytestmark = pytest.mark.slow
 
 ENVIRONMENT = {"COLUMNS": "100", "OMP_NUM_THREADS": "1"}  # the tests' processes share the cores
 TASKS = {"relation micro-F1", "head UAS"}
@@ -18,18 +23,22 @@ COMMAND = [sys.executable, "-P", "-m", "kadapter.quickstart"]
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory):
-    """Two runs into one directory, the second with a single step: their folder, outputs and first scores."""
+    """Two runs into one directory, the second with a single step: folder, outputs, first scores and picture."""
     folder = tmp_path_factory.mktemp("quickstart")
     texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "quickstart" / "facts").glob("*.txt"))]
     backbone = write_backbone(folder / "backbone", tokenizer_of(texts, vocab_size=2000), longest=128)
     command = [*COMMAND, "--backbone", backbone, "--output-dir", folder / "run", "--max-steps"]
     first = run_command([*command, "3", "--seeds", "2"], **ENVIRONMENT)
     scores = json.loads((folder / "run" / "scores.json").read_text(encoding="utf-8"))
-    return folder / "run", (first, run_command([*command, "1", "--seeds", "1"], **ENVIRONMENT)), scores
+    picture = (folder / "run" / "scores.png").read_bytes()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as second:  # in this process, for time
+        patch.setenv("COLUMNS", ENVIRONMENT["COLUMNS"])
+        quickstart.main(str(backbone), folder / "run", max_steps=1, seeds=1)
+    return folder / "run", (first, second.getvalue()), scores, picture
 
 
 def test_it_trains_two_adapters_and_scores_all_four_models_on_both_tasks(twice):
-    _, (output, _), scores = twice
+    _, (output, _), scores, _ = twice
     assert list(scores) == ["backbone", "+ fac", "+ lin", "+ fac+lin"]
     for row, values in scores.items():
         assert values.keys() == TASKS
@@ -38,16 +47,19 @@ def test_it_trains_two_adapters_and_scores_all_four_models_on_both_tasks(twice):
 
 
 def test_it_writes_a_picture_and_adapters_that_compose(twice):
-    folder, _, _ = twice
+    folder, *_ = twice
     assert (folder / "scores.png").read_bytes().startswith(b"\x89PNG")
     assert KAdapterModel.from_pretrained(f"{folder}/kadapter-fac+lin").active_adapters() == ["fac", "lin"]
 
 
 def test_it_can_be_run_again_in_the_same_directory(twice):
-    folder, (_, again), _ = twice
+    folder, (_, again), _, first_picture = twice
     results = json.loads((folder / "kadapter-fac" / "trainer_state.json").read_text(encoding="utf-8"))
     assert results["global_step"] == 1
-    assert "scores.png" in again
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    assert {len(seeds) for values in scores.values() for seeds in values.values()} == {1}  # and not the two of before
+    assert all(f"{score:.3f}" in again for values in scores.values() for (score,) in values.values())
+    assert (folder / "scores.png").read_bytes() != first_picture
 
 
 def test_an_encoder_that_is_not_there_is_one_sentence(tmp_path):

@@ -8,6 +8,8 @@ import pytest
 
 from kadapter.quickstart import backbone
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = b"the weights"
 
 

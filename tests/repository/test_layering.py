@@ -113,6 +113,13 @@ def test_nothing_below_imports_the_trainers_or_the_hub():
     assert [short(path) for path in (ROOT / "hub").glob("*.py") if "kadapter.trainers" in set(imports_of(path))] == []
 
 
+def lines_of(function):
+    """The lines of a function's signature and code, without its docstring."""
+    documented = ast.get_docstring(function) is not None
+    told = function.body[0].end_lineno - function.body[0].lineno + 1 if documented else 0
+    return function.end_lineno - function.lineno + 1 - told
+
+
 def test_files_and_functions_are_short():
     long, lengths = [], []
     for path in CODE_FILES:
@@ -121,12 +128,14 @@ def test_files_and_functions_are_short():
         if text.count("\n") > limit:
             long.append(f"{short(path)}: {text.count(chr(10))} lines")
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
-                lengths.append(node.end_lineno - node.lineno + 1)
-                if lengths[-1] > 60:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lengths.append(lines_of(node))
+                if lengths[-1] > 42:
                     long.append(f"{short(path)}: {node.name} has {lengths[-1]} lines")
     assert long == []
-    assert sorted(lengths)[len(lengths) // 2] <= 12
+    lengths.sort()
+    assert len(lengths) > 1000
+    assert lengths[len(lengths) // 2] <= 8 and lengths[len(lengths) * 95 // 100] <= 23
 
 
 def test_no_file_has_the_name_by_which_peft_claims_a_model():
@@ -134,9 +143,9 @@ def test_no_file_has_the_name_by_which_peft_claims_a_model():
     assert written == [] and not list(ROOT.rglob("adapter_config.json"))
 
 
-@pytest.mark.parametrize("name", ["K-Adapter", "kadapter", "a b.c"])
-def test_tests_are_collected_in_a_checkout_of_any_name(tmp_path, name):
-    checkout = tmp_path / name
+@pytest.mark.slow
+def test_tests_are_collected_in_a_checkout_of_any_name(tmp_path):
+    checkout = tmp_path / "a b.c"  # the least like a module's; test_package has one of the usual name
     (checkout / "tests").mkdir(parents=True)
     shutil.copy(ROOT / "__init__.py", checkout)
     (checkout / "tests" / "test_one.py").write_text("def test_one():\n    assert True\n")

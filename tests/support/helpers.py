@@ -123,6 +123,11 @@ def golden(name):
     return load_file(GOLDEN / f"{name}.safetensors")
 
 
+def script(name):
+    """The code of a file of tests/support/scripts, where a linter sees it, for `run_python`."""
+    return (Path(__file__).parent / "scripts" / f"{name}.py").read_text(encoding="utf-8")
+
+
 def run_python(code, folder, *arguments, package=False, offline=True, check=True, **environment):
     """Run code in a fresh process that can't import kadapter, unless it is meant to, and return what it printed."""
     prelude = "import sys\n" + ("" if package else "sys.modules['kadapter'] = None\n")

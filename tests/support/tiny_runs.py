@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -147,6 +148,11 @@ def tool(name):
 def tensors(folder):
     """All tensors of an artifact."""
     return load_file(Path(folder) / "model.safetensors")
+
+
+def trainable_told(printed):
+    """How many parameters a run said that it trains."""
+    return int(re.search(r"trainable params: ([\d,]+)", printed).group(1).replace(",", ""))
 
 
 def same_tensors(one, other):

@@ -137,7 +137,7 @@ def write_adapters(folder, backbone, *names):
         shake(model, seed=number, std=0.3).save_adapter(folder / name, name)
 
 
-def write_ground(folder, *corpora):
+def write_task_ground(folder, *corpora):
     """A backbone, two adapters and corpora, which no run may change."""
     write_backbone(folder / "backbone")
     write_adapters(folder, folder / "backbone", "fac", "lin")
@@ -146,7 +146,7 @@ def write_ground(folder, *corpora):
     return folder
 
 
-def flags(ground, output, *more, task="relation_classification", adapters=("fac", "lin")):
+def task_flags(ground, output, *more, task="relation_classification", adapters=("fac", "lin")):
     """The flags of one small run; adapters that lie in `ground` are named by their folders there."""
     named = [str(ground / one) if (ground / one).is_dir() else one for one in adapters]
     given = ["--task", task, "--data_dir", str(ground / task), "--backbone", str(ground / "backbone")]

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 from tiny_runs import same_tensors
-from tiny_tasks import flags, predictions, write_ground
+from tiny_tasks import predictions, task_flags, write_task_ground
 
 from kadapter.trainers import run_task
 
@@ -16,7 +16,7 @@ TASK = "relation_classification"
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
     """A corpus of which some sentences occur twice, in training and in validation."""
-    folder = write_ground(tmp_path_factory.mktemp("ground"), TASK)
+    folder = write_task_ground(tmp_path_factory.mktemp("ground"), TASK)
     for name in ("train", "dev"):
         path = folder / TASK / f"{name}.json"
         records = json.loads(path.read_text(encoding="utf-8"))
@@ -33,7 +33,7 @@ def cold(ground, tmp_path_factory):
 
 
 def train(ground, output, states):
-    return run_task.main(flags(ground, output, "--states_dir", states))
+    return run_task.main(task_flags(ground, output, "--states_dir", states))
 
 
 def assert_same(one, other):
@@ -75,6 +75,7 @@ def of_another_source(path):
         shutil.copy(shard, path.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [zeroed, not_a_number, flipped, cut, of_another_source])
 def test_a_shard_that_was_changed_is_named_and_its_examples_are_encoded_again(ground, cold, tmp_path, capsys, harm):
     states = shutil.copytree(cold / "states", tmp_path / "states")
@@ -98,4 +99,4 @@ def test_an_encoder_that_gives_nan_is_told_as_such(ground, tmp_path):
     with pytest.raises(
         ValueError, match=r"the states of 'backbone' hold NaN or infinite values .* look at its weights"
     ):
-        run_task.main(flags(ground, tmp_path / "out", "--backbone", backbone, adapters=("none",)))
+        run_task.main(task_flags(ground, tmp_path / "out", "--backbone", backbone, adapters=("none",)))

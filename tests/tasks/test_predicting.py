@@ -1,7 +1,7 @@
 """Predicting files by run_task.py: where answers are written, in sweeps too, and after training has ended."""
 
 import pytest
-from tiny_tasks import flags, predictions, write_ground
+from tiny_tasks import predictions, task_flags, write_task_ground
 
 from kadapter.trainers import run_task
 
@@ -10,13 +10,13 @@ SWEEP = ("--seeds", "0", "1", "--do_eval", "false")
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    return write_ground(tmp_path_factory.mktemp("ground"), "relation_classification")
+    return write_task_ground(tmp_path_factory.mktemp("ground"), "relation_classification")
 
 
 @pytest.fixture(scope="module")
 def sweep(ground, tmp_path_factory):
     output = tmp_path_factory.mktemp("sweep") / "out"
-    run_task.main(flags(ground, output, *SWEEP))
+    run_task.main(task_flags(ground, output, *SWEEP))
     return output
 
 
@@ -25,7 +25,7 @@ def file_of(ground):
 
 
 def test_every_trial_of_a_sweep_writes_its_answers_and_says_where(ground, sweep, capsys):
-    run_task.main(flags(ground, sweep, *SWEEP, "--do_train", "false", "--do_predict", file_of(ground)))
+    run_task.main(task_flags(ground, sweep, *SWEEP, "--do_train", "false", "--do_predict", file_of(ground)))
     printed = capsys.readouterr().out
     for seed in ("seed-0", "seed-1"):
         path = sweep / seed / "predicted.jsonl"
@@ -37,7 +37,9 @@ def test_a_finished_sweep_that_is_resumed_predicts_and_trains_nothing(ground, sw
     weights = {seed: (sweep / seed / "model.safetensors").read_bytes() for seed in ("seed-0", "seed-1")}
     for seed in weights:
         (sweep / seed / "predicted.jsonl").unlink(missing_ok=True)
-    run_task.main(flags(ground, sweep, *SWEEP, "--do_predict", file_of(ground), "--resume_from_checkpoint", "last"))
+    run_task.main(
+        task_flags(ground, sweep, *SWEEP, "--do_predict", file_of(ground), "--resume_from_checkpoint", "last")
+    )
     assert "examples are trained on" not in capsys.readouterr().out
     for seed, before in weights.items():
         assert len(predictions(sweep / seed, "predicted.jsonl")) == 11
@@ -46,4 +48,4 @@ def test_a_finished_sweep_that_is_resumed_predicts_and_trains_nothing(ground, sw
 
 def test_the_folder_above_a_sweep_names_its_trials(ground, sweep):
     with pytest.raises(ValueError, match=r"no trained model in .*name the --seeds .*\['seed-0', 'seed-1'\]"):
-        run_task.main(flags(ground, sweep, "--do_train", "0", "--do_eval", "0", "--do_predict", file_of(ground)))
+        run_task.main(task_flags(ground, sweep, "--do_train", "0", "--do_eval", "0", "--do_predict", file_of(ground)))

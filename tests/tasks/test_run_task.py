@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import shake, small_adapter
+from helpers import batch, shake, small_adapter
+from processes import run_processes
 from safetensors.torch import load_file
-from tiny_runs import ROOT, digest, losses, results, run_command, same_tensors, tensors, tool
-from tiny_tasks import flags, predictions, run_of, write_adapters, write_corpus, write_ground, write_json
+from tiny_runs import ROOT, digest, losses, results, run_command, same_tensors, tensors, tool, trainable_told
+from tiny_tasks import predictions, run_of, task_flags, write_adapters, write_corpus, write_json, write_task_ground
 from transformers import AutoModelForSequenceClassification, RobertaModel
 
 from kadapter import KAdapterForEntityPairClassification, KAdapterModel
@@ -19,6 +20,8 @@ from kadapter.trainers import run_task
 from kadapter.trainers.common.encoding import column
 from kadapter.trainers.downstream.arguments import parse_task_arguments
 from kadapter.trainers.downstream.model import new_model
+
+pytestmark = pytest.mark.slow
 
 TASK = "relation_classification"
 ROWS = {
@@ -37,14 +40,23 @@ UNFROZEN = ("--freeze_backbone", "false", "--learning_rate", "1e-3")
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    return write_ground(tmp_path_factory.mktemp("ground"), TASK)
+    return write_task_ground(tmp_path_factory.mktemp("ground"), TASK)
 
 
 @pytest.fixture(scope="module")
-def trained(ground, tmp_path_factory):
-    output = tmp_path_factory.mktemp("runs") / "out"
-    run_task.main(flags(ground, output))
-    return output
+def trained_and_model(ground, tmp_path_factory):
+    """The output directory of a run, and the model that it trained as it stands in memory."""
+    output, made = tmp_path_factory.mktemp("runs") / "out", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_task, "new_model", lambda *given: made.append(new_model(*given)) or made[-1])
+        run_task.main(task_flags(ground, output))
+    (model,) = made
+    return output, model.eval()
+
+
+@pytest.fixture(scope="module")
+def trained(trained_and_model):
+    return trained_and_model[0]
 
 
 def without(given, *names):
@@ -52,7 +64,7 @@ def without(given, *names):
 
 
 def model_of(ground, adapters, fusion, seed=0):
-    given = flags(ground, ground / "unused", "--fusion", fusion, adapters=adapters)
+    given = task_flags(ground, ground / "unused", "--fusion", fusion, adapters=adapters)
     _, task, _ = parse_task_arguments(given)
     fields = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
     return new_model(KAdapterForEntityPairClassification, task, fields, seed, torch.float32)
@@ -64,7 +76,7 @@ def model_of(ground, adapters, fusion, seed=0):
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_runs_and_says_what_it_is(ground, tmp_path, row, capsys):
     before = digest(ground / "backbone"), digest(ground / "fac")
-    run_task.main(flags(ground, tmp_path / "out", "--fusion", "gated", adapters=ROWS[row]))
+    run_task.main(task_flags(ground, tmp_path / "out", "--fusion", "gated", adapters=ROWS[row]))
     run = run_of(tmp_path / "out")
     names = {"backbone": [], "random": ["fac", "lin"]}.get(row, row.split("+"))
     assert (run["row"], run["adapters"], list(run["gates"])) == (row, names, names)
@@ -77,7 +89,8 @@ def test_every_row_runs_and_says_what_it_is(ground, tmp_path, row, capsys):
     )
     assert run["metric"] == {"name": "accuracy", "key": "accuracy", "settings": {"classes": ["P19", "P20", "P937"]}}
     assert (digest(ground / "backbone"), digest(ground / "fac")) == before
-    assert "trainable params: " in capsys.readouterr().out
+    trained = [one for key, one in tensors(tmp_path / "out").items() if not key.startswith("kadapter.adapters.")]
+    assert trainable_told(capsys.readouterr().out) == sum(one.numel() for one in trained)
 
 
 @pytest.mark.parametrize("fusion", ["concat", "gated"])
@@ -112,7 +125,7 @@ def test_taps_are_the_sum_of_the_tapped_states(ground):
     model = model_of(ground, ("taps",), "add")
     assert model.config.adapters["taps"]["layers"] == [0, 1, 2]
     assert sum(one.numel() for one in model.base_model.adapters.parameters()) == 0
-    _, task, _ = parse_task_arguments(flags(ground, ground / "x", "--layers", "1", "4", adapters=("taps",)))
+    _, task, _ = parse_task_arguments(task_flags(ground, ground / "x", "--layers", "1", "4", adapters=("taps",)))
     chosen = new_model(KAdapterForEntityPairClassification, task, {}, 0, torch.float32)
     assert chosen.config.adapters["taps"]["layers"] == [1, 4]
 
@@ -120,12 +133,16 @@ def test_taps_are_the_sum_of_the_tapped_states(ground):
 # --- what trains
 
 
-def test_frozen_parts_keep_every_bit_and_the_artifact_answers_alike(ground, trained):
-    ours, fac = tensors(trained), tensors(ground / "fac")
+def test_frozen_parts_keep_every_bit_and_the_artifact_answers_alike(ground, trained_and_model):
+    output, in_memory = trained_and_model
+    ours, fac = tensors(output), tensors(ground / "fac")
     assert all(torch.equal(ours[f"kadapter.{key}"], one) for key, one in fac.items())
     assert not [key for key in ours if "backbone" in key]
-    model = AutoModelForSequenceClassification.from_pretrained(trained, trust_remote_code=True)
+    model = AutoModelForSequenceClassification.from_pretrained(output, trust_remote_code=True)
     assert model.config.id2label == {0: "P19", 1: "P20", 2: "P937"}
+    inputs = {**batch(), "entity_positions": torch.tensor([[1, 4], [2, 3], [0, 2]])}
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, in_memory(**inputs).logits)
 
 
 def test_the_card_is_of_the_task_and_its_lines_load_the_head(trained):
@@ -139,18 +156,18 @@ def test_the_card_is_of_the_task_and_its_lines_load_the_head(trained):
 
 def test_an_unfrozen_backbone_trains_through_frozen_adapters_and_is_saved(ground, tmp_path):
     output = tmp_path / "out"
-    trained = run_task.main(flags(ground, output, *UNFROZEN))
+    trained = run_task.main(task_flags(ground, output, *UNFROZEN))
     ours, fac = tensors(output), tensors(ground / "fac")
     assert all(torch.equal(ours[f"kadapter.{key}"], one) for key, one in fac.items())
     before = RobertaModel.from_pretrained(ground / "backbone", add_pooling_layer=False).state_dict()
     assert any(not torch.equal(ours[f"kadapter.backbone.{key}"], one) for key, one in before.items() if "emb" in key)
     assert run_of(output)["freeze_backbone"] is False
-    again = run_task.main(without(flags(ground, output), "--do_train"))
+    again = run_task.main(without(task_flags(ground, output), "--do_train"))
     assert again["eval_loss"] == pytest.approx(trained["eval_loss"], abs=1e-5)
 
 
 def test_adapters_train_if_asked(ground, tmp_path):
-    run_task.main(flags(ground, tmp_path / "out", "--freeze_adapters", "false", adapters=("fac",)))
+    run_task.main(task_flags(ground, tmp_path / "out", "--freeze_adapters", "false", adapters=("fac",)))
     ours, fac = tensors(tmp_path / "out"), tensors(ground / "fac")
     assert any(not torch.equal(ours[f"kadapter.{key}"], one) for key, one in fac.items())
     assert run_of(tmp_path / "out")["freeze_adapters"] is False
@@ -162,7 +179,7 @@ def test_adapters_train_if_asked(ground, tmp_path):
 @pytest.mark.parametrize("row", ["backbone", "fac+lin"])
 def test_training_on_kept_states_is_training_on_texts(ground, tmp_path, row):
     for name, keep in (("kept", "true"), ("read", "false")):
-        run_task.main(flags(ground, tmp_path / name, "--keep_states", keep, adapters=ROWS[row]))
+        run_task.main(task_flags(ground, tmp_path / name, "--keep_states", keep, adapters=ROWS[row]))
     kept, read = losses(tmp_path / "kept"), losses(tmp_path / "read")
     assert kept.keys() == read.keys() and len(kept) > 4
     assert max(abs(kept[step] - read[step]) for step in kept) < 1e-4  # with dropout in the head, drawn alike
@@ -176,7 +193,7 @@ def encoded_now(ground, tmp_path, capsys):
 
     def run(*more, adapters=("fac", "lin")):
         given = ["--states_dir", tmp_path / "s", "--overwrite_output_dir", *more]
-        run_task.main(flags(ground, tmp_path / "out", *given, adapters=adapters))
+        run_task.main(task_flags(ground, tmp_path / "out", *given, adapters=adapters))
         told = [line for line in capsys.readouterr().out.splitlines() if "states:" in line]
         return [int(line.split(",")[-1].split()[0]) for line in told]
 
@@ -215,7 +232,7 @@ def test_a_damaged_shard_of_kept_states_is_encoded_again(encoded_now, tmp_path):
 
 def test_a_cache_that_cannot_be_written_costs_only_time(ground, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    run_task.main(flags(ground, tmp_path / "out", "--states_dir", tmp_path / "file"))
+    run_task.main(task_flags(ground, tmp_path / "out", "--states_dir", tmp_path / "file"))
     assert "states could not be kept in" in capsys.readouterr().out
 
 
@@ -223,7 +240,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(ground, tmp_path, capsys
 
 
 def evaluate(ground, output, *more, data=None):
-    given = without(flags(ground, output, *more), "--do_train")
+    given = without(task_flags(ground, output, *more), "--do_train")
     if data is not None:
         given[given.index("--data_dir") + 1] = str(data)
     return run_task.main(given)
@@ -253,13 +270,13 @@ def test_predictions_do_not_depend_on_batches_order_padding_or_kept_states(groun
 def test_answers_of_every_kind_do_not_depend_on_batches_or_kept_states(ground, tmp_path, task):
     output = tmp_path / "out"
     write_corpus(ground / task, task)
-    trained = run_task.main(flags(ground, output, "--num_train_epochs", "1", task=task))
+    trained = run_task.main(task_flags(ground, output, "--num_train_epochs", "1", task=task))
     told = predictions(output)
     for more in (
         ("--per_device_eval_batch_size", "1"),
         ("--keep_states", "false", "--per_device_eval_batch_size", "5"),
     ):
-        found = run_task.main(without(flags(ground, output, *more, task=task), "--do_train"))
+        found = run_task.main(without(task_flags(ground, output, *more, task=task), "--do_train"))
         assert found["eval_loss"] == pytest.approx(trained["eval_loss"], abs=1e-5)
         for one, expected in zip(predictions(output), told, strict=True):
             assert (one["id"], one["prediction"]) == (expected["id"], expected["prediction"])
@@ -276,7 +293,7 @@ def test_beside_an_adapter_that_attends_to_padding_answers_do_not_depend_on_batc
         output = tmp_path / f"{size}"
         more = ["--max_steps", "2", "--states_dir", tmp_path / f"states-{size}", "--keep_states", keep]
         more += ["--per_device_eval_batch_size", str(size)]
-        run_task.main(flags(ground, output, *more, task=task, adapters=(str(tmp_path / "official"),)))
+        run_task.main(task_flags(ground, output, *more, task=task, adapters=(str(tmp_path / "official"),)))
         found[size] = predictions(output)
     for size in (5, 8):
         for one, expected in zip(found[size], found[1], strict=True):
@@ -296,7 +313,7 @@ def test_evaluation_alone_reads_the_other_split_and_leaves_the_model(ground, tra
 
 def test_records_that_do_not_fit_count_as_wrong(ground, tmp_path, capsys):
     output = tmp_path / "out"
-    found = run_task.main(flags(ground, output, "--max_length", "11"))
+    found = run_task.main(task_flags(ground, output, "--max_length", "11"))
     printed = capsys.readouterr().out
     lost = [one for one in predictions(output) if one["scores"] is None]
     assert 0 < len(lost) < 13 == found["eval_records"]
@@ -310,7 +327,7 @@ def test_the_best_checkpoint_by_the_tasks_measure_is_kept_and_patience_ends_a_ru
     output = tmp_path / "out"
     more = ["--early_stopping_patience", "1", "--eval_strategy", "epoch", "--num_train_epochs", "30"]
     more += ["--save_total_limit", "1"]
-    reached = run_task.main(without(flags(ground, output, *more), "--save_strategy", "no"))
+    reached = run_task.main(without(task_flags(ground, output, *more), "--save_strategy", "no"))
     state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
     scores = [one["eval_accuracy"] for one in state["log_history"] if "eval_accuracy" in one]
     assert reached["eval_accuracy"] == state["best_metric"] == max(scores)
@@ -333,14 +350,14 @@ def test_the_best_checkpoint_by_the_tasks_measure_is_kept_and_patience_ends_a_ru
     ],
 )
 def test_patience_saves_when_it_evaluates_unless_told_otherwise(ground, tmp_path, more, when):
-    given = without(flags(ground, tmp_path), "--save_strategy", "no", "--logging_steps", "1")
+    given = without(task_flags(ground, tmp_path), "--save_strategy", "no", "--logging_steps", "1")
     run = parse_task_arguments([*given, "--early_stopping_patience", "2", *more])[2]
     assert (str(run.save_strategy.value), run.save_steps) == when
     assert run.load_best_model_at_end and run.eval_strategy.value in ("epoch", "steps")
 
 
 def test_without_patience_saving_is_as_ever(ground, tmp_path):
-    run = parse_task_arguments(without(flags(ground, tmp_path), "--save_strategy", "no"))[2]
+    run = parse_task_arguments(without(task_flags(ground, tmp_path), "--save_strategy", "no"))[2]
     assert (run.save_strategy.value, run.save_steps, run.load_best_model_at_end) == ("steps", 500, False)
 
 
@@ -359,9 +376,9 @@ def killed_after(checkpoint, run, folder):
 @pytest.mark.parametrize("more", [(), UNFROZEN], ids=["frozen", "unfrozen"])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(ground, tmp_path, more):
     given = [*more, "--save_strategy", "epoch"]
-    run_task.main(flags(ground, tmp_path / "whole", *given))
+    run_task.main(task_flags(ground, tmp_path / "whole", *given))
     killed = killed_after("checkpoint-4", tmp_path / "whole", tmp_path / "killed")
-    resumed = flags(ground, killed, *given, "--resume_from_checkpoint", "last")
+    resumed = task_flags(ground, killed, *given, "--resume_from_checkpoint", "last")
     again = run_task.main(resumed)
     assert same_tensors(tmp_path / "whole", killed)
     assert predictions(tmp_path / "whole") == predictions(killed)
@@ -372,9 +389,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(ground, tmp_path, more)
 
 def test_a_run_on_kept_states_can_be_resumed_on_texts(ground, tmp_path):
     given = ["--save_strategy", "epoch", "--classifier_dropout", "0"]
-    run_task.main(flags(ground, tmp_path / "whole", *given))
+    run_task.main(task_flags(ground, tmp_path / "whole", *given))
     killed = killed_after("checkpoint-4", tmp_path / "whole", tmp_path / "killed")
-    run_task.main(flags(ground, killed, *given, "--resume_from_checkpoint", "last", "--keep_states", "false"))
+    run_task.main(task_flags(ground, killed, *given, "--resume_from_checkpoint", "last", "--keep_states", "false"))
     ours, theirs = tensors(killed), tensors(tmp_path / "whole")
     assert all(torch.allclose(one, theirs[key], atol=1e-4) for key, one in ours.items())
 
@@ -382,39 +399,40 @@ def test_a_run_on_kept_states_can_be_resumed_on_texts(ground, tmp_path):
 @pytest.mark.parametrize("other", [("--fusion", "gated"), UNFROZEN])
 def test_a_run_is_not_resumed_by_other_flags(ground, tmp_path, other):
     given = ["--save_strategy", "epoch"]
-    run_task.main(flags(ground, tmp_path / "whole", *given))
+    run_task.main(task_flags(ground, tmp_path / "whole", *given))
     killed = killed_after("checkpoint-4", tmp_path / "whole", tmp_path / "killed")
     with pytest.raises(
         ValueError, match=r"checkpoint-4' was made with other flags .*: --f.* was .* and is .*; resume with"
     ):
-        run_task.main(flags(ground, killed, *given, *other, "--resume_from_checkpoint", "last"))
+        run_task.main(task_flags(ground, killed, *given, *other, "--resume_from_checkpoint", "last"))
 
 
 def test_a_sweep_runs_every_seed_and_rate_and_leaves_what_is_finished(ground, tmp_path, capsys):
     more = ["--seeds", "0", "1", "--learning_rates", "0.01", "0.003", "--save_artifact", "false"]
-    run_task.main(flags(ground, tmp_path / "out", *more))
+    run_task.main(task_flags(ground, tmp_path / "out", *more))
     trials = [f"lr-{rate}/seed-{seed}" for rate in ("0.01", "0.003") for seed in (0, 1)]
     runs = [run_of(tmp_path / "out" / one) for one in trials]
     assert [(one["learning_rate"], one["seed"]) for one in runs] == [(0.01, 0), (0.01, 1), (0.003, 0), (0.003, 1)]
-    alone = flags(ground, tmp_path / "alone", "--seed", "1", "--learning_rate", "0.003", "--save_artifact", "false")
+    alone = task_flags(
+        ground, tmp_path / "alone", "--seed", "1", "--learning_rate", "0.003", "--save_artifact", "false"
+    )
     run_task.main(alone)
     assert predictions(tmp_path / "alone") == predictions(tmp_path / "out" / trials[3])
     assert not (tmp_path / "alone" / "model.safetensors").exists()
     shutil.rmtree(tmp_path / "out" / trials[1])
     before = digest(tmp_path / "out" / trials[3])
-    run_task.main(flags(ground, tmp_path / "out", *more, "--resume_from_checkpoint", "last"))
+    run_task.main(task_flags(ground, tmp_path / "out", *more, "--resume_from_checkpoint", "last"))
     assert run_of(tmp_path / "out" / trials[1]) == runs[1]
     assert digest(tmp_path / "out" / trials[3]) == before
     with pytest.raises(ValueError, match=r"seed-0' holds another run"):
-        run_task.main(flags(ground, tmp_path / "out", *more))
+        run_task.main(task_flags(ground, tmp_path / "out", *more))
 
 
 def test_two_processes_equal_one(ground, tmp_path):
     given = ["--classifier_dropout", "0", "--eval_strategy", "epoch"]
-    run_task.main(flags(ground, tmp_path / "one", *given))
+    run_task.main(task_flags(ground, tmp_path / "one", *given))
     halves = ["--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "3"]
-    command = [tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_task.py"]
-    run_command([*command, *flags(ground, tmp_path / "two", *given, *halves)])
+    run_processes(run_task.main, task_flags(ground, tmp_path / "two", *given, *halves), tmp_path / "printed", number=2)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert one.keys() == two.keys() and max(abs(one[step] - two[step]) for step in one) < 1e-4
     ours, theirs = predictions(tmp_path / "one"), predictions(tmp_path / "two")
@@ -426,10 +444,10 @@ def test_two_processes_equal_one(ground, tmp_path):
 def test_two_processes_answer_every_question_as_one(ground, tmp_path):
     output = tmp_path / "out"
     write_corpus(ground / "searchqa", "searchqa")
-    trained = run_task.main(flags(ground, output, "--max_steps", "1", task="searchqa"))
+    trained = run_task.main(task_flags(ground, output, "--max_steps", "1", task="searchqa"))
     told = predictions(output)
-    given = without(flags(ground, output, "--per_device_eval_batch_size", "3", task="searchqa"), "--do_train")
-    run_command([tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_task.py", *given])
+    given = without(task_flags(ground, output, "--per_device_eval_batch_size", "3", task="searchqa"), "--do_train")
+    run_processes(run_task.main, given, tmp_path / "printed", number=2)
     assert [(one["id"], one["prediction"]) for one in predictions(output)] == [
         (one["id"], one["prediction"]) for one in told
     ]
@@ -440,7 +458,7 @@ def test_two_processes_answer_every_question_as_one(ground, tmp_path):
 
 def test_passages_that_a_flag_leaves_out_are_told(ground, tmp_path, capsys):
     write_corpus(ground / "searchqa", "searchqa")
-    run_task.main(flags(ground, tmp_path / "out", "--max_steps", "1", "--max_passages", "1", task="searchqa"))
+    run_task.main(task_flags(ground, tmp_path / "out", "--max_steps", "1", "--max_passages", "1", task="searchqa"))
     printed = capsys.readouterr().out
     assert "validation: 13 questions lost passages to --max_passages 1, " in printed
     assert "validation: 13 examples kept, 0 dropped, 13 of the kept truncated" in printed
@@ -458,7 +476,7 @@ def trained_on(ground, output, monkeypatch, *more):
         return build(ground_, model, keep, splits, run)
 
     monkeypatch.setattr(run_task, "_trainer", watch)
-    run_task.main(flags(ground, output, *more))
+    run_task.main(task_flags(ground, output, *more))
     monkeypatch.undo()
     (split,) = seen
     return {split.rows[int(record)]["id"]: split.rows[int(record)]["relation"] for record in column(split, "record")}
@@ -481,11 +499,11 @@ def test_a_fraction_has_its_share_of_every_label_drawn_by_the_seed(ground, tmp_p
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
     """A backbone, two adapters and a small FewRel."""
-    return write_ground(tmp_path_factory.mktemp("few"), "fewrel")
+    return write_task_ground(tmp_path_factory.mktemp("few"), "fewrel")
 
 
 def run_episodes(few, output, *more, adapters=("fac",)):
-    given = flags(few, output, "--way", "3", "--shot", "2", *more, task="fewrel", adapters=adapters)
+    given = task_flags(few, output, "--way", "3", "--shot", "2", *more, task="fewrel", adapters=adapters)
     return run_task.main(without(given, "--do_train"))
 
 
@@ -548,22 +566,22 @@ def test_episodes_ask_the_same_in_every_row_and_seed_so_that_the_report_pairs_th
 )
 def test_bad_flags_are_told_before_anything_is_written(ground, tmp_path, more, sentence):
     with pytest.raises(ValueError, match=sentence):
-        run_task.main(flags(ground, tmp_path / "out", *more))
+        run_task.main(task_flags(ground, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
 
 
 def test_an_adapter_of_another_backbone_or_that_is_not_there_is_told(ground, tmp_path):
-    write_ground(tmp_path / "other")
+    write_task_ground(tmp_path / "other")
     shutil.rmtree(tmp_path / "other" / "lin")
     model = RobertaModel.from_pretrained(ground / "backbone", add_pooling_layer=False)
     with torch.no_grad():
         model.embeddings.word_embeddings.weight.add_(1)
     model.save_pretrained(tmp_path / "other" / "backbone")
-    given = flags(ground, tmp_path / "out", "--backbone", tmp_path / "other" / "backbone")
+    given = task_flags(ground, tmp_path / "out", "--backbone", tmp_path / "other" / "backbone")
     with pytest.raises(ValueError, match="was made for another backbone"):
         run_task.main(given)
     with pytest.raises(OSError, match=r"no config\.json of a K-Adapter artifact at"):
-        run_task.main(flags(ground, tmp_path / "out", adapters=(str(tmp_path / "other" / "lin"),)))
+        run_task.main(task_flags(ground, tmp_path / "out", adapters=(str(tmp_path / "other" / "lin"),)))
 
 
 def test_a_label_that_training_does_not_have_is_named_with_its_record(ground, tmp_path):
@@ -573,7 +591,7 @@ def test_a_label_that_training_does_not_have_is_named_with_its_record(ground, tm
     records[3]["relation"] = "P999"
     write_json(data / "dev.json", records)
     with pytest.raises(ValueError, match=f"^{data}, validation: record '{records[3]['id']}' has the relation 'P999'"):
-        run_task.main(flags(ground, tmp_path / "out", "--data_dir", data))
+        run_task.main(task_flags(ground, tmp_path / "out", "--data_dir", data))
 
 
 @pytest.mark.parametrize(
@@ -588,7 +606,7 @@ def test_a_split_that_is_missing_or_empty_is_told(ground, tmp_path, spoil, sente
     shutil.copytree(ground / TASK, data)
     spoil(data / "test.json")
     with pytest.raises(ValueError, match=sentence):
-        run_task.main(flags(ground, tmp_path / "out", "--data_dir", data, "--eval_split", "test"))
+        run_task.main(task_flags(ground, tmp_path / "out", "--data_dir", data, "--eval_split", "test"))
 
 
 def test_evaluation_alone_refuses_what_was_not_trained(ground, trained, tmp_path):
@@ -597,7 +615,7 @@ def test_evaluation_alone_refuses_what_was_not_trained(ground, trained, tmp_path
     with pytest.raises(ValueError, match=r"was trained for the task 'relation_classification', not 'wiki80'"):
         evaluate(ground, trained, "--task", "wiki80", "--corpus", TASK)
     with pytest.raises(ValueError, match=r"holds another run"):
-        run_task.main(flags(ground, trained))
+        run_task.main(task_flags(ground, trained))
 
 
 @pytest.mark.parametrize(
@@ -614,26 +632,26 @@ def test_evaluation_alone_refuses_what_was_not_trained(ground, trained, tmp_path
 def test_evaluation_alone_refuses_adapters_that_the_model_has_not(ground, trained, adapters, asked):
     sentence = rf"was trained with the adapters fac \+ lin, and --adapters names {asked}; leave --adapters out"
     with pytest.raises(ValueError, match=sentence):
-        run_task.main(without(flags(ground, trained, adapters=adapters), "--do_train"))
+        run_task.main(without(task_flags(ground, trained, adapters=adapters), "--do_train"))
 
 
 def test_evaluation_alone_refuses_adapters_of_other_weights_and_another_fusion(ground, trained, tmp_path):
     write_adapters(tmp_path, ground / "backbone", "other", "fac")
-    given = flags(ground, trained, adapters=(str(tmp_path / "fac"), "lin"))
+    given = task_flags(ground, trained, adapters=(str(tmp_path / "fac"), "lin"))
     with pytest.raises(ValueError, match="another adapter 'fac' than the one that --adapters names"):
         run_task.main(without(given, "--do_train"))
     with pytest.raises(ValueError, match="was trained with --fusion concat, not gated; leave --fusion out"):
-        run_task.main(without(flags(ground, trained, "--fusion", "gated"), "--do_train"))
+        run_task.main(without(task_flags(ground, trained, "--fusion", "gated"), "--do_train"))
 
 
 def test_evaluation_alone_needs_no_word_on_adapters_and_fusion(ground, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "out")
-    given = without(flags(ground, tmp_path / "out", adapters=()), "--do_train", "--adapters")
+    given = without(task_flags(ground, tmp_path / "out", adapters=()), "--do_train", "--adapters")
     assert run_task.main(given)["eval_accuracy"] == results(trained)["eval_accuracy"]
     assert run_of(tmp_path / "out")["row"] == "fac+lin"
 
 
 def test_the_command_says_bad_input_in_one_sentence(ground, tmp_path):
     with pytest.raises(AssertionError) as error:
-        run_command([tool("python"), ROOT / "trainers" / "run_task.py", *flags(ground, tmp_path, "--fold", "9")])
+        run_command([tool("python"), ROOT / "trainers" / "run_task.py", *task_flags(ground, tmp_path, "--fold", "9")])
     assert "run_task: fold is 9" in str(error.value) and "Traceback" not in str(error.value)

@@ -8,7 +8,7 @@ import torch
 import yaml
 from datasets import Dataset
 from tiny_runs import ROOT, tensors
-from tiny_tasks import flags, predictions, run_of, tokenizer_of_pieces, tokenizer_of_words, write_ground
+from tiny_tasks import predictions, run_of, task_flags, tokenizer_of_pieces, tokenizer_of_words, write_task_ground
 from transformers import AutoModel
 
 from kadapter import data_builders, metrics
@@ -26,7 +26,7 @@ OFFICIAL_TYPING = "<s> ĠHe Ġvis ite d Ġ@ ĠPar is Ġ@ Ġin ĠMay Ġ. </s>".sp
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    return write_ground(tmp_path_factory.mktemp("ground"), *tasks.available())
+    return write_task_ground(tmp_path_factory.mktemp("ground"), *tasks.available())
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_task_trains_evaluates_and_predicts(ground, tmp_path, name):
     file = next(
         one for one in sorted(source.iterdir(), reverse=True) if one.suffix in KINDS.get(name, (".json", ".jsonl"))
     )
-    results = run_task.main(flags(ground, output, "--do_predict", file, task=name))
+    results = run_task.main(task_flags(ground, output, "--do_predict", file, task=name))
     task, told = tasks.load(name), predictions(output)
     rows = data_builders.load(task.corpus, source)["validation"]
     assert [one["id"] for one in told] == rows["id"]
@@ -80,6 +80,7 @@ def test_an_unknown_task_is_refused_with_the_nearest():
 RECIPES = [path for path in sorted((ROOT / "recipes").glob("*.yaml")) if "\ntask:" in path.read_text("utf-8")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_of_a_task_runs_on_a_tiny_backbone(ground, tmp_path, path):
     values = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -23,6 +23,7 @@ def ground(tmp_path_factory):
     return write_ground(tmp_path_factory.mktemp("ground"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason="compiling for a CPU needs a C++ compiler")
 def test_an_adapter_is_trained_beside_compiled_blocks_whose_states_are_kept_apart(ground, tmp_path):
     kept = ["--cache_features", str(tmp_path / "features")]
@@ -74,6 +75,7 @@ def test_a_backbone_whose_blocks_are_one_and_the_same_is_refused():
         compile_blocks(tiny_backbone("albert"))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_flag_says_what_to_install_before_anything_costs_time(ground, tmp_path):
     given = flags(ground, "linguistic", tmp_path / "out", *SHORT, "--compile_backbone", "true")
     environment = {**os.environ, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}

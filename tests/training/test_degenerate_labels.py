@@ -4,7 +4,7 @@ import json
 
 import pytest
 import tiny_runs
-from tiny_tasks import flags, write_corpus, write_ground, write_json, write_lines
+from tiny_tasks import task_flags, write_corpus, write_json, write_lines, write_task_ground
 
 from kadapter.trainers import run_adapter, run_task
 
@@ -13,7 +13,7 @@ SPLITS = ("train", "dev", "test")
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    return write_ground(tmp_path_factory.mktemp("ground"))
+    return write_task_ground(tmp_path_factory.mktemp("ground"))
 
 
 def changed(folder, name, change):
@@ -29,7 +29,7 @@ def changed(folder, name, change):
 
 
 def run(ground, folder, name, output):
-    return run_task.main(flags(ground, output, "--data_dir", folder, task=name, adapters=("none",)))
+    return run_task.main(task_flags(ground, output, "--data_dir", folder, task=name, adapters=("none",)))
 
 
 ALIKE = {

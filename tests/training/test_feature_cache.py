@@ -5,13 +5,14 @@ import os
 import random
 import resource
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from elsewhere import train_with_shards_of_one_batch
 from helpers import batch, bytes_of, make_model, run_python, save_backbone, tiny_backbone
+from processes import kill_processes, start_processes
 from tiny_runs import (
     digest,
     flags,
@@ -32,6 +33,8 @@ from kadapter.trainers.feature_cache import trainer as feature_trainer
 from kadapter.trainers.feature_cache.options import room_in, size_of
 from kadapter.trainers.feature_cache.shards import Layout, key_of
 from kadapter.trainers.feature_cache.store import Examples, FeatureStore
+
+pytestmark = pytest.mark.slow
 
 QUIET = ("--report_to", "none", "--save_strategy", "no", "--num_train_epochs", "3")
 
@@ -154,20 +157,15 @@ def test_damaged_shards_are_told_and_computed_again(ground, plain, copied, tmp_p
 def test_a_run_killed_in_its_first_epoch_goes_on_bit_for_bit(ground, plain, tmp_path, read):
     more = ["--cache_features", tmp_path / "features", "--save_strategy", "steps"]
     given = flags(ground, "linguistic", tmp_path / "out", *QUIET, *more)
-    code = (
-        "from kadapter.trainers import run_adapter; from kadapter.trainers.feature_cache import store; "
-        "store.SHARD_BYTES = 1; run_adapter.main()"
-    )
-    command, step = [sys.executable, "-c", code, *given], random.SystemRandom().randint(1, 4)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as one:
-        for line in one.stdout:
+    step = random.SystemRandom().randint(1, 4)
+    os.mkfifo(tmp_path / "pipe")
+    processes = start_processes(train_with_shards_of_one_batch, given, tmp_path / "pipe")
+    with open(tmp_path / "pipe", encoding="utf-8") as printed:
+        for line in printed:
             step -= line.startswith("{'loss'")
             if not step:
                 break
-        one.kill()
+        kill_processes(processes)
     kept = len(shards(tmp_path / "features"))
     (next((tmp_path / "features").iterdir()) / ".half.safetensors.0.partial").write_bytes(b"half")
     assert kept and not step

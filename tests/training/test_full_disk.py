@@ -9,6 +9,8 @@ from tiny_runs import flags, write_corpora, write_ground
 
 from kadapter.trainers import run_adapter
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("--report_to", "none", "--max_steps", "2", "--do_eval", "false")
 
 

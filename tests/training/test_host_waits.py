@@ -1,12 +1,16 @@
 """What a step needs to know is known on the host: nothing is fetched from the device to decide what comes next."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from helpers import batch, make_model, tiny_backbone
+from tiny_runs import flags, losses, write_ground
 
 from kadapter.heads_kadapter import spans_loss
-from kadapter.trainers.common.arguments import RunArguments
+from kadapter.trainers import run_adapter
 from kadapter.trainers.common.collator import PadToBatch
+from kadapter.trainers.common.trainer import KAdapterTrainer
 from kadapter.trainers.feature_cache.trainer import CollateWithCacheIndex
 from kadapter.trainers.many_adapters.scheduler import SharedBackbone
 
@@ -23,8 +27,28 @@ def test_spans_are_looked_at_on_the_host_alone():
         spans_loss(scores.to("meta"), scores.to("meta"), spans[:1], None)
 
 
-def test_losses_are_not_fetched_at_each_step_for_what_is_logged(tmp_path):
-    assert RunArguments(output_dir=str(tmp_path)).logging_nan_inf_filter is False
+class Watched(torch.Tensor):
+    """A loss that tells what is fetched of it, and of all that is computed from it."""
+
+    fetched: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function.__name__ in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__"):
+            cls.fetched.append(function.__name__)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_losses_are_fetched_where_they_are_logged_and_not_at_each_step(tmp_path, monkeypatch):
+    step = KAdapterTrainer.training_step
+    watched = lambda *given, **keywords: step(*given, **keywords).as_subclass(Watched)  # noqa: E731
+    monkeypatch.setattr(KAdapterTrainer, "training_step", watched)
+    monkeypatch.setattr(Watched, "fetched", [])
+    write_ground(tmp_path)
+    more = ("--max_steps", "6", "--logging_steps", "3", "--save_strategy", "no", "--report_to", "none")
+    run_adapter.main(flags(tmp_path, "linguistic", tmp_path / "out", *more))
+    assert sorted(losses(tmp_path / "out")) == [1, 3, 6]
+    assert Watched.fetched == ["item"] * 4  # once for each line of the log, and the mean of all steps at the end
 
 
 def test_a_batch_is_known_by_its_tokens():

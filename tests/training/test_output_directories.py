@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import pytest
-import tiny_tasks
 from tiny_runs import digest, flags, write_ground
+from tiny_tasks import task_flags, write_task_ground
 
 from kadapter.trainers import run_adapter, run_multitask, run_task
 from kadapter.trainers.common.output_directory import check_output_directory, in_use
+
+pytestmark = pytest.mark.slow
 
 QUIET = ("--report_to", "none", "--max_steps", "2", "--save_strategy", "no", "--do_eval", "false")
 HOLD = """
@@ -73,11 +75,11 @@ def test_no_run_writes_into_above_or_below_its_encoder(ground, tmp_path, place, 
 
 
 def test_a_downstream_run_writes_neither_into_its_encoder_nor_into_an_adapter_it_reads(tmp_path):
-    ground = tiny_tasks.write_ground(tmp_path / "ground", "relation_classification")
+    ground = write_task_ground(tmp_path / "ground", "relation_classification")
     before = digest(ground)
     for place, sentence in (("backbone", "the directory of the encoder"), ("fac", "of an adapter that is read")):
         with pytest.raises(ValueError, match=sentence):
-            run_task.main(tiny_tasks.flags(ground, ground / place, "--overwrite_output_dir"))
+            run_task.main(task_flags(ground, ground / place, "--overwrite_output_dir"))
     assert digest(ground) == before
 
 

@@ -49,6 +49,7 @@ def test_a_run_that_says_nothing_computes_in_what_is_faster_here(tmp_path):
     assert not (arguments.bf16 and factor > 2), "a busy machine may hide what bfloat16 saves, not what it costs"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not X86, reason="the variables are of x86")
 def test_a_cpu_without_bfloat16_trains_in_float32_and_is_warned_of_what_bfloat16_costs(tmp_path):
     script = """
@@ -114,6 +115,7 @@ def test_the_benchmark_of_reading_computes_in_what_is_faster_here(monkeypatch):
     assert [commands.in_bfloat16(asked, "cpu") for asked in (True, False)] == [True, False]
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_in_the_precision_that_it_began_with(ground, tmp_path):
     argv = flags(ground, "linguistic", tmp_path / "out", "--report_to", "none", "--max_steps")
     run_adapter.main([*argv, "2"])

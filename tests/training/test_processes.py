@@ -23,6 +23,8 @@ from tiny_runs import (
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.trainer import KAdapterTrainer
 
+pytestmark = pytest.mark.slow
+
 LAUNCHERS = {
     "torchrun": (["--nproc_per_node", "2"], {}),
     # With --cpu, accelerate silently runs one process.

@@ -9,6 +9,8 @@ from kadapter import KAdapterModel
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.progress import readable
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):

@@ -18,6 +18,7 @@ def ground(tmp_path_factory):
     return write_ground(tmp_path_factory.mktemp("ground"))
 
 
+@pytest.mark.slow
 def test_an_attention_is_chosen_for_the_backbone(ground, tmp_path, monkeypatch):
     chosen, build = [], run_adapter._new_model
 

@@ -3,26 +3,17 @@
 import os
 import random
 import shutil
-import subprocess
-import sys
+import signal
 
-import psutil
 import pytest
 import torch
-from tiny_runs import (
-    ROOT,
-    digest,
-    flags,
-    losses,
-    results_alike,
-    run_command,
-    same_tensors,
-    tool,
-    write_ground,
-)
+from processes import kill_processes, run_processes, start_processes
+from tiny_runs import digest, flags, losses, results_alike, same_tensors, write_ground
 
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.checkpoints import last_complete_checkpoint
+
+pytestmark = pytest.mark.slow
 
 STEPS = 24
 LONG = ("--report_to", "none", "--max_steps", STEPS, "--save_steps", "3", "--save_total_limit", "2")
@@ -34,24 +25,19 @@ def ground(tmp_path_factory):
     return write_ground(tmp_path_factory.mktemp("ground"))
 
 
-def kill_at(step, command):
-    """Start a command and kill -9 it and all its processes when it has logged so many steps."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    command = [str(part) for part in command]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as run:
+def kill_at(step, number, pipe, given):
+    """Train in so many processes and kill -9 them all when they have logged so many steps."""
+    os.mkfifo(pipe)
+    processes = start_processes(run_adapter.main, given, pipe, number)
+    with open(pipe, encoding="utf-8") as printed:
         logged = 0
-        for line in run.stdout:
+        for line in printed:
             logged += line.startswith("{'loss'")
             if logged == step:
                 break
-        family = [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]
-        for process in family:
-            process.kill()
-        psutil.wait_procs(family[:-1])
-        assert logged == step, "the run ended before it was killed"
-        assert len(family) == (3 if "--nproc_per_node" in command else 1)
+        kill_processes(processes)
+    assert logged == step, "the run ended before it was killed"
+    assert [one.exitcode for one in processes] == [-signal.SIGKILL] * number
 
 
 def leave_wreckage(output):
@@ -80,7 +66,7 @@ def assert_same_run(whole, resumed):
 def test_one_process_killed_at_a_random_step_goes_on_bit_for_bit(ground, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     step = random.SystemRandom().randint(1, 14)
-    kill_at(step, [sys.executable, "-m", "kadapter.trainers.run_adapter", *flags(ground, "linguistic", killed, *LONG)])
+    kill_at(step, 1, tmp_path / "pipe", flags(ground, "linguistic", killed, *LONG))
     assert not (killed / "model.safetensors").exists()
     leave_wreckage(killed)
     run_adapter.main(flags(ground, "linguistic", killed, *LONG, *RESUME))
@@ -94,14 +80,14 @@ def test_one_process_killed_at_a_random_step_goes_on_bit_for_bit(ground, tmp_pat
 def test_two_processes_killed_at_a_random_step_go_on_bit_for_bit(ground, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     step = random.SystemRandom().randint(1, 14)
-    command = [tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_adapter.py"]
     small = [*LONG, "--per_device_train_batch_size", "4"]
-    kill_at(step, [*command, *flags(ground, "factual", killed, *small)])
+    kill_at(step, 2, tmp_path / "pipe", flags(ground, "factual", killed, *small))
     assert not (killed / "model.safetensors").exists()
     leave_wreckage(killed)
-    printed = run_command([*command, *flags(ground, "factual", killed, *small, *RESUME)])
+    given = flags(ground, "factual", killed, *small, *RESUME)
+    printed = run_processes(run_adapter.main, given, tmp_path / "printed", number=2)
     assert "processes: 2, device: cpu, examples in one step: 8" in printed
-    run_command([*command, *flags(ground, "factual", whole, *small)])
+    run_processes(run_adapter.main, flags(ground, "factual", whole, *small), tmp_path / "printed", number=2)
     assert_same_run(whole, killed)
 
 

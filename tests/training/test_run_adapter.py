@@ -20,6 +20,7 @@ from tiny_runs import (
     run_command,
     same_tensors,
     tensors,
+    trainable_told,
     write_ground,
 )
 from transformers import AutoModel, RobertaModel
@@ -29,6 +30,9 @@ from kadapter.trainers import run_adapter
 from kadapter.trainers.common.arguments import parse_arguments
 from kadapter.trainers.common.checkpoints import last_complete_checkpoint
 from kadapter.trainers.common.encoding import encode, load_splits, sample
+from kadapter.trainers.pretraining import linguistic
+
+pytestmark = pytest.mark.slow
 
 QUIET = ("--report_to", "none", "--num_train_epochs", "1", "--save_strategy", "no")
 
@@ -74,7 +78,8 @@ def test_the_results_and_the_logs_are_written(trained, objective, expected):
     assert list((output / "runs").rglob("events.out.tfevents*"))
     assert sorted(losses(output)) == list(range(1, 11))
     assert not list(output.rglob("*partial*"))
-    assert "trainable params: " in printed and "processes: 1, device: cpu, examples in one step: 8" in printed
+    assert trainable_told(printed) == sum(one.numel() for one in tensors(output / "pretraining_head").values())
+    assert "processes: 1, device: cpu, examples in one step: 8" in printed
 
 
 def test_what_was_kept_dropped_and_truncated_is_printed(trained):
@@ -315,7 +320,7 @@ def test_a_used_output_directory_is_refused_and_nothing_in_it_changes(ground, tr
     with pytest.raises(ValueError, match=r"another run; resume it with --resume_from_checkpoint last, replace it"):
         run(ground, "linguistic", output)
     wrong = ["--overwrite_output_dir", "--data_dir", str(tmp_path)]
-    with pytest.raises(ValueError, match="no"):
+    with pytest.raises(ValueError, match="holds no file named"):
         run(ground, "linguistic", output, *wrong)
     assert digest(output) == before
     without = tmp_path / "out"
@@ -404,10 +409,17 @@ def test_what_is_encoded_once_is_used_again_but_never_under_other_flags(ground, 
         rows = load_splits(corpus, train=True, evaluate=False, verbose=False)["train"]
         return encode("train", rows, objective, corpus, verbose=False)
 
+    calls, encode_batch = [], linguistic.Objective.encode
+
+    def watch(objective, *given, **options):
+        calls.append((objective.max_length, objective.official))
+        return encode_batch(objective, *given, **options)
+
+    monkeypatch.setattr(linguistic.Objective, "encode", watch)
     first = encoded("--max_length", "39")
-    monkeypatch.setattr("kadapter.trainers.pretraining.linguistic.Objective.encode", None)  # which is not called again
+    assert calls == [(39, False)]
     assert encoded("--max_length", "39", "--adapter_hidden_size", "24")[:] == first[:]
-    with pytest.raises(TypeError):
-        encoded("--max_length", "38")
-    with pytest.raises(TypeError):
-        encoded("--max_length", "39", "--head", "official")
+    assert calls == [(39, False)]
+    encoded("--max_length", "38")
+    encoded("--max_length", "39", "--head", "official")
+    assert calls == [(39, False), (38, False), (39, True)]

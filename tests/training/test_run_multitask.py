@@ -4,26 +4,26 @@ import json
 import shutil
 
 import pytest
-import tiny_tasks
 import torch
+from processes import run_processes
 from tiny_runs import (
     ROOT,
     SPECIAL,
     digest,
     losses,
     results,
-    run_command,
     same_tensors,
     tensors,
-    tool,
     write_ground,
 )
-from tiny_tasks import run_of, write_corpus
+from tiny_tasks import run_of, task_flags, write_corpus
 from transformers import AutoModel, AutoTokenizer
 
 from kadapter.trainers import run_adapter, run_multitask, run_task
 from kadapter.trainers.common.sampler import GlobalBatchSampler
 from kadapter.trainers.multitask.dataset import MixedExamples, MixedSampler
+
+pytestmark = pytest.mark.slow
 
 TASK = "relation_classification"
 RESULTS = {"eval_factual_micro_f1", "eval_linguistic_uas", "eval_factual_loss", "eval_linguistic_loss", "train_loss"}
@@ -75,7 +75,7 @@ def test_each_objective_is_measured_on_its_own_and_written_down(trained):
 
 
 def test_it_is_the_row_multitask_of_a_task(ground, trained, tmp_path):
-    given = tiny_tasks.flags(ground, tmp_path / "out", adapters=("none",))
+    given = task_flags(ground, tmp_path / "out", adapters=("none",))
     given[given.index("--backbone") + 1] = str(trained)
     run_task.main(given)
     assert (run_of(tmp_path / "out")["row"], run_of(tmp_path / "out")["adapters"]) == ("multitask", [])
@@ -111,8 +111,7 @@ def test_two_processes_equal_one(ground, tmp_path):
     given += ["--backbone", backbone]
     run_multitask.main(flags(ground, tmp_path / "one", *given))
     halves = ["--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "3"]
-    command = [tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_multitask.py"]
-    run_command([*command, *flags(ground, tmp_path / "two", *given, *halves)])
+    run_processes(run_multitask.main, flags(ground, tmp_path / "two", *given, *halves), tmp_path / "printed", number=2)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert one.keys() == two.keys() and max(abs(one[step] - two[step]) for step in one) < 1e-4
     for key in ("eval_factual_loss", "eval_linguistic_loss", "eval_factual_micro_f1", "eval_linguistic_uas"):

@@ -5,13 +5,15 @@ import os
 import shutil
 
 import pytest
-import tiny_tasks
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import NO_DROPOUT, digest, flags, losses, same_tensors, tensors, write_ground
+from tiny_tasks import task_flags, write_task_ground
 
 from kadapter.trainers import run_adapter, run_multitask, run_task
 from kadapter.trainers.common.checkpoints import MANIFEST, last_complete_checkpoint
+
+pytestmark = pytest.mark.slow
 
 LAST = ("--resume_from_checkpoint", "last")
 SHORT = (
@@ -34,7 +36,7 @@ def ground(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    return tiny_tasks.write_ground(tmp_path_factory.mktemp("tasks"), "relation_classification")
+    return write_task_ground(tmp_path_factory.mktemp("tasks"), "relation_classification")
 
 
 @pytest.fixture(scope="module")
@@ -104,17 +106,17 @@ def test_a_finished_run_goes_on_where_more_steps_are_asked_for(ground, whole, tm
 def test_other_programs_too_end_where_they_ended(ground, tasks, tmp_path, capsys):
     multitask(ground, tmp_path / "encoder")
     given = ["--max_steps", "3", "--save_strategy", "steps", "--save_steps", "2"]
-    run_task.main(tiny_tasks.flags(tasks, tmp_path / "task", *given))
+    run_task.main(task_flags(tasks, tmp_path / "task", *given))
     before = digest(tmp_path)
     multitask(ground, tmp_path / "encoder", *LAST)
-    run_task.main(tiny_tasks.flags(tasks, tmp_path / "task", *given, *LAST))
+    run_task.main(task_flags(tasks, tmp_path / "task", *given, *LAST))
     assert capsys.readouterr().out.count("has finished; it is left unchanged") == 2
     assert digest(tmp_path) == before
     weights = {name: tensors(tmp_path / name) for name in ("encoder", "task")}
     for path in [*tmp_path.glob("*/finished.json"), *tmp_path.glob("*/run.json")]:
         path.unlink()
     multitask(ground, tmp_path / "encoder", *LAST)
-    run_task.main(tiny_tasks.flags(tasks, tmp_path / "task", *given, *LAST))
+    run_task.main(task_flags(tasks, tmp_path / "task", *given, *LAST))
     for name, known in weights.items():
         assert steps_of(tmp_path / name) == 3
         assert all(torch.equal(one, known[key]) for key, one in tensors(tmp_path / name).items())
@@ -170,11 +172,11 @@ def test_a_run_is_resumed_by_no_other_run_and_the_difference_is_named(ground, wh
 def test_a_finished_run_is_not_taken_for_another(ground, whole, tasks, tmp_path):
     with pytest.raises(ValueError, match=r"the run in '.*' was made with other flags .*: --seed was"):
         run(ground, whole, "--seed", "5", *LAST)
-    run_task.main(tiny_tasks.flags(tasks, tmp_path / "task"))
+    run_task.main(task_flags(tasks, tmp_path / "task"))
     with pytest.raises(
         ValueError, match=r"the run in '.*task' was made with other flags .*--adapters lin was .* and is missing"
     ):
-        run_task.main(tiny_tasks.flags(tasks, tmp_path / "task", *LAST, adapters=("fac",)))
+        run_task.main(task_flags(tasks, tmp_path / "task", *LAST, adapters=("fac",)))
     with pytest.raises(ValueError, match="objective was 'factual' and is 'linguistic'"):
         run(ground, whole, *LAST, objective="linguistic")
 
@@ -196,7 +198,7 @@ def test_the_best_checkpoint_is_found_from_any_directory_and_after_a_move(tasks,
     given += ["1", "--metric_for_best_model", "loss", "--learning_rate", "0.3"]
 
     def train(place, epochs, *more):
-        run_task.main(tiny_tasks.flags(tasks, place, *given, "--num_train_epochs", epochs, *more))
+        run_task.main(task_flags(tasks, place, *given, "--num_train_epochs", epochs, *more))
 
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -11,6 +11,8 @@ from kadapter import KAdapterModel
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.checkpoints import last_complete_checkpoint
 
+pytestmark = pytest.mark.slow
+
 QUIET = ("--report_to", "none", "--save_strategy", "no")
 ORDER = ("--data_seed", "7")
 VARIANTS = {

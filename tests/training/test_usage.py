@@ -17,6 +17,8 @@ from kadapter.trainers.downstream.arguments import TaskArguments, TaskCorpusArgu
 from kadapter.trainers.many_adapters.variants import KINDS
 from kadapter.trainers.run_multitask import CorporaArguments, MultitaskArguments
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = {
     "run_adapter": KINDS,
     "run_task": (TaskCorpusArguments, TaskArguments, TaskRunArguments),
