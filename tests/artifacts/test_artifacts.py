@@ -316,6 +316,7 @@ def test_loaded_weights_are_those_in_the_file_itself_and_none_are_drawn_for_them
         assert one.data_ptr() % 64 == 0, name
 
 
+@pytest.mark.slow
 def test_weights_at_any_byte_of_a_file_come_back_bit_equal(backbone, artifact):
     expected = output(KAdapterModel.from_pretrained(artifact))
     for more in range(0, 64, 8):

@@ -13,6 +13,8 @@ from kadapter import (
     KAdapterForTokenClassification,
 )
 
+pytestmark = pytest.mark.slow
+
 TASKS = ("MultipleChoice", "QuestionAnswering", "SequenceClassification", "TokenClassification")
 OWN = {
     "typing": (KAdapterForEntityClassification, "SequenceClassification"),

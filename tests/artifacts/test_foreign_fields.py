@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from kadapter import KAdapterModel
 from kadapter.commands._composing import compose
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):

@@ -14,6 +14,8 @@ from transformers import AutoTokenizer
 from kadapter import KAdapterModel
 from kadapter.commands._composing import compose
 
+pytestmark = pytest.mark.slow
+
 SPECIAL = {
     "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
     "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],

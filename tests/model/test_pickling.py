@@ -34,6 +34,7 @@ def run_in_every_way(model, **inputs):
         model(**inputs, output_hidden_states=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", ["roberta", "deberta-v2", "modernbert", "albert"])
 def test_a_model_survives_before_and_after_it_has_run(family, way):

@@ -16,6 +16,8 @@ from kadapter import (
     KAdapterForTokenClassification,
 )
 
+pytestmark = pytest.mark.slow
+
 # num_labels, problem_type asked for, labels of three texts, problem_type that is stored.
 PROBLEMS = {
     "one number": (1, None, torch.tensor([0.5, -2.0, 7.0]), "regression"),

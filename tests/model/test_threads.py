@@ -30,6 +30,7 @@ def count_calls(module):
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["roberta", "deberta-v2", "modernbert", "albert"])
 def test_threads_that_share_a_model_get_its_outputs_to_the_bit_by_one_run_of_the_backbone_each(family, impatient):
     model = make_model(tiny_backbone(family), "fac", "lin")

@@ -10,6 +10,8 @@ from tiny_tasks import predictions, task_flags, write_task_ground
 
 from kadapter.trainers import run_task
 
+pytestmark = pytest.mark.slow
+
 TASK = "relation_classification"
 
 

@@ -5,6 +5,8 @@ from tiny_tasks import predictions, task_flags, write_task_ground
 
 from kadapter.trainers import run_task
 
+pytestmark = pytest.mark.slow
+
 SWEEP = ("--seeds", "0", "1", "--do_eval", "false")
 
 

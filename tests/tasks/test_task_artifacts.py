@@ -12,6 +12,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from kadapter import KAdapterForEntityClassification, KAdapterModel
 
+pytestmark = pytest.mark.slow
+
 POSITIONS = torch.tensor([[1], [2], [0]])
 
 

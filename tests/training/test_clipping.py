@@ -8,6 +8,8 @@ from tiny_runs import flags, losses, tensors, write_ground
 
 from kadapter.trainers import run_adapter
 
+pytestmark = pytest.mark.slow
+
 QUIET = ("--report_to", "none", "--save_strategy", "no", "--max_steps", "6", "--do_eval", "False")
 
 

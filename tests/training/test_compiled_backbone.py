@@ -42,6 +42,7 @@ def test_an_adapter_is_trained_beside_compiled_blocks_whose_states_are_kept_apar
     assert not any("forward" in vars(part) for part in artifact.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [one for one in FAMILIES if one != "albert"])
 def test_hooks_see_each_compiled_block(family):
     backbone, calls = tiny_backbone(family), []
