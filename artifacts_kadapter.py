@@ -772,7 +772,7 @@ def merge(artifacts: Sequence[Artifact]) -> Artifact:
         for name, values in (artifact.config.get("adapters") or {}).items():
             if name in adapters:
                 raise ValueError(
-                    f"adapter {name!r} of {artifact.where} is in another artifact already; load one and add the other "
+                    f"adapter {name!r} of {artifact.where} is in another part already; load one and add the other "
                     "by load_adapter(id_or_path, adapter_name=...)"
                 )
             adapters[name] = values

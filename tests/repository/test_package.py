@@ -35,7 +35,7 @@ def modules(root: Path) -> list[Path]:
 def data_files(root: Path) -> list[Path]:
     """The recipes and the quickstart's corpora, relative to the checkout."""
     facts = ("quickstart/facts/*.txt", "quickstart/facts/*.tsv")
-    patterns = ("recipes/*.yaml", *facts, "quickstart/grammar/*.conllu")
+    patterns = ("py.typed", "recipes/*.yaml", *facts, "quickstart/grammar/*.conllu")
     return sorted(path.relative_to(root) for pattern in patterns for path in root.glob(pattern))
 
 

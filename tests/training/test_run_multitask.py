@@ -164,7 +164,10 @@ def test_the_recipe_runs_on_a_tiny_backbone(ground, tmp_path):
     ("more", "sentence"),
     [
         (["--corpora", "trex"], r"--objectives has 2, --corpora has 1, --data_dirs has 2; give each objective one"),
-        (["--objectives", "factual", "factual"], r"--objectives factual factual names one twice; name each once"),
+        (
+            ["--objectives", "factual", "factual"],
+            r"--objectives factual factual names an objective twice; name each once",
+        ),
         (["--objectives", "factual", "lingistic"], r"no objective 'lingistic'; .* did you mean 'linguistic'"),
         (
             ["--corpora", "conllu", "trex"],
