@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import metrics
 
-__all__ = ["Run", "find_runs", "pool_folds"]
+__all__ = ["DESCRIPTION", "PREDICTIONS", "RESULTS", "Run", "find_runs", "pool_folds", "read_description"]
 
 DESCRIPTION, PREDICTIONS, RESULTS = "run.json", "predictions.jsonl", "all_results.json"
 NUMBER = (int, float)
@@ -123,7 +123,7 @@ def read_run(directory: Path) -> Run:
         OSError: its predictions are missing.
         ValueError: a file is damaged, has a field missing, or contradicts another.
     """
-    run = Run(directory, _description(directory / DESCRIPTION), _examples(directory / PREDICTIONS))
+    run = Run(directory, read_description(directory), _examples(directory / PREDICTIONS))
     results = directory / RESULTS
     recorded = _object(results, results.read_text(encoding="utf-8")) if results.is_file() else {}
     score = recorded.get(f"eval_{run.key}")
@@ -166,7 +166,14 @@ def _pooled(rounds: list[Run]) -> Run:
     return Run(first.directory, {**first.record, **means, "gates": gates}, examples)
 
 
-def _description(path: Path) -> dict[str, Any]:
+def read_description(directory: Path) -> dict[str, Any]:
+    """Read what a run was: its run.json.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged, or a field is missing or of the wrong type.
+    """
+    path = directory / DESCRIPTION
     record = _object(path, path.read_text(encoding="utf-8"))
     recorded = {name: expected for name, expected in OPTIONAL_FIELDS.items() if name in record}
     for name, expected in {**FIELDS, **recorded}.items():

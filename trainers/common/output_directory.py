@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ...artifacts_kadapter import CONFIG, WEIGHTS, check_destination
+from ...reports.runs import DESCRIPTION as RUN
+from ...reports.runs import RESULTS
 from .atomic_files import PARTIAL, remove, replace_file
 from .checkpoints import MANIFEST, all_checkpoints, is_complete, is_same_run, last_complete_checkpoint
 
@@ -30,10 +32,8 @@ __all__ = [
 ]
 
 HEAD = "pretraining_head"  # folder of the complete model with its head, in the output directory
-RUN = "run.json"  # describes a downstream run
 MULTITASK = "multitask.json"  # stored with an encoder that run_multitask.py trained
 FINISHED = "finished.json"  # names the run that the directory belongs to; written last
-RESULTS = "all_results.json"
 LOCK = "_lock"  # a Trainer does not push files with such names
 OF_A_RUN = (
     *(f"{PREFIX_CHECKPOINT_DIR}-*", "runs", "*_results.json", "trainer_state.json", "pred*.jsonl"),

@@ -12,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCard
 
 from ...artifacts_kadapter import CARD
 from ...processing_kadapter import CARD_MARK
+from ...reports.runs import DESCRIPTION, PREDICTIONS, read_description
 from ..common.atomic_files import replace_file
-from ..common.output_directory import RUN
 from .model import random_names, row_name
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "write_lines",
 ]
 
-PREDICTIONS, PREDICTED = "predictions.jsonl", "predicted.jsonl"
+PREDICTED = "predicted.jsonl"
 
 
 def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -63,11 +63,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    path = folder / RUN
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_description(folder)
     except (OSError, ValueError) as error:
-        trials = sorted(str(run.parent.relative_to(folder)) for run in folder.rglob(RUN))
+        trials = sorted(str(run.parent.relative_to(folder)) for run in folder.rglob(DESCRIPTION))
         remedy = (
             f"name the --seeds and --learning_rates of its trials {trials}" if trials else "train it with --do_train"
         )
