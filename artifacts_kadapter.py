@@ -401,15 +401,15 @@ def travelling_code(folder: Path, kinds: Collection[str] = (), source: str | Non
 
     They are the six files and those of the other `kinds` of plug-ins in the artifact.
     Where no head was asked for, remote code lies there without the file of heads, which then comes from the `source`
-    that the model was loaded from if it is of the very same release, and else stays behind.
+    that the model was loaded from (several joined by " + ") if it is of the very same release, and else stays behind.
     """
     names = (*CODE, *(f"{kind}_kadapter.py" for kind in sorted(kinds)))
     code = {name: folder / name for name in names if (folder / name).is_file()}
-    if HEADS not in code and source:
+    for artifact in (source or "").split(" + ") if HEADS not in code else ():
         with contextlib.suppress(OSError, ValueError):
-            heads = cached_file(source, HEADS, local_files_only=True)
-            if heads and release_digest({**code, HEADS: Path(heads)}) == RELEASE:
-                code[HEADS] = Path(heads)
+            heads = Path(cached_file(artifact, HEADS, local_files_only=True))
+            if release_digest({**code, HEADS: heads}) == RELEASE:
+                code[HEADS] = heads
     return code
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
@@ -196,17 +197,33 @@ def _unchanged(module: PreTrainedModel) -> Checkpoint | None:
     source = module.config.name_or_path
     if not source or getattr(module, "is_quantized", False):
         return None
-    finding = {"local_files_only": True, "revision": getattr(module.config, "_commit_hash", None)}
+    return next(filter(None, (_equal(module, source, revision) for revision in _revisions_at_hand(source))), None)
+
+
+def _revisions_at_hand(source: str) -> list[str | None]:
+    """Return the commits of a repository in the cache, newest first, since a loaded model does not know its own."""
+    if os.path.isdir(source):
+        return [None]
+    folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model"), "snapshots")
+    snapshots = sorted(folder.iterdir(), key=os.path.getmtime, reverse=True) if folder.is_dir() else []
+    return [path.name for path in snapshots] or [None]
+
+
+def _equal(module: PreTrainedModel, source: str, revision: str | None) -> Checkpoint | None:
+    """Return the checkpoint at a revision if it is at hand and the module equals it."""
+    finding = {"local_files_only": True, "revision": revision}
     try:
         checkpoint = _find(source, finding)
         stored = _load(source, {"dtype": module.dtype, **finding}).state_dict()
     except (OSError, ValueError, TypeError):  # moved, or in need of keywords that only its owner knows
         return None
     ours = module.state_dict()
-    same = all(
-        key in ours and torch.equal(tensor, ours[key].cpu()) for key, tensor in stored.items() if "pooler" not in key
+    wanted = {key: tensor for key, tensor in stored.items() if "pooler" not in key}
+    return (
+        checkpoint
+        if all(key in ours and torch.equal(tensor, ours[key].cpu()) for key, tensor in wanted.items())
+        else None
     )
-    return checkpoint if same else None
 
 
 # ---- a backbone's checkpoint ----------------------------------------------------------------------------------------

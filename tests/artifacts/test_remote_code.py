@@ -106,3 +106,18 @@ for name, (kind, auto, _) in torch.load("inputs.pt", weights_only=True)[1].items
     assert [type(model).__name__] == model.config.architectures == [kind], name
 """
     assert run_python(code, folder, package=True).returncode == 0
+
+
+def test_what_remote_code_saves_again_has_heads_for_the_auto_classes_though_it_never_read_them(folder):
+    code = """
+import sys
+from transformers import AutoModel, AutoModelForSequenceClassification
+model = AutoModel.from_pretrained("fac", trust_remote_code=True)
+assert not [name for name in sys.modules if name.endswith("heads_kadapter")]
+model.save_pretrained("saved-again")
+head = AutoModelForSequenceClassification.from_pretrained("saved-again", num_labels=2, trust_remote_code=True)
+assert type(head).__name__ == "KAdapterForSequenceClassification"
+"""
+    run_python(code, folder)
+    same = (folder / "saved-again" / "heads_kadapter.py").read_bytes()
+    assert same == (folder / "fac" / "heads_kadapter.py").read_bytes()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers import FAMILIES, SIZES, tiny_backbone
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, T5Config, T5EncoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -115,3 +116,20 @@ def test_a_model_of_code_of_its_own_is_judged_by_what_it_does():
     assert KAdapterModel.from_backbone(encoder).backbone is encoder
     with pytest.raises(ValueError, match=r"own.*is a decoder"):
         KAdapterModel.from_backbone(OwnModel(OwnConfig(looks_ahead=False)))
+
+
+def test_a_module_of_any_cached_commit_is_pinned_to_that_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, commits = tmp_path / "models--org--encoder", {"a" * 40: 0, "b" * 40: 1}
+    for commit, seed in commits.items():
+        tiny_backbone(seed=seed).save_pretrained(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("b" * 40)
+    for commit in commits:
+        module = AutoModel.from_pretrained("org/encoder", revision=commit, cache_dir=tmp_path)
+        model = KAdapterModel.from_backbone(module)
+        assert model.config.backbone_revision == commit and model.config.backbone_fingerprint
+        assert model.config.backbone_name_or_path == "org/encoder"
+    with torch.no_grad():
+        next(module.parameters()).add_(1.0)
+    assert KAdapterModel.from_backbone(module).config.backbone_fingerprint is None
