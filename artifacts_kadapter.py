@@ -698,7 +698,9 @@ def _reconcile(written: dict[str, Any], record: dict[str, Any], where: str) -> d
     if not record:
         return dict(written)
     if written.get("record_digest") != digest_of(record):
-        logger.warning(f"{where}: {CONFIG} is of another save than {WEIGHTS}; what the weights tell is used")
+        logger.warning(
+            f"{where}: {CONFIG} is of another save than {WEIGHTS}; the configuration in the weights is used"
+        )
         return record
     changed = [key for key in STRUCTURE if written.get(key) != record.get(key)]
     if changed:
@@ -716,12 +718,12 @@ def _read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[st
             json.loads(metadata.get(key, "{}")) for key in ("kadapter", "hashes", "checksums")
         )
         if not all(isinstance(entry, dict) for entry in (record, hashes, checksums)):
-            raise ValueError("what its metadata tell are no records")
+            raise ValueError("what its metadata holds are no records")
         for noted, digits in ((hashes, 64), (checksums, 8)):
             if not all(
                 isinstance(digest, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", digest) for digest in noted.values()
             ):
-                raise ValueError("what its metadata tell of its tensors are no hashes")
+                raise ValueError("what its metadata holds of its tensors are no hashes")
         noted = checksums.pop("record", None)
         if noted is not None and noted != f"{zlib.crc32(metadata.get('kadapter', '').encode()):08x}":
             raise ValueError("the configuration in it is not that which was saved")

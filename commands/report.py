@@ -42,4 +42,4 @@ def run(
     from ..reports.comparison import Resampling  # metrics and matplotlib take seconds to import
     from ..reports.report import report as report_on
 
-    report_on(runs, output_dir, reference, Resampling(resamples, seed, confidence), tell=typer.echo)
+    report_on(runs, output_dir, reference, Resampling(resamples, seed, confidence), log=typer.echo)

@@ -30,7 +30,7 @@ def report(
     output_dir: Path,
     references: Sequence[str] | None = None,
     resampling: Resampling | None = None,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Table:
     """Read runs, print their results table, and write it as report.md, report.csv, report.png and report.svg.
 
@@ -39,7 +39,7 @@ def report(
         output_dir: directory of the files; those of an earlier report are replaced.
         references: names of the rows that all others are compared with; by default backbone, taps and random.
         resampling: settings of the bootstrap.
-        tell: function that prints a text.
+        log: function that prints a text.
 
     Raises:
         OSError: a directory is missing or holds no runs, or can't be written.
@@ -57,8 +57,8 @@ def report(
     (output_dir / FILES[0]).write_text("\n".join(markdown), encoding="utf-8")
     _write_csv(table, output_dir / FILES[1])
     draw(table, [output_dir / name for name in FILES[2:]])
-    tell("\n".join(f"{title}\n{_text(drawn, box.SIMPLE)}\n{notes}\n" for title, drawn, notes in sections))
-    tell(f"wrote {', '.join(FILES)} to {output_dir}")
+    log("\n".join(f"{title}\n{_text(drawn, box.SIMPLE)}\n{notes}\n" for title, drawn, notes in sections))
+    log(f"wrote {', '.join(FILES)} to {output_dir}")
     return table
 
 

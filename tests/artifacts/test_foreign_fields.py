@@ -127,7 +127,7 @@ def test_hashes_that_are_none_are_refused_in_a_sentence(artifact, hashes):
     path = artifact / "model.safetensors"
     for key in ("hashes", "checksums"):
         save_file(load_file(path), path, metadata={key: json.dumps(hashes)})
-        with pytest.raises(ValueError, match=r"model\.safetensors is damaged or cut short \(what its metadata tell"):
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged or cut short \(what its metadata holds"):
             KAdapterModel.from_pretrained(artifact)
 
 

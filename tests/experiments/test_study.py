@@ -67,7 +67,7 @@ def test_the_rounds_of_a_cross_validation_are_reported_as_one_run(study, ground,
     rows = ["--only", "fac.gated", "--seeds", "1", "--folds"]
     command(study, ground, tmp_path / "out", "cosmosqa", *rows)
     table = report(
-        [tmp_path / "out" / "test"], tmp_path / "report", None, Resampling(resamples=50), tell=lambda _: None
+        [tmp_path / "out" / "test"], tmp_path / "report", None, Resampling(resamples=50), log=lambda _: None
     )
     ((column, cells),) = table.items()
     assert column.task == "cosmosqa" and [row.name for row in cells] == ["fac"]

@@ -52,7 +52,7 @@ def write_lines(folder, lines):
 def reported(place, output_dir, *references, **options):
     """The cells of a report by row name, where there is one column."""
     options = {"resamples": 400, **options}
-    table = report([place], output_dir, references or None, Resampling(**options), tell=lambda text: None)
+    table = report([place], output_dir, references or None, Resampling(**options), log=lambda text: None)
     (cells,) = table.values()
     return {row.name: cell for row, cell in cells.items()}
 
@@ -212,7 +212,7 @@ def test_columns_are_tasks_shares_of_the_training_data_and_splits(runs, tmp_path
     write_run(runs / "a", "rw")
     write_run(runs / "b", "rrw", train_fraction=0.1)
     write_run(runs / "c", "rrrw", task="birds", split="validation")
-    table = report([runs], tmp_path / "out", tell=lambda text: None)
+    table = report([runs], tmp_path / "out", log=lambda text: None)
     assert [str(column) for column in table] == [
         "birds 100% (validation accuracy)",
         "colours 10% (test accuracy)",
@@ -231,7 +231,7 @@ def test_the_number_of_examples_truly_trained_on_is_told(runs, tmp_path):
     for fold, number in enumerate((30, 34)):
         given = {"train_examples": number, "train_share": number / 100, "task": "crossed"}
         write_run(runs / f"f{fold}", "rw", first=2 * fold, fold=fold, **given)
-    report([runs], tmp_path / "out", tell=lambda text: None)
+    report([runs], tmp_path / "out", log=lambda text: None)
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Training examples: colours 10%, 250 (10.3%); crossed 100%, 32 (32%)." in text
     with (tmp_path / "out" / "report.csv").open() as file:
@@ -245,7 +245,7 @@ def test_rows_of_one_name_are_told_apart_and_compared_with_what_is_most_like_the
     write_run(runs / "3", "rrww", "fac+lin")
     write_run(runs / "4", "rrwr", "fac+lin", fusion="gated")
     write_run(runs / "5", "wwwr", "fac+lin", freeze_backbone=False)
-    (cells,) = report([runs], tmp_path / "out", tell=lambda text: None).values()
+    (cells,) = report([runs], tmp_path / "out", log=lambda text: None).values()
     differences = [cell.against["backbone"].difference for cell in cells.values() if cell.against]
     assert differences == [0.25, -0.5, -0.25]
     text = (tmp_path / "out" / "report.md").read_text()
@@ -274,7 +274,7 @@ def test_other_backbones_are_compared_with_their_own_references_alone(runs, tmp_
     write_run(runs / "2", "rw", "fac")
     write_run(runs / "3", "ww", "fac", backbone="hub/larger")
     write_run(runs / "4", "ww", "multitask", backbone="runs/multitask")
-    (cells,) = report([runs], tmp_path / "out", tell=lambda text: None).values()
+    (cells,) = report([runs], tmp_path / "out", log=lambda text: None).values()
     against = {(row.name, row.backbone): list(cell.against) for row, cell in cells.items()}
     assert against["fac", "hub/encoder"] == ["backbone"] == against["multitask", "runs/multitask"]
     assert against["fac", "hub/larger"] == []
@@ -315,7 +315,7 @@ def test_the_files_hold_all_numbers_and_the_picture_all_names(runs, tmp_path):
 
 def test_runs_are_read_once_however_often_they_are_named(runs, tmp_path):
     run = write_run(runs / "deep/er/backbone", "rw")
-    table = report([run, runs, runs / "deep"], tmp_path / "out", tell=lambda text: None)
+    table = report([run, runs, runs / "deep"], tmp_path / "out", log=lambda text: None)
     assert [len(cell.runs) for cells in table.values() for cell in cells.values()] == [1]
 
 

@@ -528,7 +528,7 @@ def test_episodes_ask_the_same_in_every_row_and_seed_so_that_the_report_pairs_th
     told = [predictions(tmp_path / "fac" / f"seed-{seed}") for seed in range(3)]
     assert len({tuple((one["id"], one["gold"]) for one in run) for run in told}) == 1
     assert len({tuple(tuple(one["scores"].values()) for one in run) for run in told}) == 3  # other labelled examples
-    (cells,) = report([tmp_path], tmp_path / "report", None, Resampling(resamples=200), tell=print).values()
+    (cells,) = report([tmp_path], tmp_path / "report", None, Resampling(resamples=200), log=print).values()
     assert {row.name: sorted(cell.runs) for row, cell in cells.items()} == {
         row: [0, 1, 2] for row in ("backbone", "fac", "fac+lin")
     }

@@ -65,6 +65,12 @@ def test_help_comes_within_two_seconds_with_ours_first_and_all_that_can_be_chose
         ("run_adapter", ["--my-secret=hf_abc"], "'--my_secret' is no flag"),
         ("run_adapter", ["--corpus", "conllo"], "no corpus 'conllo'; there are ['conllu'"),
         ("run_adapter", ["--objective=factul"], "did you mean 'factual'?"),
+        (
+            "run_adapter",
+            ["--corpus", "conllu", "--data_dir", "x", "--backbone", "y"],
+            ": --objective, --adapter_name must",
+        ),
+        ("run_task", [], "--task, --backbone, --data_dir must be given"),
         ("run_task", ["--task", "fewrell"], "did you mean 'fewrel'?"),
         ("run_multitask", ["--objectives", "factual", "syntax", "--do_train"], "no objective 'syntax'; there are"),
     ],

@@ -103,9 +103,10 @@ def check(program: str, argv: list[str]) -> None:
     """Refuse mistakes that can be found without importing anything.
 
     Raises:
-        ValueError: a flag, an objective, a task or a corpus is unknown; the message names the closest, or lists all.
+        ValueError: a required flag is missing, or a flag, an objective, a task or a corpus is unknown; the message
+            names the closest, or lists all.
     """
-    own = groups(program)
+    own, seen = groups(program), set()
     known = {name for flags in (*own.values(), theirs()) for name in flags} | {"recipe"}
     plugins = {name: plugin for plugin, plural in PLURALS.items() for name in (plugin, plural)}
     for position, argument in enumerate(argv):
@@ -117,10 +118,14 @@ def check(program: str, argv: list[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean '--{close[0]}'?" if close else "; --help lists all"
             raise ValueError(f"'--{name}' is no flag{hint}")
+        seen.add(name)
         if name in plugins:
             following = takewhile(lambda text: not text.startswith("--"), argv[position + 1 :])
             for plugin_name in [value] if equals else following:
                 discovery.check(plugins[name], plugin_name, list(discovery.files(ROOT / PLUGINS[plugins[name]])))
+    required = [name for flags in own.values() for name, flag in flags.items() if flag.required and name not in seen]
+    if required and not seen & {"recipe", "variants"}:  # whose files may hold them
+        raise ValueError(f"{', '.join(f'--{name}' for name in required)} must be given; --help describes all flags")
 
 
 def chosen(own: dict[str, dict[str, Flag]]) -> list[str]:

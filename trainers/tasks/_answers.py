@@ -1,4 +1,4 @@
-"""What tasks share that find the answer to a question in one of several passages, by distant supervision."""
+"""Base class for tasks that find the answer to a question in one of several passages, by distant supervision."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ class AnswerTask:
                 lacks = "answer; add one, or predict the file by --do_predict" if passages else "passage; add one"
                 raise ValueError(f"record {name!r} has no {lacks}")
             texts = self._texts(question, passages[: self.max_passages])
-            cut = len(texts) < len(passages) or any(one.truncated for one in texts)
+            cut = len(texts) < len(passages) or any(text.truncated for text in texts)
             spans = [span for place, text in enumerate(texts) for span in self._spans(place, text, passages, answers)]
             if training and not spans:
                 continue
-            values = [record, [one.input_ids for one in texts], [one.answerable() for one in texts]]
-            values += [max(len(one.input_ids) for one in texts), cut]
+            values = [record, [text.input_ids for text in texts], [text.answerable() for text in texts]]
+            values += [max(len(text.input_ids) for text in texts), cut]
             for column, value in zip(columns, [*values, spans or [NOWHERE]], strict=False):
                 examples[column].append(value)
         return examples
@@ -98,10 +98,10 @@ class AnswerTask:
         cut = [row for row in rows if len(row["passages"]) > most] if most is not None else []
         lost = 0
         for row in cut:
-            holding = (number for number, one in enumerate(row["passages"]) if occurrences(one, row["answers"]))
+            holding = (number for number, text in enumerate(row["passages"]) if occurrences(text, row["answers"]))
             lost += next(holding, -1) >= most
-        told = f"{len(cut)} questions lost passages to --max_passages {most}, {lost} of them their only answer"
-        return [told] if cut else []
+        summary = f"{len(cut)} questions lost passages to --max_passages {most}, {lost} of them their only answer"
+        return [summary] if cut else []
 
     def _texts(self, question: str, passages: list[str]) -> list[PassageTokens]:
         """Join a question with each passage, the passage cut to fit."""
