@@ -407,9 +407,9 @@ def travelling_code(folder: Path, kinds: Collection[str] = (), source: str | Non
     code = {name: folder / name for name in names if (folder / name).is_file()}
     for artifact in (source or "").split(" + ") if HEADS not in code else ():
         with contextlib.suppress(OSError, ValueError):
-            heads = Path(cached_file(artifact, HEADS, local_files_only=True))
-            if release_digest({**code, HEADS: heads}) == RELEASE:
-                code[HEADS] = heads
+            heads = cached_file(artifact, HEADS, local_files_only=True)
+            if heads is not None and release_digest({**code, HEADS: Path(heads)}) == RELEASE:
+                code[HEADS] = Path(heads)
     return code
 
 
