@@ -15,7 +15,8 @@ from kadapter import KAdapterModel, KnowledgeAdapterConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
-COMPILER = shutil.which(os.environ.get("CXX", "g++"))  # without which PyTorch can't compile for a CPU
+# Without which PyTorch can't compile for a CPU; nor can it where its own folder has a space.
+COMPILER = None if " " in torch.__file__ else shutil.which(os.environ.get("CXX", "g++"))
 # A pad id of each family's own; all others are numbered from 5 on.
 FAMILIES = {
     "roberta": 1,

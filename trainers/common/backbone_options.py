@@ -57,13 +57,20 @@ def check_compiler(run: RunArguments) -> None:
     Raises:
         ValueError: PyTorch can't compile here.
     """
+    keep_kernels_apart()
     try:
         torch.compile(lambda tensor: tensor + 1)(torch.ones(1, device=run.device))
     except Exception as error:  # whatever a compiler, or its absence, raises
         reason = " ".join(str(error).partition("\n\n")[0].split())
+        # PyTorch hands its folders to the compiler without quotes.
+        spaced = [folder for folder in (os.path.dirname(torch.__file__), os.environ.get(KERNELS, "")) if " " in folder]
+        advice = (
+            f"there is a space in {spaced[0]!r}, which PyTorch's calls of the compiler can't take; move that folder"
+            if spaced
+            else "install a C++ compiler such as g++"
+        )
         raise ValueError(
-            f"--compile_backbone: PyTorch can't compile here ({reason}); install a C++ compiler such as g++, or leave "
-            "the flag out"
+            f"--compile_backbone: PyTorch can't compile here ({reason}); {advice}, or leave the flag out"
         ) from error
 
 
