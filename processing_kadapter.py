@@ -4,6 +4,8 @@ Mentions are marked as in the official code (fac-adapter.py). Dimensions: B batc
 C choices, P passages.
 """
 
+from __future__ import annotations
+
 import json
 import operator
 import os
@@ -12,7 +14,7 @@ import shutil
 import tempfile
 import textwrap
 from collections.abc import Collection, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,23 +25,31 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.utils import CONFIG_NAME, cached_file, logging
 
-from .configuration_kadapter import KAdapterConfig
+from .configuration_kadapter import KAdapterConfig, check_choice
 
 __all__ = [
     "CARD_MARK",
+    "ENTITY_POSITIONS",
     "HEADS",
     "MARKERS",
+    "MISSING_ENTITIES",
     "VOCABULARIES",
+    "EntityLink",
+    "KnowledgeSource",
+    "KnowledgeTokens",
     "PassageTokens",
     "backbone_tokenizer",
     "best_spans",
     "encode_choices",
     "encode_entities",
+    "encode_knowledge",
     "encode_passages",
     "encode_words",
     "fits",
+    "insert_entities",
     "join_choice",
     "join_passages",
+    "knowledge_inputs",
     "mark_entities",
     "model_card",
     "put_tokenizer",
@@ -167,6 +177,536 @@ def _marker_ids(tokenizer: Any, marker: str) -> list[int]:
     if token_id is not None and token_id != tokenizer.unk_token_id:
         return [token_id]
     return tokenizer(marker, add_special_tokens=False)["input_ids"]
+
+
+# ---- entities of a knowledge base, before their mentions ------------------------------------------------------------
+
+
+ENTITY_POSITIONS = ("before", "after", "instead")
+MISSING_ENTITIES = ("skip", "bias")
+IDS_LOOKED_AT = 100  # of a table, to learn what its ids look like
+
+
+class KnowledgeSource(NamedTuple):
+    """Where entity embeddings are looked up, and how the entities are put into a text.
+
+    Args:
+        embeddings: what answers `id in embeddings` and `embeddings.lookup(ids)` with (ids, dimension).
+        entity_position: whether an entity stands "before" its mention (`ENT / mention`, as published), "after" it or
+            "instead" of it.
+        separator: text between an entity and its mention; "" for none.
+        missing_entity: what an entity without a row becomes: "skip" for nothing, as in general map-tuning of the
+            official code, or "bias" for a row of zeros, which a map turns into its bias, as in its downstream tasks.
+    """
+
+    embeddings: Any
+    entity_position: str = "before"
+    separator: str = "/"
+    missing_entity: str = "skip"
+
+
+class EntityLink(NamedTuple):
+    """A mention in the characters [start, end) of a text, and its entity; `source` names one of several tables.
+
+    A mention whose `id` is None is marked where mentions are marked, and has no entity.
+    """
+
+    start: int
+    end: int
+    id: str | None
+    source: str | None = None
+
+
+class KnowledgeTokens(NamedTuple):
+    """Tokens of a text, or of a pair of texts, with slots for the entities of its mentions.
+
+    Args:
+        input_ids: ids with special tokens; a slot has a harmless id, and is never looked up.
+        token_type_ids: 0 for a text, 1 for the second text of a pair.
+        slots: for each slot its position and its link, from left to right.
+        mentions: for each mention, a span of the links in their order, its first token and the token after its last;
+            None where it was cut off, or where an entity stands instead of it.
+        entity_positions: for each mention the position of its opening marker, -1 where it was cut off; empty where
+            nothing is marked.
+        offsets: for each token its characters in its text; (0, 0) for what was inserted.
+        origins: for each token its number among the text's own tokens, over both texts; -1 for what was inserted.
+        truncated: whether anything was cut off.
+    """
+
+    input_ids: list[int]
+    token_type_ids: list[int]
+    slots: list[tuple[int, EntityLink]]
+    mentions: list[tuple[int, int] | None]
+    entity_positions: list[int]
+    offsets: list[tuple[int, int]]
+    origins: list[int]
+    truncated: bool
+
+    def align(self, values: Sequence[Any], filler: Any = -100) -> list[Any]:
+        """Return values of the text's own tokens, such as labels, for the tokens here; a filler for inserted ones."""
+        return [filler if origin < 0 else values[origin] for origin in self.origins]
+
+    def position_of(self, character: int) -> int:
+        """Return the position of the token that covers a character of a single text, -1 where it was cut off."""
+        covering = (at for at, (start, end) in enumerate(self.offsets) if start <= character < end)
+        return next(covering, -1)
+
+
+def encode_knowledge(
+    tokenizer: Any,
+    texts: Sequence[str],
+    entities: Sequence[Sequence[Any]],
+    knowledge: Any,
+    max_length: int | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Turn texts with linked mentions into inputs of a model with a knowledge map.
+
+    `entities` has for each text its mentions, each (start, end, id) in characters or a dict of these, with "source"
+    where `knowledge` is a dict of several tables by the names of their maps. `knowledge` is a table that answers
+    `lookup`, or a `KnowledgeSource`. Options are those of `insert_entities`.
+
+    Returns:
+        `input_ids`, `attention_mask` and, for pairs, `token_type_ids` (batch, sequence); `knowledge_slots` (batch,
+        slots), the positions of the entities, -1 where a text has fewer; `knowledge_embeds` (batch, slots,
+        dimension), their rows, zeros for missing entities; with several tables both are dicts by name. With markers
+        `entity_positions` (batch, mentions) of the opening ones.
+
+    Raises:
+        TypeError: the tokenizer has no offsets, or a mention is no (start, end, id).
+        ValueError: mentions overlap or lie outside their text, no id is in the table though ids there look
+            different, or `max_length` cuts off a marked mention.
+    """
+    sources = _sources(knowledge)
+    encoded = insert_entities(tokenizer, texts, entities, knowledge, max_length, **options)
+    marked = [text.entity_positions for text in encoded]
+    for number, positions in enumerate(marked):
+        if -1 in positions:
+            raise ValueError(
+                f"text {number}: max_length={max_length} tokens cut off a marked mention; raise it or shorten the text"
+            )
+    columns: dict[str, Any] = {"input_ids": [text.input_ids for text in encoded]}
+    if any(any(text.token_type_ids) for text in encoded) and "token_type_ids" in tokenizer.model_input_names:
+        columns["token_type_ids"] = [text.token_type_ids for text in encoded]
+    inputs = dict(tokenizer.pad(columns, return_tensors="pt", padding_side="right"))
+    if any(marked):
+        inputs["entity_positions"] = torch.tensor(marked)  # (B, M)
+    slots, rows = {}, {}
+    for name, source in sources.items():
+        own = [[(at, link.id) for at, link in text.slots if link.source == name] for text in encoded]
+        slots[name], rows[name] = knowledge_inputs(own, source.embeddings)
+    several = isinstance(knowledge, dict)
+    name = next(iter(sources))
+    return {
+        **inputs,
+        "knowledge_slots": slots if several else slots[name],
+        "knowledge_embeds": rows if several else rows[name],
+    }
+
+
+def knowledge_inputs(slots: Sequence[Sequence[tuple[int, str | None]]], embeddings: Any) -> tuple[Tensor, Tensor]:
+    """Return `knowledge_slots` (batch, slots) and `knowledge_embeds` (batch, slots, dimension) of slots by text.
+
+    `slots` has for each text (position, id); an id that is not in the table has a row of zeros.
+    """
+    ids = list(dict.fromkeys(id for text in slots for _, id in text if has_entity(embeddings, id)))
+    table = torch.as_tensor(embeddings.lookup(ids)).float() if ids else torch.zeros(0, _dimension(embeddings))
+    row_of = {id: number for number, id in enumerate(ids)}
+    width = max(map(len, slots), default=0)
+    positions = torch.full((len(slots), width), -1)
+    rows = torch.zeros(len(slots), width, table.shape[1])
+    for number, text in enumerate(slots):
+        for slot, (position, id) in enumerate(text):
+            positions[number, slot] = position
+            if id in row_of:
+                rows[number, slot] = table[row_of[id]]
+    return positions, rows
+
+
+def has_entity(embeddings: Any, id: str | None) -> bool:
+    """Return whether a table has a row for an id; one that can't be asked has a row for every id."""
+    return id is not None and (not hasattr(embeddings, "__contains__") or id in embeddings)
+
+
+def _dimension(embeddings: Any) -> int:
+    """Return the width of a table's rows, 0 where it does not tell."""
+    return int(getattr(embeddings, "dimension", 0))
+
+
+def _sources(knowledge: Any) -> dict[str | None, KnowledgeSource]:
+    """Return the tables by name, None for a single one.
+
+    Raises:
+        TypeError: one has no `lookup`.
+        ValueError: an option of one is unknown.
+    """
+    named = knowledge if isinstance(knowledge, dict) else {None: knowledge}
+    sources = {
+        name: source if isinstance(source, KnowledgeSource) else KnowledgeSource(source)
+        for name, source in named.items()
+    }
+    for name, source in sources.items():
+        if not hasattr(source.embeddings, "lookup"):
+            raise TypeError(
+                f"knowledge{'' if name is None else f' {name!r}'} is a {type(source.embeddings).__name__}, which has "
+                "no lookup; give EntityEmbeddings, for example EntityEmbeddings.from_pretrained(ID_OR_PATH)"
+            )
+        check_choice("entity_position", source.entity_position, ENTITY_POSITIONS)
+        check_choice("missing_entity", source.missing_entity, MISSING_ENTITIES)
+    return sources
+
+
+def insert_entities(
+    tokenizer: Any,
+    texts: Sequence[str],
+    entities: Sequence[Sequence[Any]],
+    knowledge: Any,
+    max_length: int | None = None,
+    markers: Sequence[str] = (),
+    pairs: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None,
+    official_truncation: bool = False,
+) -> list[KnowledgeTokens]:
+    """Put a slot for its entity and a separator beside each linked mention of texts, after they were tokenised.
+
+    So the text's own tokens are those that the model was trained with, whatever is inserted.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: the texts.
+        entities: for each text its mentions; see `encode_knowledge`, which pads and looks up what this returns.
+        knowledge: a table, a `KnowledgeSource`, or several of these by name.
+        max_length: most tokens, with all that is inserted; a mention that is cut loses its slot and its markers.
+        markers: a token around each mention, the first around the first; ("#", "$") in the official code for
+            relations. Without, mentions are not marked.
+        pairs: second texts and their mentions, which stand behind the first texts, and whose markers are the same.
+        official_truncation: cut off the tail, whatever stands there, as the official code does, so that a slot may
+            outlive its mention.
+
+    Raises:
+        TypeError: the tokenizer has no offsets, or a mention is no (start, end, id).
+        ValueError: mentions overlap or lie outside their text, there are more than markers, or no id is in the table.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise TypeError(f"{type(tokenizer).__name__} gives no offsets; load a fast tokenizer by AutoTokenizer")
+    sources, texts = _sources(knowledge), [texts] if isinstance(texts, str) else list(texts)
+    firsts = _linked(texts, entities, sources, markers)
+    seconds = None if pairs is None else _linked(list(pairs[0]), pairs[1], sources, markers)
+    if seconds is not None and len(seconds) != len(firsts):
+        raise ValueError(f"{len(firsts)} texts and {len(seconds)} second texts; give one for each")
+    _report_missing([link for text in (*firsts, *(seconds or ())) for link in text], sources)
+    insert = _Inserter(tokenizer, sources, markers, official_truncation)
+    bodies = [insert.own_tokens(texts, firsts)]
+    if pairs is not None and seconds is not None:
+        if official_truncation:
+            raise ValueError("official_truncation is for single texts; raise max_length, or cut the pairs yourself")
+        bodies.append(insert.own_tokens(list(pairs[0]), seconds))
+    frame = _frame(tokenizer, len(bodies))
+    return [insert.framed(own, frame, max_length) for own in zip(*bodies, strict=True)]
+
+
+def _linked(
+    texts: Sequence[str], entities: Sequence[Sequence[Any]], sources: dict[str | None, KnowledgeSource], markers: Any
+) -> list[list[EntityLink]]:
+    """Return the checked links of each text, in the order in which they were given."""
+    if len(texts) != len(entities):
+        raise ValueError(f"{len(texts)} texts but entities for {len(entities)}; give a list of mentions for each text")
+    linked = []
+    for number, (text, mentions) in enumerate(zip(texts, entities, strict=True)):
+        links = [_link(f"text {number}: mention {at}", mention, text, sources) for at, mention in enumerate(mentions)]
+        _check_apart(number, links, sources)
+        spans = {link[:2] for link in links}
+        if markers and len(spans) > len(markers):
+            raise ValueError(f"text {number}: {len(spans)} mentions and {len(markers)} markers; give one for each")
+        linked.append(links)
+    return linked
+
+
+def _link(where: str, mention: Any, text: str, sources: dict[str | None, KnowledgeSource]) -> EntityLink:
+    try:
+        values = mention if isinstance(mention, dict) else dict(zip(EntityLink._fields, mention, strict=False))
+        start, end = operator.index(values["start"]), operator.index(values["end"])
+        id, name = values["id"], values.get("source")
+    except (TypeError, KeyError):
+        raise TypeError(f"{where} is {mention!r}; give (start, end, id) or a dict of these") from None
+    if not 0 <= start < end <= len(text):
+        raise ValueError(
+            f"{where}: span ({start}, {end}) of {id!r} is empty, reversed or outside the {len(text)} characters of "
+            f"its text; give (start, end) with 0 <= start < end <= {len(text)}"
+        )
+    if not isinstance(id, str | None):
+        raise TypeError(f"{where}: id {id!r} is a {type(id).__name__}; ids are strings, such as 'Q90', or None")
+    if name not in sources:
+        raise ValueError(f"{where}: source {name!r} is none of the tables {list(sources)}; name one of them")
+    return EntityLink(start, end, id, name)
+
+
+def _check_apart(number: int, links: list[EntityLink], sources: dict[str | None, KnowledgeSource]) -> None:
+    """Refuse mentions that overlap, but for the same span with entities of several tables."""
+    ordered = sorted(links, key=lambda link: link[:2])
+    for one, other in pairwise(ordered):
+        same = one[:2] == other[:2] and one.source != other.source
+        if other.start < one.end and not (
+            same and "instead" not in (sources[one.source].entity_position, sources[other.source].entity_position)
+        ):
+            raise ValueError(
+                f"text {number}: mentions ({one.start}, {one.end}) of {one.id!r} and ({other.start}, {other.end}) of "
+                f"{other.id!r} overlap; keep one of them"
+            )
+
+
+def _report_missing(links: list[EntityLink], sources: dict[str | None, KnowledgeSource]) -> None:
+    """Warn of entities that a table lacks; refuse ids of which none is there and none looks like those that are.
+
+    Raises:
+        ValueError: the ids are of another knowledge base.
+    """
+    for name, source in sources.items():
+        ids = [link.id for link in links if link.source == name and link.id is not None]
+        missing = [id for id in ids if not has_entity(source.embeddings, id)]
+        if not missing:
+            continue
+        distinct, form = len(set(missing)), _form_of(source.embeddings)
+        if len(missing) == len(ids) and (
+            distinct >= IDS_LOOKED_AT or (form is not None and all(_form(id) != form for id in missing))
+        ):
+            raise ValueError(
+                f"none of {distinct} entity ids, such as {missing[0]!r}, is in the table"
+                f"{'' if form is None else f', whose ids look like {form}123'}; give ids of its knowledge base, or "
+                "the table of theirs"
+            )
+        what = "are skipped" if source.missing_entity == "skip" else "have a row of zeros, so the map's bias"
+        logger.warning(
+            f"{len(missing)} of {len(ids)} linked mentions have entities that the table lacks, such as "
+            f"{missing[0]!r}: they {what}"
+        )
+
+
+def _form(id: str) -> str | None:
+    """Return what stands before the number in an id such as Q42 or /m/0abc, None where it is no such id."""
+    match = re.match(r"([^\W\d_]{0,2}|[^\d\s]*/)\d", id)
+    return match[1] if match else None
+
+
+def _form_of(embeddings: Any) -> str | None:
+    """Return the form that all ids of a table have, by the first of them; None where it does not tell."""
+    try:
+        forms = {_form(id) for id in islice(iter(embeddings), IDS_LOOKED_AT)}
+    except (TypeError, KeyError, IndexError, ValueError):  # can't be iterated over, or not over ids
+        return None
+    return forms.pop() if len(forms) == 1 else None
+
+
+class _Mention(NamedTuple):
+    """A span of a text: its first token, the token after its last, its links and, if it is marked, its marker."""
+
+    first: int
+    end: int
+    links: list[EntityLink]
+    marker: list[int]
+
+
+class _Own(NamedTuple):
+    """The own tokens of a text, their characters, and the mentions in the order in which they were given."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    mentions: list[_Mention]
+
+
+class _Body(NamedTuple):
+    """Tokens of a text with all that is inserted, but without special tokens; positions count from its first token."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    origins: list[int]
+    slots: list[tuple[int, EntityLink]]
+    mentions: list[tuple[int, int] | None]
+    markers: list[int]
+
+    def insert(self, ids: list[int]) -> int:
+        """Append tokens that are not the text's own, and return the position of the first of them."""
+        self.offsets.extend([(0, 0)] * len(ids))
+        self.origins.extend([-1] * len(ids))
+        self.ids.extend(ids)
+        return len(self.ids) - len(ids)
+
+    def copy(self, own: _Own, first: int, end: int) -> tuple[int, int]:
+        """Append own tokens of the text, and return the positions of the first and after the last of them."""
+        self.offsets.extend(own.offsets[first:end])
+        self.origins.extend(range(first, end))
+        self.ids.extend(own.ids[first:end])
+        return len(self.ids) - (end - first), len(self.ids)
+
+    def cut(self, length: int) -> _Body:
+        """Return the first tokens, whatever is cut off; a mention must be there as a whole, a slot by itself."""
+        return _Body(
+            self.ids[:length],
+            self.offsets[:length],
+            self.origins[:length],
+            [(at, link) for at, link in self.slots if at < length],
+            [None if mention is None or mention[1] > length else mention for mention in self.mentions],
+            [-1 if at >= length else at for at in self.markers],
+        )
+
+
+class _Inserter:
+    """Puts slots, separators and markers into the tokens of texts."""
+
+    def __init__(
+        self, tokenizer: Any, sources: dict[str | None, KnowledgeSource], markers: Sequence[str], official: bool
+    ) -> None:
+        self.tokenizer, self.sources, self.official = tokenizer, sources, official
+        self.markers = [_marker_ids(tokenizer, marker) for marker in markers]
+        self.slot = [placeholder_id(tokenizer)]
+        self.separators = {
+            name: tokenizer(f" {source.separator}", add_special_tokens=False)["input_ids"] if source.separator else []
+            for name, source in sources.items()
+        }
+
+    def own_tokens(self, texts: list[str], linked: list[list[EntityLink]]) -> list[_Own]:
+        """Tokenise texts as they are; only where a mention begins or ends within a token it is cut there."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        own = []
+        for text, links, ids, offsets in zip(
+            texts, linked, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            offsets = _without_spaces(text, offsets)
+            ends = {at for link in links for at in link[:2]}
+            if cuts := sorted(cut for cut in ends if any(start < cut < end for start, end in offsets)):
+                ids, offsets = self._cut_at(text, cuts)
+            own.append(_Own(list(ids), offsets, self._mentions(links, offsets)))
+        return own
+
+    def _cut_at(self, text: str, cuts: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokenise the pieces of a text apart."""
+        ids, offsets = [], []
+        for start, end in pairwise([0, *cuts, len(text)]):
+            encoded = self.tokenizer(text[start:end], add_special_tokens=False, return_offsets_mapping=True)
+            ids += encoded["input_ids"]
+            offsets += [(start + first, start + last) for first, last in encoded["offset_mapping"]]
+        return ids, _without_spaces(text, offsets)
+
+    def _mentions(self, links: list[EntityLink], offsets: list[tuple[int, int]]) -> list[_Mention]:
+        """Return the different spans of links and where they are among the tokens."""
+        mentions = []
+        for number, span in enumerate(dict.fromkeys(link[:2] for link in links)):
+            first = sum(end <= span[0] for _, end in offsets)
+            end = max(first, sum(start < span[1] for start, _ in offsets))
+            own = [link for link in links if link[:2] == span and self._has_slot(link)]
+            mentions.append(_Mention(first, end, own, self.markers[number] if self.markers else []))
+        return mentions
+
+    def _has_slot(self, link: EntityLink) -> bool:
+        source = self.sources[link.source]
+        return link.id is not None and (source.missing_entity == "bias" or has_entity(source.embeddings, link.id))
+
+    def framed(self, own: tuple[_Own, ...], frame: _Frame, max_length: int | None) -> KnowledgeTokens:
+        """Return a text, or a pair, with special tokens and cut to so many tokens."""
+        counts = [len(text.ids) for text in own]
+        bodies = [self._composed(text, count) for text, count in zip(own, counts, strict=True)]
+        whole = sum(len(body.ids) for body in bodies)
+        room = whole if max_length is None else max(0, max_length - sum(map(len, frame.special)))
+        if self.official:
+            bodies = [body.cut(room) for body in bodies]
+        while sum(len(body.ids) for body in bodies) > room:
+            longest = max(range(len(own)), key=lambda at: len(bodies[at].ids))
+            counts[longest] -= 1
+            bodies[longest] = self._composed(own[longest], counts[longest])
+        return _joined(own, bodies, frame, truncated=whole > room)
+
+    def _composed(self, own: _Own, count: int) -> _Body:
+        """Return the first own tokens of a text, so many, and what is inserted at the mentions that are among them."""
+        body, at = _Body([], [], [], [], [None] * len(own.mentions), []), 0
+        body.markers.extend([-1] * len(own.mentions) if self.markers else [])
+        for number, mention in sorted(enumerate(own.mentions), key=lambda numbered: numbered[1][:2]):
+            if mention.end <= count:
+                body.copy(own, at, mention.first)
+                at = mention.end
+                if mention.marker:
+                    body.markers[number] = body.insert(mention.marker)
+                self._add_mention(body, own, number)
+                body.insert(mention.marker)
+        body.copy(own, at, count)
+        return body
+
+    def _add_mention(self, body: _Body, own: _Own, number: int) -> None:
+        """Append a mention with its slots before or after it, or a slot instead of it."""
+        mention = own.mentions[number]
+        at = {place: [] for place in ENTITY_POSITIONS}
+        for link in mention.links:
+            at[self.sources[link.source].entity_position].append(link)
+        for link in at["before"]:
+            body.slots.append((body.insert(self.slot), link))
+            body.insert(self.separators[link.source])
+        for link in at["instead"]:
+            body.slots.append((body.insert(self.slot), link))
+        if not at["instead"]:
+            body.mentions[number] = body.copy(own, mention.first, mention.end)
+        for link in at["after"]:
+            body.insert(self.separators[link.source])
+            body.slots.append((body.insert(self.slot), link))
+
+
+class _Frame(NamedTuple):
+    """The special tokens before, between and after texts, and the token types of these and of the texts."""
+
+    special: list[list[int]]
+    special_types: list[list[int]]
+    text_types: list[int]
+
+
+def _frame(tokenizer: Any, texts: int) -> _Frame:
+    """Return what a tokenizer puts around a text or around both of a pair."""
+    encoded = tokenizer(*["@"] * texts, return_token_type_ids=True)
+    ids, types = encoded["input_ids"], encoded.get("token_type_ids") or [0] * len(encoded["input_ids"])
+    inner = tokenizer("@", add_special_tokens=False)["input_ids"]
+    special, special_types, text_types, last = [], [], [], 0
+    for _ in range(texts):
+        start = next(at for at in range(last, len(ids)) if ids[at : at + len(inner)] == inner)
+        special.append(ids[last:start])
+        special_types.append(types[last:start])
+        text_types.append(types[start])
+        last = start + len(inner)
+    return _Frame([*special, ids[last:]], [*special_types, types[last:]], text_types)
+
+
+def _joined(own: tuple[_Own, ...], bodies: list[_Body], frame: _Frame, truncated: bool) -> KnowledgeTokens:
+    """Put texts into their frame of special tokens."""
+    joined = KnowledgeTokens([], [], [], [], [], [], [], truncated)
+
+    def add(ids: list[int], types: list[int], offsets: list[tuple[int, int]], origins: list[int]) -> None:
+        for column, values in zip(
+            (joined[0], joined[1], joined[5], joined[6]), (ids, types, offsets, origins), strict=True
+        ):
+            column.extend(values)
+
+    before = 0
+    for number, body in enumerate(bodies):
+        special = frame.special[number]
+        add(special, frame.special_types[number], [(0, 0)] * len(special), [-1] * len(special))
+        shift = len(joined.input_ids)
+        joined.slots.extend((shift + at, link) for at, link in body.slots)
+        joined.mentions.extend(span and (shift + span[0], shift + span[1]) for span in body.mentions)
+        joined.entity_positions.extend(at if at < 0 else shift + at for at in body.markers)
+        origins = [origin if origin < 0 else before + origin for origin in body.origins]
+        add(body.ids, [frame.text_types[number]] * len(body.ids), body.offsets, origins)
+        before += len(own[number].ids)
+    last = frame.special[-1]
+    add(last, frame.special_types[-1], [(0, 0)] * len(last), [-1] * len(last))
+    return joined
+
+
+def placeholder_id(tokenizer: Any) -> int:
+    """Return the id that stands in a slot: of the unknown token, else of another that is no text."""
+    ids = (tokenizer.unk_token_id, tokenizer.mask_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return next((id for id in ids if id is not None), 0)
+
+
+def _without_spaces(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return offsets without the spaces before a token, which some tokenizers count to it."""
+    return [(end - len(text[start:end].lstrip()), end) for start, end in offsets]
 
 
 # ---- words, for dependency parsing ----------------------------------------------------------------------------------
