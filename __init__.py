@@ -19,12 +19,19 @@ _HOMES = {
     "KAdapterForTokenClassification": "heads_kadapter",
     "KAdapterModel": "modeling_kadapter",
     "KAdapterModelOutput": "modeling_kadapter",
+    "KnowledgeMap": "map_kadapter",
+    "KnowledgeMapConfig": "map_kadapter",
+    "KnowledgeSource": "processing_kadapter",
     "best_spans": "processing_kadapter",
     "encode_choices": "processing_kadapter",
     "encode_entities": "processing_kadapter",
+    "encode_knowledge": "processing_kadapter",
     "encode_passages": "processing_kadapter",
     "encode_words": "processing_kadapter",
+    "insert_entities": "processing_kadapter",
     "mark_entities": "processing_kadapter",
+    "plug": "map_kadapter",
+    "unplug": "map_kadapter",
 }
 __all__ = list(_HOMES)
 

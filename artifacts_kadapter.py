@@ -1014,6 +1014,8 @@ class ArtifactVerbs:
             tensors = self._resized(artifact, mismatched, ignore_mismatched_sizes)
         for name, module in modules.items():
             copy_strictly(module, tensors_under(f"{name}.", tensors), artifact.where, f"{name}.")
+        for adapter in self.base_model.adapters.values():
+            adapter.meet(self.base_model.backbone)
         return missing, mismatched
 
     def _without_head(self, artifact: Artifact) -> dict[str, Tensor]:

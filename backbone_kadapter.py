@@ -47,7 +47,10 @@ __all__ = [
     "backbone_fingerprint",
     "check_keywords",
     "check_shapes",
+    "check_takes_embeddings",
     "check_tapped",
+    "embedding_size_of",
+    "embeddings_of",
     "making_models_in_turn",
     "positions_of",
     "prepare_taps",
@@ -486,6 +489,7 @@ def _quiet(name: str) -> Iterator[None]:
 DOCUMENTED = ("output_attentions", "output_hidden_states", "return_dict")
 OF_DECODERS = ("cache_position", "encoder_attention_mask", "encoder_hidden_states", "past_key_values", "self")
 ALWAYS = ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "hidden_states")
+ALWAYS += ("knowledge_slots", "knowledge_embeds")  # of plug-ins before the backbone
 INSTALLED = "_output_capturing_hooks_installed"  # by which transformers notes on a model that its hooks are placed
 
 
@@ -510,6 +514,13 @@ class Positions(NamedTuple):
         real = attention_mask.bool()
         index = torch.arange(real.shape[1], device=real.device) + self.first
         return (index - (real.long().cumsum(dim=1) == 0).sum(dim=1, keepdim=True)).clamp(min=self.first)  # (B, S)
+
+    def of_tokens(self, input_ids: Tensor) -> Tensor | None:
+        """Number token ids (batch, sequence) as the backbone does where it sees them, and not only embeddings."""
+        if not self.by_tokens or self.first is None:
+            return None
+        real = (input_ids != self.first - 1).long()
+        return real.cumsum(dim=1) * real + self.first - 1
 
 
 def check_keywords(keywords: dict[str, Any], backbone: nn.Module, own: Collection[str] = ()) -> None:
@@ -552,6 +563,52 @@ def positions_of(backbone: nn.Module) -> Positions:
     padding = getattr(embeddings, "padding_idx", None)  # RoBERTa's rule: padding stays at its id, others follow
     first = 0 if padding is None else padding + 1
     return Positions(padding is not None, first, len(table.weight) - first)
+
+
+def embeddings_of(model: Any) -> Any:
+    """Return the input embeddings of a model; of an encoder with a decoder, those of the encoder.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if getattr(model.config, "is_encoder_decoder", False):
+        model = model.get_encoder()
+    try:
+        embeddings = model.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        embeddings = None
+    weight = getattr(embeddings, "weight", None)
+    if not isinstance(embeddings, nn.Module) or weight is None or weight.dim() != 2:
+        raise ValueError(
+            f"{type(model).__name__} ({model.config.model_type}) has no input embeddings of tokens, into which "
+            "entities could be mapped; use a model that reads text"
+        )
+    return embeddings
+
+
+def embedding_size_of(model: Any, config: KAdapterConfig) -> int | None:
+    """Return the width of a backbone's input embeddings, or what is known of it while there is no backbone yet."""
+    if model is None:
+        return getattr(config.typed_backbone_config(), "embedding_size", None)
+    try:
+        return int(embeddings_of(model).weight.shape[1])
+    except ValueError:  # none, as only a plug-in before the backbone minds
+        return None
+
+
+def check_takes_embeddings(model: Any) -> None:
+    """Refuse a model without input embeddings, or that takes none instead of token ids.
+
+    Raises:
+        ValueError: it is such a model.
+    """
+    embeddings_of(model)
+    models = (model, getattr(model, "base_model", model))
+    if not any("inputs_embeds" in inspect.signature(type(own).forward).parameters for own in models):
+        raise ValueError(
+            f"{type(model).__name__} ({model.config.model_type}) takes no inputs_embeds, so its input embeddings are "
+            "no open entrance; use a model whose forward has inputs_embeds"
+        )
 
 
 def prepare_taps(backbone: Any) -> None:

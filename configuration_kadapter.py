@@ -29,6 +29,7 @@ __all__ = [
     "refuse_keywords",
     "refuse_misspelt",
     "split_composition",
+    "with_plain_errors",
 ]
 
 # Of the paper's adapters beside roberta-large; hashes leave them out.
@@ -201,12 +202,15 @@ class KnowledgeAdapterConfig:
                 f"and without repeats; try layers={sorted({max(0, layer) for layer in layers}) or [0]}"
             )
 
-    def for_backbone(self, num_hidden_layers: int, hidden_size: int) -> "KnowledgeAdapterConfig":
+    def for_backbone(
+        self, num_hidden_layers: int, hidden_size: int, embedding_size: int | None = None
+    ) -> "KnowledgeAdapterConfig":
         """Return this configuration with all that was left open filled in, checked for a backbone of this depth.
 
         Args:
             num_hidden_layers: the backbone's number of blocks.
             hidden_size: the backbone's width.
+            embedding_size: width of the backbone's input embeddings, which means nothing for an adapter behind it.
 
         Raises:
             ValueError: a layer lies outside 0..num_hidden_layers.
@@ -317,7 +321,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "b5bb7cbe77dfe223"
+RELEASE = "febf6d0e18bd8ebe"
 FUSIONS = ("add", "concat", "gated")
 DEPENDENCY_HEADS = ("arc", "official")
 FORMAT_VERSION = 1

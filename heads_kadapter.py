@@ -61,6 +61,7 @@ __all__ = [
 
 
 # What forward takes beside the inputs of the backbone, and `read` does not look at.
+OF_MAPS = ("knowledge_slots", "knowledge_embeds")  # dicts, where there are several maps
 NOT_READ = ("labels", "start_positions", "end_positions", "answer_spans", "answer_mask", "num_items_in_batch")
 
 
@@ -186,6 +187,7 @@ def as_rows(inputs: dict[str, Any], what: str) -> tuple[Tensor, dict[str, Any]]:
         ValueError: an input has no such dimension, or another number than the others, or there is none.
     """
     inputs = {key: value for key, value in inputs.items() if key not in NOT_READ and value is not None}
+    several = {key: inputs.pop(key) for key in tuple(inputs) if key in OF_MAPS and isinstance(inputs[key], dict)}
     tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError("there is nothing to read; give input_ids, inputs_embeds, or states that were read before")
@@ -196,7 +198,9 @@ def as_rows(inputs: dict[str, Any], what: str) -> tuple[Tensor, dict[str, Any]]:
                 f"{key} has shape {tuple(tensor.shape)} and must have (batch, {what}, sequence): as many {what} in "
                 f"each question and in each input, here {tuple(first.shape[:2])}"
             )
-    return first, {key: value.flatten(0, 1) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+    rows = {key: value.flatten(0, 1) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+    own_rows = {key: {name: own.flatten(0, 1) for name, own in values.items()} for key, values in several.items()}
+    return first, {**rows, **own_rows}
 
 
 def token_mask(
@@ -506,11 +510,11 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         else:
             self._check_keywords(inputs)
         self._check_states(states)
-        adapters = {name: states[f"adapters.{name}"] for name in self.active_adapters()}
+        adapters = {name: states[f"adapters.{name}"] for name in self.kadapter.adapters.fused}
         return self.kadapter.fusion(states["backbone"], adapters)
 
     def _check_states(self, states: dict[str, Tensor]) -> None:
-        expected = ["backbone", *(f"adapters.{name}" for name in self.active_adapters())]
+        expected = ["backbone", *(f"adapters.{name}" for name in self.kadapter.adapters.fused)]
         if set(states) != set(expected):
             raise ValueError(
                 f"states hold {sorted(states)}, and this model reads {sorted(expected)}; read them again with its read"

@@ -7,7 +7,7 @@ Dimensions: B batch, S sequence, H backbone width, D adapter width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from .backbone_kadapter import (
     READING,
     check_keywords,
     check_tapped,
+    embedding_size_of,
     making_models_in_turn,
     plain,
     positions_of,
@@ -69,6 +70,7 @@ __all__ = [
     "attention_mask_of",
     "can_be_looked_at",
     "check_mask",
+    "entities_by_name",
     "gather",
     "new_fusion",
 ]
@@ -250,11 +252,15 @@ class KnowledgeAdapterLayer(nn.Module):
 
 
 class KnowledgePlugin(nn.Module):
-    """What a knowledge plug-in answers, whatever its kind: which hidden states it reads, and what it makes of them.
+    """What a knowledge plug-in answers, whatever its kind.
 
+    What it does to the input embeddings, before the backbone; which hidden states it reads; what it makes of them.
     A kind has one file, `KIND_kadapter.py` beside this one, found by its name. It defines `Plugin`, a subclass of this
     class, and `Config`, a subclass of `KnowledgeAdapterConfig`. Plug-ins see nothing of each other.
     """
+
+    changes_inputs = False  # whether it stands before the backbone, so that all that is behind it reads its changes
+    makes_features = True  # whether its forward makes features that are fused
 
     def __init__(self, config: KnowledgeAdapterConfig, backbone_hidden_size: int) -> None:
         super().__init__()
@@ -264,6 +270,13 @@ class KnowledgePlugin(nn.Module):
     def tapped_layers(self) -> Sequence[int]:
         """The hidden states that it reads, 0 = embeddings, i = output of block i."""
         return self.config.layers or ()
+
+    def meet(self, backbone: PreTrainedModel) -> None:
+        """Refuse a backbone that it can't stand beside; by default none."""
+
+    def embed(self, inputs_embeds: Tensor, knowledge_slots: Tensor, knowledge_embeds: Tensor) -> Tensor:
+        """Change input embeddings (batch, sequence, embedding) where there are entities; by default nothing."""
+        return inputs_embeds
 
     def forward(
         self, hidden_states: Sequence[Tensor], attention_mask: Tensor | None, at: Tensor | None = None
@@ -294,6 +307,40 @@ class KnowledgeAdapter(KnowledgePlugin):
             if skip and number % skip == 0:  # the index is the official code's, whatever was meant by it
                 outputs[-1] = outputs[-1] + outputs[number // skip]
         return outputs[-1] if shortcut or at is None else gather(outputs[-1], at)  # (B, S or n, H)
+
+
+def entities_by_name(slots: Any, rows: Any, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return slots (batch, slots) and entity embeddings (batch, slots, knowledge) by the names of their maps.
+
+    Raises:
+        ValueError: either is missing, or they are of maps that are not among `names`.
+    """
+    if slots is None and rows is None:
+        return {}
+    if slots is None or rows is None:
+        raise ValueError("knowledge_slots and knowledge_embeds go together; give both, as encode_knowledge does")
+    if not isinstance(slots, Mapping) and len(names) != 1:
+        raise ValueError(
+            f"the inputs have entities for one map, and the model has the active maps {list(names)}; activate one, or "
+            "give knowledge_slots and knowledge_embeds as dicts by the names of maps"
+        )
+    slots, rows = (own if isinstance(own, Mapping) else {names[0]: own} for own in (slots, rows))
+    if set(slots) != set(rows) or not set(slots) <= set(names):
+        raise ValueError(
+            f"knowledge_slots are of {sorted(slots)}, knowledge_embeds of {sorted(rows)}, and the active maps are "
+            f"{list(names)}; encode the texts for these"
+        )
+    return {name: (slots[name], rows[name]) for name in slots}
+
+
+def check_slots_apart(slots: dict[str, Tensor]) -> None:
+    """Raise ValueError where two maps want the same slot, since the last of them would have it."""
+    if not all(map(can_be_looked_at, slots.values())):
+        return
+    for row, own in enumerate(torch.cat(list(slots.values()), dim=1)):
+        taken = own[own >= 0]
+        if len(taken.unique()) < len(taken):
+            raise ValueError(f"row {row} has a slot of two of the maps {sorted(slots)}; give each entity its own slot")
 
 
 def plugin_class(kind: str) -> type[KnowledgePlugin]:
@@ -443,9 +490,11 @@ class AdapterSet(nn.ModuleDict):
     Adding and removing keeps the model's configuration in step. Loaded adapters are frozen, new ones train.
     """
 
-    def __init__(self, config: KAdapterConfig, weights_follow: bool = False) -> None:
+    def __init__(
+        self, config: KAdapterConfig, weights_follow: bool = False, embedding_size: int | None = None
+    ) -> None:
         super().__init__()
-        self._config, self._enabled = config, True
+        self._config, self._enabled, self._embedding_size = config, True, embedding_size
         for name in config.adapters:
             self._check_free(name)
             self[name] = self._new(name, config.adapter_config(name), weights_follow)
@@ -472,6 +521,21 @@ class AdapterSet(nn.ModuleDict):
         """The names of the adapters in use; none while they are disabled."""
         chosen = self._config.active_adapters
         return [name for name in self if self._enabled and (chosen is None or name in chosen)]
+
+    @property
+    def featured(self) -> list[str]:
+        """The names of the adapters that make features, in use or not."""
+        return [name for name in self if self[name].makes_features]
+
+    @property
+    def fused(self) -> list[str]:
+        """The names of the adapters in use whose features are fused."""
+        return [name for name in self.active if self[name].makes_features]
+
+    @property
+    def in_front(self) -> list[str]:
+        """The names of the adapters in use that change the input embeddings."""
+        return [name for name in self.active if self[name].changes_inputs]
 
     @property
     def tapped_layers(self) -> list[int]:
@@ -525,15 +589,27 @@ class AdapterSet(nn.ModuleDict):
         if self._config.active_adapters is not None:
             self._config.active_adapters = [other for other in self._config.active_adapters if other != name]
 
+    def embed(self, inputs_embeds: Tensor, entities: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """Let the plug-ins before the backbone change input embeddings (batch, sequence, embedding).
+
+        Raises:
+            ValueError: two of them want the same slot.
+        """
+        if len(entities) > 1:
+            check_slots_apart({name: slots for name, (slots, _) in entities.items()})
+        for name, (slots, rows) in entities.items():
+            inputs_embeds = self[name].embed(inputs_embeds, slots, rows)
+        return inputs_embeds
+
     def forward(
         self, states: dict[int, Tensor], attention_mask: Tensor | None, at: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Run the active adapters on the states that they tap, and let go of all others."""
-        active, tapped = self.active, {layer: states[layer] for layer in self.tapped_layers}
+        fused, tapped = self.fused, {layer: states[layer] for layer in self.tapped_layers}
         states.clear()
         return {
             name: self[name]([tapped[layer] for layer in self[name].tapped_layers], attention_mask, at)
-            for name in active
+            for name in fused
         }
 
     @contextmanager
@@ -557,7 +633,8 @@ class AdapterSet(nn.ModuleDict):
             raise ValueError(f"there is an adapter {name!r} already; choose another adapter_name or delete_adapter it")
 
     def _new(self, name: str, adapter_config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgePlugin:
-        adapter_config = adapter_config.for_backbone(self._config.num_hidden_layers, self._config.hidden_size)
+        sizes = (self._config.num_hidden_layers, self._config.hidden_size, self._embedding_size)
+        adapter_config = adapter_config.for_backbone(*sizes)
         with torch.device("meta") if weights_follow else torch.get_default_device():
             adapter = plugin_class(adapter_config.kind)(adapter_config, self._config.hidden_size)
         self._config.adapters[name] = adapter_config.to_dict()
@@ -592,6 +669,7 @@ class AdapterVerbs:
         core = self.base_model
         with core.all_or_nothing():
             core.adapters.add(adapter_name, adapter_config or KnowledgeAdapterConfig(), core.backbone.device)
+            core.adapters[adapter_name].meet(core.backbone)
             core.renew_fusion()
 
     def load_adapter(
@@ -625,6 +703,7 @@ class AdapterVerbs:
             for old, new in renamed.items():
                 tensors = tensors_under(f"adapters.{old}.", part.tensors)
                 core.adapters.add(new, check_adapter(part, old), core.backbone.device, tensors, part.where)
+                core.adapters[new].meet(core.backbone)
             core.renew_fusion()
             if verify:  # after it is known that all tensors are there, in their shapes
                 part.refuse_changed()
@@ -646,9 +725,9 @@ class AdapterVerbs:
         """
         adapters = self.base_model.adapters
         names = adapters.known(adapter_names)
-        if self.config.fusion == "concat" and set(names) != set(adapters):
+        if self.config.fusion == "concat" and not set(adapters.featured) <= set(names):
             raise ValueError(
-                f"fusion 'concat' was made for all of {list(adapters)}, not for {names} alone; use fusion='add' "
+                f"fusion 'concat' was made for all of {adapters.featured}, not for {names} alone; use fusion='add' "
                 "or delete_adapter"
             )
         adapters.activate(names)
@@ -821,11 +900,13 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        self.adapters = AdapterSet(config, WEIGHTS_FOLLOW.get())
-        self.fusion = new_fusion(config, list(self.adapters))
+        self.adapters = AdapterSet(config, WEIGHTS_FOLLOW.get(), embedding_size_of(backbone, config))
+        self.fusion = new_fusion(config, self.adapters.featured)
         self.post_init()
         self.backbone = backbone if backbone is not None else random_backbone(config)
         self.backbone.requires_grad_(False).eval()
+        for adapter in self.adapters.values():
+            adapter.meet(self.backbone)
         self._positions = positions_of(self.backbone)
         prepare_taps(self.backbone)
         self.register_state_dict_post_hook(drop_backbone)
@@ -845,7 +926,9 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
         `hidden_states`, what `tap` returned for the same inputs, stands in for a run of the backbone.
         Shapes: `input_ids`, `attention_mask`, `position_ids` (batch, sequence); `inputs_embeds` (batch, sequence,
-        hidden). Outputs at real tokens do not depend on padding (with `mask_padding`).
+        hidden). Knowledge maps take `knowledge_slots` (batch, slots) and `knowledge_embeds` (batch, slots, knowledge),
+        or dicts of these by map, as `encode_knowledge` gives them. Outputs at real tokens do not depend on padding
+        (with `mask_padding`).
 
         Raises:
             TypeError: neither this model nor its backbone knows a keyword.
@@ -883,6 +966,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         hidden_states: dict[int, Tensor] | None = None,
+        knowledge_slots: Any = None,
+        knowledge_embeds: Any = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[int, Tensor], Any]:
         """Return R, the tapped or all hidden states, and the attentions; a graph only if backbone or input train."""
@@ -894,6 +979,13 @@ class KAdapterModel(KAdapterPreTrainedModel):
             self._positions.check_length(input_ids if input_ids is not None else inputs_embeds)
         if position_ids is None and attention_mask is not None:
             position_ids = self._positions.number(attention_mask, by_mask_alone=inputs_embeds is not None)
+        entities = entities_by_name(knowledge_slots, knowledge_embeds, self.adapters.in_front)
+        if entities and input_ids is not None:
+            if position_ids is None:
+                position_ids = self._positions.of_tokens(input_ids)
+            input_ids, inputs_embeds = None, self.get_input_embeddings()(input_ids)
+        if inputs_embeds is not None:
+            inputs_embeds = self.adapters.embed(inputs_embeds, entities)
         inputs = {"input_ids": input_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         inputs.update(attention_mask=attention_mask, return_dict=True)
         inputs = {key: value for key, value in inputs.items() if value is not None}
@@ -938,7 +1030,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
     @making_models_in_turn
     def renew_fusion(self) -> None:
         """Make the fusion for the adapters that there are now, keeping what was learned for each."""
-        new = new_fusion(self.config, list(self.adapters))
+        new = new_fusion(self.config, self.adapters.featured)
         if new.keep(self.fusion):
             fusion = self.config.fusion
             logger.warning(f"fusion {fusion!r} combines another set of adapters now and is untrained; train it")

@@ -16,7 +16,7 @@ from kadapter.configuration_kadapter import RELEASE
 
 REMOTE = sorted(ROOT.glob("*_kadapter.py"))
 # Downward only: each file that travels to the Hub imports none but those before it.
-ORDER = ("configuration", "backbone", "processing", "artifacts", "modeling", "heads")
+ORDER = ("configuration", "backbone", "processing", "artifacts", "modeling", "heads", "map")
 LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
 PLUGINS = ("data_builders", "metrics", "trainers/pretraining", "trainers/tasks")
 CODE_FILES = [
