@@ -273,8 +273,8 @@ class KnowledgeMap(KnowledgePlugin):
         names = maps if adapter_name is None else [name for name in maps if name == adapter_name]
         if len(names) != 1:
             raise ValueError(
-                f"{artifact.where} has the knowledge maps {maps}, and adapter_name={adapter_name!r} does not say which "
-                "of them; name it"
+                f"{artifact.where} has the knowledge maps {maps}, and adapter_name={adapter_name!r} does not say "
+                "which of them; name it"
             )
         with torch.device("meta"):
             knowledge_map = cls(check_adapter(artifact, names[0]), 0)
