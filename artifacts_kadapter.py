@@ -51,6 +51,7 @@ from .configuration_kadapter import (
     DEFAULT_KIND,
     PUBLISHED_SIZES,
     RELEASE,
+    WITHOUT_WEIGHTS,
     KAdapterConfig,
     KnowledgeAdapterConfig,
     refuse_keywords,
@@ -755,7 +756,9 @@ def read_artifacts(name: Any, compose_with: Sequence[str | os.PathLike], reading
 
 
 def merge(artifacts: Sequence[Artifact]) -> Artifact:
-    """Compose artifacts of one backbone into one: all their adapters, fused by "add", without fusions and heads.
+    """Compose artifacts of one backbone into one: all their adapters, without learned fusions and heads.
+
+    They are fused by "delta" if all of the artifacts are, else by "add".
 
     Raises:
         ValueError: an adapter name occurs twice, or two artifacts belong to different backbones.
@@ -784,16 +787,16 @@ def merge(artifacts: Sequence[Artifact]) -> Artifact:
         say_what_is_left_out(artifact)
     config = {key: value for key, value in artifacts[0].config.items() if key not in ("id2label", "label2id")}
     config.update({key: pinned.get(key) for key in PINS})
-    config.update(
-        adapters=adapters, active_adapters=None, fusion="add", inner_projections=False, architectures=["KAdapterModel"]
-    )
+    fusion = "delta" if all(artifact.config.get("fusion") == "delta" for artifact in artifacts) else "add"
+    config.update(adapters=adapters, active_adapters=None, fusion=fusion, inner_projections=False)
+    config["architectures"] = ["KAdapterModel"]
     files = {path: stored for artifact in artifacts for path, stored in artifact.files.items()}
     return Artifact(config, tensors, " + ".join(artifact.where for artifact in artifacts), artifacts[0].written, files)
 
 
 def say_what_is_left_out(artifact: Artifact) -> None:
     """Warn that a part's learned fusion does not come along."""
-    if artifact.config.get("fusion", "add") != "add":
+    if artifact.config.get("fusion", "add") not in WITHOUT_WEIGHTS:
         logger.warning(f"the learned fusion of {artifact.where} is left out, and its adapters are taken")
 
 
@@ -951,10 +954,11 @@ class ArtifactVerbs:
         """Load one artifact, or compose several, onto their frozen backbone, which comes from its own repository.
 
         Several are named by a list, by `compose_with`, or by the shorthand "org/kadapter-fac+lin". A composition is
-        fused by "add", which has no weights, or by the `fusion` that is asked for, which is new then. `revision`,
-        `subfolder` and `trust_remote_code` mean the artifact's repository; the backbone has `backbone_kwargs` and its
-        pinned revision, and `backbone` to say where it is found now. With `subfolder` and without the package,
-        transformers looks for our Python files at the repository's root. `dtype`, `device_map`,
+        fused by "add", or by "delta" if all of its parts are; neither has weights. Another `fusion` can be asked for,
+        for one adapter too, and a learned one is new then. `revision`, `subfolder` and `trust_remote_code` mean the
+        artifact's repository; the backbone has `backbone_kwargs` and its pinned revision, and `backbone` to say where
+        it is found now. With `subfolder` and without the package, transformers looks for our Python files at the
+        repository's root. `dtype`, `device_map`,
         `attn_implementation`, `quantization_config` and `token` reach the backbone too. Adapters are frozen until
         `train_adapter` is called; fusion and head train. `ignore_mismatched_sizes` makes new weights for what a head
         has in another size than the artifact, as for another `num_labels`. What was saved is compared, while the
@@ -1003,7 +1007,8 @@ class ArtifactVerbs:
         missing, mismatched = set(), set()
         if self.config.fusion != artifact.config.get("fusion", "add"):  # chosen when composing
             del modules["fusion"]
-            logger.warning(f"fusion {self.config.fusion!r} of {artifact.where} is new and needs training")
+            if self.config.fusion not in WITHOUT_WEIGHTS:
+                logger.warning(f"fusion {self.config.fusion!r} of {artifact.where} is new and needs training")
         if artifact.head != type(self).__name__:
             tensors, head = self._without_head(artifact), modules.pop("head", None)
             if head is not None:
@@ -1141,7 +1146,7 @@ class ArtifactVerbs:
         values.update(
             adapters={name: {**self._with_own_results(name, tensors), "source": {}}},
             active_adapters=None,
-            fusion="add",
+            fusion=self.config.fusion if self.config.fusion in WITHOUT_WEIGHTS else "add",
             inner_projections=False,
         )
         config = KAdapterConfig(**values)
@@ -1237,7 +1242,7 @@ def _config_for(
     """
     overrides = {key: value for key, value in overrides.items() if key not in IGNORED and key[0] != "_"}
     free = (*LABEL_FIELDS, *(() if artifact.head else HEAD_FIELDS))
-    if not artifact.head and artifact.config.get("fusion", "add") == "add":  # which has no weights
+    if not artifact.head and artifact.config.get("fusion", "add") in WITHOUT_WEIGHTS:
         free += ("fusion",)
     fixed = {key: value for key, value in overrides.items() if key in (*OWN_FIELDS, *STRUCTURE, *BACKBONE_FIELDS)}
     if config is not None:

@@ -464,6 +464,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
     ) -> dict[str, Tensor]:
         """Return all that fusion and head read: {"backbone": R, "adapters.NAME": A}, where the head reads it.
 
+        With the fusion "delta" it is "contributions.NAME" of each adapter, so that neither stands in for the other.
         Shapes: each (batch, n, hidden), n the positions that the head reads. Keywords are those of `forward`; labels
         may be among them and are not looked at.
 
@@ -480,7 +481,11 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         check_mask(attention_mask, tokens)
         positions = self._positions_read(tokens, attention_mask, inputs)
         backbone, adapters = self.kadapter.encode(input_ids, attention_mask, positions, **inputs)
-        return {"backbone": backbone, **{f"adapters.{name}": states for name, states in adapters.items()}}
+        return {"backbone": backbone, **{self.sources()[name]: states for name, states in adapters.items()}}
+
+    def sources(self) -> dict[str, str]:
+        """Return for each active adapter the key of what `read` returns of it."""
+        return {name: f"{self.kadapter.fusion.reads}.{name}" for name in self.active_adapters()}
 
     def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
         """Return the positions (batch, n) that the head reads, None for all; takes its keywords out of `inputs`."""
@@ -506,11 +511,11 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         else:
             self._check_keywords(inputs)
         self._check_states(states)
-        adapters = {name: states[f"adapters.{name}"] for name in self.active_adapters()}
+        adapters = {name: states[source] for name, source in self.sources().items()}
         return self.kadapter.fusion(states["backbone"], adapters)
 
     def _check_states(self, states: dict[str, Tensor]) -> None:
-        expected = ["backbone", *(f"adapters.{name}" for name in self.active_adapters())]
+        expected = ["backbone", *self.sources().values()]
         if set(states) != set(expected):
             raise ValueError(
                 f"states hold {sorted(states)}, and this model reads {sorted(expected)}; read them again with its read"
