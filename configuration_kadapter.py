@@ -18,8 +18,10 @@ __all__ = [
     "BACKBONE_FIELDS",
     "DEFAULT_KIND",
     "FUSIONS",
+    "LM_HEADS",
     "PUBLISHED_SIZES",
     "RELEASE",
+    "WITHOUT_WEIGHTS",
     "KAdapterConfig",
     "KnowledgeAdapterConfig",
     "check_adapter_name",
@@ -130,8 +132,8 @@ class KnowledgeAdapterConfig:
         attention_probs_dropout_prob: dropout of the attention weights.
         layer_norm_eps: epsilon of the layer norms.
         projection_initializer_range: standard deviation of the projections at the start; the small default makes a
-            new adapter pass on the sum of the tapped states. None for torch's default, as in the official code's
-            fine-tuning "without knowledge".
+            new adapter pass on the sum of the tapped states; with 0 it does so exactly, and its contribution starts
+            as zero. None for torch's default, as in the official code's fine-tuning "without knowledge".
         skip_layers: 0 for none, else after every n-th layer the output of an earlier one is added, as published.
         kind: the kind of plug-in, which names the file of its class; "k_adapter" is the class described here.
         mask_padding: whether padding is hidden from the adapter; False reproduces the official code, which leaks it.
@@ -176,6 +178,9 @@ class KnowledgeAdapterConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        deviation = self.projection_initializer_range
+        if deviation is not None and deviation < 0:
+            raise ValueError(f"projection_initializer_range={deviation} is a standard deviation, so at least 0")
         if self.skip_layers < 0 or self.skip_layers == 1:
             raise ValueError(f"skip_layers={self.skip_layers} must be 0 (off) or at least 2")
         if self.layers is not None:
@@ -186,14 +191,7 @@ class KnowledgeAdapterConfig:
         """Refuse what no trainer and no loading wrote of where an adapter comes from."""
         if not isinstance(self.training.get("results") or {}, dict):
             raise TypeError("'results' of a knowledge adapter's training must map names to numbers")
-        needed = {"name_or_path": str, "adapter": str, "hash": str}
-        maybe = {"revision": str | None, "subfolder": str | None}
-        for key, kind in ({**needed, **maybe} if self.source else {}).items():
-            if (key in needed and key not in self.source) or not isinstance(self.source.get(key), kind):
-                raise ValueError(
-                    f"the source of a knowledge adapter lacks {key!r} or has it of another type; it tells "
-                    f"{', '.join((*needed, *maybe))} of where the adapter was saved, so save the artifact again"
-                )
+        check_source(self.source, {"adapter": str, **SOURCE}, "a knowledge adapter")
 
     def _check_order(self, layers: list[int]) -> None:
         if not layers or layers[0] < 0 or any(a >= b for a, b in itertools.pairwise(layers)):
@@ -283,6 +281,16 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
         raise ValueError(f"{name}={value!r} must be one of {list(known)}{hint}")
 
 
+def check_source(source: dict[str, Any], types: dict[str, Any], what: str) -> None:
+    """Raise ValueError where a source, unless it is empty, does not tell where something was saved."""
+    for key, kind in types.items() if source else ():
+        if not isinstance(source.get(key), kind):
+            raise ValueError(
+                f"the source of {what} lacks {key!r} or has it of another type; it tells {', '.join(types)} of where "
+                "it was saved, so save the artifact again"
+            )
+
+
 def refuse_misspelt(kwargs: dict[str, Any], known: Iterable[str], function: str) -> None:
     """Raise TypeError for a keyword that is a misspelling of a known keyword; other keywords are passed on."""
     for key in kwargs:
@@ -321,9 +329,17 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "febf6d0e18bd8ebe"
-FUSIONS = ("add", "concat", "gated")
+RELEASE = "c7807cf2c36794ea"
+FUSIONS = ("add", "concat", "gated", "delta")
+WITHOUT_WEIGHTS = ("add", "delta")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")
+LM_HEADS = ("backbone", "transform", "linear")
+SOURCE = {  # what tells where something was loaded from, and the types of it
+    "name_or_path": str,
+    "hash": str,
+    "revision": str | None,
+    "subfolder": str | None,
+}
 FORMAT_VERSION = 1
 # Read from the backbone, never set: names as users of AutoModel ask for them.
 BACKBONE_FIELDS = (
@@ -367,14 +383,19 @@ class KAdapterConfig(PreTrainedConfig):
         backbone_modified: whether the backbone was trained or resized and so is saved with the model.
         adapters: for each adapter its `KnowledgeAdapterConfig` as a plain dict; `adapter_config(name)` is typed.
         active_adapters: names of the adapters in use; None for all.
-        fusion: "add" (backbone + sum of adapters, no parameters), "concat" (learned, as in the official code) or
-            "gated" (learned, starting from the plain backbone).
+        fusion: "add" (backbone + sum of adapters, no parameters), "concat" (learned, as in the official code),
+            "gated" (learned, starting from the plain backbone) or "delta" (backbone + sum of what the adapters add to
+            the states that they tap, no parameters, starting from the plain backbone).
         inner_projections: whether each adapter has a frozen projection of its own within "concat", as in the official
             CosmosQA model.
         classifier_dropout: dropout in heads.
         dependency_head: "arc" (any length) or "official" (positions up to `num_positions`), for dependency parsing.
         arc_size: width of the arc scorer.
         num_positions: classes of the official dependency head, which are absolute token positions.
+        lm_head: "backbone" (the backbone's own LM head, frozen), "transform" (a new dense layer, activation, layer norm
+            and the backbone's input embeddings as the decoder) or "linear" (a new Linear, as in the paper), for the
+            masked-LM model.
+        lm_head_source: where the LM head was loaded from, and its hash; None for the backbone's and for a new one.
         format_version: version of the artifact's layout.
         record_digest: digest of the record that the saved weights carry, which tells whether both are of one save.
 
@@ -398,6 +419,8 @@ class KAdapterConfig(PreTrainedConfig):
     dependency_head: str = "arc"
     arc_size: int = 256
     num_positions: int = 64
+    lm_head: str | None = None
+    lm_head_source: dict[str, Any] | None = None
     pad_token_id: int | None = None
     format_version: int = FORMAT_VERSION
     record_digest: str | None = None
@@ -427,6 +450,9 @@ class KAdapterConfig(PreTrainedConfig):
             )
         check_choice("fusion", self.fusion, FUSIONS)
         check_choice("dependency_head", self.dependency_head, DEPENDENCY_HEADS)
+        if self.lm_head is not None:
+            check_choice("lm_head", self.lm_head, LM_HEADS)
+        check_source(self.lm_head_source or {}, SOURCE, "an LM head")
         for name, values in (self.adapters or {}).items():
             check_adapter_name(name)
             KnowledgeAdapterConfig.from_dict(values, where=f" of {name!r}")
