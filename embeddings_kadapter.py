@@ -74,7 +74,7 @@ class IdIndex(NamedTuple):
         """
         if len(ids) == 0:
             raise ValueError("there are no ids; give the id of each row of the embeddings")
-        keys = [_key(name, f"row {row}: ") for row, name in enumerate(ids)]
+        keys = [_key(name, row) for row, name in enumerate(ids)]
         bucket_of = _buckets_of(keys, len(keys))
         index = cls(
             torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8),
@@ -151,16 +151,16 @@ class _Strings(NamedTuple):
         return cls(text, lengths, lengths.cumsum(0) - lengths)
 
 
-def _key(name: Any, where: str = "") -> bytes:
-    """Return an id as it is stored: in composed Unicode (NFC), as UTF-8."""
+def _key(name: Any, number: int) -> bytes:
+    """Return an id, of which `number` says the position in its list, as it is stored: composed (NFC), as UTF-8."""
     if not isinstance(name, str):
-        raise TypeError(f"{where}id {name!r} is no string but of type {type(name).__name__}; write it as a string")
+        raise TypeError(f"id {name!r}, number {number}, is of type {type(name).__name__}; write ids as strings")
     if not name:
-        raise ValueError(f"{where}the id is empty; give each entity an id")
+        raise ValueError(f"id number {number} is empty; give each entity an id")
     try:
         return (name if name.isascii() or is_normalized("NFC", name) else normalize("NFC", name)).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where}id {name!r} holds half a surrogate pair, which no text may; repair it") from error
+        raise ValueError(f"id {name!r}, number {number}, holds half a surrogate pair; repair the text") from error
 
 
 def _buckets_of(keys: Sequence[bytes], number: int) -> Tensor:
@@ -245,7 +245,7 @@ class EntityEmbeddings:
         """
         if isinstance(ids, str):
             raise TypeError(f"ids are a list of strings, not the string {ids!r}; give [{ids!r}]")
-        return self.index.find([_key(name, f"number {number}: ") for number, name in enumerate(ids)])
+        return self.index.find([_key(name, number) for number, name in enumerate(ids)])
 
     def lookup(self, ids: Sequence[str]) -> Lookup:
         """Return the vectors of ids (n, D), zero for those that the table lacks, and which it has (n,).
@@ -254,7 +254,8 @@ class EntityEmbeddings:
         """
         rows = self.rows(ids)
         known = rows >= 0
-        vectors = self.embeddings[rows.clamp(min=0)] * known.unsqueeze(1)  # (n, D)
+        vectors = self.embeddings[rows.clamp(min=0)]  # (n, D), a copy
+        vectors[~known] = 0
         return Lookup(vectors, known)
 
     def check_known(self, ids: Collection[str]) -> int:
@@ -306,8 +307,8 @@ class EntityEmbeddings:
             )
         if sha256 is not None and table.sha256 != sha256:
             raise ValueError(
-                f"the entity embeddings at {where!r} have sha256 {table.sha256[:12]}, and {sha256[:12]} is needed; name "
-                "the directory or the revision that holds those"
+                f"the entity embeddings at {where!r} have sha256 {table.sha256[:12]}, and {sha256[:12]} is needed; "
+                "name the directory or the revision that holds those"
             )
         return table
 
