@@ -395,9 +395,10 @@ class EntityEmbeddings:
         if self.origin:
             lines += ["| | |", "|---|---|"]
             lines += [f"| {as_text(key)} | {as_text(_shown(value))} |" for key, value in self.origin.items()] + [""]
+        first = json.dumps(next(iter(self)), ensure_ascii=False)
         lines += ["```python", "from kadapter import EntityEmbeddings", ""]
         lines += ['table = EntityEmbeddings.from_pretrained("REPO_OR_DIRECTORY")']
-        lines += [f"vectors, known = table.lookup([{next(iter(self))!r}])  # (1, {self.dimension}), (1,)", "```", ""]
+        lines += [f"vectors, known = table.lookup([{first}])  # (1, {self.dimension}), (1,)", "```", ""]
         return str(ModelCard("\n".join(lines), ignore_metadata_errors=True))
 
 

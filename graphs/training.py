@@ -8,6 +8,7 @@ held out such that every entity and relation is still trained on.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import time
 import warnings
@@ -113,12 +114,11 @@ def train(
     Progress is shown on stderr. The figures are those of PyKEEN's filtered ranking of heads and tails.
 
     Raises:
-        ImportError: PyKEEN is not installed.
-        ValueError: there is no such model, or the share is not in 0 ... 1.
+        ValueError: PyKEEN is not installed or has no such model, or the share is not in 0 ... 1.
     """
-    pipeline, factory = _pykeen(training.model)
     if not 0 <= held_out_share < 1:
         raise ValueError(f"held_out_share={held_out_share} must lie between 0 and 1, such as 0.01 for every hundredth")
+    pipeline, factory = _pykeen(training.model)
     known, held_out = hold_out(graph, held_out_share, training.seed)
     log(
         f"{len(graph.entities)} entities, {len(graph.relations)} relations, {len(known)} triples to train on, "
@@ -153,15 +153,12 @@ def train(
 
 def _pykeen(model: str) -> tuple[Any, Any]:
     """Return PyKEEN's pipeline and its class of triples, after checking that it has such a model."""
-    try:
-        from pykeen.models import model_resolver
-        from pykeen.pipeline import pipeline
-        from pykeen.triples import CoreTriplesFactory
-    except ImportError as error:
-        raise ImportError(
-            f"embeddings are trained by PyKEEN, which can't be imported ({error}); install it by pip install "
-            "'kadapter[graphs]'"
-        ) from error
+    if importlib.util.find_spec("pykeen") is None:
+        raise ValueError("embeddings are trained by PyKEEN, which is not installed; pip install 'kadapter[graphs]'")
+    from pykeen.models import model_resolver
+    from pykeen.pipeline import pipeline
+    from pykeen.triples import CoreTriplesFactory
+
     try:
         model_resolver.lookup(model)
     except KeyError as error:
