@@ -8,6 +8,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 _HOMES = {
+    "EntityEmbeddings": "embeddings_kadapter",
+    "EntityLinker": "graphs.linking",
     "KAdapterConfig": "configuration_kadapter",
     "KnowledgeAdapterConfig": "configuration_kadapter",
     "KAdapterForDependencyParsing": "heads_kadapter",

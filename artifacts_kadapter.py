@@ -69,6 +69,7 @@ __all__ = [
     "DTYPES",
     "STRUCTURE",
     "TASKS",
+    "UPLOADING",
     "WEIGHTS",
     "WEIGHTS_FOLLOW",
     "Artifact",
@@ -116,7 +117,7 @@ OWN_TENSORS = ("adapters.", "fusion.", "head.", "backbone.", "kadapter.")
 # Weights of other models, beside which an artifact would make a directory that loads as neither.
 FOREIGN = (
     *("pytorch_model*.bin", "*.bin.index.json", "model.safetensors.index.json", "model-*.safetensors"),
-    *("adapter_model.*", "tf_model.h5", "flax_model.msgpack"),
+    *("adapter_model.*", "tf_model.h5", "flax_model.msgpack", "entity_embeddings.safetensors"),
 )
 FORGOTTEN = 24 * 3600  # seconds after which a save that never ended is swept away
 

@@ -17,7 +17,7 @@ import re
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,8 +52,10 @@ __all__ = [
     "check_shapes",
     "check_takes_embeddings",
     "check_tapped",
+    "digest_of_tensor",
     "embedding_size_of",
     "embeddings_of",
+    "fingerprint_of",
     "has_lm_head",
     "head_of",
     "making_models_in_turn",
@@ -293,13 +295,19 @@ def backbone_fingerprint(files: Sequence[str], anew: bool = False) -> str:
     remembered = None if anew else _remembered(memory)
     if remembered is not None:
         return remembered
-    total = hashlib.sha256()
-    for _, digest in sorted(entry for path in real for entry in _tensor_digests(path)):
-        total.update(digest)
+    total = fingerprint_of(entry for path in real for entry in _tensor_digests(path))
     with contextlib.suppress(OSError):  # a cache that can't be written only costs time
         memory.parent.mkdir(parents=True, exist_ok=True)
         with replacing(memory) as partial:
-            partial.write_text(total.hexdigest(), encoding="ascii")
+            partial.write_text(total, encoding="ascii")
+    return total
+
+
+def fingerprint_of(digests: Iterable[tuple[str, bytes]]) -> str:
+    """Return a hash of tensors, of each its name and what `digest_of_tensor` returns; their order does not matter."""
+    total = hashlib.sha256()
+    for _, digest in sorted(digests):
+        total.update(digest)
     return total.hexdigest()
 
 

@@ -38,6 +38,8 @@ __all__ = [
     "KnowledgeSource",
     "KnowledgeTokens",
     "PassageTokens",
+    "as_code",
+    "as_text",
     "backbone_tokenizer",
     "best_spans",
     "encode_choices",
@@ -1086,11 +1088,13 @@ def model_card(config: KAdapterConfig) -> str:
         base_model=None if local else backbone,
         base_model_relation=None if local else "adapter",
     )
-    shown = _code(Path(backbone).name if local else backbone) if backbone else "a backbone that exists only in memory"
+    shown = (
+        as_code(Path(backbone).name if local else backbone) if backbone else "a backbone that exists only in memory"
+    )
     lines = ["---", data.to_yaml(), "---", CARD_MARK, f"# {_title(config)}", ""]
     lines += [
-        f"For the encoder {shown} (revision {_code(config.backbone_revision or '-')}, fingerprint "
-        f"{_code((config.backbone_fingerprint or '-')[:12])}), after K-Adapter (Wang et al., Findings of ACL 2021).",
+        f"For the encoder {shown} (revision {as_code(config.backbone_revision or '-')}, fingerprint "
+        f"{as_code((config.backbone_fingerprint or '-')[:12])}), after K-Adapter (Wang et al., Findings of ACL 2021).",
         f"Outputs are fused by `{config.fusion}`.",
         "The backbone was changed along and is part of this artifact."
         if config.backbone_modified
@@ -1147,17 +1151,17 @@ def _row(name: str, adapter: dict[str, Any]) -> str:
     results = (training.get("results") or {}).items()
     shown = ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in results)
     cells = (training.get("corpus", "-"), training.get("objective", "-"), shown or "-")
-    return f"| {name} | {adapter['layers']} | {adapter['hidden_size']} | {' | '.join(map(_plain, cells))} |"
+    return f"| {name} | {adapter['layers']} | {adapter['hidden_size']} | {' | '.join(map(as_text, cells))} |"
 
 
-def _plain(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a value, perhaps of other people's artifacts, as text in which Markdown and HTML mean nothing."""
     text = _one_line(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~$!#])|(?<!\w)(_)|(_)(?!\w)", lambda match: f"\\{match.group()}", text)
     return text.replace("://", ":&#47;&#47;")  # no address becomes a link of its own
 
 
-def _code(value: Any) -> str:
+def as_code(value: Any) -> str:
     """Return a value as code within a line, which it can't end."""
     return f"`{_one_line(value).replace('`', '')}`"
 

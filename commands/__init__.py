@@ -1,4 +1,6 @@
-"""The `kadapter` command. Each file here without an underscore is a subcommand of that name, with a function `run`.
+"""The `kadapter` command. Each file here without an underscore is a subcommand of that name.
+
+It has a function `run`, or, where it is a group of commands, these as an `app`.
 
 Expected errors end a command with a single line on stderr and exit code 1.
 """
@@ -47,8 +49,12 @@ def kadapter(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Knowledge adapters for frozen encoders: convert official checkpoints, compose adapters, report on runs."""
+    """Knowledge adapters for frozen encoders: convert, compose, report, entity embeddings."""
 
 
 for _name in discovery.available(__name__):
-    app.command(_name)(discovery.find(__name__, "command", _name).run)
+    _command = discovery.find(__name__, "command", _name)
+    if hasattr(_command, "app"):
+        app.add_typer(_command.app, name=_name)
+    else:
+        app.command(_name)(_command.run)

@@ -26,6 +26,8 @@ from ._features import (
     QUESTION_ANSWERING_FEATURES,
     RELATION_FEATURES,
 )
+from ._mentions import WORD
+from ._names import INVISIBLE, MARKS, normal
 from ._question_answering import occurrences
 from ._splits import FOLDS
 
@@ -34,9 +36,12 @@ __all__ = [
     "ENTITY_TYPING_FEATURES",
     "FEATURES",
     "FOLDS",
+    "INVISIBLE",
+    "MARKS",
     "MULTIPLE_CHOICE_FEATURES",
     "QUESTION_ANSWERING_FEATURES",
     "RELATION_FEATURES",
+    "WORD",
     "CorpusBuilder",
     "available",
     "counts",
@@ -44,6 +49,7 @@ __all__ = [
     "listed",
     "load",
     "load_file",
+    "normal",
     "occurrences",
     "split_table",
 ]
