@@ -187,6 +187,7 @@ def _marker_ids(tokenizer: Any, marker: str) -> list[int]:
 ENTITY_POSITIONS = ("before", "after", "instead")
 MISSING_ENTITIES = ("skip", "bias")
 IDS_LOOKED_AT = 100  # of a table, to learn what its ids look like
+MANY_IDS = 20  # of which a table should have one
 
 
 class KnowledgeSource(NamedTuple):
@@ -311,8 +312,8 @@ def knowledge_inputs(slots: Sequence[Sequence[tuple[int, str | None]]], embeddin
 
     `slots` has for each text (position, id); an id that is not in the table has a row of zeros.
     """
-    ids = list(dict.fromkeys(id for text in slots for _, id in text if has_entity(embeddings, id)))
-    table = torch.as_tensor(embeddings.lookup(ids)).float() if ids else torch.zeros(0, _dimension(embeddings))
+    ids = known_ids(embeddings, [id for text in slots for _, id in text if id is not None])
+    table = looked_up(embeddings, ids) if ids else torch.zeros(0, embeddings.dimension)
     row_of = {id: number for number, id in enumerate(ids)}
     width = max(map(len, slots), default=0)
     positions = torch.full((len(slots), width), -1)
@@ -325,14 +326,18 @@ def knowledge_inputs(slots: Sequence[Sequence[tuple[int, str | None]]], embeddin
     return positions, rows
 
 
-def has_entity(embeddings: Any, id: str | None) -> bool:
-    """Return whether a table has a row for an id; one that can't be asked has a row for every id."""
-    return id is not None and (not hasattr(embeddings, "__contains__") or id in embeddings)
+def known_ids(embeddings: Any, ids: Sequence[str]) -> list[str]:
+    """Return the different ones of these ids for which a table has a row."""
+    ids = list(dict.fromkeys(ids))
+    if not hasattr(embeddings, "rows"):  # another table than EntityEmbeddings, which tells of one id at a time
+        return [id for id in ids if id in embeddings]
+    return [id for id, row in zip(ids, embeddings.rows(ids).tolist(), strict=True) if row >= 0] if ids else []
 
 
-def _dimension(embeddings: Any) -> int:
-    """Return the width of a table's rows, 0 where it does not tell."""
-    return int(getattr(embeddings, "dimension", 0))
+def looked_up(embeddings: Any, ids: list[str]) -> Tensor:
+    """Return the vectors (ids, dimension) of ids that a table has."""
+    found = embeddings.lookup(ids)
+    return torch.as_tensor(getattr(found, "vectors", found)).float()
 
 
 def _sources(knowledge: Any) -> dict[str | None, KnowledgeSource]:
@@ -390,13 +395,13 @@ def insert_entities(
     """
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(f"{type(tokenizer).__name__} gives no offsets; load a fast tokenizer by AutoTokenizer")
-    sources, texts = _sources(knowledge), [texts] if isinstance(texts, str) else list(texts)
+    sources, texts = _sources(knowledge), list(texts)
     firsts = _linked(texts, entities, sources, markers)
     seconds = None if pairs is None else _linked(list(pairs[0]), pairs[1], sources, markers)
     if seconds is not None and len(seconds) != len(firsts):
         raise ValueError(f"{len(firsts)} texts and {len(seconds)} second texts; give one for each")
-    _report_missing([link for text in (*firsts, *(seconds or ())) for link in text], sources)
-    insert = _Inserter(tokenizer, sources, markers, official_truncation)
+    known = _known([link for text in (*firsts, *(seconds or ())) for link in text], sources)
+    insert = _Inserter(tokenizer, sources, known, markers, official_truncation)
     bodies = [insert.own_tokens(texts, firsts)]
     if pairs is not None and seconds is not None:
         if official_truncation:
@@ -456,46 +461,52 @@ def _check_apart(number: int, links: list[EntityLink], sources: dict[str | None,
             )
 
 
-def _report_missing(links: list[EntityLink], sources: dict[str | None, KnowledgeSource]) -> None:
-    """Warn of entities that a table lacks; refuse ids of which none is there and none looks like those that are.
+def _known(links: list[EntityLink], sources: dict[str | None, KnowledgeSource]) -> dict[str | None, set[str]]:
+    """Return the ids that each table has, and warn of those that it lacks.
 
     Raises:
         ValueError: the ids are of another knowledge base.
     """
+    known = {}
     for name, source in sources.items():
         ids = [link.id for link in links if link.source == name and link.id is not None]
-        missing = [id for id in ids if not has_entity(source.embeddings, id)]
+        known[name] = set(known_ids(source.embeddings, ids))
+        missing = [id for id in ids if id not in known[name]]
         if not missing:
             continue
-        distinct, form = len(set(missing)), _form_of(source.embeddings)
-        if len(missing) == len(ids) and (
-            distinct >= IDS_LOOKED_AT or (form is not None and all(_form(id) != form for id in missing))
-        ):
-            raise ValueError(
-                f"none of {distinct} entity ids, such as {missing[0]!r}, is in the table"
-                f"{'' if form is None else f', whose ids look like {form}123'}; give ids of its knowledge base, or "
-                "the table of theirs"
-            )
-        what = "are skipped" if source.missing_entity == "skip" else "have a row of zeros, so the map's bias"
+        if not known[name]:
+            _refuse_foreign(missing, source.embeddings)
+        what = "are skipped" if source.missing_entity == "skip" else "have a row of zeros, and so the map's bias"
         logger.warning(
-            f"{len(missing)} of {len(ids)} linked mentions have entities that the table lacks, such as "
+            f"{len(missing)} of {len(ids)} linked mentions have an entity that the table lacks, such as "
             f"{missing[0]!r}: they {what}"
+        )
+    return known
+
+
+def _refuse_foreign(missing: list[str], embeddings: Any) -> None:
+    """Refuse ids, none of which a table has, if none looks like its ids, or if they are many.
+
+    Raises:
+        ValueError: so it is.
+    """
+    try:
+        examples = [str(id) for id in islice(iter(embeddings), IDS_LOOKED_AT)]
+    except (TypeError, KeyError, IndexError):  # a table that can't be iterated over
+        examples = []
+    different = set(missing)
+    if len(different) >= MANY_IDS or (examples and not set(map(_form, examples)) & set(map(_form, different))):
+        raise ValueError(
+            f"none of {len(different)} entity ids, such as {missing[0]!r}, is in the table"
+            f"{f', which has ids such as {examples[0]!r}' if examples else ''}; give ids of its knowledge base, or the "
+            "table of theirs"
         )
 
 
-def _form(id: str) -> str | None:
-    """Return what stands before the number in an id such as Q42 or /m/0abc, None where it is no such id."""
-    match = re.match(r"([^\W\d_]{0,2}|[^\d\s]*/)\d", id)
-    return match[1] if match else None
-
-
-def _form_of(embeddings: Any) -> str | None:
-    """Return the form that all ids of a table have, by the first of them; None where it does not tell."""
-    try:
-        forms = {_form(id) for id in islice(iter(embeddings), IDS_LOOKED_AT)}
-    except (TypeError, KeyError, IndexError, ValueError):  # can't be iterated over, or not over ids
-        return None
-    return forms.pop() if len(forms) == 1 else None
+def _form(id: str) -> str:
+    """Return what ids of a knowledge base have in common: what stands before a number, as in Q42 and /m/0abc."""
+    match = re.match(r"([^\W\d_]{1,2}|[^\d\s]*[/:#.])\d", id)
+    return match[1] if match else "number" if id.isdigit() else "words"
 
 
 class _Mention(NamedTuple):
@@ -555,9 +566,14 @@ class _Inserter:
     """Puts slots, separators and markers into the tokens of texts."""
 
     def __init__(
-        self, tokenizer: Any, sources: dict[str | None, KnowledgeSource], markers: Sequence[str], official: bool
+        self,
+        tokenizer: Any,
+        sources: dict[str | None, KnowledgeSource],
+        known: dict[str | None, set[str]],
+        markers: Sequence[str],
+        official: bool,
     ) -> None:
-        self.tokenizer, self.sources, self.official = tokenizer, sources, official
+        self.tokenizer, self.sources, self.known, self.official = tokenizer, sources, known, official
         self.markers = [_marker_ids(tokenizer, marker) for marker in markers]
         self.slot = [placeholder_id(tokenizer)]
         self.separators = {
@@ -601,8 +617,8 @@ class _Inserter:
         return mentions
 
     def _has_slot(self, link: EntityLink) -> bool:
-        source = self.sources[link.source]
-        return link.id is not None and (source.missing_entity == "bias" or has_entity(source.embeddings, link.id))
+        bias = self.sources[link.source].missing_entity == "bias"
+        return link.id is not None and (bias or link.id in self.known[link.source])
 
     def framed(self, own: tuple[_Own, ...], frame: _Frame, max_length: int | None) -> KnowledgeTokens:
         """Return a text, or a pair, with special tokens and cut to so many tokens."""
