@@ -222,6 +222,14 @@ class KnowledgeAdapterConfig:
         return type(self)(**{**self.to_dict(), "layers": layers, **self._sizes(hidden_size)})
 
     @property
+    def description(self) -> str:
+        """What it reads and how large it is, in words."""
+        return (
+            f"layers {list(self.layers or ())}, inner width {self.hidden_size}, {self.num_hidden_layers} blocks, "
+            f"{self.num_attention_heads} heads"
+        )
+
+    @property
     def sizes(self) -> tuple[int, int, int]:
         """Width, attention heads and feed-forward width of each block.
 
@@ -329,7 +337,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "929ddaac5bd865f6"
+RELEASE = "a869036800d99e00"
 FUSIONS = ("add", "concat", "gated", "delta")
 WITHOUT_WEIGHTS = ("add", "delta")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")

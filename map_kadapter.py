@@ -122,6 +122,16 @@ class KnowledgeMapConfig(KnowledgeAdapterConfig):
         inner = self.hidden_size or (width if self.num_hidden_layers else None)
         return type(self)(**{**self.to_dict(), "embedding_size": width, "hidden_size": inner})
 
+    @property
+    def description(self) -> str:
+        """What it maps, in words."""
+        form = "an affine map" if not self.num_hidden_layers else f"{self.num_hidden_layers} hidden layers"
+        table = f" of {self.knowledge_source!r}" if self.knowledge_source else ""
+        return (
+            f"{form} of entity embeddings{table}, {self.knowledge_size} wide, into input embeddings, "
+            f"{self.embedding_size} wide"
+        )
+
     @classmethod
     def for_table(cls, entity_embeddings: Any, **values: Any) -> KnowledgeMapConfig:
         """Return the configuration of a map for a table, to which its artifact will refer."""

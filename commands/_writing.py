@@ -16,11 +16,7 @@ def describe(model: KAdapterPreTrainedModel, directory: str | os.PathLike, log: 
     fingerprint = f", fingerprint {config.backbone_fingerprint[:12]}" if config.backbone_fingerprint else ""
     log(f"backbone {config.backbone_name_or_path or 'given as a module'}{fingerprint}")
     for name in config.adapters:
-        adapter = config.adapter_config(name)
-        log(
-            f"adapter {name}: layers {list(adapter.layers)}, inner width {adapter.hidden_size}, "
-            f"{adapter.num_hidden_layers} blocks, {adapter.num_attention_heads} heads"
-        )
+        log(f"adapter {name}: {config.adapter_config(name).description}")
     with_tokenizer = any(Path(directory, name).exists() for name in VOCABULARIES)
     log(f"fused by {config.fusion!r}, {'with its' if with_tokenizer else 'without a'} tokenizer")
     call = f'{model._auto_classes[0]}.from_pretrained("{directory}", trust_remote_code=True)'

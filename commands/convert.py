@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,12 +18,25 @@ class Fusion(StrEnum):
     ADD = "add"
 
 
-Official = Annotated[Path, typer.Option(help="The official pytorch_model.bin, or the same as .safetensors.")]
-Backbone = Annotated[str, typer.Option(help="Hub id or directory of the backbone, for example roberta-large.")]
+Official = Annotated[
+    Path | None,
+    typer.Option(
+        help="The official pytorch_model.bin of adapters, or Affine.bin or ckpt.bin of a knowledge map; also as "
+        ".safetensors."
+    ),
+]
+Artifact = Annotated[
+    str | None,
+    typer.Option(help="Instead of --official: our artifact of a knowledge map, to be written as Affine.bin."),
+]
+Backbone = Annotated[str | None, typer.Option(help="Hub id or directory of the backbone, for example roberta-large.")]
 BackboneRevision = Annotated[str | None, typer.Option(help="Commit, tag or branch of the backbone.")]
 Layers = Annotated[
-    list[int],
+    list[int] | None,
     typer.Option(help="Hidden state that an adapter layer reads (0 = embeddings); repeat for each layer, in order."),
+]
+Embeddings = Annotated[
+    str | None, typer.Option(help="Entity embeddings that the map was trained with, to which its artifact refers.")
 ]
 Name = Annotated[
     str | None, typer.Option(help="Name of the adapter; not needed if the file contains fac_adapter or lin_adapter.")
@@ -38,47 +51,85 @@ FusionMode = Annotated[
 
 
 def run(
-    official: Official,
-    backbone: Backbone,
-    layers: Layers,
     output_dir: OutputDir,
+    official: Official = None,
+    artifact: Artifact = None,
+    backbone: Backbone = None,
+    layers: Layers = None,
     name: Name = None,
     num_attention_heads: AttentionHeads = 12,
     skip_layers: SkipLayers = 0,
     keep_head: KeepHead = False,
     fusion: FusionMode = None,
     backbone_revision: BackboneRevision = None,
+    entity_embeddings: Embeddings = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert an official checkpoint into an artifact.
+    """Convert an official checkpoint into an artifact, or a knowledge map into an official file.
 
-    The artifact computes what the official code computed if called with position_ids=torch.arange(2, length + 2).
-    The layout (pre-training, RobertaModelwithAdapter or fine-tuning) is recognised by the names in the file.
+    The artifact computes what the official code computed; adapters, if called with position_ids=torch.arange(2,
+    length + 2). The layout (pre-training, RobertaModelwithAdapter, fine-tuning or map) is recognised by the names in
+    the file.
 
     Example: kadapter convert --official fac-adapter/pytorch_model.bin --backbone roberta-large
     --layers 0 --layers 11 --layers 22 --name fac -o kadapter-fac
+
+    Example: kadapter convert --official Affine.bin --backbone bert-base-uncased --name wikidata -o kadapter-map
     """
     from ._preflight import refuse_used
 
     refuse_used(output_dir, overwrite)
-    if not official.is_file():
+    if (official is None) == (artifact is None):
+        raise ValueError("give --official FILE to convert it, or --artifact ID_OR_PATH to write Affine.bin of it")
+    if artifact is not None:
+        _write_official(artifact, name, output_dir)
+        return
+    if official is None or not official.is_file():
         raise OSError(f"no file {str(official)!r}; give the official pytorch_model.bin, or a .safetensors file")
+    if backbone is None:
+        raise ValueError("--backbone is missing; give the Hub id or directory of the encoder of the file")
     from ..artifacts_kadapter import check_destination  # after the checks, since torch takes seconds to import
     from ..official.convert import convert_official
+    from ..official.knowledge_map import is_official_map
     from ._writing import describe
 
     check_destination(output_dir, sources=[backbone, official.parent])
-    model = convert_official(
-        official,
-        backbone,
-        layers,
-        name=name,
-        num_attention_heads=num_attention_heads,
-        skip_layers=skip_layers,
-        keep_head=keep_head,
-        fusion=None if fusion is None else fusion.value,
-        backbone_revision=backbone_revision,
-        log=typer.echo,
-    )
+    if is_official_map(official):
+        model = _map(official, backbone, name, backbone_revision, entity_embeddings)
+    else:
+        model = convert_official(
+            official,
+            backbone,
+            layers or [],
+            name=name,
+            num_attention_heads=num_attention_heads,
+            skip_layers=skip_layers,
+            keep_head=keep_head,
+            fusion=None if fusion is None else fusion.value,
+            backbone_revision=backbone_revision,
+            log=typer.echo,
+        )
     model.save_pretrained(output_dir)
     describe(model, output_dir, typer.echo)
+
+
+def _map(official: Path, backbone: str, name: str | None, revision: str | None, embeddings: str | None) -> Any:
+    """Return the model of an official map."""
+    from ..embeddings_kadapter import EntityEmbeddings
+    from ..official.knowledge_map import convert_official_map
+
+    if name is None:
+        raise ValueError(f"{official} does not name its knowledge base; pass a name, for example --name wikidata")
+    table = None if embeddings is None else EntityEmbeddings.from_pretrained(embeddings)
+    return convert_official_map(official, backbone, name, revision, table)
+
+
+def _write_official(artifact: str, name: str | None, output_dir: Path) -> None:
+    """Write the map of an artifact as Affine.bin."""
+    from ..map_kadapter import KnowledgeMap
+    from ..official.knowledge_map import write_official_map
+
+    knowledge_map = KnowledgeMap.from_pretrained(artifact, name)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_official_map(knowledge_map, output_dir / "Affine.bin")
+    typer.echo(f"saved the map of {artifact} to {output_dir / 'Affine.bin'}, as the official code reads it")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..artifacts_kadapter import all_finite
 
-__all__ = ["OfficialCheckpoint", "official_name", "read_official"]
+__all__ = ["OfficialCheckpoint", "load_tensors", "official_name", "read_official"]
 
 PREFIXES = ("fac_adapter.", "lin_adapter.")  # in the order in which the official code concatenates them
 BACKBONE = "model."
@@ -130,12 +130,17 @@ def read_official(file: str | os.PathLike) -> OfficialCheckpoint:
     path = Path(file)
     if not path.is_file():
         raise OSError(f"no file {str(path)!r}; name the pytorch_model.bin (or .safetensors) of the official code")
-    checkpoint = OfficialCheckpoint(str(path), _tensors(path, _load(path)))
+    checkpoint = OfficialCheckpoint(str(path), _tensors(path, load_tensors(path)))
     _check_layout(checkpoint)
     return checkpoint
 
 
-def _load(path: Path) -> Any:
+def load_tensors(path: Path) -> Any:
+    """Return what a .bin or .safetensors file holds, without running code in it.
+
+    Raises:
+        ValueError: it is damaged, or holds code.
+    """
     if path.suffix != ".safetensors":
         return _load_pickle(path)
     try:
