@@ -496,10 +496,10 @@ def _refuse_foreign(missing: list[str], embeddings: Any) -> None:
         examples = []
     different = set(missing)
     if len(different) >= MANY_IDS or (examples and not set(map(_form, examples)) & set(map(_form, different))):
+        known = f", which has ids such as {examples[0]!r}" if examples else ""
         raise ValueError(
-            f"none of {len(different)} entity ids, such as {missing[0]!r}, is in the table"
-            f"{f', which has ids such as {examples[0]!r}' if examples else ''}; give ids of its knowledge base, or the "
-            "table of theirs"
+            f"none of {len(different)} entity ids, such as {missing[0]!r}, is in the table{known}; give ids of its "
+            "knowledge base, or the table of theirs"
         )
 
 
@@ -1118,6 +1118,7 @@ def model_card(config: KAdapterConfig) -> str:
         "",
         *("| adapter | layers | inner width | trained on | objective | result |", "|---|---|---|---|---|---|"),
         *(_row(name, values) for name, values in config.adapters.items()),
+        *_maps(config),
         *_usage(config),
         "Where this stands in a `subfolder` of a repository, put a copy of the `*_kadapter.py` files at its root too:",
         *("transformers looks for code there. With the package `kadapter` installed none is needed.", ""),
@@ -1137,6 +1138,38 @@ def _title(config: KAdapterConfig) -> str:
 def _head(config: KAdapterConfig) -> str | None:
     model_class = (config.architectures or ["KAdapterModel"])[0]
     return None if model_class == "KAdapterModel" else model_class
+
+
+PLUGGING = """
+In a model of your own that was fine-tuned from this encoder, whose parameters stay as they are:
+
+```python
+from kadapter import EntityEmbeddings, KnowledgeMap, plug
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("YOUR_MODEL")
+tokenizer = AutoTokenizer.from_pretrained("YOUR_MODEL")
+table = EntityEmbeddings.from_pretrained("TABLE")
+plugged = plug(model, KnowledgeMap.from_pretrained("REPO_OR_DIRECTORY"), table)
+text, mentions = "Marie Curie was born in Warsaw.", [(0, 11, "Q7186"), (24, 30, "Q270")]  # ids of the table
+print(model(**plugged.encode(tokenizer, [text], [mentions])).logits)
+```"""
+
+
+def _maps(config: KAdapterConfig) -> list[str]:
+    """Return what knowledge maps map, and how they are plugged into other models."""
+    lines = []
+    for name, values in config.adapters.items():
+        if values.get("kind") == "map":
+            source, revision = (as_code(values.get(f"knowledge_{key}") or "-") for key in ("source", "revision"))
+            sha256 = as_code((values.get("knowledge_sha256") or "-")[:12])
+            lines += [
+                "",
+                f"`{name}` maps entity embeddings, {values['knowledge_size']} wide, into the input embeddings of the "
+                f"encoder, after Zhang et al. (ACL 2023): those of the table {source} (revision {revision}, sha256 "
+                f"{sha256}), which is no part of this artifact.",
+            ]
+    return lines and [*lines, PLUGGING]
 
 
 def _usage(config: KAdapterConfig) -> list[str]:
@@ -1167,7 +1200,8 @@ def _row(name: str, adapter: dict[str, Any]) -> str:
     results = (training.get("results") or {}).items()
     shown = ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in results)
     cells = (training.get("corpus", "-"), training.get("objective", "-"), shown or "-")
-    return f"| {name} | {adapter['layers']} | {adapter['hidden_size']} | {' | '.join(map(as_text, cells))} |"
+    layers, width = adapter["layers"] or "input embeddings", adapter["hidden_size"] or "-"
+    return f"| {name} | {layers} | {width} | {' | '.join(map(as_text, cells))} |"
 
 
 def as_text(value: Any) -> str:

@@ -49,15 +49,15 @@ def read_official_map(file: str | os.PathLike) -> dict[str, Tensor]:
     if set(state) != set(NAMES) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         names = ", ".join(map(repr, sorted(map(str, state))[:3])) or type(loaded).__name__
         raise ValueError(
-            f"{path} holds {names}, and an official map {' and '.join(map(repr, NAMES))} alone; name an Affine.bin, or the "
-            "ckpt.bin of map-tuning"
+            f"{path} holds {names}, and an official map {' and '.join(map(repr, NAMES))} alone; name an Affine.bin, "
+            "or the ckpt.bin of map-tuning"
         )
     weight, bias = (state[name] for name in NAMES)
     if weight.dim() != 2 or bias.shape != weight.shape[:1] or not all(map(_finite, (weight, bias))):
         shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
         raise ValueError(
-            f"{path}: 'model.weight' and 'model.bias' of shapes {shapes} make no affine map of finite numbers; copy the "
-            "file again"
+            f"{path}: 'model.weight' and 'model.bias' of shapes {shapes} make no affine map of finite numbers; copy "
+            "the file again"
         )
     return {ours: state[theirs].float() for theirs, ours in NAMES.items()}
 
@@ -100,8 +100,8 @@ def convert_official_map(
         values = {**KnowledgeMapConfig.for_table(entity_embeddings).to_dict(), **values}
         if entity_embeddings.dimension != size:
             raise ValueError(
-                f"{file} maps entity embeddings of width {size}, and those of the table are {entity_embeddings.dimension} "
-                "wide; name the table that the map was trained with"
+                f"{file} maps entity embeddings of width {size}, and those of the table have "
+                f"{entity_embeddings.dimension}; name the table that the map was trained with"
             )
     options = {} if isinstance(backbone, torch.nn.Module) else {"revision": backbone_revision, "dtype": torch.float32}
     model = KAdapterModel.from_backbone(backbone, **options)

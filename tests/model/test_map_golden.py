@@ -1,0 +1,227 @@
+"""Maps compute what the official map-tuning code computed: tokens, embeddings, states, logits, losses and a step."""
+
+import pytest
+import torch
+from tiny_knowledge import (
+    INFO,
+    TENSORS,
+    bert_tokenizer,
+    entity_table,
+    equal_where_real,
+    near,
+    official_map,
+    official_tokens,
+    relation_texts,
+    save_bert,
+    tensors_of,
+    typing_texts,
+    with_zeros,
+)
+from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
+from typer.testing import CliRunner
+
+from kadapter import KAdapterModel, KnowledgeMap, encode_knowledge, insert_entities, plug, unplug
+from kadapter.commands import app
+
+MARKERS = ("#", "$")
+# What is encoded in each case: texts, entities, table and markers.
+CASES = {
+    "wiki80_map": (relation_texts, with_zeros, MARKERS),
+    "wikiet": (typing_texts, with_zeros, ("$",)),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+def encoded(case):
+    texts, source, markers = CASES[case]
+    inputs = encode_knowledge(bert_tokenizer(), *texts(), source(), markers=markers)
+    del inputs["entity_positions"]
+    assert torch.equal(inputs["attention_mask"], tensors_of(case)["mask"])
+    return inputs
+
+
+def without_entities():
+    """The relation texts with marked mentions that have no entities."""
+    texts, entities = relation_texts()
+    unlinked = [[(start, end, None) for start, end, _ in mentions] for mentions in entities]
+    inputs = encode_knowledge(bert_tokenizer(), texts, unlinked, entity_table(), markers=MARKERS)
+    return {key: inputs[key] for key in ("input_ids", "attention_mask")}
+
+
+def relation_model(folder):
+    model = BertForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
+    model.load_state_dict(tensors_of("wiki80_head"), strict=False)
+    return model
+
+
+def masked_examples():
+    """The nine examples of general map-tuning: of each sentence both mentions, the head or the tail masked."""
+    tokenizer, texts = bert_tokenizer(), insert_entities(bert_tokenizer(), *relation_texts(), entity_table())
+    examples = []
+    for text in texts:
+        for masked in (text.mentions, text.mentions[:1], text.mentions[1:]):
+            positions = {position for first, end in masked for position in range(first, end)}
+            ids = [tokenizer.mask_token_id if at in positions else id for at, id in enumerate(text.input_ids)]
+            labels = [id if at in positions else -100 for at, id in enumerate(text.input_ids)]
+            examples.append((text, ids, labels))
+    return examples
+
+
+def masked_inputs():
+    width = max(len(ids) for _, ids, _ in masked_examples())
+    columns = [
+        (
+            ids + [0] * (width - len(ids)),
+            [1] * len(ids) + [0] * (width - len(ids)),
+            labels + [-100] * (width - len(ids)),
+        )
+        for _, ids, labels in masked_examples()
+    ]
+    ids, mask, labels = (torch.tensor(column) for column in zip(*columns, strict=True))
+    slots = torch.full((len(columns), 2), -1)
+    rows = torch.zeros(len(columns), 2, 16)
+    for number, (text, _, _) in enumerate(masked_examples()):
+        for slot, (position, link) in enumerate(text.slots):
+            slots[number, slot] = position
+            rows[number, slot] = TENSORS["entities"][INFO["entity2id"][link.id]]
+    return {"input_ids": ids, "attention_mask": mask, "knowledge_slots": slots, "knowledge_embeds": rows}, labels
+
+
+def test_the_map_is_the_official_one_and_zeros_become_its_bias():
+    mapped = official_map()(TENSORS["affine/x"])
+    near(mapped, TENSORS["affine/y"])
+    assert torch.equal(mapped[0], tensors_of("mapper")["model.bias"])
+
+
+@pytest.mark.parametrize("case", ["wiki80_map", "wiki80_nomap"])
+def test_relation_texts_have_the_official_tokens(case):
+    texts, entities = relation_texts()
+    if case == "wiki80_nomap":
+        entities = [[(start, end, None) for start, end, _ in mentions] for mentions in entities]
+    tokenizer, width = bert_tokenizer(), tensors_of(case)["mask"].shape[1]
+    for ours, official in zip(
+        insert_entities(tokenizer, texts, entities, with_zeros(), markers=MARKERS), INFO[case]["tokens"], strict=True
+    ):
+        assert official_tokens(tokenizer, ours) + ["[PAD]"] * (width - len(ours.input_ids)) == official
+
+
+def test_typing_texts_have_the_official_tokens():
+    tokenizer = bert_tokenizer()
+    rows = {name.lower(): str(row) for name, row in INFO["entity2id"].items()}
+    for ours, official in zip(
+        insert_entities(tokenizer, *typing_texts(), with_zeros(), markers=["$"]),
+        INFO["wikiet"]["tokens"],
+        strict=True,
+    ):
+        named = [rows.get(token.replace("hashdonothackme", ""), "") for token in official_tokens(tokenizer, ours)]
+        tokens = [
+            f"hashdonothackme{row}hashdonothackme" if row else token
+            for row, token in zip(named, official_tokens(tokenizer, ours), strict=True)
+        ]
+        assert tokens == [token for token in official if token != "[PAD]"]
+
+
+def test_masked_texts_have_the_official_tokens_and_labels_and_skip_an_entity_that_the_table_lacks():
+    tokenizer, width = bert_tokenizer(), len(INFO["mmlm"]["tokens"][0])
+    for (text, ids, labels), tokens, official in zip(
+        masked_examples(), INFO["mmlm"]["tokens"], INFO["mmlm"]["labels"], strict=True
+    ):
+        ours = official_tokens(tokenizer, text._replace(input_ids=ids))
+        assert ours + ["[PAD]"] * (width - len(ours)) == tokens
+        assert labels + [-100] * (width - len(labels)) == official
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_model_with_a_map_has_the_official_embeddings_and_states(folder, case):
+    inputs, official = encoded(case), tensors_of(case)
+    model = KAdapterModel.from_backbone(folder)
+    model.add_adapter("wikidata", official_map().config)
+    model.adapters["wikidata"].load_state_dict(official_map().state_dict())
+    knowledge = inputs["knowledge_slots"], inputs["knowledge_embeds"]
+    with torch.no_grad():
+        embeds = model.adapters["wikidata"].embed(model.get_input_embeddings()(inputs["input_ids"]), *knowledge)
+        output = model(**inputs, output_hidden_states=True)
+    equal_where_real(embeds, official["inputs_embeds"], official["mask"])
+    equal_where_real(output.hidden_states[0], official["embedding_output"], official["mask"])
+    equal_where_real(output.last_hidden_state, official["last_hidden_state"], official["mask"])
+    assert output.adapter_hidden_states == {}
+
+
+def test_a_plugged_relation_model_has_the_official_logits_and_loss(folder):
+    model, official = relation_model(folder), tensors_of("wiki80_map")
+    plug(model, official_map(), entity_table())
+    with torch.no_grad():
+        output = model(**encoded("wiki80_map"), labels=torch.tensor(INFO["wiki80_map"]["labels"]))
+    near(output.logits, official["logits"])
+    near(output.loss, official["loss"])
+
+
+def test_without_entities_and_after_unplugging_the_logits_are_the_official_ones_without_a_map(folder):
+    model, official = relation_model(folder), tensors_of("wiki80_nomap")
+    with torch.no_grad():
+        before = model(**without_entities()).logits
+        plug(model, official_map(), entity_table())
+        plugged = model(**without_entities()).logits
+        unplug(model)
+        after = model(**without_entities()).logits
+    assert torch.equal(before, plugged) and torch.equal(before, after)
+    near(before, official["logits"])
+
+
+def test_a_plugged_typing_model_has_the_official_pooled_states_and_logits(folder):
+    model, official = BertModel.from_pretrained(folder).eval(), tensors_of("wikiet")
+    plug(model, official_map(), entity_table())
+    with torch.no_grad():
+        pooled = model(**encoded("wikiet")).pooler_output
+    near(pooled, official["pooler_output"])
+    logits = torch.nn.functional.linear(pooled, official["fc.weight"], official["fc.bias"])
+    near(logits, official["logits"])
+    labels = torch.tensor(INFO["wikiet"]["labels"], dtype=torch.float)
+    near(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels), official["loss"])
+
+
+def test_one_step_of_general_map_tuning_is_the_official_step_and_leaves_no_gradient_elsewhere(folder):
+    model, knowledge_map, official = BertForMaskedLM.from_pretrained(folder).eval(), official_map(), tensors_of("mmlm")
+    plug(model, knowledge_map.requires_grad_(True), entity_table())
+    inputs, labels = masked_inputs()
+    output = model(**inputs, labels=labels)
+    equal_where_real(output.logits, official["logits"], inputs["attention_mask"])
+    near(output.loss, official["loss"])
+    optimizer = torch.optim.Adam(knowledge_map.parameters(), lr=3e-5)
+    output.loss.backward()
+    near(knowledge_map.projection.weight.grad, official["grad.model.weight"], 2e-6)
+    near(knowledge_map.projection.bias.grad, official["grad.model.bias"], 2e-6)
+    optimizer.step()
+    near(knowledge_map.projection.weight, official["after_adam_step.model.weight"])
+    near(knowledge_map.projection.bias, official["after_adam_step.model.bias"])
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("layout", ["Affine.bin", "ckpt.bin"])
+def test_official_files_are_converted_and_written_back(folder, tmp_path, layout):
+    state = tensors_of("mapper")
+    optimizer = torch.optim.Adam([torch.zeros(3, requires_grad=True)]).state_dict()
+    trained = {"model": state, "optimizer_name": "adam", "optimizer": optimizer, "trained_epoch": 2, "global_step": 7}
+    torch.save(state if layout == "Affine.bin" else trained, tmp_path / layout)
+    options = ["--backbone", folder, "--name", "wikidata", "-o", str(tmp_path / "map")]
+    result = CliRunner().invoke(app, ["convert", "--official", str(tmp_path / layout), *options])
+    assert result.exit_code == 0, result.output
+    knowledge_map = KnowledgeMap.from_pretrained(tmp_path / "map")
+    near(knowledge_map(TENSORS["affine/x"]), TENSORS["affine/y"])
+    arguments = ["convert", "--artifact", str(tmp_path / "map"), "-o", str(tmp_path / "official")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    written = torch.load(tmp_path / "official" / "Affine.bin", weights_only=True)
+    assert written.keys() == state.keys() and all(torch.equal(written[key], state[key]) for key in state)
+
+
+def test_other_files_are_refused_by_what_they_hold(folder, tmp_path):
+    torch.save({"model": {"bert.weight": torch.zeros(2)}, "optimizer": {}}, tmp_path / "ckpt.bin")
+    options = ["--backbone", folder, "--name", "wikidata", "-o", str(tmp_path / "map")]
+    result = CliRunner().invoke(app, ["convert", "--official", str(tmp_path / "ckpt.bin"), *options])
+    assert result.exit_code == 1 and "'model' is a dict, not a tensor" in result.output
+    result = CliRunner().invoke(app, ["convert", "-o", str(tmp_path / "map")])
+    assert result.exit_code == 1 and "give --official FILE to convert it, or --artifact" in result.output
