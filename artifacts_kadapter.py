@@ -55,6 +55,7 @@ from .configuration_kadapter import (
     WITHOUT_WEIGHTS,
     KAdapterConfig,
     KnowledgeAdapterConfig,
+    plugin_module,
     refuse_keywords,
     refuse_misspelt,
     split_composition,
@@ -1332,13 +1333,17 @@ class ArtifactVerbs:
         code = travelling_code(Path(inspect.getfile(self.model_class)).parent, kinds, self.name_or_path)
         config.auto_map = {"AutoConfig": "configuration_kadapter.KAdapterConfig"}
         config.auto_map["AutoModel"] = "modeling_kadapter.KAdapterModel"
-        for kind in sorted(kinds)[:1]:  # its file imports the others, and would not be fetched if those were named
-            config.auto_map = {name: f"{kind}_kadapter.K{name.replace('Auto', 'Adapter')}" for name in config.auto_map}
         if HEADS in code:
             config.auto_map.update({f"AutoModelFor{task}": f"{HEADS[:-3]}.KAdapterFor{task}" for task in TASKS})
         package = self.model_class.__module__.rpartition(".")[0]
         if model_class.__module__ == f"{package}.{HEADS[:-3]}":  # a head from elsewhere does not travel along
             config.auto_map.update(dict.fromkeys(model_class._auto_classes, f"{HEADS[:-3]}.{model_class.__name__}"))
+        for kind in sorted(kinds)[:1]:  # its file imports the others, and would not be fetched if those were named
+            module = plugin_module(kind)
+            for name, target in config.auto_map.items():
+                exported = target.rpartition(".")[2]
+                if hasattr(module, exported):
+                    config.auto_map[name] = f"{kind}_kadapter.{exported}"
         write_artifact(path, code, config, tensors, tokenizer)
 
     def push_adapter_to_hub(self, repo_id: str, adapter_name: str, **kwargs: Any) -> str:

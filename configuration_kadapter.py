@@ -89,7 +89,7 @@ def plugin_module(kind: str) -> ModuleType:
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(
             f"kind={kind!r} of a knowledge plug-in is not known here, where there is {DEFAULT_KIND!r}; install a "
-            "newer kadapter, or put the file of that kind beside it"
+            "newer kadapter, put the file of that kind beside it, or name first an artifact that brings it along"
         ) from error
     return module
 
@@ -337,7 +337,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "d36d381ecb18baff"
+RELEASE = "60d6e5fbda1e7f61"
 FUSIONS = ("add", "concat", "gated", "delta")
 WITHOUT_WEIGHTS = ("add", "delta")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")

@@ -24,6 +24,16 @@ from transformers.activations import ACT2FN
 from .artifacts_kadapter import check_adapter, copy_strictly, read_artifact, tensors_under
 from .backbone_kadapter import check_takes_embeddings, embeddings_of
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_choice, with_plain_errors
+from .heads_kadapter import (
+    KAdapterForDependencyParsing,
+    KAdapterForEntityClassification,
+    KAdapterForEntityPairClassification,
+    KAdapterForMaskedLM,
+    KAdapterForMultipleChoice,
+    KAdapterForQuestionAnswering,
+    KAdapterForSequenceClassification,
+    KAdapterForTokenClassification,
+)
 from .modeling_kadapter import (
     KAdapterModel,
     KAdapterPreTrainedModel,
@@ -34,9 +44,17 @@ from .modeling_kadapter import (
 )
 from .processing_kadapter import ENTITY_POSITIONS, MISSING_ENTITIES, KnowledgeSource, encode_knowledge
 
-__all__ = [
+__all__ = [  # with all that the Auto classes find in an artifact with a map
     "Config",
     "KAdapterConfig",
+    "KAdapterForDependencyParsing",
+    "KAdapterForEntityClassification",
+    "KAdapterForEntityPairClassification",
+    "KAdapterForMaskedLM",
+    "KAdapterForMultipleChoice",
+    "KAdapterForQuestionAnswering",
+    "KAdapterForSequenceClassification",
+    "KAdapterForTokenClassification",
     "KAdapterModel",
     "KnowledgeMap",
     "KnowledgeMapConfig",

@@ -1175,7 +1175,7 @@ def _maps(config: KAdapterConfig) -> list[str]:
 def _usage(config: KAdapterConfig) -> list[str]:
     """Return how an artifact is loaded, and how its head turns raw text into words."""
     head = _head(config)
-    own = [name for name, target in (config.auto_map or {}).items() if target == f"{HEADS[:-3]}.{head}"]
+    own = [name for name, target in (config.auto_map or {}).items() if target.endswith(f".{head}")]
     loader = own[0] if head and own else "AutoModel"
     lines = ["", "```python", f"from transformers import {loader}, AutoTokenizer", ""]
     lines += [f'model = {loader}.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)']

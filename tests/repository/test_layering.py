@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files, get_relative_imports
 
+from kadapter import heads_kadapter, map_kadapter
 from kadapter.artifacts_kadapter import CODE, release_digest
 from kadapter.configuration_kadapter import RELEASE
 
@@ -74,6 +75,9 @@ def test_six_files_travel_and_a_model_without_a_head_reads_all_but_that_of_heads
     assert read | {"modeling_kadapter.py"} == set(CODE) - {"heads_kadapter.py"}
     with_heads = {Path(path).name for path in get_relative_import_files(ROOT / "heads_kadapter.py")}
     assert with_heads | {"heads_kadapter.py"} == set(CODE)
+    with_map = {Path(path).name for path in get_relative_import_files(ROOT / "map_kadapter.py")}
+    assert with_map == set(CODE)  # so the Auto classes find its heads there
+    assert {name for name in heads_kadapter.__all__ if name.startswith("KAdapterFor")} <= set(map_kadapter.__all__)
 
 
 def test_the_configuration_names_the_release_that_all_travelling_files_make():

@@ -77,7 +77,7 @@ def new_model(model_class: Any, task: TaskArguments, fields: dict[str, Any], see
     core = model.base_model
     model.config.fusion = task.fusion
     torch.manual_seed(seed)  # independent of what the adapters drew
-    core.fusion = new_fusion(model.config, list(core.adapters))
+    core.fusion = new_fusion(model.config, core.adapters.featured)
     torch.manual_seed(seed)  # independent of what the fusion drew
     model.head = model.build_head(model.config)
     return freeze(model, task)

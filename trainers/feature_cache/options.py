@@ -125,8 +125,13 @@ def _open(
 
     Raises:
         OSError: its directory can't be used.
-        CacheUnavailable: there is no room.
+        CacheUnavailable: there is no room, or the states depend on more than token ids.
     """
+    if in_front := model.base_model.adapters.in_front:
+        raise CacheUnavailable(
+            f"the cache finds states by token ids, and {', '.join(map(repr, in_front))} changes the input embeddings "
+            "by the entities of a text"
+        )
     directory = _directory(flags)
     layout = _layout(flags, model)
     folder = directory / _name(model, layout, run)

@@ -85,12 +85,17 @@ def _keys(model: Any, run: Any, length: int | None) -> dict[str, str]:
     config, core = model.config, model.base_model
     code = [_hash([path.read_text(encoding="utf-8")]) for path in sorted(CODE.glob("*_kadapter.py"))]
     precision = [str(next(core.backbone.parameters()).dtype), run.bf16, run.fp16, str(run.device.type)]
+    shapes = {
+        name: {key: value for key, value in values.items() if key not in ("training", "source")}
+        for name, values in config.adapters.items()
+    }
     common = [config.backbone_fingerprint, type(model).__name__, code, *precision, length]
+    # all states behind a map depend on it; the entities themselves are columns of the examples
+    common += [_hash([shapes[name]], core.adapters[name].state_dict()) for name in sorted(core.adapters.in_front)]
     keys = {"backbone": _hash(common)}
     for name, source in model.sources().items():
-        shape = {key: value for key, value in config.adapters[name].items() if key not in ("training", "source")}
         read = [core.fusion.reads] if source != f"adapters.{name}" else []  # outputs keep the key that they had
-        keys[source] = _hash([*common, shape, *read], core.adapters[name].state_dict())
+        keys[source] = _hash([*common, shapes[name], *read], core.adapters[name].state_dict())
     return keys
 
 

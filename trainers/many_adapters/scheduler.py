@@ -153,9 +153,17 @@ class SharedBackbone:
 
     Args:
         models: the models, all on the same backbone.
+
+    Raises:
+        ValueError: a plug-in before the backbone of a model would change what the others read.
     """
 
     def __init__(self, models: list[Any]) -> None:
+        if in_front := [name for model in models for name in model.base_model.adapters.in_front]:
+            raise ValueError(
+                f"{', '.join(map(repr, in_front))} changes the input embeddings, so its model shares no hidden states "
+                "with others; train it in a run of its own"
+            )
         layers = sorted({layer for model in models for layer in model.tapped()})
         config = config_for_same_backbone(models[0], {"fusion": "add"})
         self.model = KAdapterModel(config, models[0].base_model.backbone)
