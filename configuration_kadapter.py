@@ -321,7 +321,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "25603a934bce1847"
+RELEASE = "de5e61e567ac8543"
 FUSIONS = ("add", "concat", "gated")
 DEPENDENCY_HEADS = ("arc", "official")
 LM_HEADS = ("backbone", "transform", "linear")
@@ -382,9 +382,8 @@ class KAdapterConfig(PreTrainedConfig):
         dependency_head: "arc" (any length) or "official" (positions up to `num_positions`), for dependency parsing.
         arc_size: width of the arc scorer.
         num_positions: classes of the official dependency head, which are absolute token positions.
-        lm_head: "backbone" (the backbone's own LM head, frozen), "transform" (a new dense layer, activation, layer norm
-            and the backbone's input embeddings as the decoder) or "linear" (a new Linear, as in the paper), for the
-            masked-LM model.
+        lm_head: of the masked-LM model: "backbone" (the backbone's own LM head, frozen), "transform" (new: dense,
+            activation, layer norm and the backbone's input embeddings) or "linear" (a new Linear, as in the paper).
         lm_head_source: where the LM head was loaded from, and its hash; None for the backbone's and for a new one.
         format_version: version of the artifact's layout.
         record_digest: digest of the record that the saved weights carry, which tells whether both are of one save.

@@ -192,9 +192,10 @@ class TransformLMHead(nn.Module):
         return F.linear(states.to(weight), weight).to(self.bias.device) + self.bias
 
     def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
-        """Return a Linear onto the vocabulary that shares its weight with the embeddings and its bias with the head."""
-        decoder, weight = nn.Linear(0, 0), embeddings.weight
-        (decoder.out_features, decoder.in_features), decoder.weight, decoder.bias = weight.shape, weight, self.bias
+        """Return a Linear onto the vocabulary with the weight of the embeddings and the bias of this head."""
+        weight: Any = embeddings.weight
+        decoder = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        decoder.weight, decoder.bias = weight, self.bias
         return decoder
 
 
@@ -793,8 +794,8 @@ class KAdapterForMaskedLM(KAdapterHeadModel):
         positions = inputs.pop("positions", None)
         if positions is not None and (positions.dim() != 2 or len(positions) != len(tokens)):
             raise ValueError(
-                f"positions have shape {tuple(positions.shape)} and must have (batch, n), here ({len(tokens)}, n): the "
-                "tokens whose logits are asked for, -1 where there are fewer"
+                f"positions have shape {tuple(positions.shape)} and must have (batch, n), here ({len(tokens)}, n): "
+                "the tokens whose logits are asked for, -1 where there are fewer"
             )
         return positions
 
