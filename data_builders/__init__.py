@@ -25,9 +25,11 @@ from ._features import (
     MULTIPLE_CHOICE_FEATURES,
     QUESTION_ANSWERING_FEATURES,
     RELATION_FEATURES,
+    TEXT_FEATURES,
 )
 from ._question_answering import occurrences
 from ._splits import FOLDS
+from ._texts import READABLE, as_texts
 
 __all__ = [
     "DEPENDENCY_FEATURES",
@@ -36,8 +38,11 @@ __all__ = [
     "FOLDS",
     "MULTIPLE_CHOICE_FEATURES",
     "QUESTION_ANSWERING_FEATURES",
+    "READABLE",
     "RELATION_FEATURES",
+    "TEXT_FEATURES",
     "CorpusBuilder",
+    "as_texts",
     "available",
     "counts",
     "get_builder",

@@ -9,6 +9,7 @@ multiple_choice: a question about a context, the answers to choose from, and the
     -1 if it is unknown.
 question_answering: a question, the passages in which its answer may occur, and the strings accepted as the answer,
     none if it is unknown. The positions of the answer are not annotated: supervision is distant.
+text: a passage, with the mentions of entities in it as far as they are known, as above.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ MULTIPLE_CHOICE_FEATURES = datasets.Features(
     {"id": TEXT, "context": TEXT, "question": TEXT, "choices": TEXTS, "label": NUMBER}
 )
 QUESTION_ANSWERING_FEATURES = datasets.Features({"id": TEXT, "question": TEXT, "passages": TEXTS, "answers": TEXTS})
+TEXT_FEATURES = datasets.Features({"id": TEXT, "text": TEXT, "mentions": datasets.List(SPAN)})
 
 FEATURES = {
     "relation": RELATION_FEATURES,
@@ -41,6 +43,7 @@ FEATURES = {
     "entity_typing": ENTITY_TYPING_FEATURES,
     "multiple_choice": MULTIPLE_CHOICE_FEATURES,
     "question_answering": QUESTION_ANSWERING_FEATURES,
+    "text": TEXT_FEATURES,
 }
 
 # The columns that hold names of classes, and whether they hold a list of names.

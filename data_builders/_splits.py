@@ -69,6 +69,16 @@ def files_by_split(files: Iterable[Path]) -> FilesBySplit:
     return {split: group for split, group in groups.items() if group}
 
 
+def together(*groups: FilesBySplit) -> dict[str, list[list[Path]]]:
+    """Return the files of each group by split, for corpora whose files are read together, such as texts and triples.
+
+    A split that the name of any file contains has its own files and those that name no split. There are no splits if
+    no name contains one.
+    """
+    named = [split for split in SPLITS if any(split in files for files in groups)]
+    return {split: [files.get(split, []) + files.get(None, []) for files in groups] for split in named}
+
+
 def of_one_domain(groups: FilesBySplit) -> FilesBySplit:
     """Leave out held-out files of domains for which there is no training file, such as `val_nyt.json`.
 

@@ -22,18 +22,15 @@ HELD_OUT = ("validation", "test")
 
 
 def check_record_type(corpus: CorpusArguments, objective: Any) -> None:
-    """Refuse a corpus whose records are not of the type that an objective needs.
+    """Refuse a corpus whose records are not of the type that an objective needs, and can't be read as this type.
 
     Raises:
         ValueError: there is no such corpus, or it has another type of records.
     """
     record_type = data_builders.get_builder(corpus.corpus).record_type
-    if record_type != objective.record_type:
-        fitting = [
-            name
-            for name in data_builders.available()
-            if data_builders.get_builder(name).record_type == objective.record_type
-        ]
+    usable = data_builders.READABLE if objective.record_type == "text" else (objective.record_type,)
+    if record_type not in usable:
+        fitting = [name for name in data_builders.available() if data_builders.get_builder(name).record_type in usable]
         raise ValueError(
             f"corpus {corpus.corpus!r} has {record_type} records, and this objective needs {objective.record_type} "
             f"records; choose another objective or one of the corpora {fitting}"
