@@ -94,9 +94,9 @@ class Corpus(CorpusBuilder):
         named = together(texts, triples)
         if named:
             return [self._aligned_split(dl_manager, split, *files, None) for split, files in named.items()]
-        files = [groups.get(None, []) for groups in (texts, triples)]
         hashed = [split for split in SPLITS if split in dict(self._shares())]
-        return [self._aligned_split(dl_manager, split, *files, split) for split in hashed]
+        both = texts.get(None, []), triples.get(None, [])
+        return [self._aligned_split(dl_manager, split, *both, split) for split in hashed]
 
     def _aligned_split(
         self, dl_manager: Any, split: str, texts: list[Path], triples: list[Path], hash_split: str | None

@@ -84,13 +84,13 @@ class Corpus(CorpusBuilder):
         return [path for path in self.files if path not in templates], templates
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        groups = [self._pooled_for_folds(files_by_split(files)) for files in self._files()]
-        by_name = together(*groups)
+        triples, templates = (self._pooled_for_folds(files_by_split(files)) for files in self._files())
+        by_name = together(triples, templates)
         if by_name:
             return [self._in_words(dl_manager, split, *files, None) for split, files in by_name.items()]
-        files = [group.get(None, []) for group in groups]
         hashed = [split for split in SPLITS if split in dict(self._shares())]
-        return [self._in_words(dl_manager, split, *files, split) for split in hashed]
+        both = triples.get(None, []), templates.get(None, [])
+        return [self._in_words(dl_manager, split, *both, split) for split in hashed]
 
     def _in_words(
         self, dl_manager: Any, split: str, triples: list[Path], templates: list[Path], hash_split: str | None
@@ -106,8 +106,8 @@ class Corpus(CorpusBuilder):
         tally.files.update({(path.name, "phrasings"): number for path, number in known.files.items()})
         if not dl_manager.is_streaming:
             write_partial(self._output_dir, split, tally)
-        resources = {"templates": tuple(map(str, templates))}
-        return self._split(dl_manager, split, triples, hash_split, self._shares(), **resources)
+        names = tuple(map(str, templates))
+        return self._split(dl_manager, split, triples, hash_split, self._shares(), templates=names)
 
 
 def in_words(phrasing: str, head: str, tail: str) -> Row:

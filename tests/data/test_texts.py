@@ -77,7 +77,7 @@ BAD_TEXTS = {
     "a string": ("Mira", "a record must be a JSON object but is 'Mira'"),
     "a mention beyond the end": (
         {"text": "Mira", "mentions": [{"start": 0, "end": 5}]},
-        r"field 'mentions', entry 0: its offsets are \[0, 5\) but must not be empty or reversed and must lie in 0\.\.4",
+        r"'mentions', entry 0: its offsets are \[0, 5\) but must not be empty or reversed and must lie in 0\.\.4",
     ),
     "an empty mention": ({"text": "Mira", "mentions": [{"start": 2, "end": 2}]}, r"offsets are \[2, 2\)"),
     "a mention that is a list": (
@@ -155,7 +155,7 @@ BAD_TEMPLATES = {
     "no phrasing": ({"phrasings": []}, "field 'phrasings' is an empty list"),
     "a phrasing twice": ({"phrasings": ["[X] [Y]", "[X] [Y] "]}, r"the phrasing '\[X\] \[Y\]' stands here twice"),
     "no relation": ({"relation": "", "phrasings": ["[X] [Y]"]}, "field 'relation' is blank"),
-    "a relation twice": ({**BORN, "relation": "born_in "}, "'born_in ', which has an earlier line; write all"),
+    "a relation twice": ({**BORN, "relation": "born_in "}, "'born_in ', which has an earlier line; list all"),
 }
 
 
