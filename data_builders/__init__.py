@@ -27,6 +27,7 @@ from ._features import (
     RELATION_FEATURES,
     TEXT_FEATURES,
 )
+from ._mentions import word_spans
 from ._question_answering import occurrences
 from ._splits import FOLDS
 from ._texts import READABLE, as_texts
@@ -51,6 +52,7 @@ __all__ = [
     "load_file",
     "occurrences",
     "split_table",
+    "word_spans",
 ]
 
 AnyDataset: TypeAlias = (
