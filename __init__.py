@@ -13,6 +13,7 @@ _HOMES = {
     "KAdapterForDependencyParsing": "heads_kadapter",
     "KAdapterForEntityClassification": "heads_kadapter",
     "KAdapterForEntityPairClassification": "heads_kadapter",
+    "KAdapterForMaskedLM": "heads_kadapter",
     "KAdapterForMultipleChoice": "heads_kadapter",
     "KAdapterForQuestionAnswering": "heads_kadapter",
     "KAdapterForSequenceClassification": "heads_kadapter",

@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from .backbone_kadapter import (
 from .configuration_kadapter import (
     BACKBONE_FIELDS,
     DEFAULT_KIND,
+    LM_HEADS,
     PUBLISHED_SIZES,
     RELEASE,
     KAdapterConfig,
@@ -80,16 +81,19 @@ __all__ = [
     "fetch_referred",
     "forgive_backbone",
     "is_generated",
+    "lm_head_hash",
     "merge",
     "model_card",
     "note_sources",
     "read_artifact",
     "read_artifacts",
+    "read_lm_head",
     "referred",
     "release_digest",
     "tensors_under",
     "travelling_code",
     "upload",
+    "with_lm_head",
     "with_sources",
     "write_artifact",
     "write_directory",
@@ -277,8 +281,16 @@ def adapter_hash(values: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     typed = KnowledgeAdapterConfig.from_dict(values)
     usual = {**type(typed)().to_dict(), **PUBLISHED_SIZES, "kind": DEFAULT_KIND}
     own = {key: value for key, value in typed.to_dict().items() if value != usual[key]}
-    own = {key: value for key, value in own.items() if key not in ("training", "source")}
-    total = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    return _hash({key: value for key, value in own.items() if key not in ("training", "source")}, tensors)
+
+
+def lm_head_hash(lm_head: str, tensors: dict[str, Tensor]) -> str:
+    """Return a hash of an LM head's sort and of all its tensors by their names inside it."""
+    return _hash({"lm_head": lm_head}, tensors)
+
+
+def _hash(shape: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    total = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for key in sorted(tensors):
         total.update(digest_of_tensor(key, tensors[key].detach().cpu()))
     return total.hexdigest()
@@ -377,6 +389,103 @@ def fetch_referred(
     return tensors
 
 
+# ---- an LM head that several adapters share -------------------------------------------------------------------------
+
+
+def read_lm_head(where: str | os.PathLike, config: KAdapterConfig, **reading: Any) -> Artifact:
+    """Read the artifact of a trained LM head for the backbone of `config`; what it tells of itself is its config.
+
+    Raises:
+        OSError: there is no such artifact.
+        ValueError: it holds no LM head, or that of another vocabulary or backbone, or is damaged.
+    """
+    artifact = _read_own(os.path.expanduser(where), **reading)
+    artifact.check()
+    held = tensors_under("head.", artifact.tensors)
+    kind = artifact.config.get("lm_head")
+    if kind not in LM_HEADS[1:] or artifact.head != MASKED_LM or not held:
+        holds = "refers to that of another artifact" if kind in LM_HEADS[1:] else f"holds a {artifact.head or 'model'}"
+        raise ValueError(
+            f"{artifact.where} holds no LM head of its own ({holds}, lm_head={kind!r}); name an artifact that was "
+            f"trained with lm_head={' or '.join(map(repr, LM_HEADS[1:]))}"
+        )
+    sizes = [(fields.get("backbone_config") or {}).get("vocab_size") for fields in (config.to_dict(), artifact.config)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"the LM head of {artifact.where} has a vocabulary of {sizes[1]} tokens, and this backbone one of "
+            f"{sizes[0]}; use an LM head that was trained on this backbone"
+        )
+    check_same_backbone(config.to_dict(), artifact)
+    folder = os.path.isdir(artifact.where)
+    artifact.config["lm_head_source"] = {
+        "name_or_path": os.path.abspath(artifact.where) if folder else artifact.where,
+        "revision": None if folder else extract_commit_hash(next(iter(artifact.files)), None),
+        "subfolder": reading.get("subfolder") or "",
+        "hash": lm_head_hash(kind, held),
+    }
+    return artifact
+
+
+def with_lm_head(artifact: Artifact, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
+    """Return a masked-LM model's artifact with the tensors of the LM head that `config` asks for, and note its source.
+
+    That is the head in the artifact, the one to which it refers, or a trained one that is named by id or path. The
+    backbone's own needs no tensors, and for a new one the artifact is left without any.
+
+    Raises:
+        OSError: the LM head can't be read.
+        ValueError: it is of another vocabulary or backbone, or has changed.
+    """
+    written, asked = artifact.config, config.lm_head or LM_HEADS[0]
+    stored = (written.get("lm_head") or LM_HEADS[0]) if artifact.head == MASKED_LM else None
+    source = written.get("lm_head_source") or {} if asked == stored else {}
+    own = {key: value for key, value in reading.items() if key not in ("revision", "subfolder")}
+    if asked in LM_HEADS and not source:
+        config.lm_head, config.lm_head_source = asked, None
+        return artifact if asked == stored else _without_lm_head(artifact)
+    if asked in LM_HEADS:
+        shared = _referred_lm_head(source, artifact.where, config, own)
+    elif os.path.isdir(os.path.expanduser(asked)) or "/" in asked:
+        shared = read_lm_head(asked, config, **own)
+    else:
+        raise ValueError(
+            f"lm_head={asked!r} is none of {list(LM_HEADS)}, and no directory or id ORG/NAME of a trained LM head; "
+            "choose one of these"
+        )
+    config.lm_head, config.lm_head_source = shared.config["lm_head"], shared.config["lm_head_source"]
+    tensors = {**_without_lm_head(artifact).tensors}
+    tensors.update({key: tensor for key, tensor in shared.tensors.items() if key.startswith("head.")})
+    changed = {"architectures": [MASKED_LM], "lm_head": config.lm_head}
+    return replace(artifact, config={**written, **changed}, tensors=tensors, files={**artifact.files, **shared.files})
+
+
+def _without_lm_head(artifact: Artifact) -> Artifact:
+    if artifact.head != MASKED_LM:
+        return artifact
+    tensors = {key: tensor for key, tensor in artifact.tensors.items() if not key.startswith("head.")}
+    return replace(artifact, config={**artifact.config, "architectures": ["KAdapterModel"]}, tensors=tensors)
+
+
+def _referred_lm_head(source: dict[str, Any], where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
+    reading = {**reading, **{key: source[key] for key in ("revision", "subfolder") if source.get(key)}}
+    location = f"{source['name_or_path']!r}" + (f" (revision {source['revision']})" if source.get("revision") else "")
+    try:
+        shared = read_lm_head(source["name_or_path"], config, **reading)
+    except OSError as error:
+        raise OSError(
+            f"the LM head that {where} was trained with can't be read from {location}: {error}. Put it back there, or "
+            "name another place by lm_head=ID_OR_PATH"
+        ) from error
+    actual = shared.config["lm_head_source"]["hash"]
+    if actual != source["hash"]:
+        raise ValueError(
+            f"the LM head has changed since {where} was trained with it: {location} holds {actual[:12]}, not "
+            f"{source['hash'][:12]}; put the old one back, or name the one to use by lm_head=ID_OR_PATH"
+        )
+    shared.config["lm_head_source"] = source
+    return shared
+
+
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
@@ -387,6 +496,7 @@ CODE = (  # the Python files that travel with an artifact; a model without a hea
 ALIGNMENT = 64  # bytes; so a mapped tensor begins where one that PyTorch made does, and multiplies to the same bits
 STRUCTURE = (  # the fields that the tensors belong to: nobody changes them without saving again
     *("architectures", "adapters", "fusion", "inner_projections", "dependency_head", "arc_size", "num_positions"),
+    *("lm_head", "lm_head_source"),
     *("backbone_config", "backbone_fingerprint", "backbone_modified"),
 )
 
@@ -787,6 +897,7 @@ def merge(artifacts: Sequence[Artifact]) -> Artifact:
     config.update(
         adapters=adapters, active_adapters=None, fusion="add", inner_projections=False, architectures=["KAdapterModel"]
     )
+    config.update(lm_head=None, lm_head_source=None)
     files = {path: stored for artifact in artifacts for path, stored in artifact.files.items()}
     return Artifact(config, tensors, " + ".join(artifact.where for artifact in artifacts), artifacts[0].written, files)
 
@@ -889,7 +1000,8 @@ def check_adapter(artifact: Artifact, name: str) -> KnowledgeAdapterConfig:
 
 
 # For each of these the Auto class AutoModelForTASK makes a KAdapterForTASK where an artifact has no head of its own.
-TASKS = ("MultipleChoice", "QuestionAnswering", "SequenceClassification", "TokenClassification")
+TASKS = ("MaskedLM", "MultipleChoice", "QuestionAnswering", "SequenceClassification", "TokenClassification")
+MASKED_LM = "KAdapterForMaskedLM"
 HEAD_FIELDS = ("dependency_head", "arc_size", "num_positions")
 LABEL_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "active_adapters")
 # What from_backbone takes for our configuration; every other keyword is the backbone's.
@@ -909,6 +1021,17 @@ class ArtifactVerbs:
     model_class: type[Any]  # the `KAdapterModel` of this family: each repository's code makes its own
     head: Any
     _auto_classes: tuple[str, ...] = ()
+    _own_fields: tuple[str, ...] = ()  # fields of the configuration that only this class looks at, chosen at loading
+
+    @classmethod
+    def _read_head(cls, artifact: Artifact, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
+        """Return an artifact with the head that `config` asks for, of a head that is read from elsewhere."""
+        return artifact
+
+    @classmethod
+    def _with_lm_head(cls, lm_head: str | None) -> bool:
+        """Return whether the backbone's own LM head is needed where this one was chosen."""
+        return False
 
     @classmethod
     @making_models_in_turn
@@ -923,10 +1046,11 @@ class ArtifactVerbs:
             TypeError: the backbone does not take a keyword.
             ValueError: the checkpoint lacks tensors of its own architecture.
         """
-        own = {key: kwargs.pop(key) for key in OWN_FIELDS if key in kwargs}
-        refuse_misspelt(kwargs, OWN_FIELDS, "from_backbone")
+        fields = (*OWN_FIELDS, *cls._own_fields)
+        own = {key: kwargs.pop(key) for key in fields if key in kwargs}
+        refuse_misspelt(kwargs, fields, "from_backbone")
         config = KAdapterConfig()
-        module = resolve_backbone(config, backbone, kwargs)
+        module = resolve_backbone(config, backbone, kwargs, lm_head=cls._with_lm_head(own.get("lm_head")))
         for key, value in own.items():
             setattr(config, key, value)
         config = KAdapterConfig(**{key: value for key, value in config.to_dict().items() if key != "architectures"})
@@ -976,12 +1100,15 @@ class ArtifactVerbs:
             if value is not None:
                 for_backbone[key] = value
         artifact = merge(read_artifacts(pretrained_model_name_or_path, compose_with, reading))
-        config = _config_for(artifact, config, kwargs, new_head=artifact.head != cls.__name__)
+        new_head = artifact.head != cls.__name__
+        config = _config_for(artifact, config, kwargs, new_head, cls._own_fields)
+        artifact = cls._read_head(artifact, config, reading)
         trained = tensors_under("backbone.", artifact.tensors)
         with ThreadPoolExecutor(1) as beside:
             finite = beside.submit(artifact.refuse_infinite)
             unchanged = beside.submit(artifact.refuse_changed) if verify else finite
-            module = resolve_backbone(config, backbone, {**for_backbone, **(backbone_kwargs or {})}, trained)
+            for_backbone.update(backbone_kwargs or {})
+            module = resolve_backbone(config, backbone, for_backbone, trained, cls._with_lm_head(config.lm_head))
             finite.result()
             with weights_to_follow():
                 model = cls(config, module)
@@ -1004,7 +1131,7 @@ class ArtifactVerbs:
         if self.config.fusion != artifact.config.get("fusion", "add"):  # chosen when composing
             del modules["fusion"]
             logger.warning(f"fusion {self.config.fusion!r} of {artifact.where} is new and needs training")
-        if artifact.head != type(self).__name__:
+        if artifact.head != type(self).__name__ or "head" not in modules:
             tensors, head = self._without_head(artifact), modules.pop("head", None)
             if head is not None:
                 missing = {f"head.{key}" for key in head.state_dict()}
@@ -1055,6 +1182,8 @@ class ArtifactVerbs:
 
         Without a need for heads their classes are not imported.
         """
+        if not any(key.startswith("head.") for key in artifact.tensors):
+            return set()
         for head_class in _subclasses(ArtifactVerbs):
             if head_class.__name__ == artifact.head and hasattr(head_class, "build_head"):
                 with torch.device("meta"):
@@ -1117,8 +1246,12 @@ class ArtifactVerbs:
         config = copy.copy(self.config)
         config.adapters = {name: self._with_own_results(name, inside) for name in config.adapters}
         names = referred(self.config.adapters, inside, bundle_adapters, os.path.expanduser(save_directory))
-        left_out = tuple(f"{prefix}adapters.{name}." for name in names for prefix in ("", "kadapter."))
-        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(left_out)}
+        left_out = [f"{prefix}adapters.{name}." for name in names for prefix in ("", "kadapter.")]
+        if not self._refers_to_lm_head(inside, bundle_adapters, save_directory):
+            config.lm_head_source = None
+        else:
+            left_out.append("head.")
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(tuple(left_out))}
         self._write(save_directory, with_sources(config, names), tensors, type(self), tokenizer)
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
@@ -1159,6 +1292,17 @@ class ArtifactVerbs:
         kept = {key: value for key, value in values["training"].items() if key != "results"}
         return {**values, "training": kept}
 
+    def _refers_to_lm_head(
+        self, tensors: dict[str, Tensor], bundle: bool | None, directory: str | os.PathLike
+    ) -> bool:
+        """Return whether an artifact in a directory refers to the LM head that was loaded: where it is unchanged."""
+        source = self.config.lm_head_source
+        if not source or bundle:
+            return False
+        held, there = tensors_under("head.", tensors), os.path.realpath(source["name_or_path"])
+        here = source.get("revision") is None and there == os.path.realpath(os.path.expanduser(directory))
+        return not here and lm_head_hash(self.config.lm_head, held) == source["hash"]
+
     def _notice_training(self) -> None:
         if any(parameter.requires_grad for parameter in self.base_model.backbone.parameters()):
             self.config.backbone_modified = True
@@ -1173,6 +1317,8 @@ class ArtifactVerbs:
         self, path: Any, config: KAdapterConfig, tensors: dict[str, Tensor], model_class: Any, tokenizer: Any = None
     ) -> None:
         config.architectures = [model_class.__name__]
+        if model_class.__name__ != MASKED_LM:
+            config.lm_head = config.lm_head_source = None
         config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.") if tensors else None
         kinds = {config.adapter_config(name).kind for name in config.adapters} - {DEFAULT_KIND}
         code = travelling_code(Path(inspect.getfile(self.model_class)).parent, kinds, self.name_or_path)
@@ -1229,14 +1375,18 @@ def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
 
 
 def _config_for(
-    artifact: Artifact, config: KAdapterConfig | None, overrides: dict[str, Any], new_head: bool
+    artifact: Artifact,
+    config: KAdapterConfig | None,
+    overrides: dict[str, Any],
+    new_head: bool,
+    own_fields: Sequence[str] = (),
 ) -> KAdapterConfig:
     """Return an artifact's configuration, with what may be chosen anew when it is loaded.
 
     `config` is what AutoModel read of it, into which it wrote every keyword that names a field.
     """
     overrides = {key: value for key, value in overrides.items() if key not in IGNORED and key[0] != "_"}
-    free = (*LABEL_FIELDS, *(() if artifact.head else HEAD_FIELDS))
+    free = (*LABEL_FIELDS, *own_fields, *(() if artifact.head else HEAD_FIELDS))
     if not artifact.head and artifact.config.get("fusion", "add") == "add":  # which has no weights
         free += ("fusion",)
     fixed = {key: value for key, value in overrides.items() if key in (*OWN_FIELDS, *STRUCTURE, *BACKBONE_FIELDS)}

@@ -32,22 +32,27 @@ from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForMaskedLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import CONFIG_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from .configuration_kadapter import KAdapterConfig
+from .configuration_kadapter import LM_HEADS, KAdapterConfig
 
 __all__ = [
     "READING",
+    "BackboneHead",
     "Positions",
     "backbone_fingerprint",
     "check_keywords",
     "check_shapes",
     "check_tapped",
+    "has_lm_head",
+    "head_of",
     "making_models_in_turn",
     "positions_of",
     "prepare_taps",
@@ -94,23 +99,28 @@ class Checkpoint(NamedTuple):
 
 
 def resolve_backbone(
-    config: KAdapterConfig, backbone: Any, kwargs: dict[str, Any], trained: dict[str, Tensor] | None = None
+    config: KAdapterConfig,
+    backbone: Any,
+    kwargs: dict[str, Any],
+    trained: dict[str, Tensor] | None = None,
+    lm_head: bool = False,
 ) -> PreTrainedModel:
     """Load or take the backbone, and check that it is the one that `config` is pinned to, or pin `config` to it.
 
-    `trained` are the tensors of a backbone that was trained along, which need no other source.
+    `trained` are the tensors of a backbone that was trained along, which need no other source. With `lm_head` the
+    backbone comes within its masked language model, whose `base_model` it is.
 
     Raises:
         OSError: it can't be found; the sentence says how to name its place.
         TypeError: it is no model of transformers, or its class does not take a keyword.
-        ValueError: it is another backbone, no encoder, or its checkpoint lacks tensors.
+        ValueError: it is another backbone, no encoder, or its checkpoint lacks tensors, or those of an LM head.
     """
     if config.backbone_modified and backbone is not None:
         raise ValueError("this model's backbone was trained along and is saved with it; leave out backbone=...")
     if config.backbone_modified:
         return _load("the backbone that was trained along", kwargs, config.typed_backbone_config(), trained or {})
     if isinstance(backbone, torch.nn.Module):
-        return _take_module(config, backbone)
+        return _take_module(config, backbone, lm_head)
     source = backbone if backbone is not None else config.backbone_name_or_path
     if not source:
         raise ValueError(
@@ -127,7 +137,7 @@ def resolve_backbone(
     checkpoint = _find(source, kwargs, anew=not config.backbone_fingerprint)
     if config.backbone_fingerprint and checkpoint.fingerprint != config.backbone_fingerprint:
         raise ValueError(_another(config, source, checkpoint.fingerprint))
-    module = _load(source, kwargs)
+    module = _load(source, kwargs, lm_head=lm_head)
     if config.backbone_config:
         check_shapes(config.backbone_config, module.config.to_dict(), f"backbone {source!r}")
     else:
@@ -168,13 +178,24 @@ def check_shapes(ours: Any, theirs: dict[str, Any], where: str) -> None:
 # ---- a backbone in memory -------------------------------------------------------------------------------------------
 
 
-def _take_module(config: KAdapterConfig, module: torch.nn.Module) -> PreTrainedModel:
-    """Take a module, which is pinned to its checkpoint only if it still equals it."""
-    asked, module = module, getattr(module, "base_model", module)  # of one with a head, such as RobertaForMaskedLM
-    if not isinstance(module, PreTrainedModel):
-        raise TypeError(f"a backbone is a PreTrainedModel of transformers, its id or its path, not {type(asked)}")
-    _check_kind(module.config, "the backbone given as a module")
-    _check_looks_both_ways(module, "the backbone given as a module")
+def _take_module(config: KAdapterConfig, given: torch.nn.Module, lm_head: bool = False) -> PreTrainedModel:
+    """Take a module, which is pinned to its checkpoint only if it still equals it, with its LM head if that is asked.
+
+    Raises:
+        TypeError: it is no model of transformers.
+        ValueError: it is another backbone, no encoder, or has no LM head.
+    """
+    base: Any = getattr(given, "base_model", given)  # of one with a head, such as RobertaForMaskedLM
+    if not isinstance(base, PreTrainedModel):
+        raise TypeError(f"a backbone is a PreTrainedModel of transformers, its id or its path, not {type(given)}")
+    _check_kind(base.config, "the backbone given as a module")
+    _check_looks_both_ways(base, "the backbone given as a module")
+    if lm_head and not has_lm_head(given):
+        raise ValueError(
+            f"the backbone given as a module, a {type(given).__name__}, has no LM head; give a masked language model "
+            f"such as AutoModelForMaskedLM loads, or {OTHER_HEADS}"
+        )
+    module: Any = given if lm_head else base
     checkpoint = _unchanged(module)
     if not config.backbone_config:
         _pin(config, module, checkpoint)
@@ -214,7 +235,7 @@ def _equal(module: PreTrainedModel, source: str, revision: str | None) -> Checkp
     finding = {"local_files_only": True, "revision": revision}
     try:
         checkpoint = _find(source, finding)
-        stored = _load(source, {"dtype": module.dtype, **finding}).state_dict()
+        stored = _load(source, {"dtype": module.dtype, **finding}, lm_head=has_lm_head(module)).state_dict()
     except (OSError, ValueError, TypeError):  # moved, or in need of keywords that only its owner knows
         return None
     ours = module.state_dict()
@@ -347,29 +368,38 @@ def _load(
     kwargs: dict[str, Any],
     backbone_config: Any = None,
     tensors: dict[str, Tensor] | None = None,
+    lm_head: bool = False,
 ) -> PreTrainedModel:
-    """Load a backbone without a pooler, from a checkpoint or of tensors, refusing to leave anything at random."""
+    """Load a backbone without a pooler, from a checkpoint or of tensors, refusing to leave anything at random.
+
+    With `lm_head` it is loaded within its masked language model, which is returned.
+    """
     if tensors is None:
         backbone_config = _configuration(source, kwargs)
     else:
         kwargs = {key: value for key, value in kwargs.items() if key not in READING}
         kwargs.update(config=backbone_config, state_dict=tensors)
     _check_kind(backbone_config, f"backbone {source!r}")
-    kwargs = {**without_pooler(backbone_config), **kwargs, "output_loading_info": True}
-    model_class: Any = AutoModel if tensors is None else AutoModel._model_mapping[type(backbone_config)]
+    if lm_head:
+        _check_has_masked_lm(backbone_config, f"backbone {source!r}")
+    pooler = {} if lm_head else without_pooler(backbone_config)  # masked language models have none
+    kwargs = {**pooler, **kwargs, "output_loading_info": True}
+    auto_class: Any = AutoModelForMaskedLM if lm_head else AutoModel
+    model_class: Any = auto_class if tensors is None else AutoModel._model_mapping[type(backbone_config)]
     try:
         with _quiet("transformers.modeling_utils"):  # its report of unused heads; what is missing is an error below
             module, info = model_class.from_pretrained(source if tensors is None else None, **kwargs)
     except TypeError as error:
         raise TypeError(f"backbone {source!r} could not be built with {sorted(kwargs)}: {error}") from error
     lacking = sorted(key for key in info["missing_keys"] if "pooler" not in key) or sorted(info["mismatched_keys"])
+    _check_lm_head(module, lacking if lm_head else [], source)
     if lacking or (tensors is not None and info["unexpected_keys"]):
         first = (lacking or sorted(info["unexpected_keys"]))[0]
         raise ValueError(
             f"backbone {source!r} lacks tensor {first!r}, has it in another shape or has a tensor too many; "
             "use a complete checkpoint"
         )
-    _check_looks_both_ways(module, f"backbone {source!r}")
+    _check_looks_both_ways(module.base_model, f"backbone {source!r}")
     return module
 
 
@@ -476,6 +506,134 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         library_logger.removeFilter(errors_only)
+
+
+# ---- the backbone's own LM head -------------------------------------------------------------------------------------
+
+
+OTHER_HEADS = f"choose a new one by lm_head={' or '.join(map(repr, LM_HEADS[1:]))}, or a trained one by its id or path"
+
+
+def has_lm_head(module: Any) -> bool:
+    """Return whether a model is the masked language model of its kind, so has an LM head beside its base model."""
+    known = MODEL_FOR_MASKED_LM_MAPPING.get(type(getattr(module, "config", None)), None)
+    named = type(module).__name__.endswith("ForMaskedLM") and getattr(module, "base_model", module) is not module
+    return named or (known is not None and isinstance(module, known))
+
+
+def _check_has_masked_lm(backbone_config: Any, where: str) -> None:
+    remote = "AutoModelForMaskedLM" in (getattr(backbone_config, "auto_map", None) or {})
+    if type(backbone_config) not in MODEL_FOR_MASKED_LM_MAPPING and not remote:
+        raise ValueError(
+            f"{where} ({backbone_config.model_type}) is of a kind without a masked language model; {OTHER_HEADS}"
+        )
+
+
+def _check_lm_head(module: PreTrainedModel, lacking: Sequence[str], source: str) -> None:
+    """Raise ValueError where tensors of an LM head are not in a backbone's checkpoint, and so were left at random."""
+    inside = f"{module.base_model_prefix}."
+    own = [key for key in lacking if not str(key).startswith(inside)]
+    if own:
+        more = f" and {len(own) - 1} more" if len(own) > 1 else ""
+        raise ValueError(
+            f"backbone {source!r} has no complete LM head: its checkpoint lacks {own[0]!r}{more}; {OTHER_HEADS}"
+        )
+
+
+class Stub(nn.Module):
+    """Stands where an encoder stood within its masked language model, and returns the states that it is given.
+
+    It shares the encoder's embeddings, which some LM heads multiply by.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        if hasattr(base, "embeddings"):
+            self.embeddings = base.embeddings
+
+    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> BaseModelOutput:
+        """Return states (batch, n, hidden) as the last hidden state."""
+        return BaseModelOutput(last_hidden_state=inputs_embeds)
+
+
+class BackboneHead(nn.Module):
+    """A backbone's own LM head: its masked language model without the encoder, frozen.
+
+    The class's own forward runs, so that nothing of a family's head is written anew. What it shares with the encoder,
+    the embeddings, is the encoder's, and stands in no state of it.
+    """
+
+    def __init__(self, model: PreTrainedModel, base: PreTrainedModel) -> None:
+        super().__init__()
+        model = copy.copy(model)  # that which was given stays whole
+        prefix, ties = f"{model.base_model_prefix}.", dict(model.all_tied_weights_keys)
+        vars(model)["_modules"] = {**model._modules, model.base_model_prefix: Stub(base)}
+        for target, source in ties.items():
+            (owner, _, name), inside = target.rpartition("."), source.removeprefix(prefix)
+            if inside != source and model.get_parameter(target) is not base.get_parameter(inside):
+                setattr(model.get_submodule(owner), name, base.get_parameter(inside))
+        self.backbone = model.requires_grad_(False).eval()
+        self.shared = tuple(f"backbone.{name}" for name in (*ties, prefix))
+        self.register_state_dict_post_hook(_without_shared)
+        self.register_load_state_dict_post_hook(_forgive_shared)
+
+    def forward(self, states: Tensor, embeddings: nn.Module | None = None) -> Tensor:
+        """Map fused states (batch, n, hidden) to logits (batch, n, vocabulary); the embeddings are known."""
+        like = next(parameter for parameter in self.parameters() if parameter.is_floating_point())
+        return self.backbone(inputs_embeds=states.to(device=like.device, dtype=like.dtype), return_dict=True).logits
+
+    def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
+        """Return what the class of the backbone's masked language model calls its output embeddings."""
+        return self.backbone.get_output_embeddings()
+
+    def requires_grad_(self, requires_grad: bool = True) -> "BackboneHead":
+        """Stay frozen, or as the backbone has it what is shared with it."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name.startswith(self.shared))
+        return self
+
+    def train(self, mode: bool = True) -> "BackboneHead":
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Copy tensors in place, since what is assigned would be tied to nothing."""
+        return super().load_state_dict(state_dict, strict)
+
+
+def _without_shared(module: Any, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
+    shared = tuple(f"{prefix}{name}" for name in module.shared)
+    for key in [key for key in state_dict if key.startswith(shared)]:
+        del state_dict[key]
+
+
+def _forgive_shared(module: Any, incompatible: Any) -> None:
+    incompatible.missing_keys[:] = [
+        key for key in incompatible.missing_keys if not any(f".{name}" in f".{key}" for name in module.shared)
+    ]
+
+
+def random_masked_lm(config: KAdapterConfig) -> PreTrainedModel:
+    """Build an untrained masked language model of a backbone's kind, as AutoModelForMaskedLM.from_config does."""
+    backbone_config = config.typed_backbone_config()
+    _check_kind(backbone_config, "the backbone")
+    _check_has_masked_lm(backbone_config, "the backbone")
+    return AutoModelForMaskedLM.from_config(backbone_config)
+
+
+def head_of(config: KAdapterConfig, backbone: PreTrainedModel | None) -> tuple[BackboneHead, PreTrainedModel]:
+    """Return a backbone's own LM head and the backbone, of a masked language model or, where there is none, untrained.
+
+    A backbone that was trained along comes alone, and its LM head's tensors follow.
+
+    Raises:
+        ValueError: the backbone comes without an LM head, which would be left at random.
+    """
+    model: Any = random_masked_lm(config) if backbone is None or config.backbone_modified else backbone
+    if not has_lm_head(model):
+        raise ValueError(f"the backbone, a {type(model).__name__}, comes without an LM head; {OTHER_HEADS}")
+    base = backbone.base_model if backbone is not None else model.base_model
+    return BackboneHead(model, base), base
 
 
 # ---- running --------------------------------------------------------------------------------------------------------

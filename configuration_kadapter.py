@@ -18,6 +18,7 @@ __all__ = [
     "BACKBONE_FIELDS",
     "DEFAULT_KIND",
     "FUSIONS",
+    "LM_HEADS",
     "PUBLISHED_SIZES",
     "RELEASE",
     "KAdapterConfig",
@@ -185,14 +186,7 @@ class KnowledgeAdapterConfig:
         """Refuse what no trainer and no loading wrote of where an adapter comes from."""
         if not isinstance(self.training.get("results") or {}, dict):
             raise TypeError("'results' of a knowledge adapter's training must map names to numbers")
-        needed = {"name_or_path": str, "adapter": str, "hash": str}
-        maybe = {"revision": str | None, "subfolder": str | None}
-        for key, kind in ({**needed, **maybe} if self.source else {}).items():
-            if (key in needed and key not in self.source) or not isinstance(self.source.get(key), kind):
-                raise ValueError(
-                    f"the source of a knowledge adapter lacks {key!r} or has it of another type; it tells "
-                    f"{', '.join((*needed, *maybe))} of where the adapter was saved, so save the artifact again"
-                )
+        check_source(self.source, {"adapter": str, **SOURCE}, "a knowledge adapter")
 
     def _check_order(self, layers: list[int]) -> None:
         if not layers or layers[0] < 0 or any(a >= b for a, b in itertools.pairwise(layers)):
@@ -279,6 +273,16 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
         raise ValueError(f"{name}={value!r} must be one of {list(known)}{hint}")
 
 
+def check_source(source: dict[str, Any], types: dict[str, Any], what: str) -> None:
+    """Raise ValueError where a source, unless it is empty, does not tell where something was saved."""
+    for key, kind in types.items() if source else ():
+        if not isinstance(source.get(key), kind):
+            raise ValueError(
+                f"the source of {what} lacks {key!r} or has it of another type; it tells {', '.join(types)} of where "
+                "it was saved, so save the artifact again"
+            )
+
+
 def refuse_misspelt(kwargs: dict[str, Any], known: Iterable[str], function: str) -> None:
     """Raise TypeError for a keyword that is a misspelling of a known keyword; other keywords are passed on."""
     for key in kwargs:
@@ -317,9 +321,16 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "b5bb7cbe77dfe223"
+RELEASE = "25603a934bce1847"
 FUSIONS = ("add", "concat", "gated")
 DEPENDENCY_HEADS = ("arc", "official")
+LM_HEADS = ("backbone", "transform", "linear")
+SOURCE = {  # what tells where something was loaded from, and the types of it
+    "name_or_path": str,
+    "hash": str,
+    "revision": str | None,
+    "subfolder": str | None,
+}
 FORMAT_VERSION = 1
 # Read from the backbone, never set: names as users of AutoModel ask for them.
 BACKBONE_FIELDS = (
@@ -371,6 +382,10 @@ class KAdapterConfig(PreTrainedConfig):
         dependency_head: "arc" (any length) or "official" (positions up to `num_positions`), for dependency parsing.
         arc_size: width of the arc scorer.
         num_positions: classes of the official dependency head, which are absolute token positions.
+        lm_head: "backbone" (the backbone's own LM head, frozen), "transform" (a new dense layer, activation, layer norm
+            and the backbone's input embeddings as the decoder) or "linear" (a new Linear, as in the paper), for the
+            masked-LM model.
+        lm_head_source: where the LM head was loaded from, and its hash; None for the backbone's and for a new one.
         format_version: version of the artifact's layout.
         record_digest: digest of the record that the saved weights carry, which tells whether both are of one save.
 
@@ -394,6 +409,8 @@ class KAdapterConfig(PreTrainedConfig):
     dependency_head: str = "arc"
     arc_size: int = 256
     num_positions: int = 64
+    lm_head: str | None = None
+    lm_head_source: dict[str, Any] | None = None
     pad_token_id: int | None = None
     format_version: int = FORMAT_VERSION
     record_digest: str | None = None
@@ -423,6 +440,9 @@ class KAdapterConfig(PreTrainedConfig):
             )
         check_choice("fusion", self.fusion, FUSIONS)
         check_choice("dependency_head", self.dependency_head, DEPENDENCY_HEADS)
+        if self.lm_head is not None:
+            check_choice("lm_head", self.lm_head, LM_HEADS)
+        check_source(self.lm_head_source or {}, SOURCE, "an LM head")
         for name, values in (self.adapters or {}).items():
             check_adapter_name(name)
             KnowledgeAdapterConfig.from_dict(values, where=f" of {name!r}")

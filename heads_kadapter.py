@@ -5,7 +5,9 @@ Dimensions: B batch, S sequence, H backbone width, W words, P passages, A answer
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +15,9 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
+    MaskedLMOutput,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
@@ -21,9 +25,15 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import ModelOutput
 
-from .artifacts_kadapter import TASKS
-from .backbone_kadapter import check_keywords
-from .configuration_kadapter import KAdapterConfig
+from .artifacts_kadapter import TASKS, Artifact, copy_strictly, read_lm_head, tensors_under, with_lm_head
+from .backbone_kadapter import (
+    READING,
+    BackboneHead,
+    check_keywords,
+    head_of,
+    making_models_in_turn,
+)
+from .configuration_kadapter import LM_HEADS, KAdapterConfig, refuse_keywords
 from .modeling_kadapter import (
     Attention,
     Dropout,
@@ -42,13 +52,16 @@ __all__ = [
     "KAdapterForDependencyParsing",
     "KAdapterForEntityClassification",
     "KAdapterForEntityPairClassification",
+    "KAdapterForMaskedLM",
     "KAdapterForMultipleChoice",
     "KAdapterForQuestionAnswering",
     "KAdapterForSequenceClassification",
     "KAdapterForTokenClassification",
     "KAdapterHeadModel",
+    "LinearLMHead",
     "PositionHead",
     "TokenHead",
+    "TransformLMHead",
     "cross_entropy",
     "multi_label_loss",
     "regression_loss",
@@ -139,6 +152,50 @@ class PositionHead(nn.Module):
             features.to(self.dense.weight.dtype), attention_mask_of(attention_mask, features.device)
         )
         return self.out_proj(self.dropout(self.dense(context)))
+
+
+class LinearLMHead(nn.Module):
+    """The paper's new LM head: a Linear from the fused features to the vocabulary (K-Adapter, appendix D)."""
+
+    def __init__(self, config: KAdapterConfig) -> None:
+        super().__init__()
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, features: Tensor, embeddings: nn.Module) -> Tensor:
+        """Map (batch, n, hidden) to logits (batch, n, vocabulary)."""
+        return self.decoder(features.to(self.decoder.weight.dtype))
+
+    def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
+        """Return the Linear onto the vocabulary."""
+        return self.decoder
+
+
+class TransformLMHead(nn.Module):
+    """A new LM head as BERT has it: dense, activation, layer norm, and the backbone's input embeddings with a bias.
+
+    The embeddings are the backbone's, frozen, and no part of this module: nothing is saved of them.
+    """
+
+    def __init__(self, config: KAdapterConfig) -> None:
+        super().__init__()
+        backbone = config.typed_backbone_config()
+        width = getattr(backbone, "embedding_size", None) or config.hidden_size
+        self.dense = nn.Linear(config.hidden_size, width)
+        self.activation = ACT2FN["gelu"]
+        self.layer_norm = nn.LayerNorm(width, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, features: Tensor, embeddings: nn.Module) -> Tensor:
+        """Map (batch, n, hidden) to logits (batch, n, vocabulary)."""
+        states = self.layer_norm(self.activation(self.dense(features.to(self.dense.weight.dtype))))
+        weight: Any = embeddings.weight
+        return F.linear(states.to(weight), weight).to(self.bias.device) + self.bias
+
+    def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
+        """Return a Linear onto the vocabulary that shares its weight with the embeddings and its bias with the head."""
+        decoder, weight = nn.Linear(0, 0), embeddings.weight
+        (decoder.out_features, decoder.in_features), decoder.weight, decoder.bias = weight.shape, weight, self.bias
+        return decoder
 
 
 # ---- the positions that a head reads --------------------------------------------------------------------------------
@@ -411,7 +468,9 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
     output_class: ClassVar[type[ModelOutput]] = SequenceClassifierOutput
     _own_inputs: tuple[str, ...] = ()  # keywords of the positions that it reads
 
-    def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
+    def __init__(
+        self, config: KAdapterConfig, backbone: PreTrainedModel | None = None, head: nn.Module | None = None
+    ) -> None:
         if config.problem_type is not None and config.problem_type not in self.problem_types:
             raise ValueError(
                 f"problem_type={config.problem_type!r} means nothing to {type(self).__name__}, whose loss is for "
@@ -419,7 +478,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
             )
         super().__init__(config)
         self.kadapter = KAdapterModel(config, backbone)
-        self.head = self.build_head(config)
+        self.head = self.build_head(config) if head is None else head
         self.post_init()
 
     @staticmethod
@@ -612,6 +671,184 @@ class KAdapterForEntityPairClassification(KAdapterEntityModel):
 
     _auto_classes = ("AutoModelForSequenceClassification",)
     mentions = 2
+
+
+class KAdapterForMaskedLM(KAdapterHeadModel):
+    """The token at each masked position: what a model knows, read off its fused features by an LM head.
+
+    The LM head is `config.lm_head`: "backbone", the backbone's own, frozen and never saved; "transform" or "linear", a
+    new one, which is an artifact of its own where the model has no adapters. Adapters share a trained one by
+    `lm_head=ID_OR_PATH`, and what is saved then refers to it. Logits are (batch, sequence, vocabulary), or (batch, n,
+    vocabulary) at `positions` (batch, n); labels go with them, and the loss is the mean cross-entropy over those that
+    are not -100.
+    """
+
+    _auto_classes = ("AutoModelForMaskedLM",)
+    _own_inputs = ("positions",)
+    _own_fields = ("lm_head",)
+    output_class = MaskedLMOutput
+
+    def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
+        config.lm_head, head = config.lm_head or LM_HEADS[0], None
+        if self._with_lm_head(config.lm_head):
+            head, backbone = head_of(config, backbone)
+        super().__init__(config, backbone, head)
+        self.register_state_dict_post_hook(_drop_backbone_head)
+        self.register_load_state_dict_post_hook(_forgive_backbone_head)
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new LM head; that of a backbone is untrained."""
+        if config.lm_head in (None, LM_HEADS[0]):
+            return head_of(config, None)[0]
+        return {"transform": TransformLMHead, "linear": LinearLMHead}[config.lm_head](config)
+
+    @classmethod
+    @making_models_in_turn
+    def from_backbone(cls, backbone: str | PreTrainedModel, lm_head: str | None = None, **kwargs: Any) -> Any:
+        """Return a model without adapters on a backbone, as the other models' `from_backbone`, and its LM head.
+
+        `lm_head` is "backbone", which is the default, "transform" or "linear", or the id or path of a trained one.
+
+        Raises:
+            ValueError: the backbone's checkpoint has no LM head, or the trained one is of another backbone.
+        """
+        named = lm_head is not None and lm_head not in LM_HEADS
+        model = super().from_backbone(backbone, lm_head=LM_HEADS[1] if named else lm_head, **kwargs)
+        if named:
+            model.load_lm_head(lm_head)
+        return model
+
+    @classmethod
+    def _with_lm_head(cls, lm_head: str | None) -> bool:
+        return lm_head in (None, LM_HEADS[0])
+
+    @classmethod
+    def _read_head(cls, artifact: Artifact, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
+        return with_lm_head(artifact, config, reading)
+
+    def _load_strictly(self, artifact: Artifact, ignore_mismatched_sizes: bool = False) -> tuple[set[str], set[tuple]]:
+        new = super()._load_strictly(artifact, ignore_mismatched_sizes)
+        if self.config.lm_head_source:
+            self.head.requires_grad_(False)
+        return new
+
+    def _own_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        backbones = isinstance(self.head, BackboneHead) and not self.config.backbone_modified
+        yield from ((name, module) for name, module in super()._own_modules() if name != "head" or not backbones)
+
+    @making_models_in_turn
+    def load_lm_head(self, id_or_path: str, **kwargs: Any) -> None:
+        """Load a trained LM head, frozen, in place of this one; what is saved refers to it while it is unchanged.
+
+        `revision`, `subfolder`, `token` and `cache_dir` mean its repository.
+
+        Raises:
+            OSError: there is no such artifact.
+            TypeError: a keyword is unknown.
+            ValueError: it holds no LM head, or that of another vocabulary or backbone, or is damaged.
+        """
+        refuse_keywords(kwargs, READING, "load_lm_head")
+        shared = read_lm_head(id_or_path, self.config, **kwargs)
+        config = copy.copy(self.config)
+        config.lm_head = shared.config["lm_head"]
+        with torch.device("meta"):
+            head = self.build_head(config)
+        copy_strictly(head, tensors_under("head.", shared.tensors), shared.where, "head.")
+        self.head = head.to(self.kadapter.backbone.device).requires_grad_(False).train(self.training)
+        self.config.lm_head, self.config.lm_head_source = config.lm_head, shared.config["lm_head_source"]
+
+    def train_adapter(self, adapter_names: str | Sequence[str]) -> None:
+        """Train these adapters, the fusion and a new LM head, and nothing else; also makes these adapters active.
+
+        The backbone's own LM head and one that was loaded stay frozen; `head.requires_grad_(True)` trains the latter.
+        """
+        super().train_adapter(adapter_names)
+        if isinstance(self.head, BackboneHead) or self.config.lm_head_source:
+            self.head.requires_grad_(False)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput | tuple:
+        """Return logits for each token, or at `positions` alone, and, given `labels`, the loss.
+
+        Logits for a whole vocabulary are most of the cost, so training gives the `positions` (batch, n) of its masks,
+        -1 where there are fewer, with labels (batch, n) that are -100 there.
+
+        Raises:
+            ValueError: `positions` are of another shape or out of range, or a label is no token.
+        """
+        arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
+        return super().forward(input_ids, *arguments, positions=positions, **kwargs)
+
+    def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
+        positions = inputs.pop("positions", None)
+        if positions is not None and (positions.dim() != 2 or len(positions) != len(tokens)):
+            raise ValueError(
+                f"positions have shape {tuple(positions.shape)} and must have (batch, n), here ({len(tokens)}, n): the "
+                "tokens whose logits are asked for, -1 where there are fewer"
+            )
+        return positions
+
+    def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Return a score for each token of the vocabulary."""
+        return self.head(features, self.get_input_embeddings())
+
+    # ---- what reads and writes tokens ------------------------------------------------------------------------------
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the LM head's Linear onto the vocabulary, whose weight may be that of the input embeddings."""
+        return self.head.output_embeddings(self.get_input_embeddings())
+
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
+        """Refuse: an LM head is made for its vocabulary."""
+        raise ValueError(FIXED_VOCABULARY)
+
+    def set_input_embeddings(self, value: Any) -> None:
+        """Refuse: an LM head is made for its vocabulary."""
+        raise ValueError(FIXED_VOCABULARY)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Refuse: an LM head is made for its vocabulary."""
+        raise ValueError(FIXED_VOCABULARY)
+
+    def release_backbone(self) -> None:
+        """Let the frozen backbone's weights leave memory, unless the LM head multiplies by its embeddings.
+
+        Raises:
+            ValueError: it does, or the backbone trains or was changed.
+        """
+        if not isinstance(self.head, LinearLMHead):
+            raise ValueError(f"the LM head {self.config.lm_head!r} multiplies by the backbone's embeddings; keep it")
+        super().release_backbone()
+
+
+FIXED_VOCABULARY = (
+    "an LM head is made for its vocabulary, so the embeddings of a masked-LM model can't be exchanged or resized; "
+    "resize the backbone's own masked language model, save it, and build on that"
+)
+
+
+def _drop_backbone_head(module: Any, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Take the LM head of a frozen backbone out of a state dict, as a hook after it was made."""
+    if isinstance(module.head, BackboneHead) and not module.config.backbone_modified:
+        for key in [key for key in state_dict if key.startswith(f"{prefix}head.")]:
+            del state_dict[key]
+
+
+def _forgive_backbone_head(module: Any, incompatible: Any) -> None:
+    """Miss no tensors of the LM head of a frozen backbone, as a hook after a state dict was loaded."""
+    if isinstance(module.head, BackboneHead) and not module.config.backbone_modified:
+        names = tuple(f"head.{key}" for key in module.head.state_dict())
+        incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not key.endswith(names)]
 
 
 class KAdapterForMultipleChoice(KAdapterHeadModel):

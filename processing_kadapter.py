@@ -499,6 +499,10 @@ inputs = model.encode_words(tokenizer, [words])
 heads = model(**inputs).logits.argmax(-1)[0].tolist()  # of each word the number of its head, 0 for the root
 for word, head in zip(words, heads):
     print(word, "<-", "ROOT" if head == 0 else words[head - 1])""",
+    "KAdapterForMaskedLM": """inputs = tokenizer([f"Marie Curie was born in {tokenizer.mask_token}."], return_tensors="pt")
+masks = inputs["input_ids"] == tokenizer.mask_token_id
+probabilities, tokens = model(**inputs).logits[masks][0].softmax(-1).topk(5)
+print(list(zip(tokenizer.convert_ids_to_tokens(tokens.tolist()), probabilities.tolist())))""",
     "KAdapterForMultipleChoice": """choices = ["She was ill.", "It was raining."]
 inputs = model.encode_choices(tokenizer, ["It rained all day."], ["Why did she stay in?"], [choices])
 print(choices[model(**inputs).logits.argmax(-1).item()])""",
@@ -563,7 +567,8 @@ def model_card(config: KAdapterConfig) -> str:
 
 def _title(config: KAdapterConfig) -> str:
     """Return what an artifact is called: by its head's task, if it has one, and by its adapters."""
-    task = re.sub("(?<=[a-z])(?=[A-Z])", " ", (_head(config) or "").removeprefix("KAdapterFor")).capitalize()
+    words = re.sub("(?<=[a-z])(?=[A-Z])", " ", (_head(config) or "").removeprefix("KAdapterFor")).split()
+    task = " ".join(word if word.isupper() else word.lower() for word in words)
     adapters = f"knowledge adapter {' + '.join(config.adapters)}" if config.adapters else ""
     title = " with ".join(part for part in (task, adapters) if part) or "encoder without adapters"
     return title[0].upper() + title[1:]

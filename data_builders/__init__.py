@@ -21,6 +21,7 @@ from ._counts import split_table as render
 from ._features import (
     DEPENDENCY_FEATURES,
     ENTITY_TYPING_FEATURES,
+    FACT_FEATURES,
     FEATURES,
     MULTIPLE_CHOICE_FEATURES,
     QUESTION_ANSWERING_FEATURES,
@@ -35,6 +36,7 @@ from ._texts import READABLE, as_texts
 __all__ = [
     "DEPENDENCY_FEATURES",
     "ENTITY_TYPING_FEATURES",
+    "FACT_FEATURES",
     "FEATURES",
     "FOLDS",
     "MULTIPLE_CHOICE_FEATURES",

@@ -172,6 +172,9 @@ def sound(row: dict[str, Any]) -> bool:
         return len(row["choices"]) > 1 and -1 <= row["label"] < len(row["choices"]) and all(row["choices"])
     if "passages" in row:
         return bool(row["question"]) and bool(row["passages"]) and all(row["answers"])
+    if "evidences" in row:
+        asked = row["template"].count("[Y]") == 1 or not row["template"]
+        return asked and bool(row["relation"]) and bool(row["answers"]) and all(row["answers"])
     length = len(row["tokens"])
     return length == len(row["heads"]) == len(row["deprels"]) and all(0 <= head <= length for head in row["heads"])
 

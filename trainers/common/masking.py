@@ -2,8 +2,9 @@
 
 An objective holds a `Masking`, encodes its records once with `Masking.encode`, and wraps the encoded examples in
 `MaskedExamples(examples, masking)` for training and `MaskedExamples(examples, masking, fixed=True)` for evaluation.
-An item is then {"input_ids", "positions", "labels", ...}: the masked tokens, the positions of the masks, and what stood
-there, as `KAdapterForMaskedLM` takes them; pad with {"input_ids": pad_token_id, "positions": -1, "labels": -100}.
+An item is then {"input_ids", "positions", "labels", ...}: the masked tokens, the positions of the masks, and what
+stood there, as `KAdapterForMaskedLM` takes them; pad with {"input_ids": pad_token_id, "positions": -1,
+"labels": -100}.
 
 Which tokens are masked follows from the seed, the epoch and the index of the example alone, so a resumed run and any
 number of processes see the same masks. What replaces them is up to transformers' DataCollatorForLanguageModeling.
