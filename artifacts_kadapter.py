@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,6 @@ from .backbone_kadapter import (
 from .configuration_kadapter import (
     BACKBONE_FIELDS,
     DEFAULT_KIND,
-    LM_HEADS,
     PUBLISHED_SIZES,
     RELEASE,
     WITHOUT_WEIGHTS,
@@ -68,6 +67,7 @@ __all__ = [
     "CARD_MARK",
     "CONFIG",
     "DTYPES",
+    "MASKED_LM",
     "STRUCTURE",
     "TASKS",
     "UPLOADING",
@@ -90,13 +90,12 @@ __all__ = [
     "note_sources",
     "read_artifact",
     "read_artifacts",
-    "read_lm_head",
+    "read_own",
     "referred",
     "release_digest",
     "tensors_under",
     "travelling_code",
     "upload",
-    "with_lm_head",
     "with_sources",
     "write_artifact",
     "write_directory",
@@ -392,103 +391,6 @@ def fetch_referred(
     return tensors
 
 
-# ---- an LM head that several adapters share -------------------------------------------------------------------------
-
-
-def read_lm_head(where: str | os.PathLike, config: KAdapterConfig, **reading: Any) -> Artifact:
-    """Read the artifact of a trained LM head for the backbone of `config`; what it tells of itself is its config.
-
-    Raises:
-        OSError: there is no such artifact.
-        ValueError: it holds no LM head, or that of another vocabulary or backbone, or is damaged.
-    """
-    artifact = _read_own(os.path.expanduser(where), **reading)
-    artifact.check()
-    held = tensors_under("head.", artifact.tensors)
-    kind = artifact.config.get("lm_head")
-    if kind not in LM_HEADS[1:] or artifact.head != MASKED_LM or not held:
-        holds = "refers to that of another artifact" if kind in LM_HEADS[1:] else f"holds a {artifact.head or 'model'}"
-        raise ValueError(
-            f"{artifact.where} holds no LM head of its own ({holds}, lm_head={kind!r}); name an artifact that was "
-            f"trained with lm_head={' or '.join(map(repr, LM_HEADS[1:]))}"
-        )
-    sizes = [(fields.get("backbone_config") or {}).get("vocab_size") for fields in (config.to_dict(), artifact.config)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"the LM head of {artifact.where} has a vocabulary of {sizes[1]} tokens, and this backbone one of "
-            f"{sizes[0]}; use an LM head that was trained on this backbone"
-        )
-    check_same_backbone(config.to_dict(), artifact)
-    folder = os.path.isdir(artifact.where)
-    artifact.config["lm_head_source"] = {
-        "name_or_path": os.path.abspath(artifact.where) if folder else artifact.where,
-        "revision": None if folder else extract_commit_hash(next(iter(artifact.files)), None),
-        "subfolder": reading.get("subfolder") or "",
-        "hash": lm_head_hash(kind, held),
-    }
-    return artifact
-
-
-def with_lm_head(artifact: Artifact, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
-    """Return a masked-LM model's artifact with the tensors of the LM head that `config` asks for, and note its source.
-
-    That is the head in the artifact, the one to which it refers, or a trained one that is named by id or path. The
-    backbone's own needs no tensors, and for a new one the artifact is left without any.
-
-    Raises:
-        OSError: the LM head can't be read.
-        ValueError: it is of another vocabulary or backbone, or has changed.
-    """
-    written, asked = artifact.config, config.lm_head or LM_HEADS[0]
-    stored = (written.get("lm_head") or LM_HEADS[0]) if artifact.head == MASKED_LM else None
-    source = written.get("lm_head_source") or {} if asked == stored else {}
-    own = {key: value for key, value in reading.items() if key not in ("revision", "subfolder")}
-    if asked in LM_HEADS and not source:
-        config.lm_head, config.lm_head_source = asked, None
-        return artifact if asked == stored else _without_lm_head(artifact)
-    if asked in LM_HEADS:
-        shared = _referred_lm_head(source, artifact.where, config, own)
-    elif os.path.isdir(os.path.expanduser(asked)) or "/" in asked:
-        shared = read_lm_head(asked, config, **own)
-    else:
-        raise ValueError(
-            f"lm_head={asked!r} is none of {list(LM_HEADS)}, and no directory or id ORG/NAME of a trained LM head; "
-            "choose one of these"
-        )
-    config.lm_head, config.lm_head_source = shared.config["lm_head"], shared.config["lm_head_source"]
-    tensors = {**_without_lm_head(artifact).tensors}
-    tensors.update({key: tensor for key, tensor in shared.tensors.items() if key.startswith("head.")})
-    changed = {"architectures": [MASKED_LM], "lm_head": config.lm_head}
-    return replace(artifact, config={**written, **changed}, tensors=tensors, files={**artifact.files, **shared.files})
-
-
-def _without_lm_head(artifact: Artifact) -> Artifact:
-    if artifact.head != MASKED_LM:
-        return artifact
-    tensors = {key: tensor for key, tensor in artifact.tensors.items() if not key.startswith("head.")}
-    return replace(artifact, config={**artifact.config, "architectures": ["KAdapterModel"]}, tensors=tensors)
-
-
-def _referred_lm_head(source: dict[str, Any], where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
-    reading = {**reading, **{key: source[key] for key in ("revision", "subfolder") if source.get(key)}}
-    location = f"{source['name_or_path']!r}" + (f" (revision {source['revision']})" if source.get("revision") else "")
-    try:
-        shared = read_lm_head(source["name_or_path"], config, **reading)
-    except OSError as error:
-        raise OSError(
-            f"the LM head that {where} was trained with can't be read from {location}: {error}. Put it back there, or "
-            "name another place by lm_head=ID_OR_PATH"
-        ) from error
-    actual = shared.config["lm_head_source"]["hash"]
-    if actual != source["hash"]:
-        raise ValueError(
-            f"the LM head has changed since {where} was trained with it: {location} holds {actual[:12]}, not "
-            f"{source['hash'][:12]}; put the old one back, or name the one to use by lm_head=ID_OR_PATH"
-        )
-    shared.config["lm_head_source"] = source
-    return shared
-
-
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
@@ -737,23 +639,24 @@ def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
         ValueError: it is of another model type, or damaged; the sentence names the file and the tensor or field. Or
             an adapter has changed.
     """
-    artifact = _read_own(os.path.expanduser(id_or_path), **reading)
+    artifact = read_own(os.path.expanduser(id_or_path), **reading)
     adapters = artifact.config.get("adapters") or {}
     elsewhere = {
         name: values for name, values in adapters.items() if not tensors_under(f"adapters.{name}.", artifact.tensors)
     }
-    artifact.tensors.update(fetch_referred(elsewhere, artifact.where, reading, _read_own))
+    artifact.tensors.update(fetch_referred(elsewhere, artifact.where, reading, read_own))
     return artifact
 
 
-def _read_own(where: str, **reading: Any) -> Artifact:
+def read_own(where: str, **reading: Any) -> Artifact:
     """Read what an artifact itself holds."""
     written = _read_config(_file(where, CONFIG, reading), where)
     file = _file(where, WEIGHTS, reading)
     tensors, record, hashes, checksums = _read_weights(file)
     config = _without_code(_reconcile(written, record, where))
     try:
-        if not isinstance(config.get("architectures") or [], list):
+        architectures = config.get("architectures") or []
+        if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
             raise TypeError("its architectures are no list of names")
         KAdapterConfig.from_dict(dict(config))
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

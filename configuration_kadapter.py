@@ -337,7 +337,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "60d6e5fbda1e7f61"
+RELEASE = "a1966d8181d8a886"
 FUSIONS = ("add", "concat", "gated", "delta")
 WITHOUT_WEIGHTS = ("add", "delta")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")
@@ -400,9 +400,8 @@ class KAdapterConfig(PreTrainedConfig):
         dependency_head: "arc" (any length) or "official" (positions up to `num_positions`), for dependency parsing.
         arc_size: width of the arc scorer.
         num_positions: classes of the official dependency head, which are absolute token positions.
-        lm_head: "backbone" (the backbone's own LM head, frozen), "transform" (a new dense layer, activation, layer norm
-            and the backbone's input embeddings as the decoder) or "linear" (a new Linear, as in the paper), for the
-            masked-LM model.
+        lm_head: of the masked-LM model: "backbone" (the backbone's own LM head, frozen), "transform" (new: dense,
+            activation, layer norm and the backbone's input embeddings) or "linear" (a new Linear, as in the paper).
         lm_head_source: where the LM head was loaded from, and its hash; None for the backbone's and for a new one.
         format_version: version of the artifact's layout.
         record_digest: digest of the record that the saved weights carry, which tells whether both are of one save.

@@ -21,28 +21,35 @@ from ._counts import split_table as render
 from ._features import (
     DEPENDENCY_FEATURES,
     ENTITY_TYPING_FEATURES,
+    FACT_FEATURES,
     FEATURES,
     MULTIPLE_CHOICE_FEATURES,
     QUESTION_ANSWERING_FEATURES,
     RELATION_FEATURES,
+    TEXT_FEATURES,
 )
-from ._mentions import WORD
+from ._mentions import WORD, word_spans
 from ._names import INVISIBLE, MARKS, normal
 from ._question_answering import occurrences
 from ._splits import FOLDS
+from ._texts import READABLE, as_texts
 
 __all__ = [
     "DEPENDENCY_FEATURES",
     "ENTITY_TYPING_FEATURES",
+    "FACT_FEATURES",
     "FEATURES",
     "FOLDS",
     "INVISIBLE",
     "MARKS",
     "MULTIPLE_CHOICE_FEATURES",
     "QUESTION_ANSWERING_FEATURES",
+    "READABLE",
     "RELATION_FEATURES",
+    "TEXT_FEATURES",
     "WORD",
     "CorpusBuilder",
+    "as_texts",
     "available",
     "counts",
     "get_builder",
@@ -52,6 +59,7 @@ __all__ = [
     "normal",
     "occurrences",
     "split_table",
+    "word_spans",
 ]
 
 AnyDataset: TypeAlias = (

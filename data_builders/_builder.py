@@ -30,7 +30,7 @@ from multiprocess import Pool
 
 from ._counts import Dropped, Matched, Noted, Tally, merge_partials, read_counts, report, split_table, write_partial
 from ._features import FEATURES, LABELS, label_names, sentence_of
-from ._files import NumberedRecords, corpus_files, fingerprint, or_empty
+from ._files import NumberedRecords, companion_files, corpus_files, fingerprint, or_empty
 from ._names import normal
 from ._records import BadRecord
 from ._splits import (
@@ -74,7 +74,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     """Build typed datasets from the files of a corpus in a local folder.
 
     Args:
-        data_dir: the folder that holds the corpus files (subfolders are not searched).
+        data_dir: the folder that holds the corpus files, or those `subfolders` of a release that hold them.
         cache_dir: where to write the Arrow files; by default the cache of `datasets`.
         on_bad_record: "error" stops at a malformed record, "skip" counts it and goes on.
         exclude: other corpora; rows whose sentence occurs in one of them are dropped and counted.
@@ -88,6 +88,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIG_CLASS = CorpusConfig
     record_type: ClassVar[str]
     file_patterns: ClassVar[tuple[str, ...]]
+    subfolders: ClassVar[tuple[str, ...]] = ()  # folders of the release that hold the corpus files
+    beside: ClassVar[tuple[str, ...]] = ()  # files read along with them, in `data_dir` or the folder above it
     homepage: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     note: ClassVar[str] = ""  # how the rows are made; every run prints it
@@ -103,7 +105,11 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         fold: int | None = None,
         file: Path | None = None,
     ) -> None:
-        self.files = corpus_files(data_dir, self.file_patterns) if file is None else [file]
+        if file is None:
+            self.files = corpus_files(data_dir, self.file_patterns, self.subfolders, self.beside)
+        else:
+            self.files = [file]
+        self.companions = companion_files(data_dir, self.beside)
         self.exclude = tuple(exclude)
         super().__init__(
             cache_dir=None if cache_dir is None else str(cache_dir),
@@ -113,9 +119,12 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             labelled=file is None,
             fold=fold,
             files_fingerprint="+".join(
-                [fingerprint(self.files), *(other.cache_dir + fingerprint(other.files) for other in self.exclude)]
+                [self._fingerprint(), *(other.cache_dir + other._fingerprint() for other in self.exclude)]
             ),
         )
+
+    def _fingerprint(self) -> str:
+        return fingerprint([*self.files, *self.companions.values()])
 
     def read(self, path: Path) -> NumberedRecords:
         """Yield the numbered raw records of a file, with a `BadRecord` instead of each unreadable record."""
@@ -310,7 +319,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 tally.bad(path, number, problem, self.example)
                 continue
             tally.counts["records"] += 1
-            positions = accumulate(not isinstance(row, Noted | Matched) for row in rows)
+            positions = accumulate(int(not isinstance(row, Noted | Matched)) for row in rows)
             single = sum(not isinstance(row, Noted | Matched) for row in rows) == 1
             for position, row in zip(positions, rows, strict=True):
                 if tally.keeps(row) and isinstance(row, dict):

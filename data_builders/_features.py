@@ -9,6 +9,10 @@ multiple_choice: a question about a context, the answers to choose from, and the
     -1 if it is unknown.
 question_answering: a question, the passages in which its answer may occur, and the strings accepted as the answer,
     none if it is unknown. The positions of the answer are not annotated: supervision is distant.
+text: a passage, with the mentions of entities in it as far as they are known, as above.
+fact: what a language model is asked: a relation, its subject ("" if there is none apart from the sentences), and the
+    answers accepted. `template` has the slots [X] for the subject and [Y] for the answer, or is "" if the release has
+    none; `evidences` are sentences with [MASK] in the place of the answer, possibly none.
 """
 
 from __future__ import annotations
@@ -34,6 +38,10 @@ MULTIPLE_CHOICE_FEATURES = datasets.Features(
     {"id": TEXT, "context": TEXT, "question": TEXT, "choices": TEXTS, "label": NUMBER}
 )
 QUESTION_ANSWERING_FEATURES = datasets.Features({"id": TEXT, "question": TEXT, "passages": TEXTS, "answers": TEXTS})
+TEXT_FEATURES = datasets.Features({"id": TEXT, "text": TEXT, "mentions": datasets.List(SPAN)})
+FACT_FEATURES = datasets.Features(
+    {"id": TEXT, "relation": TEXT, "subject": TEXT, "answers": TEXTS, "template": TEXT, "evidences": TEXTS}
+)
 
 FEATURES = {
     "relation": RELATION_FEATURES,
@@ -41,6 +49,8 @@ FEATURES = {
     "entity_typing": ENTITY_TYPING_FEATURES,
     "multiple_choice": MULTIPLE_CHOICE_FEATURES,
     "question_answering": QUESTION_ANSWERING_FEATURES,
+    "text": TEXT_FEATURES,
+    "fact": FACT_FEATURES,
 }
 
 # The columns that hold names of classes, and whether they hold a list of names.
@@ -50,10 +60,13 @@ LABELS = {"relation": False, "labels": True}
 def sentence_of(row: Mapping[str, Any]) -> str:
     """Return the text of a typed row by which corpora are split and compared.
 
-    For multiple choice it is the context, or else the question: questions that share a context belong together.
+    For multiple choice it is the context, or else the question: questions that share a context belong together. For a
+    fact it is the subject, or else the first sentence.
     """
     if "tokens" in row:
         return " ".join(row["tokens"])
+    if "evidences" in row:
+        return row["subject"] or next(iter(row["evidences"]), row["template"])
     return row.get("text") or row.get("context") or row["question"]
 
 

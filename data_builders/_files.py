@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import ijson
+import pyarrow
+import pyarrow.parquet
 
 from ._records import BadRecord
 
@@ -41,8 +43,12 @@ NOT_CORPUS: tuple[str, ...] = (
 NOT_CORPUS += ("readme*", "license*", "licence*", "source.txt")
 
 
-def corpus_files(data_dir: str | Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Return the files of a corpus in a folder, sorted by name.
+def corpus_files(
+    data_dir: str | Path, patterns: tuple[str, ...], subfolders: tuple[str, ...] = (), beside: tuple[str, ...] = ()
+) -> list[Path]:
+    """Return the files of a corpus in a folder, sorted by name; where it has any of the subfolders, theirs instead.
+
+    `beside` are names of files that are read along with those of the corpus and are none of them.
 
     Raises:
         ValueError: the folder is missing or is a file, or no file in it matches.
@@ -51,7 +57,9 @@ def corpus_files(data_dir: str | Path, patterns: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise ValueError(f"the corpus folder {folder} {what}; data_dir must be the folder that holds the corpus files")
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_corpus(path.name.lower(), patterns)]
+    folders = [folder / name for name in subfolders if (folder / name).is_dir()] or [folder]
+    paths = [path for each in folders for path in sorted(each.iterdir()) if path.name not in beside]
+    files = [path for path in paths if path.is_file() and _is_corpus(path.name.lower(), patterns)]
     if not files:
         raise ValueError(f"the corpus folder {folder} holds no file named {' or '.join(patterns)}; check data_dir")
     return files
@@ -61,6 +69,14 @@ def _is_corpus(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns) and not any(
         fnmatch(name, pattern) for pattern in NOT_CORPUS
     )
+
+
+def companion_files(data_dir: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
+    """Return those files of the given names that are in a folder, or else in the folder above it."""
+    folder = Path(data_dir).absolute()
+    paths = {name: [place / name for place in (folder, folder.parent)] for name in names}
+    files = {name: next((path for path in both if path.is_file()), None) for name, both in paths.items()}
+    return {name: path for name, path in files.items() if path is not None}
 
 
 def fingerprint(files: list[Path]) -> str:
@@ -223,6 +239,20 @@ def is_json_array(path: Path) -> bool:
     """Return whether a file starts with the opening bracket of a JSON array."""
     with path.open("rb") as handle:
         return _first_byte(handle) == b"["
+
+
+def parquet_records(path: Path, columns: tuple[str, ...]) -> NumberedRecords:
+    """Yield the rows of a Parquet file as objects with those of the columns that it has, numbered from 1."""
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            known = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=1000, columns=known):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, record
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        yield number + 1, BadRecord(f"is not valid Parquet: {' '.join(str(error).split())}; the file ends here")
 
 
 def json_array(path: Path) -> NumberedRecords:

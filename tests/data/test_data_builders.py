@@ -166,12 +166,15 @@ def mutated_columns(content: str) -> Iterator[str]:
 def sound(row: dict[str, Any]) -> bool:
     """Return whether a trainer can use a row."""
     if "text" in row:
-        spans = [row[name] for name in ("head", "tail", "mention") if name in row]
+        spans = [row[name] for name in ("head", "tail", "mention") if name in row] + row.get("mentions", [])
         return all(0 <= span["start"] < span["end"] <= len(row["text"]) for span in spans)
     if "choices" in row:
         return len(row["choices"]) > 1 and -1 <= row["label"] < len(row["choices"]) and all(row["choices"])
     if "passages" in row:
         return bool(row["question"]) and bool(row["passages"]) and all(row["answers"])
+    if "evidences" in row:
+        asked = row["template"].count("[Y]") == 1 or not row["template"]
+        return asked and bool(row["relation"]) and bool(row["answers"]) and all(row["answers"])
     length = len(row["tokens"])
     return length == len(row["heads"]) == len(row["deprels"]) and all(0 <= head <= length for head in row["heads"])
 

@@ -151,6 +151,8 @@ class KAdapterTrainer(Trainer):
             self.control.should_training_stop = True
             return
         self.order.set_epoch(epoch)
+        if hasattr(self.train_dataset, "set_epoch"):  # accelerate sets that of the order alone
+            self.train_dataset.set_epoch(epoch)
         give_back()  # left in the heap by loading the model, encoding the corpus and evaluating
         super()._run_epoch(epoch=epoch, **arguments)
 
@@ -317,7 +319,8 @@ def measured(objective: Any, prediction: EvalPrediction, evaluated: Any) -> dict
     (predictions, losses), labels = gathered, prediction.label_ids
     counted = losses[labels != IGNORED]
     loss = float(counted.mean(dtype=np.float64)) if counted.size else 0.0
-    return {"loss": loss, **objective.measure(predictions, labels, evaluated)}
+    more = objective.from_loss(loss) if hasattr(objective, "from_loss") else {}
+    return {"loss": loss, **more, **objective.measure(predictions, labels, evaluated)}
 
 
 def predictions_and_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
