@@ -954,6 +954,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
     """
 
     _auto_classes = ("AutoModel",)
+    _drops_out = False
 
     def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -1070,14 +1071,34 @@ class KAdapterModel(KAdapterPreTrainedModel):
             output, states = run_and_tap(self.backbone, inputs, None if every else self.tapped())
         return output.last_hidden_state, states, getattr(output, "attentions", None)
 
+    def backbone_dropout(self, probability: float | None) -> None:
+        """Let the frozen backbone drop out in training, as for a map that learns before it; None for eval mode.
+
+        All its dropout modules get this probability, and `config` of the backbone stays as it is.
+
+        Raises:
+            ValueError: it is no probability, or the backbone has no dropout modules.
+        """
+        modules = [module for module in self.backbone.modules() if isinstance(module, nn.Dropout)]
+        if probability is not None and (not 0 < probability < 1 or not modules):
+            raise ValueError(
+                f"backbone_dropout={probability} must lie between 0 and 1, for a backbone with dropout modules, of "
+                f"which {type(self.backbone).__name__} has {len(modules)}; None leaves it in eval mode"
+            )
+        self._drops_out = probability is not None
+        for module in modules if probability is not None else ():
+            module.p = probability
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> KAdapterModel:
-        """Set training mode; what is frozen, backbone or adapter, stays in eval mode."""
+        """Set training mode; what is frozen, backbone or adapter, stays in eval mode, but for `backbone_dropout`."""
         self.training = self.adapters.training = mode
         for child in self.children():
             if child not in (self.backbone, self.adapters):
                 set_mode(child, mode)
         for child in (self.backbone, *self.adapters.values()):
-            set_mode(child, mode and any(parameter.requires_grad for parameter in child.parameters()))
+            trains = any(parameter.requires_grad for parameter in child.parameters())
+            set_mode(child, mode and (trains or (child is self.backbone and self._drops_out)))
         return self
 
     def __getstate__(self) -> dict[str, Any]:

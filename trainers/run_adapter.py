@@ -221,6 +221,11 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
     _shape(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size)
     tokenizer = open_tokenizer(adapter.backbone, adapter.backbone_revision, corpus.max_length)
     objective = objective_class(tokenizer, corpus.max_length, adapter)
+    if adapter.backbone_dropout is not None and not hasattr(objective, "adapter_config"):
+        raise ValueError(
+            f"--backbone_dropout {adapter.backbone_dropout} is for a map before the backbone, and --objective "
+            f"{adapter.objective} trains none; leave it out"
+        )
     if run.dataloader_persistent_workers and hasattr(objective, "masking"):
         raise ValueError(
             "--dataloader_persistent_workers would keep the masks of the first epoch for all; leave it out"
@@ -292,8 +297,10 @@ def _new_model(
     for path in adapter.frozen_adapters or ():
         model.load_adapter(path)
     if not adapter.without_adapter:
-        model.add_adapter(adapter.adapter_name, _shape(adapter))
+        config = objective.adapter_config() if hasattr(objective, "adapter_config") else _shape(adapter)
+        model.add_adapter(adapter.adapter_name, config)
         model.train_adapter(adapter.adapter_name)
+    model.base_model.backbone_dropout(adapter.backbone_dropout)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             f"--without_adapter with --lm_head {adapter.lm_head or 'backbone'!r} leaves nothing to train, since that "
@@ -323,6 +330,7 @@ def _description(
     """Describe a training, to recognise it when it is resumed."""
     names = ("objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone")
     names += ("mask_unit", "mask_probability", "mask_mentions") if hasattr(objective, "masking") else ()
+    names += ("backbone_dropout", "entity_position") if hasattr(objective, "adapter_config") else ()
     return {
         "--corpus": settings.corpus.corpus,
         "--max_length": settings.corpus.max_length,

@@ -112,6 +112,20 @@ class AdapterArguments:
     mask_mentions: float = field(
         default=0.0, metadata={"help": "Share of the texts with mentions of which mentions are masked, not words."}
     )
+    entity_embeddings: str | None = field(
+        default=None, metadata={"help": "Entity embeddings that mention_masked_lm maps, by id or directory."}
+    )
+    entity_position: str = field(
+        default="before",
+        metadata={"choices": ["before", "after"], "help": "Where an entity stands, seen from its mention."},
+    )
+    backbone_dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Dropout of the frozen backbone while a map before it is trained, 0.25 for maps that are plugged "
+            "into fine-tuned models; by default it is in eval mode."
+        },
+    )
     frozen_adapters: list[str] | None = field(
         default=None, metadata={"help": "Trained adapters, by id or path, that stay frozen beside what is trained."}
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,12 @@ class PadToBatch:
         padding: the padding value of each column, a float for a column of floats; columns that are not listed, or that
             examples do not have, are left out.
         length: the number of tokens that every example is padded to, None for the length of the longest.
+        complete: what an objective makes of a padded batch, such as looking up its entities.
     """
 
     padding: dict[str, int | float]
     length: int | None = None
+    complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     @classmethod
     def of(cls, objective: Any, model: Any) -> PadToBatch:
@@ -36,7 +38,7 @@ class PadToBatch:
         """
         adapters = [model.base_model.adapters[name] for name in model.active_adapters()]
         masked = all(adapter.config.mask_padding for adapter in adapters)
-        return cls(objective.padding, None if masked else objective.max_length)
+        return cls(objective.padding, None if masked else objective.max_length, getattr(objective, "complete", None))
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return a tensor for each column, the attention mask, and the kept states if examples have them."""
@@ -53,7 +55,7 @@ class PadToBatch:
             batch["states"] = {
                 name: torch.stack([example["states"][name] for example in examples]) for name in sources
             }
-        return batch
+        return batch if self.complete is None else self.complete(batch)
 
     def _lengthened(self, batch: dict[str, Any], shape: torch.Size) -> dict[str, Tensor]:
         """Return the columns that have a value for each token, padded to `length`."""

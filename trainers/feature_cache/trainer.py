@@ -102,6 +102,8 @@ class FeatureTrainer(KAdapterTrainer):
         inputs = dict(inputs)
         on_host = inputs.pop("on_host")
         inputs = super()._prepare_inputs(inputs)
+        if self.model.base_model.adapters.in_front:  # the backbone's states depend on what is trained before it
+            return inputs
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         if ids.device.type == "cuda" and min(on_host.lengths) == ids.shape[1]:
             inputs["attention_mask"] = mask = None  # there is no padding, and attention without a mask is faster

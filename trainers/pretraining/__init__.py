@@ -25,7 +25,9 @@ class Objective(Protocol):
         padding: columns of an encoded example and their padding values.
 
     An objective may have more: `fusion`, the default under its head if that is not "concat"; `masking`, by which its
-    encoded examples are masked anew in each epoch; `from_loss(loss)`, which returns results that follow from the loss.
+    encoded examples are masked anew in each epoch; `from_loss(loss)`, which returns results that follow from the loss;
+    `adapter_config()`, the configuration of what it trains if that is no K-Adapter; `complete(batch)`, which adds to a
+    padded batch what is looked up.
     """
 
     record_type: str
