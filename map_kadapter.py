@@ -431,6 +431,8 @@ def plug(
 def unplug(model: PreTrainedModel, name: str | None = None) -> None:
     """Take a map out of a model, or all of them, and with the last all that `plug` did to the model.
 
+    Texts must then be encoded anew: the model would read what stands in a slot as a token.
+
     Raises:
         ValueError: there is no such map.
     """

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -357,6 +358,23 @@ def test_several_maps_are_plugged_side_by_side_and_one_can_go():
         assert not torch.allclose(model(**{**inputs, **first}).last_hidden_state, both)
         unplug(model)
     assert hooks_of(model) == []
+
+
+def test_each_thread_has_its_own_entities():
+    model = classifier()
+    plug(model, fresh_map(), table())
+    other = {**entities_of(), "knowledge_embeds": entities_of(seed=9)["knowledge_embeds"]}
+    with torch.no_grad():
+        expected = [model(**batch(), **entities).logits for entities in (entities_of(), other, {})]
+
+        def run(entities):
+            with torch.no_grad():
+                return [model(**batch(), **entities).logits for _ in range(5)]
+
+        with ThreadPoolExecutor(3) as threads:
+            both = list(threads.map(run, (entities_of(), other, {})))
+    for logits, alone in zip(both, expected, strict=True):
+        assert all(torch.allclose(found, alone, atol=1e-6) for found in logits)
 
 
 def test_a_copy_of_a_plugged_model_has_maps_of_its_own_and_the_same_table():
