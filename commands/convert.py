@@ -89,7 +89,6 @@ def run(
     if backbone is None:
         raise ValueError("--backbone is missing; give the Hub id or directory of the encoder of the file")
     from ..artifacts_kadapter import check_destination  # after the checks, since torch takes seconds to import
-    from ..official.convert import convert_official
     from ..official.knowledge_map import is_official_map
     from ._writing import describe
 
@@ -97,20 +96,18 @@ def run(
     if is_official_map(official):
         model = _map(official, backbone, name, backbone_revision, entity_embeddings)
     else:
-        model = convert_official(
-            official,
-            backbone,
-            layers or [],
-            name=name,
-            num_attention_heads=num_attention_heads,
-            skip_layers=skip_layers,
-            keep_head=keep_head,
-            fusion=None if fusion is None else fusion.value,
-            backbone_revision=backbone_revision,
-            log=typer.echo,
-        )
+        shape = {"num_attention_heads": num_attention_heads, "skip_layers": skip_layers, "keep_head": keep_head}
+        shape |= {"fusion": None if fusion is None else fusion.value, "backbone_revision": backbone_revision}
+        model = _adapters(official, backbone, layers or [], name=name, **shape)
     model.save_pretrained(output_dir)
     describe(model, output_dir, typer.echo)
+
+
+def _adapters(official: Path, backbone: str, layers: list[int], **options: Any) -> Any:
+    """Return the model of official adapters."""
+    from ..official.convert import convert_official
+
+    return convert_official(official, backbone, layers, log=typer.echo, **options)
 
 
 def _map(official: Path, backbone: str, name: str | None, revision: str | None, embeddings: str | None) -> Any:

@@ -221,11 +221,7 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
     _shape(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size)
     tokenizer = open_tokenizer(adapter.backbone, adapter.backbone_revision, corpus.max_length)
     objective = objective_class(tokenizer, corpus.max_length, adapter)
-    if adapter.backbone_dropout is not None and not hasattr(objective, "adapter_config"):
-        raise ValueError(
-            f"--backbone_dropout {adapter.backbone_dropout} is for a map before the backbone, and --objective "
-            f"{adapter.objective} trains none; leave it out"
-        )
+    pretraining.check_backbone_dropout(objective, adapter)
     if run.dataloader_persistent_workers and hasattr(objective, "masking"):
         raise ValueError(
             "--dataloader_persistent_workers would keep the masks of the first epoch for all; leave it out"
@@ -297,8 +293,8 @@ def _new_model(
     for path in adapter.frozen_adapters or ():
         model.load_adapter(path)
     if not adapter.without_adapter:
-        config = objective.adapter_config() if hasattr(objective, "adapter_config") else _shape(adapter)
-        model.add_adapter(adapter.adapter_name, config)
+        new = objective.adapter_config() if hasattr(objective, "adapter_config") else _shape(adapter)
+        model.add_adapter(adapter.adapter_name, new)
         model.train_adapter(adapter.adapter_name)
     model.base_model.backbone_dropout(adapter.backbone_dropout)
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -12,7 +12,7 @@ from datasets import Dataset
 from ... import discovery
 from ...configuration_kadapter import KAdapterConfig
 
-__all__ = ["Objective", "available", "load"]
+__all__ = ["Objective", "available", "check_backbone_dropout", "load"]
 
 
 class Objective(Protocol):
@@ -52,6 +52,19 @@ class Objective(Protocol):
 
     def measure(self, predictions: Any, labels: Any, evaluated: Dataset) -> dict[str, float]:
         """Return results from the arg-max of the logits, the labels and the encoded examples."""
+
+
+def check_backbone_dropout(objective: Any, flags: Any) -> None:
+    """Refuse dropout of the frozen backbone where nothing is trained before it.
+
+    Raises:
+        ValueError: it is asked for.
+    """
+    if flags.backbone_dropout is not None and not hasattr(objective, "adapter_config"):
+        raise ValueError(
+            f"--backbone_dropout {flags.backbone_dropout} is for a map before the backbone, and --objective "
+            f"{flags.objective} trains none; leave it out"
+        )
 
 
 def available() -> list[str]:
