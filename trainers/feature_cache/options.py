@@ -27,7 +27,17 @@ from ..common.memory import limit_native_caches
 from .shards import KEY, PATTERN, Layout, key_of
 from .store import Examples, FeatureStore
 
-__all__ = ["CacheArguments", "check_cache", "open_features", "readable", "size_of"]
+__all__ = [
+    "CacheArguments",
+    "check_budget",
+    "check_cache",
+    "default_directory",
+    "open_features",
+    "open_store",
+    "readable",
+    "room_in",
+    "size_of",
+]
 
 WITHOUT = "training continues without the cache"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -77,12 +87,17 @@ def check_cache(flags: CacheArguments, mask_padding: bool) -> None:
     for name in ("cache_budget", "cache_dtype"):
         if getattr(flags, name) is not None and flags.cache_features is None:
             raise ValueError(f"--{name} is for a cache, and there is none; give --cache_features or leave it out")
-    if flags.cache_budget is not None:
-        size_of(flags.cache_budget)
+    check_budget(flags.cache_budget)
     if flags.cache_features is not None and not mask_padding:
         raise ValueError(
             "--cache_features keeps no padding, and with --mask_padding False the adapter reads it; leave one out"
         )
+
+
+def check_budget(budget: str | None) -> None:
+    """Raise ValueError if there is a budget that is no size."""
+    if budget is not None:
+        size_of(budget)
 
 
 class CacheUnavailable(Exception):
@@ -129,16 +144,12 @@ def _open(
     """
     directory = _directory(flags)
     layout = _layout(flags, model)
-    folder = directory / _name(model, layout, run)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "about.json").is_file():
-        replace_file(folder / "about.json", _about(model, layout, run))
-    room = partial(room_in, directory, flags.cache_budget)
     different, indices = Examples.of(
         np.concatenate([_keys(split) for split in examples.values()]),
         np.concatenate([column(split, "length") for split in examples.values()]),
     )
-    features = FeatureStore(folder, layout, different, room, log)
+    about = {"layers": list(layout.layers), "stored": str(layout.stored)}
+    features = open_store(directory, flags.cache_budget, model, run, about, layout, different, log=log)
     _check_worth(features, run)
     _describe(features, directory, log)
     ends = np.cumsum([len(split) for split in examples.values()])[:-1]
@@ -152,7 +163,12 @@ def _discard(message: str) -> None:
 
 def _directory(flags: CacheArguments) -> Path:
     named = str(flags.cache_features)
-    return Path(constants.HF_HOME, "kadapter", "features") if named.lower() == "true" else Path(named)
+    return default_directory() if named.lower() == "true" else Path(named)
+
+
+def default_directory() -> Path:
+    """Return the folder of the Hugging Face cache in which all stores are, if no other directory is named."""
+    return Path(constants.HF_HOME, "kadapter", "features")
 
 
 def _layout(flags: CacheArguments, model: Any) -> Layout:
@@ -163,28 +179,46 @@ def _layout(flags: CacheArguments, model: Any) -> Layout:
     return Layout((*layers, last if last in model.tapped() else -1), model.config.hidden_size, stored, read)
 
 
-def _about(model: Any, layout: Layout, run: Any) -> str:
-    """Return in JSON everything that the states depend on apart from the token ids."""
-    backbone, modules = model.base_model.backbone.config, model.base_model.backbone.modules()
-    quantized = getattr(backbone, "quantization_config", None)
-    about = {
-        **({} if quantized is None else {"quantized": repr(quantized)}),
-        **({"compiled": True} if any("forward" in vars(module) for module in modules) else {}),
-        "backbone": model.config.backbone_fingerprint,
-        "configuration": plain(backbone),  # another activation, for example, changes the states of the same weights
-        "attention": backbone._attn_implementation,
-        "layers": list(layout.layers),
-        "stored": str(layout.stored),
-        "computed": [str(layout.read), run.bf16, run.fp16, run.device.type],
-        "versions": [torch.__version__, transformers.__version__],
-        "format": 2,
-    }
-    return json.dumps(about, indent=2, sort_keys=True, default=repr)
+def open_store(
+    directory: Path,
+    budget: str | None,
+    model: Any,
+    run: Any,
+    about: dict[str, Any],
+    layout: Layout,
+    examples: Examples,
+    **settings: Any,
+) -> FeatureStore:
+    """Open the store in the folder whose name is a hash of all that the states depend on apart from the examples.
 
+    That is what `about` says, the frozen encoder, the precision and the versions; it is written to about.json.
+    `settings` are keywords of `FeatureStore`.
 
-def _name(model: Any, layout: Layout, run: Any) -> str:
+    Raises:
+        OSError: the folder can't be made or read.
+    """
+    text = json.dumps({**_about_encoder(model, run), **about}, indent=2, sort_keys=True, default=repr)
     source = Path(model.config.backbone_name_or_path or "backbone").name
-    return f"{source}-{blake2b(_about(model, layout, run).encode(), digest_size=8).hexdigest()}"
+    folder = directory / f"{source}-{blake2b(text.encode(), digest_size=8).hexdigest()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "about.json").is_file():
+        replace_file(folder / "about.json", text)
+    return FeatureStore(folder, layout, examples, partial(room_in, directory, budget), **settings)
+
+
+def _about_encoder(model: Any, run: Any) -> dict[str, Any]:
+    backbone = model.base_model.backbone
+    quantized = getattr(backbone.config, "quantization_config", None)
+    return {
+        **({} if quantized is None else {"quantized": repr(quantized)}),
+        **({"compiled": True} if any("forward" in vars(module) for module in backbone.modules()) else {}),
+        "backbone": model.config.backbone_fingerprint,
+        "configuration": plain(backbone.config),  # another activation changes the states of the same weights
+        "attention": backbone.config._attn_implementation,
+        "computed": [str(next(backbone.parameters()).dtype), run.bf16, run.fp16, run.device.type],
+        "versions": [torch.__version__, transformers.__version__],
+        "format": 3,
+    }
 
 
 def _keys(examples: Any) -> np.ndarray:
