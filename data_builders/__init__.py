@@ -18,25 +18,13 @@ from .. import discovery
 from ._builder import CorpusBuilder
 from ._counts import listed, read_counts
 from ._counts import split_table as render
-from ._features import (
-    DEPENDENCY_FEATURES,
-    ENTITY_TYPING_FEATURES,
-    FEATURES,
-    MULTIPLE_CHOICE_FEATURES,
-    QUESTION_ANSWERING_FEATURES,
-    RELATION_FEATURES,
-)
+from ._features import FEATURES
 from ._question_answering import occurrences
 from ._splits import FOLDS
 
 __all__ = [
-    "DEPENDENCY_FEATURES",
-    "ENTITY_TYPING_FEATURES",
     "FEATURES",
     "FOLDS",
-    "MULTIPLE_CHOICE_FEATURES",
-    "QUESTION_ANSWERING_FEATURES",
-    "RELATION_FEATURES",
     "CorpusBuilder",
     "available",
     "counts",

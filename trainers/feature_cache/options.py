@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,12 +30,10 @@ __all__ = [
     "CacheArguments",
     "check_budget",
     "check_cache",
-    "default_directory",
+    "directory_of",
     "open_features",
     "open_store",
     "readable",
-    "room_in",
-    "size_of",
 ]
 
 WITHOUT = "training continues without the cache"
@@ -117,11 +114,11 @@ def open_features(
     state, opened, unavailable = PartialState(), None, None
     with state.local_main_process_first():
         try:
-            opened = _open(flags, model, examples, run, print if verbose else _discard)
+            opened = _open(flags, model, examples, run, verbose)
         except CacheUnavailable as error:
             unavailable = str(error)
         except OSError as error:
-            unavailable = f"--cache_features {str(_directory(flags))!r} can't be used ({error})"
+            unavailable = f"--cache_features {str(directory_of(flags.cache_features))!r} can't be used ({error})"
     # Processes wait for each other to share what they kept, so either all have a cache or none has.
     reasons = [reason for reason in gather_object([unavailable]) if reason is not None]
     if opened is not None and not reasons:
@@ -134,7 +131,7 @@ def open_features(
 
 
 def _open(
-    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, log: Callable[[str], None]
+    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, verbose: bool
 ) -> tuple[FeatureStore, dict[str, Any]]:
     """Open the cache of this process, and return it with the examples and their indices in it.
 
@@ -142,33 +139,28 @@ def _open(
         OSError: its directory can't be used.
         CacheUnavailable: there is no room.
     """
-    directory = _directory(flags)
+    directory = directory_of(flags.cache_features)
     layout = _layout(flags, model)
     different, indices = Examples.of(
         np.concatenate([_keys(split) for split in examples.values()]),
         np.concatenate([column(split, "length") for split in examples.values()]),
     )
     about = {"layers": list(layout.layers), "stored": str(layout.stored)}
-    features = open_store(directory, flags.cache_budget, model, run, about, layout, different, log=log)
+    features = open_store(
+        directory, flags.cache_budget, model, run, about, layout, different, log=print if verbose else None
+    )
     _check_worth(features, run)
-    _describe(features, directory, log)
+    _describe(features, directory)
     ends = np.cumsum([len(split) for split in examples.values()])[:-1]
     indexed = zip(examples.items(), np.split(indices, ends), strict=True)
     return features, {name: split.add_column("cache_index", own) for (name, split), own in indexed}
 
 
-def _discard(message: str) -> None:
-    """Print nothing: only one process prints."""
-
-
-def _directory(flags: CacheArguments) -> Path:
-    named = str(flags.cache_features)
-    return default_directory() if named.lower() == "true" else Path(named)
-
-
-def default_directory() -> Path:
-    """Return the folder of the Hugging Face cache in which all stores are, if no other directory is named."""
-    return Path(constants.HF_HOME, "kadapter", "features")
+def directory_of(named: str | None) -> Path:
+    """Return the directory of the stores that a flag names; without a name, that in the Hugging Face cache."""
+    if named is None or named.lower() == "true":
+        return Path(constants.HF_HOME, "kadapter", "features")
+    return Path(named)
 
 
 def _layout(flags: CacheArguments, model: Any) -> Layout:
@@ -237,13 +229,14 @@ def _check_worth(features: FeatureStore, run: Any) -> None:
         )
 
 
-def _describe(features: FeatureStore, directory: Path, log: Callable[[str], None]) -> None:
-    layout, examples, takes = features.layout, features.examples, readable(features.bytes_of().sum())
+def _describe(features: FeatureStore, directory: Path) -> None:
+    layout, examples, log = features.layout, features.examples, features.log
     there, number = int((features.shard >= 0).sum()), len(examples.keys)
     log(
         f"features: {number} different examples, {int(examples.lengths.sum())} tokens, hidden states "
-        f"{list(layout.layers)} in {str(layout.stored).removeprefix('torch.')} take {takes}"
-        f"; {there} examples are in {str(features.folder)!r}, {len(features.missing())} will be"
+        f"{list(layout.layers)} in {str(layout.stored).removeprefix('torch.')} take "
+        f"{readable(features.bytes_of().sum())}; {there} examples are in {str(features.folder)!r}, "
+        f"{len(features.missing())} will be"
     )
     others = sum(path.is_dir() and path != features.folder for path in directory.iterdir())
     if others and not there:

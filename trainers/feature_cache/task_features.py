@@ -22,7 +22,7 @@ from torch import Tensor
 from ...artifacts_kadapter import adapter_hash
 from ..common.collator import PadToBatch
 from ..downstream.dataset import Split
-from .options import default_directory, open_store
+from .options import directory_of, open_store
 from .shards import KEY, Layout, key_of
 from .store import Examples, FeatureStore
 
@@ -73,7 +73,7 @@ def _open(
     model: Any, run: Any, length: int | None, flags: Any, examples: Examples, verbose: bool
 ) -> dict[str, FeatureStore]:
     """Open the store of each source; none if the directory can't be used, which costs only time."""
-    directory = Path(flags.states_dir) if flags.states_dir else default_directory()
+    directory = directory_of(flags.states_dir)
     layout, log = Layout((0,), model.config.hidden_size), print if verbose else None
     code = blake2b(b"\0".join(path.read_bytes() for path in sorted(CODE.glob("*_kadapter.py"))), digest_size=16)
     reading = {"head": type(model).__name__, "code": code.hexdigest(), "length": length}

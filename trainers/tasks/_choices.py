@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ...configuration_kadapter import KAdapterConfig
 from ...heads_kadapter import KAdapterForMultipleChoice
-from ...processing_kadapter import join_choice, special_tokens
+from ...processing_kadapter import join_choice, special_tokens, tokenize_apart
 from ._base import BaseTask, probabilities
 
 __all__ = ["ChoiceTask"]
@@ -54,9 +54,9 @@ class ChoiceTask(BaseTask):
             ValueError: a question has another number of choices than the first, or no label.
         """
         self._check(rows, labelled)
-        contexts, questions = (self._tokens(rows[name]) for name in ("context", "question"))
+        contexts, questions = (tokenize_apart(self.tokenizer, rows[name]) for name in ("context", "question"))
         number = len(rows["choices"][0])
-        choices = self._tokens([choice for choices in rows["choices"] for choice in choices])
+        choices = tokenize_apart(self.tokenizer, [choice for choices in rows["choices"] for choice in choices])
         examples: dict[str, list] = {name: [] for name in ("record", "input_ids", "length", "truncated")}
         for record, (context, question) in enumerate(zip(contexts, questions, strict=True)):
             own = choices[record * number : (record + 1) * number]
@@ -78,10 +78,6 @@ class ChoiceTask(BaseTask):
                 )
             if labelled and not 0 <= label < number:
                 raise ValueError(f"record {record!r} has no label; add it, or predict the file by --do_predict")
-
-    def _tokens(self, texts: list[str]) -> list[list[int]]:
-        """Tokenise each text separately, as if a space preceded it (as the official tokeniser does)."""
-        return self.tokenizer([f" {text.strip()}" for text in texts], add_special_tokens=False)["input_ids"]
 
     def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[str, dict[str, float]]]:
         """Return the index of the best choice of each question, and the probabilities of all."""
