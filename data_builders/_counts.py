@@ -86,9 +86,10 @@ class Tally:
             self.matched.add(item.triple)
             return False
         sentence = item.sentence if isinstance(item, Dropped | Noted) else sentence_of(item)
-        own_split = TRAIN if sentence in self.trained else split_by_hash(sentence, self.shares)
-        if self.hash_split not in (None, own_split):
-            return False
+        if self.hash_split is not None:
+            own_split = TRAIN if sentence in self.trained else split_by_hash(sentence, self.shares)
+            if own_split != self.hash_split:
+                return False
         excluded = sentence in self.excluded
         if isinstance(item, Noted):
             self.counts.update({} if excluded else {item.what: item.number})

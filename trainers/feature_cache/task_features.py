@@ -124,8 +124,8 @@ def _precision(run: Any) -> AbstractContextManager:
 
 
 def _in_order(indices: np.ndarray, encoded: dict[int, Tensor], store: FeatureStore | None) -> Tensor:
-    """Return the states of the examples with these indices, encoded now or in the store, (examples, n, hidden)."""
-    absent = set(indices.tolist()) - encoded.keys()
-    stored = {} if store is None else {index: store.stored(index)["states"][:, 0] for index in absent}
-    states = {**encoded, **stored}
+    """Return the states of the examples with these indices, from the store or as encoded, (examples, n, hidden)."""
+    states = dict(encoded)
+    if store is not None:
+        states |= {int(index): store.stored(index)["states"][:, 0] for index in np.flatnonzero(store.shard >= 0)}
     return torch.stack([states[index] for index in indices.tolist()])
