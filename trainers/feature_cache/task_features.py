@@ -127,5 +127,6 @@ def _in_order(indices: np.ndarray, encoded: dict[int, Tensor], store: FeatureSto
     """Return the states of the examples with these indices, from the store or as encoded, (examples, n, hidden)."""
     states = dict(encoded)
     if store is not None:
-        states |= {int(index): store.stored(index)["states"][:, 0] for index in np.flatnonzero(store.shard >= 0)}
+        on_disk = np.flatnonzero(store.shard >= 0).tolist()
+        states |= {index: store.stored(index)["states"][:, 0] for index in on_disk}
     return torch.stack([states[index] for index in indices.tolist()])
