@@ -240,11 +240,8 @@ def _equal(module: PreTrainedModel, source: str, revision: str | None) -> Checkp
         return None
     ours = module.state_dict()
     wanted = {key: tensor for key, tensor in stored.items() if "pooler" not in key}
-    return (
-        checkpoint
-        if all(key in ours and torch.equal(tensor, ours[key].cpu()) for key, tensor in wanted.items())
-        else None
-    )
+    equal = all(key in ours and torch.equal(tensor, ours[key].cpu()) for key, tensor in wanted.items())
+    return checkpoint if equal else None
 
 
 # ---- a backbone's checkpoint ----------------------------------------------------------------------------------------
@@ -790,9 +787,8 @@ def check_tapped(hidden_states: dict[int, Tensor], layers: Collection[int]) -> d
 def release(backbone: nn.Module) -> None:
     """Empty a backbone's parameters, and let it refuse to run from then on."""
     for module in backbone.modules():
-        for name, parameter in module.named_parameters(
-            recurse=False
-        ):  # exchanged, since 8-bit weights can't be emptied
+        for name, parameter in module.named_parameters(recurse=False):
+            # exchanged, since 8-bit weights can't be emptied
             empty = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
             setattr(module, name, nn.Parameter(empty, requires_grad=False))
     backbone.register_forward_pre_hook(_refuse_to_run, prepend=True)

@@ -18,32 +18,16 @@ from .. import discovery
 from ._builder import CorpusBuilder
 from ._counts import listed, read_counts
 from ._counts import split_table as render
-from ._features import (
-    DEPENDENCY_FEATURES,
-    ENTITY_TYPING_FEATURES,
-    FACT_FEATURES,
-    FEATURES,
-    MULTIPLE_CHOICE_FEATURES,
-    QUESTION_ANSWERING_FEATURES,
-    RELATION_FEATURES,
-    TEXT_FEATURES,
-)
+from ._features import FEATURES
 from ._mentions import word_spans
 from ._question_answering import occurrences
 from ._splits import FOLDS
 from ._texts import READABLE, as_texts
 
 __all__ = [
-    "DEPENDENCY_FEATURES",
-    "ENTITY_TYPING_FEATURES",
-    "FACT_FEATURES",
     "FEATURES",
     "FOLDS",
-    "MULTIPLE_CHOICE_FEATURES",
-    "QUESTION_ANSWERING_FEATURES",
     "READABLE",
-    "RELATION_FEATURES",
-    "TEXT_FEATURES",
     "CorpusBuilder",
     "as_texts",
     "available",

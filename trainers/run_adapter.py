@@ -40,7 +40,7 @@ from kadapter.trainers.common.atomic_files import replace_file, replace_files
 from kadapter.trainers.common.backbone_options import backbone_options, check_attention, check_compiler, compile_blocks
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
 from kadapter.trainers.common.collator import PadToBatch
-from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, open_tokenizer, sample
+from kadapter.trainers.common.encoding import check_record_type, encode_splits, open_tokenizer
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.masking import MaskedExamples
 from kadapter.trainers.common.output_directory import (
@@ -51,7 +51,7 @@ from kadapter.trainers.common.output_directory import (
     in_use,
     mark_finished,
 )
-from kadapter.trainers.common.progress import saved_line
+from kadapter.trainers.common.progress import reported, saved_line
 from kadapter.trainers.common.trainer import KAdapterTrainer
 from kadapter.trainers.feature_cache.options import check_cache, open_features
 from kadapter.trainers.feature_cache.store import FeatureStore
@@ -121,7 +121,8 @@ def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> di
     state.wait_for_everyone()
     set_seed(run.seed)
     with run.main_process_first(desc="corpus"):
-        fields, examples = _examples(corpus, objective, trained, run, state.is_main_process)
+        splits = (run.do_train, run.do_eval, state.is_main_process)
+        fields, examples = encode_splits(corpus, objective, *splits, trained=trained is not None)
     _build_models(trainings, objective, fields, trained is None)
     for training in trainings if state.is_main_process else ():
         _print_setup(training.model, run, training.name if scheduler is not None else None)
@@ -158,7 +159,8 @@ def _run(
         results = trainer.train_and_evaluate(resume if isinstance(resume, str) else None)
         if run.do_train and state.is_main_process:
             _write_adapter(trainer, settings.corpus, settings.adapter, results)
-            mark_finished(run, description, _artifact_files(settings.adapter))
+            weights = [f"{HEAD}/{WEIGHTS}", *([] if settings.adapter.without_adapter else [WEIGHTS])]
+            mark_finished(run, description, weights)
             print(_saved(objective, settings))
     state.wait_for_everyone()
     return results
@@ -265,20 +267,6 @@ def _names(adapter: AdapterArguments) -> list[str]:
     return [*frozen, *([] if adapter.without_adapter else [adapter.adapter_name])]
 
 
-def _examples(
-    corpus: CorpusArguments, objective: Any, trained: KAdapterConfig | None, run: RunArguments, verbose: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Build and encode the corpus; return what a new head must know, and the examples by split."""
-    splits = load_splits(corpus, run.do_train, run.do_eval, verbose)
-    numbers = {"train": corpus.max_train_samples, "eval": corpus.max_eval_samples}
-    samples = {split: sample(rows, numbers[split]) for split, rows in splits.items()}
-    if trained is None:
-        objective.learn(samples["train"])  # refuse a sample too if nothing can be learned from it
-    fields = objective.learn(splits["train"]) if trained is None else {}
-    examples = {split: encode(split, rows, objective, corpus, verbose) for split, rows in samples.items()}
-    return fields, examples
-
-
 def _new_model(
     adapter: AdapterArguments, objective: Any, fields: dict[str, Any], run: RunArguments, other: Any = None
 ) -> Any:
@@ -377,21 +365,12 @@ def _write_adapter(trainer: Any, corpus: Any, adapter: Any, results: dict[str, f
             "steps": trainer.state.global_step,
             "learning_rate": trainer.args.learning_rate,
             "seed": trainer.args.seed,
-            "results": {key.removeprefix("eval_"): value for key, value in results.items() if _is_result(key)},
+            "results": reported(results),
         }
         model.save_adapter(output, adapter.adapter_name)
         replace_files(output, trainer.processing_class.save_pretrained)
     model.save_pretrained(output / HEAD)
     replace_files(output / HEAD, trainer.processing_class.save_pretrained)
-
-
-def _artifact_files(adapter: Any) -> list[str]:
-    """Return the files in the output directory that show that a trained adapter was written."""
-    return [f"{HEAD}/{WEIGHTS}", *([] if adapter.without_adapter else [WEIGHTS])]
-
-
-def _is_result(key: str) -> bool:
-    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_loss", "_time"))
 
 
 if __name__ == "__main__":

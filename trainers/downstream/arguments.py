@@ -76,6 +76,9 @@ class TaskArguments:
     states_dir: str | None = field(
         default=None, metadata={"help": "Where these states are kept; by default in the Hugging Face cache."}
     )
+    cache_budget: str | None = field(
+        default=None, metadata={"help": "Maximum size of that directory, such as 50GB; the rest is not kept."}
+    )
     bundle_adapters: bool | None = field(
         default=None, metadata={"help": "Save adapters with the artifact; by default those that are not on a Hub."}
     )

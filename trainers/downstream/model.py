@@ -20,7 +20,6 @@ __all__ = [
     "HeadOnFeatures",
     "check_adapters",
     "chosen_adapters",
-    "freeze",
     "new_model",
     "random_names",
     "row_name",
