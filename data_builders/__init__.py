@@ -25,6 +25,7 @@ from ._features import (
     MULTIPLE_CHOICE_FEATURES,
     QUESTION_ANSWERING_FEATURES,
     RELATION_FEATURES,
+    sentence_of,
 )
 from ._question_answering import occurrences
 from ._splits import FOLDS
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "load_file",
     "occurrences",
+    "sentence_of",
     "split_table",
 ]
 
