@@ -18,7 +18,7 @@ from .. import discovery
 from ._builder import CorpusBuilder
 from ._counts import listed, read_counts
 from ._counts import split_table as render
-from ._features import FEATURES
+from ._features import FEATURES, sentence_of
 from ._mentions import word_spans
 from ._question_answering import occurrences
 from ._splits import FOLDS
@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "load_file",
     "occurrences",
+    "sentence_of",
     "split_table",
     "word_spans",
 ]

@@ -8,7 +8,6 @@ the dtype, are known only when it is encoded.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ...artifacts_kadapter import adapter_hash
 from ..common.collator import PadToBatch
+from ..common.precision import precision_context
 from ..downstream.dataset import Split
 from .options import directory_of, open_store
 from .shards import KEY, Layout, key_of
@@ -102,7 +102,7 @@ def _encode(split: Split, model: Any, collate: PadToBatch, run: Any) -> Iterator
         indices = order[first : first + run.per_device_eval_batch_size]
         batch = collate([split[int(index)] for index in indices])
         model.to(run.device).eval()
-        with torch.no_grad(), _precision(run):
+        with torch.no_grad(), precision_context(run):
             read = model.read(**{name: tensor.to(run.device) for name, tensor in batch.items()})
         yield indices, {source: _finite(source, states.cpu()) for source, states in read.items()}
 
@@ -114,13 +114,6 @@ def _finite(source: str, states: Tensor) -> Tensor:
             "from them; look at its weights, or give --bf16 false"
         )
     return states
-
-
-def _precision(run: Any) -> AbstractContextManager:
-    """Return the context in which training would encode the same examples."""
-    if not (run.bf16 or run.fp16):
-        return nullcontext()
-    return torch.autocast(run.device.type, dtype=torch.bfloat16 if run.bf16 else torch.float16)
 
 
 def _in_order(indices: np.ndarray, encoded: dict[int, Tensor], store: FeatureStore | None) -> Tensor:
