@@ -24,8 +24,13 @@ __all__ = ["answer"]
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, INDENT = 110, 34
-PLUGINS = {"objective": "trainers/pretraining", "task": "trainers/tasks", "corpus": "data_builders"}
-PLURALS = {"objective": "objectives", "task": "tasks", "corpus": "corpora"}
+PLUGINS = {
+    "objective": "trainers/pretraining",
+    "task": "trainers/tasks",
+    "probe": "trainers/probes",
+    "corpus": "data_builders",
+}
+PLURALS = {"objective": "objectives", "task": "tasks", "probe": "probes", "corpus": "corpora"}
 PROGRAMS = {  # the dataclasses of each program, by file
     "run_adapter": {
         "common/arguments": ["AdapterArguments", "CorpusArguments", "RunArguments"],
@@ -37,6 +42,7 @@ PROGRAMS = {  # the dataclasses of each program, by file
         "multitask/arguments": ["MultitaskArguments", "CorporaArguments"],
         "common/arguments": ["RunArguments"],
     },
+    "run_probe": {"fact_probing/arguments": ["ProbeArguments"]},  # trains nothing
 }
 RECIPE = "YAML file of flags and values; flags on the command line override it."
 
@@ -94,9 +100,9 @@ def lines(program: str) -> Iterator[str]:
     for subject, flags in own.items():
         yield f"\n{subject}"
         yield from map(str, flags.values())
-    yield "\nand all of transformers' TrainingArguments:"
     taken = {name for flags in own.values() for name in flags}
-    yield from (str(flag) for name, flag in theirs().items() if name not in taken)
+    others = [str(flag) for name, flag in theirs(program).items() if name not in taken]
+    yield from ["\nand all of transformers' TrainingArguments:", *others] if others else []
 
 
 def check(program: str, argv: list[str]) -> None:
@@ -107,7 +113,7 @@ def check(program: str, argv: list[str]) -> None:
             names the closest, or lists all.
     """
     own, seen = groups(program), set()
-    known = {name for flags in (*own.values(), theirs()) for name in flags} | {"recipe"}
+    known = {name for flags in (*own.values(), theirs(program)) for name in flags} | {"recipe"}
     plugins = {name: plugin for plugin, plural in PLURALS.items() for name in (plugin, plural)}
     for position, argument in enumerate(argv):
         if not argument.startswith("--"):
@@ -145,8 +151,10 @@ def groups(program: str) -> dict[str, dict[str, Flag]]:
     return flags
 
 
-def theirs() -> dict[str, Flag]:
-    """Return the flags of the installed transformers' TrainingArguments."""
+def theirs(program: str) -> dict[str, Flag]:
+    """Return the flags of the installed transformers' TrainingArguments; none for a program that does not train."""
+    if not any("Run" in name for names in PROGRAMS[program].values() for name in names):
+        return {}
     spec = importlib.util.find_spec("transformers")
     assert spec is not None and spec.origin is not None
     return flags_of(Path(spec.origin).parent / "training_args.py", "TrainingArguments")
