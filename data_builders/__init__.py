@@ -26,9 +26,12 @@ from ._features import (
     MULTIPLE_CHOICE_FEATURES,
     QUESTION_ANSWERING_FEATURES,
     RELATION_FEATURES,
+    TEXT_FEATURES,
 )
+from ._mentions import word_spans
 from ._question_answering import occurrences
 from ._splits import FOLDS
+from ._texts import READABLE, as_texts
 
 __all__ = [
     "DEPENDENCY_FEATURES",
@@ -38,8 +41,11 @@ __all__ = [
     "FOLDS",
     "MULTIPLE_CHOICE_FEATURES",
     "QUESTION_ANSWERING_FEATURES",
+    "READABLE",
     "RELATION_FEATURES",
+    "TEXT_FEATURES",
     "CorpusBuilder",
+    "as_texts",
     "available",
     "counts",
     "get_builder",
@@ -48,6 +54,7 @@ __all__ = [
     "load_file",
     "occurrences",
     "split_table",
+    "word_spans",
 ]
 
 AnyDataset: TypeAlias = (

@@ -319,7 +319,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 tally.bad(path, number, problem, self.example)
                 continue
             tally.counts["records"] += 1
-            positions = accumulate(not isinstance(row, Noted | Matched) for row in rows)
+            positions = accumulate(int(not isinstance(row, Noted | Matched)) for row in rows)
             single = sum(not isinstance(row, Noted | Matched) for row in rows) == 1
             for position, row in zip(positions, rows, strict=True):
                 if tally.keeps(row) and isinstance(row, dict):

@@ -9,6 +9,7 @@ multiple_choice: a question about a context, the answers to choose from, and the
     -1 if it is unknown.
 question_answering: a question, the passages in which its answer may occur, and the strings accepted as the answer,
     none if it is unknown. The positions of the answer are not annotated: supervision is distant.
+text: a passage, with the mentions of entities in it as far as they are known, as above.
 fact: what a language model is asked: a relation, its subject ("" if there is none apart from the sentences), and the
     answers accepted. `template` has the slots [X] for the subject and [Y] for the answer, or is "" if the release has
     none; `evidences` are sentences with [MASK] in the place of the answer, possibly none.
@@ -37,6 +38,7 @@ MULTIPLE_CHOICE_FEATURES = datasets.Features(
     {"id": TEXT, "context": TEXT, "question": TEXT, "choices": TEXTS, "label": NUMBER}
 )
 QUESTION_ANSWERING_FEATURES = datasets.Features({"id": TEXT, "question": TEXT, "passages": TEXTS, "answers": TEXTS})
+TEXT_FEATURES = datasets.Features({"id": TEXT, "text": TEXT, "mentions": datasets.List(SPAN)})
 FACT_FEATURES = datasets.Features(
     {"id": TEXT, "relation": TEXT, "subject": TEXT, "answers": TEXTS, "template": TEXT, "evidences": TEXTS}
 )
@@ -47,6 +49,7 @@ FEATURES = {
     "entity_typing": ENTITY_TYPING_FEATURES,
     "multiple_choice": MULTIPLE_CHOICE_FEATURES,
     "question_answering": QUESTION_ANSWERING_FEATURES,
+    "text": TEXT_FEATURES,
     "fact": FACT_FEATURES,
 }
 

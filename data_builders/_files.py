@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import ijson
+import pyarrow
+import pyarrow.parquet
 
 from ._records import BadRecord
 
@@ -237,6 +239,20 @@ def is_json_array(path: Path) -> bool:
     """Return whether a file starts with the opening bracket of a JSON array."""
     with path.open("rb") as handle:
         return _first_byte(handle) == b"["
+
+
+def parquet_records(path: Path, columns: tuple[str, ...]) -> NumberedRecords:
+    """Yield the rows of a Parquet file as objects with those of the columns that it has, numbered from 1."""
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            known = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=1000, columns=known):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, record
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        yield number + 1, BadRecord(f"is not valid Parquet: {' '.join(str(error).split())}; the file ends here")
 
 
 def json_array(path: Path) -> NumberedRecords:

@@ -27,6 +27,11 @@ WORD = re.compile(
 Mention = tuple[int, int, str]
 
 
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Return the (start, end) of each word and each punctuation mark of a text, in order."""
+    return [match.span() for match in WORD.finditer(text)]
+
+
 class NameFinder:
     """Find known names in a sentence, case-sensitively, preferring the longest name at each position.
 

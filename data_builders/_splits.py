@@ -69,6 +69,19 @@ def files_by_split(files: Iterable[Path]) -> FilesBySplit:
     return {split: group for split, group in groups.items() if group}
 
 
+def together(first: FilesBySplit, second: FilesBySplit) -> dict[str, tuple[list[Path], list[Path]]]:
+    """Return the files of two groups by split, for corpora that read both together, such as texts and triples.
+
+    A split that the name of any file contains has its own files and those that name no split. There are no splits if
+    no name contains one.
+    """
+    named = [split for split in SPLITS if split in first or split in second]
+    return {
+        split: (first.get(split, []) + first.get(None, []), second.get(split, []) + second.get(None, []))
+        for split in named
+    }
+
+
 def of_one_domain(groups: FilesBySplit) -> FilesBySplit:
     """Leave out held-out files of domains for which there is no training file, such as `val_nyt.json`.
 

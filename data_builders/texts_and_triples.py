@@ -29,12 +29,13 @@ import datasets
 
 from ._builder import CorpusBuilder, Row, RowMaker
 from ._counts import Dropped, Matched, Tally, write_partial
-from ._files import NumberedRecords, json_lines, or_empty, text_lines
+from ._files import NumberedRecords, or_empty, text_lines
 from ._mentions import NameFinder
 from ._names import normal
-from ._records import BadRecord, named, optional, shown, typed
+from ._records import BadRecord, named, optional, typed
 from ._sentences import sentences
-from ._splits import SPLITS, files_by_split
+from ._splits import SPLITS, files_by_split, together
+from ._triples import triple_records
 
 SAMPLE_FILES = {
     "train.txt": "Mira Voss works in Tarnstad. She likes it.\n\nTarnstad lies on the river Lind.\n",
@@ -65,13 +66,6 @@ SAMPLE_ROWS = [
     },
 ]
 
-COLUMNS = ("head", "relation", "tail")
-HEADERS = {  # the names of these columns in header lines
-    "head": ("head", "h", "subject", "subj", "sub", "s", "source", "src", "head_entity", "entity1", "from"),
-    "relation": ("relation", "rel", "r", "predicate", "pred", "p", "property", "relation_type", "label", "edge"),
-    "tail": ("tail", "t", "object", "obj", "o", "target", "dst", "tail_entity", "entity2", "to"),
-}
-
 Span = tuple[int, int]
 Entity = tuple[str, str]  # (id, ""), or ("", name) for an entity without id
 Fact = tuple[str, str, str]  # relation, head id, tail id
@@ -97,13 +91,12 @@ class Corpus(CorpusBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         texts = self._pooled_for_folds(files_by_split(path for path in self.files if path.suffix.lower() == ".txt"))
         triples = self._pooled_for_folds(files_by_split(path for path in self.files if path.suffix.lower() != ".txt"))
-        named_splits = [split for split in SPLITS if split in texts or split in triples]
-        generators = []
-        for split in named_splits or [name for name in SPLITS if name in dict(self._shares())]:
-            own = [groups.get(split, []) + groups.get(None, []) for groups in (texts, triples)]
-            hash_split = None if named_splits else split
-            generators.append(self._aligned_split(dl_manager, split, own[0], own[1], hash_split))
-        return generators
+        named = together(texts, triples)
+        if named:
+            return [self._aligned_split(dl_manager, split, *files, None) for split, files in named.items()]
+        hashed = [split for split in SPLITS if split in dict(self._shares())]
+        both = texts.get(None, []), triples.get(None, [])
+        return [self._aligned_split(dl_manager, split, *both, split) for split in hashed]
 
     def _aligned_split(
         self, dl_manager: Any, split: str, texts: list[Path], triples: list[Path], hash_split: str | None
@@ -145,7 +138,7 @@ class Knowledge:
         self.entities: dict[str, set[Entity]] = {}
         self.relations: dict[Entity, dict[Entity, dict[str, list[int]]]] = {}  # the numbers of the triples
         for path in files:
-            for number, record in or_empty(_triple_records(path)):
+            for number, record in or_empty(triple_records(path)):
                 try:
                     self._add(record)
                 except BadRecord as problem:
@@ -218,33 +211,3 @@ def _names(record: dict[str, Any], side: str) -> list[str]:
     aliases = optional(record, f"{side}_aliases", [])
     names = [named(record, side), *(typed(name, f"{side}_aliases[{i}]", str) for i, name in enumerate(aliases))]
     return list(filter(None, map(normal, names)))
-
-
-def _triple_records(path: Path) -> NumberedRecords:
-    """Yield the triples of a file as objects with the keys head, relation and tail."""
-    if path.suffix.lower() == ".jsonl":
-        yield from json_lines(path)
-        return
-    names: tuple[str, ...] | None = None
-    for number, line in text_lines(path):
-        if isinstance(line, BadRecord):
-            yield number, line
-        elif line.strip():
-            header = _header(line) if names is None else None
-            names = names or header or COLUMNS
-            if header is None:
-                yield number, _columns(line, names)
-
-
-def _header(line: str) -> tuple[str, ...] | None:
-    """Return the names of the columns in order if the line is a header, else None."""
-    words = [word.strip().lower().replace(" ", "_") for word in line.lstrip("#").split("\t")]
-    names = tuple(next((name for name, known in HEADERS.items() if word in known), "") for word in words)
-    return names if sorted(names) == sorted(COLUMNS) else None
-
-
-def _columns(line: str, names: tuple[str, ...]) -> dict[str, str] | BadRecord:
-    columns = line.split("\t")
-    if len(columns) != 3:
-        return BadRecord(f"a line must be {' TAB '.join(names)} but has {len(columns)} columns: {shown(line)}")
-    return dict(zip(names, columns, strict=True))

@@ -166,7 +166,7 @@ def mutated_columns(content: str) -> Iterator[str]:
 def sound(row: dict[str, Any]) -> bool:
     """Return whether a trainer can use a row."""
     if "text" in row:
-        spans = [row[name] for name in ("head", "tail", "mention") if name in row]
+        spans = [row[name] for name in ("head", "tail", "mention") if name in row] + row.get("mentions", [])
         return all(0 <= span["start"] < span["end"] <= len(row["text"]) for span in spans)
     if "choices" in row:
         return len(row["choices"]) > 1 and -1 <= row["label"] < len(row["choices"]) and all(row["choices"])

@@ -31,18 +31,15 @@ HELD_OUT = ("validation", "test")
 
 
 def check_record_type(corpus: CorpusArguments, objective: Any) -> None:
-    """Refuse a corpus whose records are not of the type that an objective needs.
+    """Refuse a corpus whose records are not of the type that an objective needs, and can't be read as this type.
 
     Raises:
         ValueError: there is no such corpus, or it has another type of records.
     """
     record_type = data_builders.get_builder(corpus.corpus).record_type
-    if record_type != objective.record_type:
-        fitting = [
-            name
-            for name in data_builders.available()
-            if data_builders.get_builder(name).record_type == objective.record_type
-        ]
+    usable = data_builders.READABLE if objective.record_type == "text" else (objective.record_type,)
+    if record_type not in usable:
+        fitting = [name for name in data_builders.available() if data_builders.get_builder(name).record_type in usable]
         raise ValueError(
             f"corpus {corpus.corpus!r} has {record_type} records, and this objective needs {objective.record_type} "
             f"records; choose another objective or one of the corpora {fitting}"
@@ -177,7 +174,8 @@ def encode(
         )
     if verbose:
         truncated = int(column(examples, "truncated").sum()) if len(examples) else 0
-        dropped = len(records) - len(examples)
+        kept = len(np.unique(column(examples, "record"))) if "record" in examples.column_names else len(examples)
+        dropped = len(records) - kept  # a record may be several examples
         print(f"{split}: {len(examples)} examples kept, {dropped} dropped, {truncated} of the kept truncated")
     if not len(examples):
         raise ValueError(
@@ -197,7 +195,8 @@ def column(examples: Any, name: str) -> np.ndarray:
 def _cache_key(records: datasets.Dataset, objective: Any, training: bool, options: dict[str, bool]) -> str:
     plug_ins = Path(sys.modules[type(objective).__module__].__file__ or "").parent
     package = Path(__file__).resolve().parents[2]
-    code = [*sorted(package.glob("*.py")), *sorted(plug_ins.glob("*.py")), Path(__file__)]
+    shared = [Path(__file__), Path(__file__).with_name("masking.py")]
+    code = [*sorted(package.glob("*.py")), *sorted(plug_ins.glob("*.py")), *shared]
     tokenizer = objective.tokenizer
     fast = getattr(tokenizer, "backend_tokenizer", None)
     settings = {name: value for name, value in vars(objective).items() if name != "tokenizer"}

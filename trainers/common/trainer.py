@@ -151,6 +151,8 @@ class KAdapterTrainer(Trainer):
             self.control.should_training_stop = True
             return
         self.order.set_epoch(epoch)
+        if hasattr(self.train_dataset, "set_epoch"):  # accelerate sets that of the order alone
+            self.train_dataset.set_epoch(epoch)
         give_back()  # left in the heap by loading the model, encoding the corpus and evaluating
         super()._run_epoch(epoch=epoch, **arguments)
 

@@ -1,0 +1,45 @@
+"""Read files of triples: TSV, with or without a header line, and JSON lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ._files import NumberedRecords, json_lines, text_lines
+from ._records import BadRecord, shown
+
+COLUMNS = ("head", "relation", "tail")
+HEADERS = {  # the names of these columns in header lines
+    "head": ("head", "h", "subject", "subj", "sub", "s", "source", "src", "head_entity", "entity1", "from"),
+    "relation": ("relation", "rel", "r", "predicate", "pred", "p", "property", "relation_type", "label", "edge"),
+    "tail": ("tail", "t", "object", "obj", "o", "target", "dst", "tail_entity", "entity2", "to"),
+}
+
+
+def triple_records(path: Path) -> NumberedRecords:
+    """Yield the triples of a file as objects with the keys head, relation and tail."""
+    if path.suffix.lower() == ".jsonl":
+        yield from json_lines(path)
+        return
+    names: tuple[str, ...] | None = None
+    for number, line in text_lines(path):
+        if isinstance(line, BadRecord):
+            yield number, line
+        elif line.strip():
+            header = _header(line) if names is None else None
+            names = names or header or COLUMNS
+            if header is None:
+                yield number, _columns(line, names)
+
+
+def _header(line: str) -> tuple[str, ...] | None:
+    """Return the names of the columns in order if the line is a header, else None."""
+    words = [word.strip().lower().replace(" ", "_") for word in line.lstrip("#").split("\t")]
+    names = tuple(next((name for name, known in HEADERS.items() if word in known), "") for word in words)
+    return names if sorted(names) == sorted(COLUMNS) else None
+
+
+def _columns(line: str, names: tuple[str, ...]) -> dict[str, str] | BadRecord:
+    columns = line.split("\t")
+    if len(columns) != 3:
+        return BadRecord(f"a line must be {' TAB '.join(names)} but has {len(columns)} columns: {shown(line)}")
+    return dict(zip(names, columns, strict=True))
