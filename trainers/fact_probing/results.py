@@ -42,9 +42,7 @@ def write_results(
     write_lines(folder / PREDICTIONS, lines)
     replace_file(folder / RESULTS, json.dumps({**results, **counts}, indent=4, sort_keys=True))
     replace_file(folder / DESCRIPTION, json.dumps(_description(flags, model, relations, split, counts), indent=2))
-    dropped = {
-        name: number - sum(each.fact.relation == name for each in answered) for name, number in asked.read.items()
-    }
+    dropped = asked.read - Counter(each.fact.relation for each in answered)
     report_relations([folder, *map(Path, flags.against)], folder, dropped)
     return results
 
