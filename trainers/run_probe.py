@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         _filter(flags, asked, model)
         answered = _ask(flags, model, asked, answers)
         print(f"facts: {asked.read.total()} read, {len(answered)} asked; {_reasons(asked)}")
+        if silent := sorted(asked.read.keys() - {each.fact.relation for each in answered}):
+            print(f"relations of which no fact could be asked: {', '.join(silent)}")
         clear(flags.output_dir, resume=False)
         return write_results(flags, model.model, answered, asked, split)
 

@@ -137,7 +137,6 @@ def test_answers_of_several_tokens_are_means_over_as_many_masks():
 def test_pseudo_log_likelihood_masks_each_token_in_turn():
     model = language_model()
     ((answered,), _) = ask(ListScorer(model, LIST, "pll"), fact("Newton"))
-    first = by_hand(model, "Mira was born in <mask>ton.".replace("<mask>ton", "<mask> ##ton"), "new")
     tokenizer = model.prompter.tokenizer
     ids = tokenizer("Mira was born in newton.", return_tensors="pt").input_ids
     turns = []
@@ -148,7 +147,6 @@ def test_pseudo_log_likelihood_masks_each_token_in_turn():
             logs = model.model(input_ids=masked).logits.log_softmax(dim=-1)[0]
         turns.append(float(logs[(ids[0] == own).nonzero()[0, 0], own]))
     assert answered.probability == pytest.approx(exp(sum(turns) / 2), rel=1e-4)
-    assert first != turns[0]  # which read other pieces
     closed = ask(ListScorer(model, LIST, "closed"), fact("Kell"))[0][0]
     assert ask(ListScorer(model, LIST, "pll"), fact("Kell"))[0][0].probability == pytest.approx(closed.probability)
 
