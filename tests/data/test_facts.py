@@ -147,7 +147,7 @@ def test_questions_give_the_subject_back_and_others_keep_their_words(tmp_path):
 def test_a_prompt_of_ones_own_that_can_not_be_asked_is_an_error(line, reason, tmp_path):
     (tmp_path / "facts.jsonl").write_text(line, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"facts\.jsonl, record 1: {reason}"):
-        load("cloze", tmp_path, cache_dir=tmp_path / "cache")
+        load("prompts", tmp_path, cache_dir=tmp_path / "cache")
 
 
 def test_conceptnet_is_read_as_published(tmp_path):

@@ -208,7 +208,7 @@ def test_ones_own_prompts_are_asked(ground, tmp_path):
     probe(ground, tmp_path / "out", name="cloze", data=tmp_path / "own")
     assert [(line["id"], line["gold"]["relation"]) for line in lines_of(tmp_path / "out")] == [
         ("facts.tsv:1", "birth"),
-        ("facts.tsv:2", "cloze"),
+        ("facts.tsv:2", "prompts"),
     ]
 
 
@@ -243,7 +243,7 @@ REFUSED = {
     "a split that is not there": (["--split", "train"], "has the splits ['test']; choose one of these"),
     "no facts at once": (["--max_facts", "0"], "--max_facts 0 must be at least 1"),
     "more tokens than the model takes": (["--max_length", "900"], "--max_length 900 is more than the 60 tokens"),
-    "nothing that fits": (["--max_length", "3"], "none of the 12 facts in"),
+    "nothing that fits": (["--max_length", "2"], "none of the 12 facts in"),
 }
 
 

@@ -161,18 +161,16 @@ def theirs(program: str) -> dict[str, Flag]:
 
 
 def flags_of(path: Path, name: str) -> dict[str, Flag]:
-    """Return the flags of a dataclass in a file, after those of its bases in this package."""
-    flags: dict[str, Flag] = {}
+    """Return the flags of a dataclass in a file, before those of its bases in this package."""
+    flags: dict[str, Flag | None] = {}
+    for node in classes(path)[name].body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id[0] != "_":
+            flags[node.target.id] = flag_of(path, node.target.id, node)
     for base in (node.id for node in classes(path)[name].bases if isinstance(node, ast.Name)):
         home = path if base in classes(path) else imported(path).get(base)
         if home is not None:
-            flags.update(flags_of(home, base))
-    for node in classes(path)[name].body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id[0] != "_":
-            flag = flag_of(path, node.target.id, node)
-            flags.pop(node.target.id, None)
-            flags.update({} if flag is None else {flag.name: flag})
-    return flags
+            flags |= {flag: value for flag, value in flags_of(home, base).items() if flag not in flags}
+    return {name: flag for name, flag in flags.items() if flag is not None}
 
 
 def flag_of(path: Path, name: str, node: ast.AnnAssign) -> Flag | None:
