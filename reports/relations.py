@@ -194,7 +194,7 @@ def _draw(lines: Sequence[Line], names: Sequence[str], paths: Sequence[Path]) ->
             places = [place + (number - (len(names) - 1) / 2) * width for place in range(len(lines))]
             axis.barh(places, own, 0.92 * width, label=name, color=GREYS.get(name) or next(colours))
         axis.set_yticks(range(len(lines)), [f"{line.name} ({line.facts})" for line in lines])
-        axis.invert_yaxis()
+        axis.set_ylim(len(lines) - 0.4, -0.6)  # the first at the top
         axis.set_xlabel(f"{RESULTS[0]} (facts in brackets)")
         axis.set_xlim(left=0)
         axis.xaxis.grid(True, color="#e3e3e3", linewidth=0.6)
