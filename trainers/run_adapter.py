@@ -180,7 +180,9 @@ def _run(
 
 def _saved(objective: Any, settings: Settings) -> str:
     if settings.adapter.without_adapter:
-        return saved_line(Path(settings.run.output_dir) / HEAD, objective.model_class.__name__)
+        head = Path(settings.run.output_dir) / HEAD
+        shared = f", or share it by lm_head={str(head)!r}" if settings.adapter.lm_head else ""
+        return saved_line(head, objective.model_class.__name__) + shared
     return saved_line(settings.run.output_dir, "KAdapterModel", remote=True)
 
 
