@@ -513,7 +513,8 @@ OTHER_HEADS = f"choose a new one by lm_head={' or '.join(map(repr, LM_HEADS[1:])
 
 def has_lm_head(module: Any) -> bool:
     """Return whether a model is the masked language model of its kind, so has an LM head beside its base model."""
-    known = MODEL_FOR_MASKED_LM_MAPPING.get(type(getattr(module, "config", None)), None)
+    config_class: Any = type(getattr(module, "config", None))
+    known: Any = MODEL_FOR_MASKED_LM_MAPPING.get(config_class, None)
     named = type(module).__name__.endswith("ForMaskedLM") and getattr(module, "base_model", module) is not module
     return named or (known is not None and isinstance(module, known))
 
@@ -629,7 +630,7 @@ def head_of(config: KAdapterConfig, backbone: PreTrainedModel | None) -> tuple[B
     model: Any = random_masked_lm(config) if backbone is None or config.backbone_modified else backbone
     if not has_lm_head(model):
         raise ValueError(f"the backbone, a {type(model).__name__}, comes without an LM head; {OTHER_HEADS}")
-    base = backbone.base_model if backbone is not None else model.base_model
+    base: Any = backbone.base_model if backbone is not None else model.base_model
     return BackboneHead(model, base), base
 
 

@@ -36,7 +36,7 @@ class FactBuilder(CorpusBuilder):
 
 def fact_rows(
     relation: str, subject: str, answers: Sequence[str], template: str = "", evidences: Sequence[str] = (), **more: str
-) -> list[Row | Noted]:
+) -> tuple[Row, list[Noted]]:
     """Return the typed row of a fact, and notes on its evidences and those that were left out."""
     masked = [MASKS.sub(MASK, evidence) for evidence in evidences if MASKS.search(evidence)]
     kept = list(dict.fromkeys(masked))
@@ -47,7 +47,7 @@ def fact_rows(
         "evidence_without_mask": len(evidences) - len(masked),
         "evidence_repeated": len(masked) - len(kept),
     }
-    return [row, *notes(row, counts)]
+    return row, notes(row, counts)
 
 
 def id_of(record: dict[str, Any], name: str) -> dict[str, str]:

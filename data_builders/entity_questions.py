@@ -81,7 +81,7 @@ def _rows(record: tuple[str, Any], templates: dict[str, str]) -> Rows:
     subject = asked.removeprefix(before).removesuffix(after)
     fits = bool(subject and before + after) and before + subject + after == asked
     template = templates[relation] if fits else f"{asked} {ANSWER}"
-    row, *more = fact_rows(relation, subject if fits else "", answers, template)
+    row, more = fact_rows(relation, subject if fits else "", answers, template)
     return [row, *more, *notes(row, {"no_template": int(not fits)})]
 
 

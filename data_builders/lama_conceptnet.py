@@ -63,4 +63,5 @@ class Corpus(FactBuilder):
         subject = optional(record, "sub", "") or optional(record, "sub_label", "")
         text = " ".join(sentences_of(record, "masked_sentences"))
         name = id_of(record, "uuid")
-        return fact_rows(relation, subject, [answer], evidences=[text], **name)
+        row, more = fact_rows(relation, subject, [answer], evidences=[text], **name)
+        return [row, *more]

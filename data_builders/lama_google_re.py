@@ -76,7 +76,7 @@ class Corpus(FactBuilder):
             return [Dropped("judged_wrong", subject)]
         template = TEMPLATES.get(relation, "")
         name = id_of(record, "uuid")
-        row, *more = fact_rows(relation, subject, [answer], template, [text], **name)
+        row, more = fact_rows(relation, subject, [answer], template, [text], **name)
         return [row, *more, *notes(row, {"no_template": int(not template)})]
 
 

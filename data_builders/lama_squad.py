@@ -60,4 +60,5 @@ class Corpus(FactBuilder):
         """Return the row of a sentence."""
         answer, text = named(record, "obj_label"), " ".join(sentences_of(record, "masked_sentences"))
         name = id_of(record, "id")
-        return fact_rows(RELATION, "", [answer], evidences=[text], **name)
+        row, more = fact_rows(RELATION, "", [answer], evidences=[text], **name)
+        return [row, *more]

@@ -79,7 +79,7 @@ def _rows(record: Any, templates: dict[str, str]) -> Rows:
         if evidence["obj_surface"] == answer:
             sentences.append(required(evidence, "masked_sentence", str))
     name = id_of(record, "uuid")
-    row, *more = fact_rows(relation, subject, [answer], template, sentences, **name)
+    row, more = fact_rows(relation, subject, [answer], template, sentences, **name)
     yield row
     yield from more
     yield from notes(row, {"evidence_of_other_words": others, "no_template": int(not template)})

@@ -73,7 +73,8 @@ class Corpus(FactBuilder):
         answers = [named(record, "answer")] if "answers" not in record and "answer" in record else _answers(record)
         relation = label_of(record, "relation", labelled=record.get("relation") is not None) or RELATION
         name = id_of(record, "id")
-        return fact_rows(relation, optional(record, "subject", ""), answers, evidences=[prompt], **name)
+        row, more = fact_rows(relation, optional(record, "subject", ""), answers, evidences=[prompt], **name)
+        return [row, *more]
 
 
 def _answers(record: Any) -> list[str]:

@@ -361,8 +361,8 @@ def _description(
     settings: Settings, objective: Any, examples: dict[str, Any], model: Any, fields: dict[str, Any]
 ) -> dict[str, Any]:
     """Describe a training, to recognise it when it is resumed."""
-    names = ("objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone")
-    names += ("mask_unit", "mask_probability", "mask_mentions") if hasattr(objective, "masking") else ()
+    names = ["objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone"]
+    names += ["mask_unit", "mask_probability", "mask_mentions"] if hasattr(objective, "masking") else []
     texts = ("locality_corpus", "locality_split", "max_locality_samples", "locality_batch_size")
     held_back = ("locality_weight", *(texts if settings.locality.locality_weight else ()))
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
@@ -39,7 +40,7 @@ def language_model(
         ValueError: they don't fit together, or the tokenizer has no mask.
     """
     prompter = Prompter(open_tokenizer(flags.backbone, flags.backbone_revision, max_length or 1), max_length)
-    model = masked_lm(flags, lm_head, fusion, seed)
+    model: Any = masked_lm(flags, lm_head, fusion, seed)
     if torch.accelerator.is_available():
         model = model.to(torch.accelerator.current_accelerator())
     return LanguageModel(model, prompter, batch_tokens)

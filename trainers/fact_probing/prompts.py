@@ -130,7 +130,7 @@ class Prompter:
         """
         head = self._plain(CARRIER)
         ids = [token for token in range(len(self.tokenizer)) if token not in self.special]
-        texts = [text.strip() for text in self.tokenizer.batch_decode([[token] for token in ids])]
+        texts = [self.name(token) for token in ids]
         texts = [text if any(map(str.isalnum, text)) else "" for text in texts]
         encoded = self.tokenizer([f"{CARRIER} {text}" for text in texts], add_special_tokens=False).input_ids
         pairs = zip(texts, ids, encoded, strict=True)
@@ -138,4 +138,4 @@ class Prompter:
 
     def name(self, token: int) -> str:
         """Return the text of a token."""
-        return self.tokenizer.decode([token]).strip()
+        return str(self.tokenizer.decode([token])).strip()

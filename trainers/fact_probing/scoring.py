@@ -173,7 +173,8 @@ class ListScorer:
         return self.model.prompter.masked(prompt, longest) is not None
 
     def _right(self, fact: Fact) -> list[int] | str:
-        known = {self.model.prompter.answer_ids(answer, " ") for answer in fact.answers} - {None}
+        ways = (self.model.prompter.answer_ids(answer, " ") for answer in fact.answers)
+        known = {tokens for tokens in ways if tokens is not None}
         places = sorted(self.places[tokens] for tokens in known & self.places.keys())
         return places or (SEVERAL if known else NO_TOKENS)
 
