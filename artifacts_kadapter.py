@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,9 @@ from .backbone_kadapter import (
 from .configuration_kadapter import (
     BACKBONE_FIELDS,
     DEFAULT_KIND,
-    LM_HEADS,
     PUBLISHED_SIZES,
     RELEASE,
+    WITHOUT_WEIGHTS,
     KAdapterConfig,
     KnowledgeAdapterConfig,
     refuse_keywords,
@@ -66,6 +66,7 @@ __all__ = [
     "CARD_MARK",
     "CONFIG",
     "DTYPES",
+    "MASKED_LM",
     "STRUCTURE",
     "TASKS",
     "WEIGHTS",
@@ -87,13 +88,12 @@ __all__ = [
     "note_sources",
     "read_artifact",
     "read_artifacts",
-    "read_lm_head",
+    "read_own",
     "referred",
     "release_digest",
     "tensors_under",
     "travelling_code",
     "upload",
-    "with_lm_head",
     "with_sources",
     "write_artifact",
     "write_directory",
@@ -389,103 +389,6 @@ def fetch_referred(
     return tensors
 
 
-# ---- an LM head that several adapters share -------------------------------------------------------------------------
-
-
-def read_lm_head(where: str | os.PathLike, config: KAdapterConfig, **reading: Any) -> Artifact:
-    """Read the artifact of a trained LM head for the backbone of `config`; what it tells of itself is its config.
-
-    Raises:
-        OSError: there is no such artifact.
-        ValueError: it holds no LM head, or that of another vocabulary or backbone, or is damaged.
-    """
-    artifact = _read_own(os.path.expanduser(where), **reading)
-    artifact.check()
-    held = tensors_under("head.", artifact.tensors)
-    kind = artifact.config.get("lm_head")
-    if kind not in LM_HEADS[1:] or artifact.head != MASKED_LM or not held:
-        holds = "refers to that of another artifact" if kind in LM_HEADS[1:] else f"holds a {artifact.head or 'model'}"
-        raise ValueError(
-            f"{artifact.where} holds no LM head of its own ({holds}, lm_head={kind!r}); name an artifact that was "
-            f"trained with lm_head={' or '.join(map(repr, LM_HEADS[1:]))}"
-        )
-    sizes = [(fields.get("backbone_config") or {}).get("vocab_size") for fields in (config.to_dict(), artifact.config)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"the LM head of {artifact.where} has a vocabulary of {sizes[1]} tokens, and this backbone one of "
-            f"{sizes[0]}; use an LM head that was trained on this backbone"
-        )
-    check_same_backbone(config.to_dict(), artifact)
-    folder = os.path.isdir(artifact.where)
-    artifact.config["lm_head_source"] = {
-        "name_or_path": os.path.abspath(artifact.where) if folder else artifact.where,
-        "revision": None if folder else extract_commit_hash(next(iter(artifact.files)), None),
-        "subfolder": reading.get("subfolder") or "",
-        "hash": lm_head_hash(kind, held),
-    }
-    return artifact
-
-
-def with_lm_head(artifact: Artifact, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
-    """Return a masked-LM model's artifact with the tensors of the LM head that `config` asks for, and note its source.
-
-    That is the head in the artifact, the one to which it refers, or a trained one that is named by id or path. The
-    backbone's own needs no tensors, and for a new one the artifact is left without any.
-
-    Raises:
-        OSError: the LM head can't be read.
-        ValueError: it is of another vocabulary or backbone, or has changed.
-    """
-    written, asked = artifact.config, config.lm_head or LM_HEADS[0]
-    stored = (written.get("lm_head") or LM_HEADS[0]) if artifact.head == MASKED_LM else None
-    source = written.get("lm_head_source") or {} if asked == stored else {}
-    own = {key: value for key, value in reading.items() if key not in ("revision", "subfolder")}
-    if asked in LM_HEADS and not source:
-        config.lm_head, config.lm_head_source = asked, None
-        return artifact if asked == stored else _without_lm_head(artifact)
-    if asked in LM_HEADS:
-        shared = _referred_lm_head(source, artifact.where, config, own)
-    elif os.path.isdir(os.path.expanduser(asked)) or "/" in asked:
-        shared = read_lm_head(asked, config, **own)
-    else:
-        raise ValueError(
-            f"lm_head={asked!r} is none of {list(LM_HEADS)}, and no directory or id ORG/NAME of a trained LM head; "
-            "choose one of these"
-        )
-    config.lm_head, config.lm_head_source = shared.config["lm_head"], shared.config["lm_head_source"]
-    tensors = {**_without_lm_head(artifact).tensors}
-    tensors.update({key: tensor for key, tensor in shared.tensors.items() if key.startswith("head.")})
-    changed = {"architectures": [MASKED_LM], "lm_head": config.lm_head}
-    return replace(artifact, config={**written, **changed}, tensors=tensors, files={**artifact.files, **shared.files})
-
-
-def _without_lm_head(artifact: Artifact) -> Artifact:
-    if artifact.head != MASKED_LM:
-        return artifact
-    tensors = {key: tensor for key, tensor in artifact.tensors.items() if not key.startswith("head.")}
-    return replace(artifact, config={**artifact.config, "architectures": ["KAdapterModel"]}, tensors=tensors)
-
-
-def _referred_lm_head(source: dict[str, Any], where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
-    reading = {**reading, **{key: source[key] for key in ("revision", "subfolder") if source.get(key)}}
-    location = f"{source['name_or_path']!r}" + (f" (revision {source['revision']})" if source.get("revision") else "")
-    try:
-        shared = read_lm_head(source["name_or_path"], config, **reading)
-    except OSError as error:
-        raise OSError(
-            f"the LM head that {where} was trained with can't be read from {location}: {error}. Put it back there, or "
-            "name another place by lm_head=ID_OR_PATH"
-        ) from error
-    actual = shared.config["lm_head_source"]["hash"]
-    if actual != source["hash"]:
-        raise ValueError(
-            f"the LM head has changed since {where} was trained with it: {location} holds {actual[:12]}, not "
-            f"{source['hash'][:12]}; put the old one back, or name the one to use by lm_head=ID_OR_PATH"
-        )
-    shared.config["lm_head_source"] = source
-    return shared
-
-
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
@@ -734,23 +637,24 @@ def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
         ValueError: it is of another model type, or damaged; the sentence names the file and the tensor or field. Or
             an adapter has changed.
     """
-    artifact = _read_own(os.path.expanduser(id_or_path), **reading)
+    artifact = read_own(os.path.expanduser(id_or_path), **reading)
     adapters = artifact.config.get("adapters") or {}
     elsewhere = {
         name: values for name, values in adapters.items() if not tensors_under(f"adapters.{name}.", artifact.tensors)
     }
-    artifact.tensors.update(fetch_referred(elsewhere, artifact.where, reading, _read_own))
+    artifact.tensors.update(fetch_referred(elsewhere, artifact.where, reading, read_own))
     return artifact
 
 
-def _read_own(where: str, **reading: Any) -> Artifact:
+def read_own(where: str, **reading: Any) -> Artifact:
     """Read what an artifact itself holds."""
     written = _read_config(_file(where, CONFIG, reading), where)
     file = _file(where, WEIGHTS, reading)
     tensors, record, hashes, checksums = _read_weights(file)
     config = _without_code(_reconcile(written, record, where))
     try:
-        if not isinstance(config.get("architectures") or [], list):
+        architectures = config.get("architectures") or []
+        if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
             raise TypeError("its architectures are no list of names")
         KAdapterConfig.from_dict(dict(config))
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -865,7 +769,9 @@ def read_artifacts(name: Any, compose_with: Sequence[str | os.PathLike], reading
 
 
 def merge(artifacts: Sequence[Artifact]) -> Artifact:
-    """Compose artifacts of one backbone into one: all their adapters, fused by "add", without fusions and heads.
+    """Compose artifacts of one backbone into one: all their adapters, without learned fusions and heads.
+
+    They are fused by "delta" if all of the artifacts are, else by "add".
 
     Raises:
         ValueError: an adapter name occurs twice, or two artifacts belong to different backbones.
@@ -894,9 +800,9 @@ def merge(artifacts: Sequence[Artifact]) -> Artifact:
         say_what_is_left_out(artifact)
     config = {key: value for key, value in artifacts[0].config.items() if key not in ("id2label", "label2id")}
     config.update({key: pinned.get(key) for key in PINS})
-    config.update(
-        adapters=adapters, active_adapters=None, fusion="add", inner_projections=False, architectures=["KAdapterModel"]
-    )
+    fusion = "delta" if all(artifact.config.get("fusion") == "delta" for artifact in artifacts) else "add"
+    config.update(adapters=adapters, active_adapters=None, fusion=fusion, inner_projections=False)
+    config["architectures"] = ["KAdapterModel"]
     config.update(lm_head=None, lm_head_source=None)
     files = {path: stored for artifact in artifacts for path, stored in artifact.files.items()}
     return Artifact(config, tensors, " + ".join(artifact.where for artifact in artifacts), artifacts[0].written, files)
@@ -904,7 +810,7 @@ def merge(artifacts: Sequence[Artifact]) -> Artifact:
 
 def say_what_is_left_out(artifact: Artifact) -> None:
     """Warn that a part's learned fusion does not come along."""
-    if artifact.config.get("fusion", "add") != "add":
+    if artifact.config.get("fusion", "add") not in WITHOUT_WEIGHTS:
         logger.warning(f"the learned fusion of {artifact.where} is left out, and its adapters are taken")
 
 
@@ -1075,10 +981,11 @@ class ArtifactVerbs:
         """Load one artifact, or compose several, onto their frozen backbone, which comes from its own repository.
 
         Several are named by a list, by `compose_with`, or by the shorthand "org/kadapter-fac+lin". A composition is
-        fused by "add", which has no weights, or by the `fusion` that is asked for, which is new then. `revision`,
-        `subfolder` and `trust_remote_code` mean the artifact's repository; the backbone has `backbone_kwargs` and its
-        pinned revision, and `backbone` to say where it is found now. With `subfolder` and without the package,
-        transformers looks for our Python files at the repository's root. `dtype`, `device_map`,
+        fused by "add", or by "delta" if all of its parts are; neither has weights. Another `fusion` can be asked for,
+        for one adapter too, and a learned one is new then. `revision`, `subfolder` and `trust_remote_code` mean the
+        artifact's repository; the backbone has `backbone_kwargs` and its pinned revision, and `backbone` to say where
+        it is found now. With `subfolder` and without the package, transformers looks for our Python files at the
+        repository's root. `dtype`, `device_map`,
         `attn_implementation`, `quantization_config` and `token` reach the backbone too. Adapters are frozen until
         `train_adapter` is called; fusion and head train. `ignore_mismatched_sizes` makes new weights for what a head
         has in another size than the artifact, as for another `num_labels`. What was saved is compared, while the
@@ -1130,7 +1037,8 @@ class ArtifactVerbs:
         missing, mismatched = set(), set()
         if self.config.fusion != artifact.config.get("fusion", "add"):  # chosen when composing
             del modules["fusion"]
-            logger.warning(f"fusion {self.config.fusion!r} of {artifact.where} is new and needs training")
+            if self.config.fusion not in WITHOUT_WEIGHTS:
+                logger.warning(f"fusion {self.config.fusion!r} of {artifact.where} is new and needs training")
         if artifact.head != type(self).__name__ or "head" not in modules:
             tensors, head = self._without_head(artifact), modules.pop("head", None)
             if head is not None:
@@ -1274,7 +1182,7 @@ class ArtifactVerbs:
         values.update(
             adapters={name: {**self._with_own_results(name, tensors), "source": {}}},
             active_adapters=None,
-            fusion="add",
+            fusion=self.config.fusion if self.config.fusion in WITHOUT_WEIGHTS else "add",
             inner_projections=False,
         )
         config = KAdapterConfig(**values)
@@ -1387,7 +1295,7 @@ def _config_for(
     """
     overrides = {key: value for key, value in overrides.items() if key not in IGNORED and key[0] != "_"}
     free = (*LABEL_FIELDS, *own_fields, *(() if artifact.head else HEAD_FIELDS))
-    if not artifact.head and artifact.config.get("fusion", "add") == "add":  # which has no weights
+    if not artifact.head and artifact.config.get("fusion", "add") in WITHOUT_WEIGHTS:
         free += ("fusion",)
     fixed = {key: value for key, value in overrides.items() if key in (*OWN_FIELDS, *STRUCTURE, *BACKBONE_FIELDS)}
     if config is not None:

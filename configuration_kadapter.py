@@ -21,6 +21,7 @@ __all__ = [
     "LM_HEADS",
     "PUBLISHED_SIZES",
     "RELEASE",
+    "WITHOUT_WEIGHTS",
     "KAdapterConfig",
     "KnowledgeAdapterConfig",
     "check_adapter_name",
@@ -130,8 +131,8 @@ class KnowledgeAdapterConfig:
         attention_probs_dropout_prob: dropout of the attention weights.
         layer_norm_eps: epsilon of the layer norms.
         projection_initializer_range: standard deviation of the projections at the start; the small default makes a
-            new adapter pass on the sum of the tapped states. None for torch's default, as in the official code's
-            fine-tuning "without knowledge".
+            new adapter pass on the sum of the tapped states; with 0 it does so exactly, and its contribution starts
+            as zero. None for torch's default, as in the official code's fine-tuning "without knowledge".
         skip_layers: 0 for none, else after every n-th layer the output of an earlier one is added, as published.
         kind: the kind of plug-in, which names the file of its class; "k_adapter" is the class described here.
         mask_padding: whether padding is hidden from the adapter; False reproduces the official code, which leaks it.
@@ -176,6 +177,9 @@ class KnowledgeAdapterConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        deviation = self.projection_initializer_range
+        if deviation is not None and deviation < 0:
+            raise ValueError(f"projection_initializer_range={deviation} is a standard deviation, so at least 0")
         if self.skip_layers < 0 or self.skip_layers == 1:
             raise ValueError(f"skip_layers={self.skip_layers} must be 0 (off) or at least 2")
         if self.layers is not None:
@@ -321,8 +325,9 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "25603a934bce1847"
-FUSIONS = ("add", "concat", "gated")
+RELEASE = "53e7b0c5c10f7589"
+FUSIONS = ("add", "concat", "gated", "delta")
+WITHOUT_WEIGHTS = ("add", "delta")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")
 LM_HEADS = ("backbone", "transform", "linear")
 SOURCE = {  # what tells where something was loaded from, and the types of it
@@ -374,17 +379,17 @@ class KAdapterConfig(PreTrainedConfig):
         backbone_modified: whether the backbone was trained or resized and so is saved with the model.
         adapters: for each adapter its `KnowledgeAdapterConfig` as a plain dict; `adapter_config(name)` is typed.
         active_adapters: names of the adapters in use; None for all.
-        fusion: "add" (backbone + sum of adapters, no parameters), "concat" (learned, as in the official code) or
-            "gated" (learned, starting from the plain backbone).
+        fusion: "add" (backbone + sum of adapters, no parameters), "concat" (learned, as in the official code),
+            "gated" (learned, starting from the plain backbone) or "delta" (backbone + sum of what the adapters add to
+            the states that they tap, no parameters, starting from the plain backbone).
         inner_projections: whether each adapter has a frozen projection of its own within "concat", as in the official
             CosmosQA model.
         classifier_dropout: dropout in heads.
         dependency_head: "arc" (any length) or "official" (positions up to `num_positions`), for dependency parsing.
         arc_size: width of the arc scorer.
         num_positions: classes of the official dependency head, which are absolute token positions.
-        lm_head: "backbone" (the backbone's own LM head, frozen), "transform" (a new dense layer, activation, layer norm
-            and the backbone's input embeddings as the decoder) or "linear" (a new Linear, as in the paper), for the
-            masked-LM model.
+        lm_head: of the masked-LM model: "backbone" (the backbone's own LM head, frozen), "transform" (new: dense,
+            activation, layer norm and the backbone's input embeddings) or "linear" (a new Linear, as in the paper).
         lm_head_source: where the LM head was loaded from, and its hash; None for the backbone's and for a new one.
         format_version: version of the artifact's layout.
         record_digest: digest of the record that the saved weights carry, which tells whether both are of one save.

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -24,8 +26,18 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.utils import ModelOutput
+from transformers.utils.hub import extract_commit_hash
 
-from .artifacts_kadapter import TASKS, Artifact, copy_strictly, read_lm_head, tensors_under, with_lm_head
+from .artifacts_kadapter import (
+    MASKED_LM,
+    TASKS,
+    Artifact,
+    check_same_backbone,
+    copy_strictly,
+    lm_head_hash,
+    read_own,
+    tensors_under,
+)
 from .backbone_kadapter import (
     READING,
     BackboneHead,
@@ -192,9 +204,10 @@ class TransformLMHead(nn.Module):
         return F.linear(states.to(weight), weight).to(self.bias.device) + self.bias
 
     def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
-        """Return a Linear onto the vocabulary that shares its weight with the embeddings and its bias with the head."""
-        decoder, weight = nn.Linear(0, 0), embeddings.weight
-        (decoder.out_features, decoder.in_features), decoder.weight, decoder.bias = weight.shape, weight, self.bias
+        """Return a Linear onto the vocabulary with the weight of the embeddings and the bias of this head."""
+        weight: Any = embeddings.weight
+        decoder = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        decoder.weight, decoder.bias = weight, self.bias
         return decoder
 
 
@@ -455,6 +468,103 @@ def _check_spans(spans: Tensor, scores: Tensor) -> None:
         )
 
 
+# ---- an LM head that several adapters share -------------------------------------------------------------------------
+
+
+def read_lm_head(where: str | os.PathLike, config: KAdapterConfig, **reading: Any) -> Artifact:
+    """Read the artifact of a trained LM head for the backbone of `config`; what it tells of itself is its config.
+
+    Raises:
+        OSError: there is no such artifact.
+        ValueError: it holds no LM head, or that of another vocabulary or backbone, or is damaged.
+    """
+    artifact = read_own(os.path.expanduser(where), **reading)
+    artifact.check()
+    held = tensors_under("head.", artifact.tensors)
+    kind = artifact.config.get("lm_head")
+    if kind not in LM_HEADS[1:] or artifact.head != MASKED_LM or not held:
+        holds = "refers to that of another artifact" if kind in LM_HEADS[1:] else f"holds a {artifact.head or 'model'}"
+        raise ValueError(
+            f"{artifact.where} holds no LM head of its own ({holds}, lm_head={kind!r}); name an artifact that was "
+            f"trained with lm_head={' or '.join(map(repr, LM_HEADS[1:]))}"
+        )
+    sizes = [(fields.get("backbone_config") or {}).get("vocab_size") for fields in (config.to_dict(), artifact.config)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"the LM head of {artifact.where} has a vocabulary of {sizes[1]} tokens, and this backbone one of "
+            f"{sizes[0]}; use an LM head that was trained on this backbone"
+        )
+    check_same_backbone(config.to_dict(), artifact)
+    folder = os.path.isdir(artifact.where)
+    artifact.config["lm_head_source"] = {
+        "name_or_path": os.path.abspath(artifact.where) if folder else artifact.where,
+        "revision": None if folder else extract_commit_hash(next(iter(artifact.files)), None),
+        "subfolder": reading.get("subfolder") or "",
+        "hash": lm_head_hash(kind, held),
+    }
+    return artifact
+
+
+def with_lm_head(artifact: Artifact, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
+    """Return a masked-LM model's artifact with the tensors of the LM head that `config` asks for, and note its source.
+
+    That is the head in the artifact, the one to which it refers, or a trained one that is named by id or path. The
+    backbone's own needs no tensors, and for a new one the artifact is left without any.
+
+    Raises:
+        OSError: the LM head can't be read.
+        ValueError: it is of another vocabulary or backbone, or has changed.
+    """
+    written, asked = artifact.config, config.lm_head or LM_HEADS[0]
+    stored = (written.get("lm_head") or LM_HEADS[0]) if artifact.head == MASKED_LM else None
+    source = written.get("lm_head_source") or {} if asked == stored else {}
+    own = {key: value for key, value in reading.items() if key not in ("revision", "subfolder")}
+    if asked in LM_HEADS and not source:
+        config.lm_head, config.lm_head_source = asked, None
+        return artifact if asked == stored else _without_lm_head(artifact)
+    if asked in LM_HEADS:
+        shared = _referred_lm_head(source, artifact.where, config, own)
+    elif os.path.isdir(os.path.expanduser(asked)) or "/" in asked:
+        shared = read_lm_head(asked, config, **own)
+    else:
+        raise ValueError(
+            f"lm_head={asked!r} is none of {list(LM_HEADS)}, and no directory or id ORG/NAME of a trained LM head; "
+            "choose one of these"
+        )
+    config.lm_head, config.lm_head_source = shared.config["lm_head"], shared.config["lm_head_source"]
+    tensors = {**_without_lm_head(artifact).tensors}
+    tensors.update({key: tensor for key, tensor in shared.tensors.items() if key.startswith("head.")})
+    changed = {"architectures": [MASKED_LM], "lm_head": config.lm_head}
+    return replace(artifact, config={**written, **changed}, tensors=tensors, files={**artifact.files, **shared.files})
+
+
+def _without_lm_head(artifact: Artifact) -> Artifact:
+    if artifact.head != MASKED_LM:
+        return artifact
+    tensors = {key: tensor for key, tensor in artifact.tensors.items() if not key.startswith("head.")}
+    return replace(artifact, config={**artifact.config, "architectures": ["KAdapterModel"]}, tensors=tensors)
+
+
+def _referred_lm_head(source: dict[str, Any], where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
+    reading = {**reading, **{key: source[key] for key in ("revision", "subfolder") if source.get(key)}}
+    location = f"{source['name_or_path']!r}" + (f" (revision {source['revision']})" if source.get("revision") else "")
+    try:
+        shared = read_lm_head(source["name_or_path"], config, **reading)
+    except OSError as error:
+        raise OSError(
+            f"the LM head that {where} was trained with can't be read from {location}: {error}. Put it back there, or "
+            "name another place by lm_head=ID_OR_PATH"
+        ) from error
+    actual = shared.config["lm_head_source"]["hash"]
+    if actual != source["hash"]:
+        raise ValueError(
+            f"the LM head has changed since {where} was trained with it: {location} holds {actual[:12]}, not "
+            f"{source['hash'][:12]}; put the old one back, or name the one to use by lm_head=ID_OR_PATH"
+        )
+    shared.config["lm_head_source"] = source
+    return shared
+
+
 # ---- head models ----------------------------------------------------------------------------------------------------
 
 
@@ -523,6 +633,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
     ) -> dict[str, Tensor]:
         """Return all that fusion and head read: {"backbone": R, "adapters.NAME": A}, where the head reads it.
 
+        With the fusion "delta" it is "contributions.NAME" of each adapter, so that neither stands in for the other.
         Shapes: each (batch, n, hidden), n the positions that the head reads. Keywords are those of `forward`; labels
         may be among them and are not looked at.
 
@@ -539,7 +650,11 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         check_mask(attention_mask, tokens)
         positions = self._positions_read(tokens, attention_mask, inputs)
         backbone, adapters = self.kadapter.encode(input_ids, attention_mask, positions, **inputs)
-        return {"backbone": backbone, **{f"adapters.{name}": states for name, states in adapters.items()}}
+        return {"backbone": backbone, **{self.sources()[name]: states for name, states in adapters.items()}}
+
+    def sources(self) -> dict[str, str]:
+        """Return for each active adapter the key of what `read` returns of it."""
+        return {name: f"{self.kadapter.fusion.reads}.{name}" for name in self.active_adapters()}
 
     def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
         """Return the positions (batch, n) that the head reads, None for all; takes its keywords out of `inputs`."""
@@ -565,11 +680,11 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         else:
             self._check_keywords(inputs)
         self._check_states(states)
-        adapters = {name: states[f"adapters.{name}"] for name in self.active_adapters()}
+        adapters = {name: states[source] for name, source in self.sources().items()}
         return self.kadapter.fusion(states["backbone"], adapters)
 
     def _check_states(self, states: dict[str, Tensor]) -> None:
-        expected = ["backbone", *(f"adapters.{name}" for name in self.active_adapters())]
+        expected = ["backbone", *self.sources().values()]
         if set(states) != set(expected):
             raise ValueError(
                 f"states hold {sorted(states)}, and this model reads {sorted(expected)}; read them again with its read"
@@ -793,8 +908,8 @@ class KAdapterForMaskedLM(KAdapterHeadModel):
         positions = inputs.pop("positions", None)
         if positions is not None and (positions.dim() != 2 or len(positions) != len(tokens)):
             raise ValueError(
-                f"positions have shape {tuple(positions.shape)} and must have (batch, n), here ({len(tokens)}, n): the "
-                "tokens whose logits are asked for, -1 where there are fewer"
+                f"positions have shape {tuple(positions.shape)} and must have (batch, n), here ({len(tokens)}, n): "
+                "the tokens whose logits are asked for, -1 where there are fewer"
             )
         return positions
 

@@ -241,12 +241,17 @@ class KnowledgeAdapterLayer(nn.Module):
                 nn.init.normal_(projection.weight, std=config.projection_initializer_range)
                 nn.init.zeros_(projection.bias)
 
-    def forward(self, states: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
+    def forward(
+        self, states: Tensor, mask: Tensor | None, at: Tensor | None = None, contribution: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return layer(x) at all positions or `at`, and with `contribution` also up(blocks(down(x))) alone."""
         inner = self.down_project(states) if self.blocks else None  # (B, S, D)
         for number, block in enumerate(self.blocks, start=1):
             inner = block(inner, mask, at if number == len(self.blocks) else None)
         states = states if at is None else gather(states, at)
-        return states if inner is None else states + self.up_project(inner)  # (B, S or n, H)
+        own = torch.zeros_like(states) if inner is None else self.up_project(inner)
+        output = states if inner is None else states + own  # (B, S or n, H)
+        return (output, own) if contribution else output
 
 
 class KnowledgePlugin(nn.Module):
@@ -254,7 +259,13 @@ class KnowledgePlugin(nn.Module):
 
     A kind has one file, `KIND_kadapter.py` beside this one, found by its name. It defines `Plugin`, a subclass of this
     class, and `Config`, a subclass of `KnowledgeAdapterConfig`. Plug-ins see nothing of each other.
+
+    A plug-in's contribution, which the fusion "delta" reads, is its output without the hidden states that it taps. A
+    class whose output holds them sets `holds_tapped_states`, and its forward takes `contribution=True` to leave them
+    out; of all others the output is the contribution.
     """
+
+    holds_tapped_states = False
 
     def __init__(self, config: KnowledgeAdapterConfig, backbone_hidden_size: int) -> None:
         super().__init__()
@@ -273,27 +284,51 @@ class KnowledgePlugin(nn.Module):
 
 
 class KnowledgeAdapter(KnowledgePlugin):
-    """One knowledge adapter: h = 0; for i, l in enumerate(layers): h = layer_i(hs[l] + h)."""
+    """One knowledge adapter: h = 0; for i, l in enumerate(layers): h = layer_i(hs[l] + h).
+
+    So h is the sum of the tapped states and of the adapter's contribution, which is the sum of its up-projections'
+    outputs.
+    """
+
+    holds_tapped_states = True
 
     def __init__(self, config: KnowledgeAdapterConfig, backbone_hidden_size: int) -> None:
         super().__init__(config, backbone_hidden_size)
         self.layers = nn.ModuleList(KnowledgeAdapterLayer(config, backbone_hidden_size) for _ in self.tapped_layers)
 
     def forward(
-        self, hidden_states: Sequence[Tensor], attention_mask: Tensor | None, at: Tensor | None = None
+        self,
+        hidden_states: Sequence[Tensor],
+        attention_mask: Tensor | None,
+        at: Tensor | None = None,
+        contribution: bool = False,
     ) -> Tensor:
-        """Map tapped hidden states, each (batch, sequence, hidden), to the adapter's own, all or `at` (batch, n)."""
+        """Map tapped hidden states, each (batch, sequence, hidden), to the adapter's own, all or `at` (batch, n).
+
+        With `contribution` the tapped states are left out of what is returned. It is summed up on its own instead of
+        by a subtraction: up-projections of zeros contribute exact zeros. An earlier output that `skip_layers` adds
+        once more counts in it with its contribution.
+        """
         like = next(self.parameters(), hidden_states[0])
         mask = attention_mask_of(attention_mask if self.config.mask_padding else None, like.device)
         outputs: list[Tensor] = []
+        own: list[Tensor] = []  # what of each output is not of tapped states
         skip = self.config.skip_layers
         shortcut = at is not None and not skip and SHORTCUT_RATIO * at.shape[1] < hidden_states[0].shape[1]
         for number, (layer, state) in enumerate(zip(self.layers, hidden_states, strict=True), start=1):
             state = state.to(like) + outputs[-1] if outputs else state.to(like)
-            outputs.append(layer(state, mask, at if shortcut and number == len(self.layers) else None))
+            read = at if shortcut and number == len(self.layers) else None
+            output = layer(state, mask, read, contribution)
+            if contribution:
+                output, added = output
+                before = own[-1:] if read is None else [gather(sums, read) for sums in own[-1:]]
+                own.append(sum(before, added))
+            outputs.append(output)
             if skip and number % skip == 0:  # the index is the official code's, whatever was meant by it
-                outputs[-1] = outputs[-1] + outputs[number // skip]
-        return outputs[-1] if shortcut or at is None else gather(outputs[-1], at)  # (B, S or n, H)
+                for sums in (outputs, own) if contribution else (outputs,):
+                    sums[-1] = sums[-1] + sums[number // skip]
+        chosen = (own if contribution else outputs)[-1]
+        return chosen if shortcut or at is None else gather(chosen, at)  # (B, S or n, H)
 
 
 def plugin_class(kind: str) -> type[KnowledgePlugin]:
@@ -306,6 +341,8 @@ def plugin_class(kind: str) -> type[KnowledgePlugin]:
 
 class AddFusion(nn.Module):
     """R + the sum of the adapters' outputs: no parameters, and what composing without training gives."""
+
+    reads = "adapters"  # of each adapter its output; or its "contributions"
 
     def __init__(self, names: Sequence[str], hidden_size: int) -> None:
         super().__init__()
@@ -323,6 +360,15 @@ class AddFusion(nn.Module):
     def gates(self) -> dict[str, float]:
         """Return how far each adapter is let through; none are without gates."""
         return {}
+
+
+class DeltaFusion(AddFusion):
+    """R + the sum of the adapters' contributions: no parameters, and R itself where they contribute nothing.
+
+    An adapter's output holds the hidden states that it taps, so "add" moves R before an adapter has learned anything.
+    """
+
+    reads = "contributions"
 
 
 class ConcatFusion(AddFusion):
@@ -431,7 +477,8 @@ def new_fusion(config: KAdapterConfig, names: Sequence[str]) -> AddFusion:
     """Return a new fusion, as the configuration says, for adapters of these names."""
     if config.fusion == "concat":
         return ConcatFusion(names, config.hidden_size, config.inner_projections)
-    return {"add": AddFusion, "gated": GatedFusion}[config.fusion](names, config.hidden_size)
+    fusions = {"add": AddFusion, "delta": DeltaFusion, "gated": GatedFusion}
+    return fusions[config.fusion](names, config.hidden_size)
 
 
 # ---- adapters in parallel -------------------------------------------------------------------------------------------
@@ -526,15 +573,25 @@ class AdapterSet(nn.ModuleDict):
             self._config.active_adapters = [other for other in self._config.active_adapters if other != name]
 
     def forward(
-        self, states: dict[int, Tensor], attention_mask: Tensor | None, at: Tensor | None = None
+        self,
+        states: dict[int, Tensor],
+        attention_mask: Tensor | None,
+        at: Tensor | None = None,
+        contributions: bool = False,
     ) -> dict[str, Tensor]:
-        """Run the active adapters on the states that they tap, and let go of all others."""
+        """Run the active adapters on the states that they tap, and let go of all others.
+
+        With `contributions` the tapped states are left out of what is returned.
+        """
         active, tapped = self.active, {layer: states[layer] for layer in self.tapped_layers}
         states.clear()
-        return {
-            name: self[name]([tapped[layer] for layer in self[name].tapped_layers], attention_mask, at)
-            for name in active
-        }
+        outputs = {}
+        for name in active:
+            adapter = self[name]
+            read = [tapped[layer] for layer in adapter.tapped_layers]
+            chosen = {"contribution": True} if contributions and adapter.holds_tapped_states else {}
+            outputs[name] = adapter(read, attention_mask, at, **chosen)
+        return outputs
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -769,7 +826,8 @@ class KAdapterModelOutput(ModelOutput):
     Args:
         last_hidden_state: fused features, (batch, sequence, hidden).
         backbone_hidden_state: the backbone's last hidden state, (batch, sequence, hidden).
-        adapter_hidden_states: for each active adapter its output, (batch, sequence, hidden).
+        adapter_hidden_states: for each active adapter what is fused of it, (batch, sequence, hidden): its output, or
+            with the fusion "delta" its contribution, which is the output without the tapped states.
         hidden_states: all hidden states of the backbone, if asked for by output_hidden_states=True.
         attentions: the backbone's attention weights, if asked for by output_attentions=True.
     """
@@ -858,7 +916,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         last, states, attentions = self._run_backbone(input_ids, attention_mask, output_hidden_states, **inputs)
         every = tuple(states.values()) if output_hidden_states else None
-        adapters = self.adapters(states, attention_mask)
+        adapters = self._run_adapters(states, attention_mask)
         fused = self.fusion(last, adapters)  # (B, S, H)
         output = KAdapterModelOutput(fused, last, adapters, every, attentions)
         return output.to_tuple() if return_dict is False else output
@@ -866,9 +924,25 @@ class KAdapterModel(KAdapterPreTrainedModel):
     def encode(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, at: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return R and the active adapters' outputs before any fusion, at all positions or those `at` (batch, n)."""
+        """Return R and what is fused of each active adapter, at all positions or those `at` (batch, n).
+
+        Of an adapter that is its output, or with the fusion "delta" its contribution.
+        """
         last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
-        return last if at is None else gather(last, at), self.adapters(states, attention_mask, at)
+        return last if at is None else gather(last, at), self._run_adapters(states, attention_mask, at)
+
+    def contributions(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return R and, whatever the fusion, the active adapters' contributions, each (batch, sequence, hidden)."""
+        last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
+        return last, self.adapters(states, attention_mask, contributions=True)
+
+    def _run_adapters(
+        self, states: dict[int, Tensor], attention_mask: Tensor | None, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return what the fusion reads of each active adapter."""
+        return self.adapters(states, attention_mask, at, self.fusion.reads == DeltaFusion.reads)
 
     def tap(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> dict[int, Tensor]:
         """Return the hidden states (batch, sequence, hidden) that active adapters tap by layer, and the last as -1."""

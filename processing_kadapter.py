@@ -499,7 +499,8 @@ inputs = model.encode_words(tokenizer, [words])
 heads = model(**inputs).logits.argmax(-1)[0].tolist()  # of each word the number of its head, 0 for the root
 for word, head in zip(words, heads):
     print(word, "<-", "ROOT" if head == 0 else words[head - 1])""",
-    "KAdapterForMaskedLM": """inputs = tokenizer([f"Marie Curie was born in {tokenizer.mask_token}."], return_tensors="pt")
+    "KAdapterForMaskedLM": """text = f"Marie Curie was born in {tokenizer.mask_token}."
+inputs = tokenizer([text], return_tensors="pt")
 masks = inputs["input_ids"] == tokenizer.mask_token_id
 probabilities, tokens = model(**inputs).logits[masks][0].softmax(-1).topk(5)
 print(list(zip(tokenizer.convert_ids_to_tokens(tokens.tolist()), probabilities.tolist())))""",

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..artifacts_kadapter import check_destination
-from ..configuration_kadapter import KAdapterConfig, split_composition
+from ..configuration_kadapter import WITHOUT_WEIGHTS, KAdapterConfig, check_choice, split_composition
 from ..modeling_kadapter import KAdapterModel
 from ..processing_kadapter import backbone_tokenizer, fits, read_tokenizer
 from ._preflight import check_artifacts, check_number, refuse_used
@@ -24,31 +24,36 @@ def compose(
     output_dir: str | os.PathLike,
     *,
     backbone: Any = None,
+    fusion: str | None = None,
     overwrite: bool = False,
     log: Callable[[str], None] = logger.info,
 ) -> KAdapterModel:
     """Compose artifacts that share a backbone into a directory of any name, and return the model.
 
-    The adapters are fused by "add", and no code in the artifacts is run. The tokenizer is taken from the first
+    No code in the artifacts is run. The tokenizer is taken from the first
     artifact whose tokenizer fits the backbone, else from the backbone.
 
     Args:
         artifacts: Hub ids or directories, or shorthands such as "org/kadapter-fac+lin".
         output_dir: directory to write.
         backbone: the new location of the backbone, if it has moved.
+        fusion: "add" or "delta", which need no training; by default "delta" if all artifacts are fused so, else "add".
         overwrite: whether `output_dir` may hold files already.
         log: function that receives each line about the result.
 
     Raises:
         OSError: an artifact is missing, or `output_dir` is in use and `overwrite` is not set.
-        ValueError: there are fewer than two adapters, or an artifact is damaged, or two have adapters of the same name
-            or different backbones.
+        ValueError: there are fewer than two adapters, the fusion is no such, or an artifact is damaged, or two have
+            adapters of the same name or different backbones.
     """
+    if fusion is not None:
+        check_choice("fusion", fusion, WITHOUT_WEIGHTS)
     refuse_used(output_dir, overwrite)
     check_destination(output_dir, sources=[backbone] if isinstance(backbone, str | os.PathLike) else [])
     check_artifacts(artifacts)
     names = [name for artifact in artifacts for name in split_composition(artifact)]
-    model = KAdapterModel.from_pretrained(names, backbone=backbone)
+    chosen = {} if fusion is None else {"fusion": fusion}
+    model = KAdapterModel.from_pretrained(names, backbone=backbone, **chosen)
     check_number(names, len(model.config.adapters))
     model.save_pretrained(output_dir, tokenizer=_tokenizer_of(names, model.config))
     log(f"composed {' + '.join(names)}")

@@ -1,5 +1,6 @@
 """The command `kadapter compose`."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -8,15 +9,34 @@ from ._flags import OutputDir, Overwrite
 
 __all__ = ["run"]
 
+
+class Fusion(StrEnum):
+    """How the outputs of adapters and backbone are combined without any training."""
+
+    ADD = "add"
+    DELTA = "delta"
+
+
 Artifacts = Annotated[
     list[str],
     typer.Argument(help="Artifacts, each a Hub id or a directory; org/kadapter-fac+lin is short for two of them."),
 ]
 MovedBackbone = Annotated[str | None, typer.Option(help="New location of the backbone, if it has moved.")]
+FusionMode = Annotated[
+    Fusion | None,
+    typer.Option(
+        help="Add to the encoder's states the adapters' outputs, or what the adapters change of the states they tap.",
+        show_default="add, or delta if all parts are",
+    ),
+]
 
 
 def run(
-    artifacts: Artifacts, output_dir: OutputDir, backbone: MovedBackbone = None, overwrite: Overwrite = False
+    artifacts: Artifacts,
+    output_dir: OutputDir,
+    backbone: MovedBackbone = None,
+    fusion: FusionMode = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compose adapters into a single artifact.
 
@@ -31,4 +51,5 @@ def run(
     typer.echo(f"composing {' + '.join(artifacts)}")
     from ._composing import compose  # after the checks, since torch takes seconds to import
 
-    compose(artifacts, output_dir, backbone=backbone, overwrite=overwrite, log=typer.echo)
+    fused = None if fusion is None else fusion.value
+    compose(artifacts, output_dir, backbone=backbone, fusion=fused, overwrite=overwrite, log=typer.echo)

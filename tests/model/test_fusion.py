@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import batch, bytes_of, make_model, output, save_backbone, shake, small_adapter, tiny_backbone
 from torch.nn import functional as F
+from transformers import AutoModel
 
 from kadapter import KAdapterConfig, KAdapterForSequenceClassification, KAdapterModel, KnowledgeAdapterConfig
 
@@ -111,6 +112,140 @@ def test_inner_projections_stay_frozen_whatever_trains():
         model.train_adapter(names)
         frozen = {key for key, one in model.named_parameters() if "fusion" in key and not one.requires_grad}
         assert frozen == {key for key, _ in model.named_parameters() if ".inner." in key} and len(frozen) == 4
+
+
+def delta(*names, **adapter):
+    adapters = {name: small_adapter(**adapter) for name in names}
+    return KAdapterModel.from_backbone(tiny_backbone(), adapters=adapters, fusion="delta").eval()
+
+
+@pytest.mark.parametrize("skip_layers", [0, 2])
+def test_delta_fusion_is_the_backbone_to_the_bit_where_up_projections_are_zero(skip_layers):
+    model = delta("fac", "lin", skip_layers=skip_layers)
+    shake(model.adapters, std=3.0)
+    with torch.no_grad():
+        for adapter in model.adapters.values():
+            for layer in adapter.layers:
+                for one in layer.up_project.parameters():
+                    one.zero_()
+        found = model(**batch())
+    assert torch.equal(found.last_hidden_state, found.backbone_hidden_state)
+    assert all(not states.any() for states in found.adapter_hidden_states.values())
+
+
+@pytest.mark.parametrize(("skip_layers", "times"), [(0, (1, 1, 1)), (2, (2, 2, 2)), (3, (2, 2, 1))])
+def test_delta_fusion_adds_the_outputs_without_the_states_that_are_tapped(skip_layers, times):
+    """Worked out by hand: skipping 2 doubles all that there is after layer 2; skipping 3 adds layer 2 once more."""
+    model = shake(delta("fac", "lin", skip_layers=skip_layers))
+    with torch.no_grad():
+        found = model(**batch(), output_hidden_states=True)
+        model.config.fusion = "add"
+        model.renew_fusion()
+        added = model(**batch())
+    states = found.hidden_states
+    tapped = sum(number * states[layer] for number, layer in zip(times, (0, 2, 4), strict=True))
+    if skip_layers == 2:
+        tapped = tapped - states[4]  # which is tapped after the doubling
+    expected = found.backbone_hidden_state
+    for name, whole in added.adapter_hidden_states.items():
+        torch.testing.assert_close(found.adapter_hidden_states[name], whole - tapped, atol=1e-4, rtol=1e-4)
+        expected = expected + found.adapter_hidden_states[name]
+    assert torch.equal(found.last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("positions", [1, 9])
+def test_contributions_at_positions_are_those_of_the_whole_sequence(positions):
+    model, inputs = shake(delta("fac", "lin")), batch(lengths=(20, 18, 12))
+    at = torch.arange(positions).repeat(3, 1)
+    with torch.no_grad():
+        whole, (_, chosen) = model(**inputs).adapter_hidden_states, model.encode(**inputs, at=at)
+        _, others = model.contributions(**inputs)
+    for name, states in chosen.items():
+        torch.testing.assert_close(states, whole[name][:, :positions])
+        assert torch.equal(others[name], whole[name])
+
+
+def test_delta_fusion_of_adapters_without_blocks_is_the_backbone():
+    model = delta("taps", num_hidden_layers=0)
+    with torch.no_grad():
+        found = model(**batch())
+    assert torch.equal(found.last_hidden_state, found.backbone_hidden_state)
+
+
+def test_a_new_adapter_hardly_moves_delta_fusion_and_moves_add_fusion_far():
+    shifts = {}
+    for fusion in ("add", "delta"):
+        model = KAdapterModel.from_backbone(tiny_backbone(), adapters={"fac": small_adapter()}, fusion=fusion).eval()
+        with torch.no_grad():
+            found = model(**batch())
+        shifts[fusion] = (found.last_hidden_state - found.backbone_hidden_state).square().mean().item()
+    assert shifts["delta"] < 1e-4 and shifts["add"] > 0.5
+
+
+def test_an_adapter_whose_projections_start_at_zero_trains_under_delta_fusion():
+    torch.manual_seed(0)
+    model = KAdapterForSequenceClassification.from_backbone(
+        tiny_backbone(),
+        adapters={"fac": small_adapter(projection_initializer_range=0)},
+        fusion="delta",
+        num_labels=3,
+        classifier_dropout=0.0,
+    )
+    model.train_adapter("fac")
+    model.head.requires_grad_(False)
+    model.eval()
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = model(**batch(), labels=torch.tensor([0, 1, 2])).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    layer = model.base_model.adapters["fac"].layers[0]
+    assert losses[-1] < 0.1 * losses[0]
+    assert layer.up_project.weight.any() and layer.down_project.weight.any()
+
+
+def test_a_negative_initializer_range_is_refused():
+    with pytest.raises(ValueError, match=r"projection_initializer_range=-0\.1 is a standard deviation, so at least 0"):
+        KnowledgeAdapterConfig(projection_initializer_range=-0.1)
+
+
+def test_fusions_without_weights_are_exchanged_when_adapters_are_loaded(tmp_path, caplog):
+    model = make_model(save_backbone(tmp_path / "backbone"), "fac")
+    model.save_adapter(tmp_path / "fac", "fac")
+    changed = KAdapterModel.from_pretrained(tmp_path / "fac", fusion="delta")
+    by_auto = AutoModel.from_pretrained(tmp_path / "fac", fusion="delta")
+    with torch.no_grad():
+        found = changed(**batch())
+    assert "training" not in caplog.text
+    assert torch.equal(found.last_hidden_state, found.backbone_hidden_state + found.adapter_hidden_states["fac"])
+    assert torch.equal(output(by_auto), found.last_hidden_state)
+    changed.save_pretrained(tmp_path / "delta")
+    assert torch.equal(output(KAdapterModel.from_pretrained(tmp_path / "delta")), found.last_hidden_state)
+    back = KAdapterModel.from_pretrained(tmp_path / "delta", fusion="add")
+    assert torch.equal(output(back), output(model))
+
+
+def test_an_adapter_saved_out_of_a_delta_model_and_a_composition_of_such_are_fused_by_delta(tmp_path):
+    backbone = save_backbone(tmp_path / "backbone")
+    for name in ("fac", "lin"):
+        make_model(backbone, name, fusion="delta").save_adapter(tmp_path / name, name)
+    make_model(backbone, "third").save_adapter(tmp_path / "third", "third")
+    paths = [str(tmp_path / name) for name in ("fac", "lin", "third")]
+    assert KAdapterModel.from_pretrained(paths[:2]).config.fusion == "delta"
+    assert KAdapterModel.from_pretrained(paths).config.fusion == "add"
+
+
+def test_states_read_for_another_fusion_are_refused():
+    inputs, models = batch(), {}
+    for fusion in ("add", "delta"):
+        models[fusion] = KAdapterForSequenceClassification.from_backbone(
+            tiny_backbone(), adapters={"fac": small_adapter()}, fusion=fusion
+        ).eval()
+    with pytest.raises(ValueError, match=r"states hold \['adapters.fac', 'backbone'\], and this model reads "):
+        models["delta"](states=models["add"].read(**inputs))
 
 
 def test_an_adapter_of_no_blocks_is_the_sum_of_the_states_it_taps(tmp_path):

@@ -64,6 +64,11 @@ model.save_adapter("shift-artifact", "shift")
 again = KAdapterModel.from_pretrained(["fac", "shift-artifact"], backbone="backbone")
 with torch.no_grad():
     assert torch.equal(again(**inputs).last_hidden_state, both.last_hidden_state)
+delta = KAdapterModel.from_pretrained(["fac", "shift-artifact"], backbone="backbone", fusion="delta")
+with torch.no_grad():
+    found = delta(**inputs)
+assert torch.equal(found.adapter_hidden_states["shift"], both.adapter_hidden_states["shift"])  # its whole output
+assert not torch.equal(found.adapter_hidden_states["fac"], before)
 torch.save(both.adapter_hidden_states["shift"], "shifted.pt")
 """
 REMOTE = """

@@ -78,7 +78,7 @@ def states_of(model, inputs):
 # ---- states -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fusion", ["add", "concat", "gated"])
+@pytest.mark.parametrize("fusion", ["add", "concat", "gated", "delta"])
 @pytest.mark.parametrize("name", HEADS)
 def test_what_was_read_before_gives_to_the_bit_what_the_inputs_give(name, fusion):
     model, inputs, rest = made(name, fusion)
@@ -87,7 +87,8 @@ def test_what_was_read_before_gives_to_the_bit_what_the_inputs_give(name, fusion
         states = model.read(**inputs, **rest)
         beside = {key: one for key, one in inputs.items() if key != "input_ids"}
         found = model(states=states, **beside, **rest)
-    assert set(states) == {"backbone", "adapters.fac", "adapters.lin"}
+    source = "contributions" if fusion == "delta" else "adapters"
+    assert set(states) == {"backbone", f"{source}.fac", f"{source}.lin"}
     assert {(one.dim(), one.shape[-1]) for one in states.values()} == {(3, 32)}
     assert list(found) == list(expected) and all(torch.equal(found[key], expected[key]) for key in expected)
     assert torch.isfinite(expected.loss) and expected.to_tuple()[0] is expected.loss
@@ -102,7 +103,9 @@ def test_only_the_positions_that_a_head_reads_are_kept(name, positions):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "fusion"), [("text", "concat"), ("parse", "gated"), ("passages", "add")])
+@pytest.mark.parametrize(
+    ("name", "fusion"), [("text", "concat"), ("parse", "gated"), ("passages", "add"), ("pair", "delta")]
+)
 def test_adapters_fusion_head_and_loss_compile_as_one_graph_and_give_the_same_numbers(name, fusion):
     model, inputs, rest = made(name, fusion)
     rows = {key: inputs[key].flatten(0, -2) for key in ("input_ids", "attention_mask")}

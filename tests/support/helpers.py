@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from kadapter import KAdapterModel, KnowledgeAdapterConfig
 
@@ -55,6 +55,19 @@ def tiny_backbone(family="roberta", seed=0, **changes):
 def save_backbone(path, family="roberta", seed=0, **changes):
     """Save a random encoder to a directory and return its path as a string."""
     tiny_backbone(family, seed, **changes).save_pretrained(path)
+    return str(path)
+
+
+def save_masked_lm(path, family="roberta", seed=0, **changes):
+    """Save a random encoder with its LM head, whose biases are no zeros, and return the directory as a string."""
+    values = {**OTHER_SIZES.get(family, SIZES), "max_position_embeddings": 40, "pad_token_id": FAMILIES[family]}
+    torch.manual_seed(seed)
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(family, **{**values, **changes})).eval()
+    with torch.no_grad():
+        for key, tensor in model.named_parameters():
+            if key.endswith("bias"):
+                tensor.add_(torch.randn_like(tensor) * 0.1)
+    model.save_pretrained(path)
     return str(path)
 
 

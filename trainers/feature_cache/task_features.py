@@ -87,9 +87,10 @@ def _keys(model: Any, run: Any, length: int | None) -> dict[str, str]:
     precision = [str(next(core.backbone.parameters()).dtype), run.bf16, run.fp16, str(run.device.type)]
     common = [config.backbone_fingerprint, type(model).__name__, code, *precision, length]
     keys = {"backbone": _hash(common)}
-    for name in model.active_adapters():
+    for name, source in model.sources().items():
         shape = {key: value for key, value in config.adapters[name].items() if key not in ("training", "source")}
-        keys[f"adapters.{name}"] = _hash([*common, shape], core.adapters[name].state_dict())
+        read = [core.fusion.reads] if source != f"adapters.{name}" else []  # outputs keep the key that they had
+        keys[source] = _hash([*common, shape, *read], core.adapters[name].state_dict())
     return keys
 
 
