@@ -27,6 +27,7 @@ from ._features import (
     QUESTION_ANSWERING_FEATURES,
     RELATION_FEATURES,
     TEXT_FEATURES,
+    sentence_of,
 )
 from ._mentions import word_spans
 from ._question_answering import occurrences
@@ -53,6 +54,7 @@ __all__ = [
     "load",
     "load_file",
     "occurrences",
+    "sentence_of",
     "split_table",
     "word_spans",
 ]

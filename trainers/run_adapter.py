@@ -42,6 +42,14 @@ from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, open_tokenizer, sample
 from kadapter.trainers.common.entry_point import run_program
+from kadapter.trainers.common.locality import (
+    KeptTexts,
+    Locality,
+    LocalityArguments,
+    check_locality,
+    keep_texts,
+    read_texts,
+)
 from kadapter.trainers.common.output_directory import (
     HEAD,
     check_output_directory,
@@ -52,7 +60,7 @@ from kadapter.trainers.common.output_directory import (
 )
 from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.common.trainer import KAdapterTrainer
-from kadapter.trainers.feature_cache.options import check_cache, open_features
+from kadapter.trainers.feature_cache.options import check_cache, open_features, readable
 from kadapter.trainers.feature_cache.store import FeatureStore
 from kadapter.trainers.feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
 from kadapter.trainers.many_adapters.scheduler import (
@@ -112,7 +120,7 @@ def _run_several(settings: list[Settings]) -> dict[str, float]:
 
 def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> dict[str, dict[str, float]]:
     """Train or evaluate one adapter, or train several with a scheduler, and return the results of each."""
-    corpus, _, cache, run, _ = settings[0]
+    corpus, cache, run = settings[0].corpus, settings[0].cache, settings[0].run
     state = PartialState()
     objective, trainings, trained = _check(settings)
     if state.is_main_process:
@@ -128,14 +136,15 @@ def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> di
             clear(training.settings.run.output_dir, bool(training.resume))
     reader = SharedBackbone([training.model for training in trainings]) if scheduler is not None else None
     tapped = trainings[0].model if reader is None else reader.model
+    texts = _locality_texts(settings, tapped, objective.tokenizer, state.is_main_process) if run.do_train else None
     features, examples = open_features(cache, tapped, examples, run, state.is_main_process)
     state.wait_for_everyone()
     if scheduler is None:
-        return {training.name: _run(training, objective, fields, examples, features) for training in trainings}
+        return {training.name: _run(training, objective, fields, examples, features, texts) for training in trainings}
     jobs: dict[str, Callable[[], Any]] = {}
     for training in trainings:
         sharing = {"name": training.name, "scheduler": scheduler, "reader": reader}
-        jobs[training.name] = partial(_run, training, objective, fields, examples, features, **sharing)
+        jobs[training.name] = partial(_run, training, objective, fields, examples, features, texts, **sharing)
     return scheduler.run(jobs)
 
 
@@ -145,6 +154,7 @@ def _run(
     fields: dict[str, Any],
     examples: dict[str, Any],
     features: FeatureStore | None,
+    texts: KeptTexts | None,
     **sharing: Any,
 ) -> dict[str, float]:
     """Train, evaluate and write one adapter, as far as it is not finished; `sharing` is for several at once."""
@@ -153,10 +163,12 @@ def _run(
     description = _description(settings, objective, examples, training.model, fields) if run.do_train else {}
     results = finished_results(run, description) if resume else None
     if results is None:
-        trainer = _trainer(training.model, objective, examples, features, run, description=description, **sharing)
+        locality = _locality(settings, texts)
+        options = {"description": description, "locality": locality, **sharing}
+        trainer = _trainer(training.model, objective, examples, features, run, **options)
         results = trainer.train_and_evaluate(resume if isinstance(resume, str) else None)
         if run.do_train and state.is_main_process:
-            _write_adapter(trainer, settings.corpus, settings.adapter, results)
+            _write_adapter(trainer, settings, results)
             mark_finished(run, description, _artifact_files(settings.adapter))
             print(_saved(objective, settings))
     state.wait_for_everyone()
@@ -172,9 +184,11 @@ def _saved(objective: Any, settings: Settings) -> str:
 def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfig | None]:
     """Check all settings; return the objective, the trainings, and the configuration of a model to evaluate."""
     trainings, trained = [], None
+    check_locality([own.locality for own in settings])
     for own in settings:
-        corpus, adapter, cache, run, variants = own
+        corpus, adapter, cache, run, variants = own[:5]
         try:
+            _check_held_back(own)
             check_cache(cache, adapter.mask_padding or adapter.without_adapter)
             objective = _objective(corpus, adapter, run)
             resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
@@ -188,6 +202,42 @@ def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfi
             raise ValueError(f"variants {variants.variants!r}, adapter {adapter.adapter_name!r}: {error}") from error
         trainings.append(Training(own, resume))
     return objective, trainings, trained
+
+
+def _check_held_back(settings: Settings) -> None:
+    """Refuse a locality term for what has no adapter, or one that reads the padding of its texts."""
+    if not settings.locality.locality_weight:
+        return
+    if settings.adapter.without_adapter:
+        raise ValueError("--without_adapter trains no adapter that --locality_weight could hold back; leave one out")
+    if not settings.adapter.mask_padding:
+        raise ValueError(
+            "--locality_weight pads its texts, and with --mask_padding False the adapter reads padding; leave one out"
+        )
+
+
+def _locality_texts(settings: list[Settings], tapped: Any, tokenizer: Any, verbose: bool) -> KeptTexts | None:
+    """Read and keep the texts on which adapters are held back, if any is; all adapters of a run share them."""
+    flags, run = settings[0].locality, settings[0].run
+    if not any(own.locality.locality_weight for own in settings):
+        return None
+    with run.main_process_first(desc="locality"):
+        source = str(flags.locality_corpus), str(flags.locality_data_dir)
+        texts = read_texts(*source, flags.locality_split, flags.max_locality_samples)
+    kept = keep_texts(tapped, tokenizer, texts, settings[0].corpus.max_length, run)
+    if verbose:
+        size = readable(sum(tensor.nbytes for tensor in kept.states.values()))
+        print(f"locality: {len(texts)} texts of {source[0]}, {int(kept.lengths.sum())} tokens, {size} of states kept")
+    return kept
+
+
+def _locality(settings: Settings, texts: KeptTexts | None) -> Locality | None:
+    """Return the locality term of one adapter, if it has a weight."""
+    flags, run = settings.locality, settings.run
+    if texts is None or not flags.locality_weight:
+        return None
+    seed = run.seed if run.data_seed is None else run.data_seed
+    return Locality(texts, flags.locality_weight, flags.locality_batch_size, seed)
 
 
 def _build_models(trainings: list[Training], objective: Any, fields: dict[str, Any], new: bool) -> None:
@@ -302,10 +352,13 @@ def _description(
 ) -> dict[str, Any]:
     """Describe a training, to recognise it when it is resumed."""
     names = ("objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone")
+    texts = ("locality_corpus", "locality_split", "max_locality_samples", "locality_batch_size")
+    held_back = ("locality_weight", *(texts if settings.locality.locality_weight else ()))
     return {
         "--corpus": settings.corpus.corpus,
         "--max_length": settings.corpus.max_length,
         **{f"--{name}": getattr(settings.adapter, name) for name in names},
+        **{f"--{name}": getattr(settings.locality, name) for name in held_back},
         **describe_model(model.config, fields),
         **describe_training(settings.run, {"training examples": examples["train"]}, objective.tokenizer),
     }
@@ -333,27 +386,33 @@ def _trainer(
     )
 
 
-def _write_adapter(trainer: Any, corpus: Any, adapter: Any, results: dict[str, float]) -> None:
+def _write_adapter(trainer: Any, settings: Settings, results: dict[str, float]) -> None:
     """Write the adapter to OUT, and the model with its head to OUT/pretraining_head.
 
     Raises:
         OSError: it can't be written; the earlier files are untouched.
     """
     output, model = Path(trainer.args.output_dir), trainer.model
+    adapter, locality = settings.adapter, settings.locality
     if not adapter.without_adapter:
         model.config.adapters[adapter.adapter_name]["training"] = {
             "objective": adapter.objective,
-            "corpus": corpus.corpus,
+            "corpus": settings.corpus.corpus,
             "epochs": round(trainer.state.epoch or 0, 2),
             "steps": trainer.state.global_step,
             "learning_rate": trainer.args.learning_rate,
             "seed": trainer.args.seed,
+            **({"locality": _held_back(locality)} if locality.locality_weight else {}),
             "results": {key.removeprefix("eval_"): value for key, value in results.items() if _is_result(key)},
         }
         model.save_adapter(output, adapter.adapter_name)
         replace_files(output, trainer.processing_class.save_pretrained)
     model.save_pretrained(output / HEAD)
     replace_files(output / HEAD, trainer.processing_class.save_pretrained)
+
+
+def _held_back(flags: LocalityArguments) -> dict[str, Any]:
+    return {"weight": flags.locality_weight, "corpus": flags.locality_corpus, "texts": flags.max_locality_samples}
 
 
 def _artifact_files(adapter: Any) -> list[str]:

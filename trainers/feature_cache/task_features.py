@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -23,6 +23,7 @@ from huggingface_hub import constants
 from torch import Tensor
 
 from ..common.collator import PadToBatch
+from ..common.precision import precision_context
 from ..downstream.dataset import Split
 from .shards import PATTERN, read_checked, write_checked
 
@@ -110,7 +111,7 @@ def _encode(split: Split, indices: np.ndarray, model: Any, collate: PadToBatch, 
     model.to(run.device).eval()
     for batch_indices in _batches(order, run.per_device_eval_batch_size):
         batch = collate([chosen[int(index)] for index in batch_indices])
-        with torch.no_grad(), _precision(run):
+        with torch.no_grad(), precision_context(run):
             read = model.read(**{name: tensor.to(run.device) for name, tensor in batch.items()})
         for source, tensor in read.items():
             if source not in states:
@@ -128,13 +129,6 @@ def _encode(split: Split, indices: np.ndarray, model: Any, collate: PadToBatch, 
 def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for first in range(0, len(order), size):
         yield order[first : first + size]
-
-
-def _precision(run: Any) -> AbstractContextManager:
-    """Return the context in which training would encode the same examples."""
-    if not (run.bf16 or run.fp16):
-        return nullcontext()
-    return torch.autocast(run.device.type, dtype=torch.bfloat16 if run.bf16 else torch.float16)
 
 
 # ---- on disk: a folder for each source, with a shard for all examples that were encoded at the same time ------------
