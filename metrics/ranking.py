@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Value
@@ -89,4 +89,5 @@ def compute(
 class Ranking(Face):
     """Macro and micro p_at_1, p_at_10, p_at_100 and mrr, for the rank of the right answer to each fact."""
 
-    prediction = reference = {"relation": Value("string"), "rank": Value("int64")}
+    prediction: ClassVar[Any] = {"relation": Value("string"), "rank": Value("int64")}
+    reference: ClassVar[Any] = prediction
