@@ -32,6 +32,7 @@ from ._features import (
 from ._mentions import word_spans
 from ._question_answering import occurrences
 from ._splits import FOLDS
+from ._templates import read_templates
 from ._texts import READABLE, as_texts
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "load",
     "load_file",
     "occurrences",
+    "read_templates",
     "sentence_of",
     "split_table",
     "word_spans",

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import make_model, save_backbone
+from helpers import make_model
 from tiny_runs import NO_DROPOUT, ROOT, flags, losses, run_command, same_tensors, sentences_read, tool, write_ground
 from transformers import AutoTokenizer
 
