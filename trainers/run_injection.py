@@ -142,7 +142,7 @@ def _row(
         row.outcomes.append({kind: compare(after, before, questions) for kind, questions in asked.items()})
         row.moved.append(losses(before, texts) - losses(after, texts))
     masks = np.array([len(text["labels"]) for text in texts], dtype=float)
-    row.values = values_of(plan, taught, row.outcomes, np.stack(row.moved), masks)
+    row.values = values_of(taught, row.outcomes, np.stack(row.moved), masks)
     return row
 
 

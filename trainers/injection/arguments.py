@@ -54,7 +54,7 @@ class InjectionArguments:
     max_taught: int = field(default=200, metadata={"help": "Teach a fixed random sample of this many unknown facts."})
     max_others: int = field(
         default=500,
-        metadata={"help": "Ask samples of this many known facts and of unknown facts that are not taught."},
+        metadata={"help": "Ask samples of so many known facts, and of unknown facts not taught."},
     )
     text_corpus: str | None = field(
         default=None, metadata={"help": "Name of a corpus of text that nothing trains on, to measure the loss on."}
@@ -105,9 +105,7 @@ def parse_injection_arguments(
         raise ValueError("--text_corpus and --text_data_dir belong together; give both, or neither")
     _check_locality(flags, locality)
     if run.world_size > 1:
-        raise ValueError(
-            f"an injection runs in one process, and there are {run.world_size}; start it without torchrun"
-        )
+        raise ValueError(f"an injection is one process, and there are {run.world_size}; start it without torchrun")
     return flags, locality, run
 
 

@@ -12,7 +12,7 @@ loss: the mean cross-entropy at the masks of text that nothing was trained on, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from ...reports.comparison import Resampling
 from ..fact_probing.language_model import LanguageModel
 from ..fact_probing.prompts import Masked
-from .questions import Plan, Question, ask, right
+from .questions import Question, ask, right
 
 __all__ = ["MEASURES", "Outcome", "Values", "compare", "interval", "losses", "values_of"]
 
@@ -81,7 +81,6 @@ def losses(model: LanguageModel, texts: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def values_of(
-    plan: Plan,
     taught: Sequence[int],
     outcomes: Sequence[dict[str, list[Outcome]]],
     moved: np.ndarray,
@@ -90,7 +89,6 @@ def values_of(
     """Return all measures of a row.
 
     Args:
-        plan: what was asked.
         taught: the numbers of the phrasings that were taught.
         outcomes: for each seed the outcomes of "taught" facts, of "known" and of "untaught".
         moved: for each seed and text the summed loss before minus that after, (seeds, texts).
@@ -98,17 +96,18 @@ def values_of(
     """
     others = [[*own["known"], *own["untaught"]] for own in outcomes]
     chosen = {
-        "reliability": [
-            [(each, each.after) for each in own["taught"] if each.question.number in taught] for own in outcomes
-        ],
-        "generality": [
-            [(each, each.after) for each in own["taught"] if each.question.number not in taught] for own in outcomes
-        ],
-        "known": [[(each, each.after) for each in own["known"] if each.question.number in taught] for own in outcomes],
+        "reliability": [_answers(own["taught"], lambda number: number in taught) for own in outcomes],
+        "generality": [_answers(own["taught"], lambda number: number not in taught) for own in outcomes],
+        "known": [_answers(own["known"], lambda number: number in taught) for own in outcomes],
         "agreement": [[(each, each.agrees) for each in own] for own in others],
         "kl": [[(each, each.kl) for each in own] for own in others],
     }
     return {**{name: _by_fact(seeds) for name, seeds in chosen.items()}, "loss": Values(moved, masks)}
+
+
+def _answers(outcomes: Sequence[Outcome], asked: Callable[[int], bool]) -> list[tuple[Outcome, float]]:
+    """Return which questions are answered rightly, of those in phrasings that are asked."""
+    return [(each, each.after) for each in outcomes if asked(each.question.number)]
 
 
 def _by_fact(seeds: Sequence[Sequence[tuple[Outcome, float]]]) -> Values:

@@ -102,7 +102,7 @@ def _single(prompter: Prompter, prompt: str, answers: Sequence[str]) -> tuple[in
 
 
 def ask(model: LanguageModel, questions: Sequence[Question]) -> Iterator[tuple[int, Tensor]]:
-    """Yield for each question its index and the log-probabilities (vocabulary,) at its mask, in the order of lengths."""
+    """Yield for each question its index and the log-probabilities (vocabulary,) at its mask, by length."""
     return ((index, logs[0]) for index, logs in model.log_probabilities(each.masked for each in questions))
 
 

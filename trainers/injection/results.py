@@ -15,6 +15,7 @@ import numpy as np
 from ...reports.comparison import Resampling
 from ...reports.runs import PREDICTIONS, RESULTS
 from ..common.atomic_files import replace_file
+from ..downstream.run_record import write_lines
 from .measures import MEASURES, Outcome, Values, interval
 from .rows import Cost
 
@@ -36,7 +37,7 @@ class RowResult:
 
 
 def summary(rows: Sequence[RowResult], resampling: Resampling) -> dict[str, dict[str, Any]]:
-    """Return by row each measure's mean, interval, values by seed, and difference from the first row; and the costs."""
+    """Return by row each measure's mean, interval, values by seed, and difference from the first row, and the costs."""
     first, described = rows[0], {}
     for row in rows:
         measures = {}
@@ -87,9 +88,8 @@ def write(
     described = summary(rows, resampling)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(table(described))
-    replace_file(folder / TABLE, text.getvalue())
-    lines = [json.dumps(line) for row in rows for line in _lines(row, seeds)]
-    replace_file(folder / PREDICTIONS, "".join(f"{line}\n" for line in lines))
+    replace_file(folder / TABLE, text.getvalue().rstrip("\n"))
+    write_lines(folder / PREDICTIONS, [line for row in rows for line in _lines(row, seeds)])
     replace_file(folder / RESULTS, json.dumps({"settings": settings, "rows": described}, indent=2))
     return described
 

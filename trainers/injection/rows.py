@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 
 import datasets
@@ -20,7 +21,7 @@ from ...configuration_kadapter import KnowledgeAdapterConfig
 from ...heads_kadapter import KAdapterForMaskedLM
 from ..common.arguments import RunArguments
 from ..common.collator import PadToBatch
-from ..common.locality import KeptTexts, Locality, LocalityArguments, keep_texts
+from ..common.locality import Locality, LocalityArguments, keep_texts
 from ..common.memory import give_back
 from ..common.trainer import KAdapterTrainer
 from ..feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
@@ -48,7 +49,7 @@ class Cost:
 
 
 class Cloze:
-    """The objective of all rows: the answer's token at the mask of a question. The questions are measured elsewhere."""
+    """The objective of all rows: the answer's token at the mask of a question; what comes of it is asked elsewhere."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
@@ -145,36 +146,50 @@ def teach(
     Raises:
         FloatingPointError: the loss became NaN.
     """
-    flags, locality, run = settings
-    rates = {"lora": flags.lora_learning_rate, "full": flags.full_learning_rate}
-    own = copy.copy(run)
-    own.output_dir = str(Path(run.output_dir) / "rows" / f"{row}-{seed}")
-    own.learning_rate, own.seed = rates.get(row, run.learning_rate), seed
-    own.save_strategy, own.report_to = "no", []
+    flags, _, run = settings
     objective = Cloze(tokenizer, flags.max_length)
-    options = {"model": model, "args": own, "train_dataset": examples, "processing_class": tokenizer}
     collate = PadToBatch.of(objective, model)
-    with measured(sum(weight.numel() for weight in model.parameters() if weight.requires_grad), run.device) as cost:
-        if row in rates:
-            KAdapterTrainer(objective=objective, data_collator=collate, **options).train()
-        else:
-            kept = keep_texts(model, tokenizer, texts, flags.max_length, own) if row == "adapter_local" else None
-            held_back = None if kept is None else _term(kept, locality, seed)
-            collate_indexed = CollateWithCacheIndex(collate)
-            FeatureTrainer(objective=objective, data_collator=collate_indexed, locality=held_back, **options).train()
+    shared = {"model": model, "train_dataset": examples, "processing_class": tokenizer, "objective": objective}
+    with TemporaryDirectory() as scratch:  # a Trainer needs a directory, and nothing of it is kept
+        own = _arguments(row, flags, run, seed, scratch)
+        with measured(model, run.device) as cost:
+            if row in ("lora", "full"):
+                KAdapterTrainer(args=own, data_collator=collate, **shared).train()
+            else:
+                term = _held_back(model, tokenizer, texts, settings, own) if row == "adapter_local" else None
+                collate_indexed = CollateWithCacheIndex(collate)
+                FeatureTrainer(args=own, data_collator=collate_indexed, locality=term, **shared).train()
     return cost
 
 
-def _term(texts: KeptTexts, flags: LocalityArguments, seed: int) -> Locality:
-    return Locality(texts, flags.locality_weight, flags.locality_batch_size, seed)
+def _arguments(row: str, flags: InjectionArguments, run: RunArguments, seed: int, scratch: str) -> RunArguments:
+    """Return the arguments of a row's training, which nothing but its learning rate and seed distinguish."""
+    rates, own = {"lora": flags.lora_learning_rate, "full": flags.full_learning_rate}, copy.copy(run)
+    own.output_dir, own.save_strategy, own.report_to = scratch, "no", []
+    own.learning_rate, own.seed = rates.get(row, run.learning_rate), seed
+    return own
+
+
+def _held_back(
+    model: KAdapterForMaskedLM,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    settings: tuple[InjectionArguments, LocalityArguments, RunArguments],
+    run: RunArguments,
+) -> Locality:
+    """Return the locality term on texts, whose states are read here."""
+    flags, locality, _ = settings
+    kept = keep_texts(model, tokenizer, texts, flags.max_length, run)
+    return Locality(kept, locality.locality_weight, locality.locality_batch_size, run.seed)
 
 
 @contextmanager
-def measured(trainable: int, device: torch.device) -> Iterator[Cost]:
-    """Measure a block; the memory that earlier blocks left in the heap is given back first."""
+def measured(model: torch.nn.Module, device: torch.device) -> Iterator[Cost]:
+    """Measure the training of a model; the memory that was freed before it is given back first."""
     gc.collect()
     give_back()
     _reset_peak(device)
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     cost, wall, cpu = Cost(trainable), perf_counter(), process_time()
     yield cost
     cost.wall_seconds, cost.cpu_seconds = perf_counter() - wall, process_time() - cpu
