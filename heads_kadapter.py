@@ -803,9 +803,11 @@ class KAdapterForMaskedLM(KAdapterHeadModel):
     _own_fields = ("lm_head",)
     output_class = MaskedLMOutput
 
-    def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
-        config.lm_head, head = config.lm_head or LM_HEADS[0], None
-        if self._with_lm_head(config.lm_head):
+    def __init__(
+        self, config: KAdapterConfig, backbone: PreTrainedModel | None = None, head: nn.Module | None = None
+    ) -> None:
+        config.lm_head = config.lm_head or LM_HEADS[0]
+        if head is None and self._with_lm_head(config.lm_head):
             head, backbone = head_of(config, backbone)
         super().__init__(config, backbone, head)
         self.register_state_dict_post_hook(_drop_backbone_head)

@@ -553,6 +553,7 @@ def model_card(config: KAdapterConfig) -> str:
         f"For the encoder {shown} (revision {_code(config.backbone_revision or '-')}, fingerprint "
         f"{_code((config.backbone_fingerprint or '-')[:12])}), after K-Adapter (Wang et al., Findings of ACL 2021).",
         f"Outputs are fused by `{config.fusion}`.",
+        *_lm_head(config),
         "The backbone was changed along and is part of this artifact."
         if config.backbone_modified
         else "The encoder is frozen and comes from its own repository.",
@@ -578,6 +579,18 @@ def _title(config: KAdapterConfig) -> str:
 def _head(config: KAdapterConfig) -> str | None:
     model_class = (config.architectures or ["KAdapterModel"])[0]
     return None if model_class == "KAdapterModel" else model_class
+
+
+def _lm_head(config: KAdapterConfig) -> list[str]:
+    """Return where the LM head of a masked-LM model is from."""
+    if config.lm_head in (None, "backbone"):
+        return [] if config.lm_head is None else ["Its LM head is the encoder's own, frozen."]
+    source = config.lm_head_source
+    if source is None:
+        return [f"Its LM head is new ({_code(config.lm_head)}) and part of this artifact, which adapters can share."]
+    name = source["name_or_path"]
+    shown = _code(name if re.fullmatch(REPOSITORY, name) else Path(name).name)
+    return [f"Its LM head ({_code(config.lm_head)}) is that of {shown}, hash {_code(source['hash'][:12])}."]
 
 
 def _usage(config: KAdapterConfig) -> list[str]:

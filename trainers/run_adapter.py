@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ from kadapter.trainers.common.locality import (
     keep_texts,
     read_texts,
 )
+from kadapter.trainers.common.masking import MaskedExamples
 from kadapter.trainers.common.output_directory import (
     HEAD,
     check_output_directory,
@@ -67,7 +68,7 @@ from kadapter.trainers.many_adapters.scheduler import (
     CoscheduledTrainer,
     Scheduler,
     SharedBackbone,
-    config_for_same_backbone,
+    model_on_same_backbone,
 )
 from kadapter.trainers.many_adapters.variants import Settings, settings_of
 
@@ -177,7 +178,9 @@ def _run(
 
 def _saved(objective: Any, settings: Settings) -> str:
     if settings.adapter.without_adapter:
-        return saved_line(Path(settings.run.output_dir) / HEAD, objective.model_class.__name__)
+        head = Path(settings.run.output_dir) / HEAD
+        shared = f", or share it by lm_head={str(head)!r}" if settings.adapter.lm_head else ""
+        return saved_line(head, objective.model_class.__name__) + shared
     return saved_line(settings.run.output_dir, "KAdapterModel", remote=True)
 
 
@@ -189,8 +192,8 @@ def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfi
         corpus, adapter, cache, run, variants = own[:5]
         try:
             _check_held_back(own)
-            check_cache(cache, adapter.mask_padding or adapter.without_adapter)
             objective = _objective(corpus, adapter, run)
+            check_cache(cache, adapter.mask_padding or adapter.without_adapter, hasattr(objective, "masking"))
             resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
             if run.do_train:
                 check_output_directory(run.output_dir, resume, run.overwrite_output_dir, adapter.backbone)
@@ -261,14 +264,20 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
         raise ValueError("--quantize_backbone needs torchao; pip install 'kadapter[quantization]'")
     if adapter.compile_backbone:
         check_compiler(run)
-    objective_class = pretraining.load(adapter.objective)
+    objective_class: Any = pretraining.load(adapter.objective)
+    adapter.fusion = adapter.fusion or getattr(objective_class, "fusion", "concat")
     check_record_type(corpus, objective_class)
     check_adapter_name(adapter.adapter_name)
     backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
     check_attention(adapter, backbone, run)
     _shape(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size)
     tokenizer = open_tokenizer(adapter.backbone, adapter.backbone_revision, corpus.max_length)
-    return objective_class(tokenizer, corpus.max_length, adapter)
+    objective = objective_class(tokenizer, corpus.max_length, adapter)
+    if run.dataloader_persistent_workers and hasattr(objective, "masking"):
+        raise ValueError(
+            "--dataloader_persistent_workers would keep the masks of the first epoch for all; leave it out"
+        )
+    return objective
 
 
 def _shape(adapter: AdapterArguments) -> KnowledgeAdapterConfig:
@@ -291,7 +300,7 @@ def _trained_config(adapter: AdapterArguments, objective: Any, run: RunArguments
     if not (folder / "config.json").is_file():
         raise ValueError(f"there is no trained model in {str(folder)!r} to evaluate; train it with --do_train")
     config = KAdapterConfig.from_pretrained(folder)
-    name, adapters = objective.model_class.__name__, [] if adapter.without_adapter else [adapter.adapter_name]
+    name, adapters = objective.model_class.__name__, _names(adapter)
     architectures = config.architectures or ["model"]
     if architectures != [name] or list(config.adapters) != adapters:
         raise ValueError(
@@ -300,6 +309,12 @@ def _trained_config(adapter: AdapterArguments, objective: Any, run: RunArguments
         )
     objective.recall(config)
     return config
+
+
+def _names(adapter: AdapterArguments) -> list[str]:
+    """Return the names of the adapters of a model: those that are frozen, and the one that is trained."""
+    frozen = [name for path in adapter.frozen_adapters or () for name in KAdapterConfig.from_pretrained(path).adapters]
+    return [*frozen, *([] if adapter.without_adapter else [adapter.adapter_name])]
 
 
 def _examples(
@@ -325,10 +340,17 @@ def _new_model(
         options = {"revision": adapter.backbone_revision, **backbone_options(adapter, run)}
         model = objective.model_class.from_backbone(adapter.backbone, **options, **fields)
     else:
-        model = objective.model_class(config_for_same_backbone(other, fields), other.base_model.backbone)
+        model = model_on_same_backbone(other, objective.model_class, fields)
+    for path in adapter.frozen_adapters or ():
+        model.load_adapter(path)
     if not adapter.without_adapter:
         model.add_adapter(adapter.adapter_name, _shape(adapter))
         model.train_adapter(adapter.adapter_name)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"--without_adapter with --lm_head {adapter.lm_head or 'backbone'!r} leaves nothing to train, since that "
+            "LM head is frozen; give --lm_head transform or linear for a new one, or train an adapter"
+        )
     return model
 
 
@@ -354,6 +376,7 @@ def _description(
     names = ("objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone")
     texts = ("locality_corpus", "locality_split", "max_locality_samples", "locality_batch_size")
     held_back = ("locality_weight", *(texts if settings.locality.locality_weight else ()))
+    names += ("mask_unit", "mask_probability", "mask_mentions") if hasattr(objective, "masking") else ()
     return {
         "--corpus": settings.corpus.corpus,
         "--max_length": settings.corpus.max_length,
@@ -376,14 +399,22 @@ def _trainer(
     return trainer_class(
         model=model,
         args=run,
-        train_dataset=examples.get("train"),
-        eval_dataset=examples.get("eval"),
+        **_datasets(objective, examples, run),
         processing_class=objective.tokenizer,
         data_collator=CollateWithCacheIndex(PadToBatch.of(objective, model)),
         objective=objective,
         features=features,
         **options,
     )
+
+
+def _datasets(objective: Any, examples: dict[str, Any], run: RunArguments) -> dict[str, Any]:
+    """Return what is trained and evaluated on: encoded examples, masked if the objective masks them."""
+    masking = getattr(objective, "masking", None)
+    if masking is not None:
+        masking = replace(masking, seed=run.seed if run.data_seed is None else run.data_seed)
+        examples = {split: MaskedExamples(own, masking, fixed=split != "train") for split, own in examples.items()}
+    return {"train_dataset": examples.get("train"), "eval_dataset": examples.get("eval")}
 
 
 def _write_adapter(trainer: Any, settings: Settings, results: dict[str, float]) -> None:

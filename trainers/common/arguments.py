@@ -79,8 +79,12 @@ class AdapterArguments:
     mask_padding: bool = field(
         default=True, metadata={"help": "Hide padding from the adapter (the official code does not)."}
     )
-    fusion: str = field(
-        default="concat", metadata={"choices": list(FUSIONS), "help": "Fusion under the pre-training head."}
+    fusion: str | None = field(
+        default=None,
+        metadata={
+            "choices": list(FUSIONS),
+            "help": "Fusion under the pre-training head; by default concat, and delta for masked_lm.",
+        },
     )
     classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the pre-training head."})
     head: str = field(
@@ -94,8 +98,25 @@ class AdapterArguments:
             "help": "With the official dependency head: labels on sub-tokens, or word i's label on token i.",
         },
     )
+    lm_head: str | None = field(
+        default=None,
+        metadata={
+            "help": "LM head of masked_lm: backbone, which is frozen and the default, transform or linear, which are "
+            "new, or a trained one by its id or path, frozen."
+        },
+    )
+    mask_unit: str = field(
+        default="word", metadata={"choices": ["word", "token"], "help": "What masked_lm masks as a whole."}
+    )
+    mask_probability: float = field(default=0.15, metadata={"help": "Share of the words or tokens that are masked."})
+    mask_mentions: float = field(
+        default=0.0, metadata={"help": "Share of the texts with mentions of which mentions are masked, not words."}
+    )
+    frozen_adapters: list[str] | None = field(
+        default=None, metadata={"help": "Trained adapters, by id or path, that stay frozen beside what is trained."}
+    )
     without_adapter: bool = field(
-        default=False, metadata={"help": "Baseline: train only the head on the frozen backbone; no adapter is saved."}
+        default=False, metadata={"help": "Train only the head, on the frozen backbone; no adapter is saved."}
     )
 
 

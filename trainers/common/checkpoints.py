@@ -254,7 +254,8 @@ def describe_model(config: Any, fields: dict[str, Any]) -> dict[str, Any]:
         if shape.get("kind") == DEFAULT_KIND:  # which earlier versions did not write
             del shape["kind"]
         adapters[name] = {**shape, "hash": (values.get("source") or {}).get("hash")}
-    return {"backbone": config.backbone_fingerprint, "adapters": adapters, **fields}
+    shared = {"LM head": config.lm_head_source["hash"]} if config.lm_head_source else {}
+    return {"backbone": config.backbone_fingerprint, "adapters": adapters, **fields, **shared}
 
 
 def fingerprint_of_examples(examples: datasets.Dataset) -> str:

@@ -319,7 +319,8 @@ def measured(objective: Any, prediction: EvalPrediction, evaluated: Any) -> dict
     (predictions, losses), labels = gathered, prediction.label_ids
     counted = losses[labels != IGNORED]
     loss = float(counted.mean(dtype=np.float64)) if counted.size else 0.0
-    return {"loss": loss, **objective.measure(predictions, labels, evaluated)}
+    more = objective.from_loss(loss) if hasattr(objective, "from_loss") else {}
+    return {"loss": loss, **more, **objective.measure(predictions, labels, evaluated)}
 
 
 def predictions_and_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

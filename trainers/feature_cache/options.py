@@ -67,18 +67,23 @@ class CacheArguments:
         return str(self.cache_features).lower() not in ("none", "false")
 
 
-def check_cache(flags: CacheArguments, mask_padding: bool) -> None:
+def check_cache(flags: CacheArguments, mask_padding: bool, masked: bool = False) -> None:
     """Refuse flags with which the cache would change what is trained.
 
     Raises:
-        ValueError: the budget is no size, there is a budget or a dtype but no cache, or the adapter reads padding,
-            which the cache does not keep.
+        ValueError: the budget is no size, there is a budget or a dtype but no cache, the adapter reads padding, which
+            the cache does not keep, or the examples are masked anew in each epoch.
     """
     for name in ("cache_budget", "cache_dtype"):
         if getattr(flags, name) is not None and flags.cache_features is None:
             raise ValueError(f"--{name} is for a cache, and there is none; give --cache_features or leave it out")
     if flags.cache_budget is not None:
         size_of(flags.cache_budget)
+    if flags.asked and masked:
+        raise ValueError(
+            "--cache_features keeps the hidden states of examples, and this objective masks other words of them in "
+            "each epoch; leave it out"
+        )
     if flags.cache_features is not None and not mask_padding:
         raise ValueError(
             "--cache_features keeps no padding, and with --mask_padding False the adapter reads it; leave one out"

@@ -24,7 +24,7 @@ from ...modeling_kadapter import KAdapterModel
 from ..common.progress import Cost
 from ..feature_cache.trainer import FeatureTrainer
 
-__all__ = ["CoscheduledTrainer", "Scheduler", "SharedBackbone"]
+__all__ = ["CoscheduledTrainer", "Scheduler", "SharedBackbone", "model_on_same_backbone"]
 
 
 class Stopped(Exception):
@@ -178,6 +178,15 @@ def config_for_same_backbone(model: Any, fields: dict[str, Any]) -> KAdapterConf
     """Return a configuration with these fields and without adapters, for another model on the same pinned backbone."""
     pinned = ("backbone_name_or_path", "backbone_revision", "backbone_config", "backbone_fingerprint", "pad_token_id")
     return KAdapterConfig(**{name: getattr(model.config, name) for name in pinned}, **fields)
+
+
+def model_on_same_backbone(model: Any, model_class: type, fields: dict[str, Any]) -> Any:
+    """Return another model without adapters on a model's backbone, with the same head where that is frozen."""
+    frozen = not any(parameter.requires_grad for parameter in model.head.parameters())
+    if frozen:
+        fields = {**fields, "lm_head": model.config.lm_head, "lm_head_source": model.config.lm_head_source}
+    config, backbone = config_for_same_backbone(model, fields), model.base_model.backbone
+    return model_class(config, backbone, model.head) if frozen else model_class(config, backbone)
 
 
 class CoscheduledTrainer(FeatureTrainer):

@@ -23,6 +23,9 @@ class Objective(Protocol):
         model_class: head model that is trained.
         metric: name of the result by which runs are compared.
         padding: columns of an encoded example and their padding values.
+
+    An objective may have more: `fusion`, the default under its head if that is not "concat"; `masking`, by which its
+    encoded examples are masked anew in each epoch; `from_loss(loss)`, which returns results that follow from the loss.
     """
 
     record_type: str
