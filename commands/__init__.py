@@ -1,5 +1,6 @@
-"""The `kadapter` command. Each file here without an underscore is a subcommand of that name, with a function `run`.
+"""The `kadapter` command. Each file here that does not begin with an underscore is a subcommand with a function `run`.
 
+Underscores in its name are hyphens in that of the subcommand. A class `Command` in it parses options in its own way.
 Expected errors end a command with a single line on stderr and exit code 1.
 """
 
@@ -47,8 +48,9 @@ def kadapter(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Knowledge adapters for frozen encoders: convert official checkpoints, compose adapters, report on runs."""
+    """Knowledge adapters for frozen encoders: convert official checkpoints, compose adapters, probe and report."""
 
 
 for _name in discovery.available(__name__):
-    app.command(_name)(discovery.find(__name__, "command", _name).run)
+    _module = discovery.find(__name__, "command", _name)
+    app.command(_name.replace("_", "-"), cls=getattr(_module, "Command", None))(_module.run)

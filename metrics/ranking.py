@@ -16,7 +16,7 @@ from datasets import Value
 from ._common import ValueType, check, ratio
 from ._face import Face
 
-__all__ = ["CUTOFFS", "Ranking", "compute", "from_total", "per_example"]
+__all__ = ["CUTOFFS", "STATISTICS", "Ranking", "compute", "from_total", "per_example"]
 
 CUTOFFS = (1, 10, 100)
 STATISTICS = 2 + len(CUTOFFS)  # of a relation: facts, hits at each cutoff, reciprocal ranks

@@ -16,7 +16,16 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from ... import data_builders
 from .arguments import CorpusArguments
 
-__all__ = ["build_corpus", "check_record_type", "column", "encode", "load_splits", "open_tokenizer", "sample"]
+__all__ = [
+    "build_corpus",
+    "check_record_type",
+    "column",
+    "encode",
+    "load_splits",
+    "open_tokenizer",
+    "sample",
+    "writing_the_cache",
+]
 
 HELD_OUT = ("validation", "test")
 

@@ -37,8 +37,8 @@ def common_words(prompter: Prompter, others: Sequence[str]) -> frozenset[str]:
     """
     if not others:
         raise ValueError(
-            "--candidates common needs --common_with MODEL..., the models whose vocabularies the words must be in, or a "
-            "text file of words"
+            "--candidates common needs --common_with MODEL..., the models whose vocabularies the words must be in, or "
+            "a text file of words"
         )
     named = {other: _words_of(other) for other in others if other.endswith(".txt")}
     prompters = [prompter, *(_open(other) for other in others if other not in named)]

@@ -2,7 +2,7 @@
 
 python trainers/run_probe.py --probe cloze --data_dir DIR --backbone ID_OR_PATH --adapters OUT_FAC --output_dir OUT
 DIR holds lines such as `{"prompt": "Mira was born in [MASK].", "answers": ["Tarnstad"], "relation": "birth"}`, or
-prompt, answer and relation separated by tabs; see data_builders/cloze.py.
+prompt, answer and relation separated by tabs; see data_builders/prompts.py.
 Published: none. Ours: none.
 """
 
@@ -14,5 +14,5 @@ from ._facts import FactProbe
 class Probe(FactProbe):
     """By the prompt alone."""
 
-    corpus = "cloze"
+    corpus = "prompts"
     prompts = ("evidence",)

@@ -4,7 +4,7 @@ python trainers/run_probe.py --probe entity_questions --data_dir DIR --backbone 
     --output_dir OUT
 Each question is followed by the mask. With `--candidates vocabulary --multi_token skip` only answers of one token are
 asked, as in map-tuning (Zhang et al., ACL 2023).
-Published: none for K-Adapter. Ours: docs/probing.md.
+Published: none for K-Adapter. Ours: docs/results.md.
 """
 
 from __future__ import annotations
