@@ -86,11 +86,9 @@ def test_a_weight_holds_the_adapter_back(ground, tmp_path, objective):
     model, texts, tokenizer, _ = kept(ground, tmp_path)
     states = {}
     for folder in (without, with_term):
-        model = KAdapterModel.from_pretrained(folder)
-        states[folder] = Locality(
-            keep_texts(model, tokenizer, texts, 40, RunArguments(str(folder), bf16=False)), 1, 7, 0
-        )
-        states[folder] = states[folder].share(model, 0, 0, 1).item()
+        model, run = KAdapterModel.from_pretrained(folder), RunArguments(str(folder), bf16=False)
+        term = Locality(keep_texts(model, tokenizer, texts, 40, run), 1.0, 7, 0)
+        states[folder] = term.share(model, 0, 0, 1).item()
     assert 0 < states[with_term] < 0.5 * states[without]
     terms = logged(with_term)
     assert set(terms) == set(range(1, 11)) and all(value >= 0 for value in terms.values())

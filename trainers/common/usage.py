@@ -36,6 +36,7 @@ PROGRAMS = {  # the dataclasses of each program, by file
         "common/arguments": ["AdapterArguments", "CorpusArguments", "RunArguments"],
         "feature_cache/options": ["CacheArguments"],
         "many_adapters/variants": ["VariantArguments"],
+        "common/locality": ["LocalityArguments"],
     },
     "run_task": {"downstream/arguments": ["TaskArguments", "TaskCorpusArguments", "TaskRunArguments"]},
     "run_injection": {
