@@ -7,15 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from tiny_tasks import tokenizer_of_words
 from transformers import RobertaConfig, RobertaForMaskedLM
 
+from kadapter.data_builders import read_templates
 from kadapter.reports.comparison import Resampling
 from kadapter.trainers import run_injection
 from kadapter.trainers.fact_probing.language_model import LanguageModel
 from kadapter.trainers.fact_probing.prompts import Prompter
+from kadapter.trainers.injection.arguments import ROWS, parse_injection_arguments
 from kadapter.trainers.injection.measures import Values, compare, interval, losses
-from kadapter.trainers.injection.questions import Question, questions_of
+from kadapter.trainers.injection.questions import Question, phrasings_of, questions_of
 
 PEOPLE = ["ada", "bela", "cora", "dina", "emil", "fritz", "gerda", "hanno", "ilse", "jory", "kira", "lars"]
 TOWNS = ["paris", "lyon", "metz", "nancy"]
@@ -253,3 +256,17 @@ def test_phrasings_of_other_relations_or_malformed_ones_say_so(ground, tmp_path)
     path.write_text('{"relation": "home", "phrasings": ["[X] lives"]}\n')
     with pytest.raises(ValueError, match=r"templates\.jsonl, record 1: .* has 0 slots \[Y\] for the tail"):
         run_injection.main(flags(ground, tmp_path / "out", "--templates", path))
+
+
+# --- the recipe
+
+
+def test_the_recipe_parses_and_its_phrasings_can_be_taught(tmp_path):
+    recipe = ROOT / "recipes" / "injection_minilm.yaml"
+    given = ["--recipe", recipe, "--backbone", "b", "--data_dir", "d", "--output_dir", tmp_path / "out"]
+    given += ["--locality_data_dir", "l"]
+    injection, locality, run = parse_injection_arguments([str(each) for each in given])
+    assert (injection.rows, run.learning_rate, locality.locality_corpus) == (list(ROWS), 1e-3, "conllu")
+    every = read_templates(ROOT / injection.templates)
+    assert phrasings_of(str(ROOT / injection.templates), list(every), injection.taught_phrasings) == every
+    assert len(every) == 31 and {len(own) for own in every.values()} == {3}

@@ -37,7 +37,7 @@ class RowResult:
 
 
 def summary(rows: Sequence[RowResult], resampling: Resampling) -> dict[str, dict[str, Any]]:
-    """Return by row each measure's mean, interval, values by seed, and difference from the first row, and the costs."""
+    """Return by row what it cost, and each measure: mean, interval, values by seed, difference from the first row."""
     first, described = rows[0], {}
     for row in rows:
         measures = {}
