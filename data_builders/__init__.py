@@ -22,6 +22,7 @@ from ._features import FEATURES, sentence_of
 from ._mentions import word_spans
 from ._question_answering import occurrences
 from ._splits import FOLDS
+from ._templates import read_templates
 from ._texts import READABLE, as_texts
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "load",
     "load_file",
     "occurrences",
+    "read_templates",
     "sentence_of",
     "split_table",
     "word_spans",

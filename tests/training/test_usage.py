@@ -13,8 +13,10 @@ from transformers import HfArgumentParser
 from kadapter import data_builders
 from kadapter.trainers import pretraining, probes, tasks
 from kadapter.trainers.common.arguments import RunArguments
+from kadapter.trainers.common.locality import LocalityArguments
 from kadapter.trainers.downstream.arguments import TaskArguments, TaskCorpusArguments, TaskRunArguments
 from kadapter.trainers.fact_probing.arguments import ProbeArguments
+from kadapter.trainers.injection.arguments import InjectionArguments
 from kadapter.trainers.many_adapters.variants import KINDS
 from kadapter.trainers.run_multitask import CorporaArguments, MultitaskArguments
 
@@ -25,12 +27,14 @@ ARGUMENTS = {
     "run_task": (TaskCorpusArguments, TaskArguments, TaskRunArguments),
     "run_multitask": (CorporaArguments, MultitaskArguments, RunArguments),
     "run_probe": (ProbeArguments,),
+    "run_injection": (InjectionArguments, LocalityArguments, RunArguments),
 }
 CHOICES = {
     "run_adapter": (pretraining, data_builders),
     "run_task": (tasks, data_builders),
     "run_multitask": (pretraining, data_builders),
     "run_probe": (probes,),
+    "run_injection": (data_builders,),
 }
 
 

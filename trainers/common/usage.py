@@ -39,6 +39,11 @@ PROGRAMS = {  # the dataclasses of each program, by file
         "common/locality": ["LocalityArguments"],
     },
     "run_task": {"downstream/arguments": ["TaskArguments", "TaskCorpusArguments", "TaskRunArguments"]},
+    "run_injection": {
+        "injection/arguments": ["InjectionArguments"],
+        "common/locality": ["LocalityArguments"],
+        "common/arguments": ["RunArguments"],
+    },
     "run_multitask": {
         "multitask/arguments": ["MultitaskArguments", "CorporaArguments"],
         "common/arguments": ["RunArguments"],
