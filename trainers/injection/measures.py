@@ -95,7 +95,7 @@ def values_of(
         masks: the number of masks of each text, (texts,).
     """
     others = [[*own["known"], *own["untaught"]] for own in outcomes]
-    chosen = {
+    chosen: dict[str, list[list[tuple[Outcome, float]]]] = {
         "reliability": [_answers(own["taught"], lambda number: number in taught) for own in outcomes],
         "generality": [_answers(own["taught"], lambda number: number not in taught) for own in outcomes],
         "known": [_answers(own["known"], lambda number: number in taught) for own in outcomes],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
+from typing import Any
 
 import datasets
 import torch
@@ -98,7 +99,7 @@ def model_of(row: str, flags: InjectionArguments, run: RunArguments, seed: int) 
     Raises:
         ValueError: LoRA weights do not fit the backbone.
     """
-    model = base_model(flags, run)
+    model: Any = base_model(flags, run)
     set_seed(seed)
     if row == "full":
         for weight in model.parameters():
