@@ -29,7 +29,7 @@ SIZES = ["--layers", "0", "2", "4", "--adapter_hidden_size", "12", "--adapter_nu
 SIZES += ["--adapter_intermediate_size", "16", "--max_length", "40"]
 NO_DROPOUT = ["--adapter_dropout", "0", "--classifier_dropout", "0"]
 EVALUATED = ("eval_loss", "eval_uas", "eval_micro_f1", "eval_macro_f1", "eval_accuracy")
-CORPORA = {"factual": "trex", "linguistic": "conllu", "masked_lm": "trex"}
+CORPORA = {"factual": "trex", "linguistic": "conllu"}
 NAMES = {"factual": "fac", "linguistic": "lin", "masked_lm": "mlm"}
 
 
@@ -124,7 +124,7 @@ def write_ground(folder):
 
 def flags(ground, objective, output, *more):
     """The flags of one small run; `ground` holds `backbone` and the corpora."""
-    name, corpus = NAMES[objective], CORPORA[objective]
+    name, corpus = NAMES[objective], CORPORA.get(objective, "trex")
     given = ["--objective", objective, "--corpus", corpus, "--data_dir", str(ground / corpus)]
     given += ["--backbone", str(ground / "backbone"), "--adapter_name", name, "--output_dir", str(output), *SIZES]
     given += ["--do_train", "--do_eval", "--logging_steps", "1", "--save_steps", "2", "--learning_rate", "1e-2"]
