@@ -30,7 +30,7 @@ SAMPLE = {
 def _is_ranked(value: Any) -> bool:
     if not isinstance(value, Mapping) or not {"relation", "rank"} <= value.keys():
         return False
-    return isinstance(value["relation"], str) and isinstance(value["rank"], Integral) and value["rank"] >= 1
+    return isinstance(value["relation"], str) and isinstance(value["rank"], Integral) and int(value["rank"]) >= 1
 
 
 RANKED = ValueType(_is_ranked, "a mapping with the 'relation' of a fact and the 'rank' of its answer, from 1")
