@@ -72,9 +72,7 @@ class Corpus(FactBuilder):
             raise BadRecord(f"field 'prompt' has no mask: {shown(prompt)}; write {MASK} where the answer belongs")
         answers = [named(record, "answer")] if "answers" not in record and "answer" in record else _answers(record)
         relation = label_of(record, "relation", labelled=record.get("relation") is not None) or RELATION
-        name = id_of(record, "id")
-        row, more = fact_rows(relation, optional(record, "subject", ""), answers, evidences=[prompt], **name)
-        return [row, *more]
+        return fact_rows(relation, optional(record, "subject", ""), answers, evidences=[prompt], **id_of(record, "id"))
 
 
 def _answers(record: Any) -> list[str]:

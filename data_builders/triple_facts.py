@@ -82,7 +82,6 @@ class Corpus(FactBuilder):
             relation, head, tail = (named(record, name) for name in ("relation", "head", "tail"))
             if problems and (self.config.on_bad_record == "error" or normal(relation) not in known.phrasings):
                 raise problems[0]
-            row, more = fact_rows(relation, head, [tail], known.of(normal(relation))[0])
-            return [row, *more]
+            return fact_rows(relation, head, [tail], known.of(normal(relation))[0])
 
         return rows
