@@ -39,7 +39,7 @@ def ground(tmp_path_factory):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
     ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "vocab_size": len(tokenizer)}
-    config = RobertaConfig(**sizes, **ids, max_position_embeddings=44, initializer_range=0.2)
+    config = RobertaConfig(**sizes, **ids, max_position_embeddings=44, initializer_range=0.4)
     RobertaForMaskedLM(config).save_pretrained(folder / "backbone")
     (folder / "facts").mkdir()
     triples = [(name, "home", TOWNS[number % 4]) for number, name in enumerate(PEOPLE)]
@@ -57,7 +57,7 @@ def flags(ground, output, *more):
     given += ["--templates", ground / "facts" / "templates.jsonl", "--output_dir", output, "--max_length", 20]
     given += ["--text_corpus", "text", "--text_data_dir", ground / "text", "--candidates", "relation"]
     given += ["--adapter_hidden_size", 12, "--adapter_num_attention_heads", 2, "--layers", 0, 2, 4]
-    given += ["--learning_rate", "2e-2", "--lora_learning_rate", "1e-2", "--full_learning_rate", "3e-3"]
+    given += ["--learning_rate", "1e-2", "--lora_learning_rate", "1e-2", "--full_learning_rate", "3e-3"]
     given += ["--lora_modules", "query", "value", "dense"]
     given += ["--num_train_epochs", 30, "--per_device_train_batch_size", 4, "--bf16", "False", "--max_taught", 4]
     return [str(each) for each in [*given, "--disable_tqdm", "True", "--resamples", 100, *more]]
