@@ -59,7 +59,7 @@ def fact_rows(
     return [row, *(Noted(what, sentence, number) for what, number in noted.items() if number)]
 
 
-def id_of(record: dict[str, Any], name: str) -> dict[str, str]:
+def id_of(record: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the id of a fact as a column of its row; none if the field is missing or blank."""
     value = optional(record, name, "")
     return {"id": value} if value.strip() else {}
