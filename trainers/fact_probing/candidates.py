@@ -46,7 +46,7 @@ def common_words(prompter: Prompter, others: Sequence[str]) -> frozenset[str]:
     for given in named.values():
         words &= given
     for each in prompters:
-        words = {word for word in words if len(each.answer_ids(word, " ") or ()) == 1}
+        words &= each.single_tokens(sorted(words)).keys()
     if not words:
         raise ValueError(
             f"no word is a single token in the vocabularies of {prompter.tokenizer.name_or_path!r} and "
@@ -71,5 +71,6 @@ def _words_of(path: str) -> set[str]:
 
 def words_as_tokens(prompter: Prompter, words: frozenset[str]) -> Tensor:
     """Return the tokens of words, at the beginning and in the middle of a sentence, (candidates,)."""
-    tokens = {prompter.answer_ids(word, before) for word in words for before in (" ", "")}
-    return torch.tensor(sorted({own[0] for own in tokens if own is not None and len(own) == 1}))
+    known = sorted(words)
+    inside, first = prompter.single_tokens(known), prompter.single_tokens(known, carrier="")
+    return torch.tensor(sorted({*inside.values(), *first.values()}))

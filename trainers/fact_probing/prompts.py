@@ -128,14 +128,22 @@ class Prompter:
 
         What has no letter and no digit is no word.
         """
-        head = self._plain(CARRIER)
         ids = [token for token in range(len(self.tokenizer)) if token not in self.special]
-        texts = [self.name(token) for token in ids]
-        texts = [text if any(map(str.isalnum, text)) else "" for text in texts]
-        encoded = self.tokenizer([f"{CARRIER} {text}" for text in texts], add_special_tokens=False).input_ids
-        pairs = zip(texts, ids, encoded, strict=True)
-        return {text: token for text, token, own in pairs if text and own == [*head, token]}
+        texts = [text.strip() for text in self.tokenizer.batch_decode([[token] for token in ids])]
+        tokens = {text: token for text, token in zip(texts, ids, strict=True) if any(map(str.isalnum, text))}
+        single = self.single_tokens(list(tokens))
+        return {text: token for text, token in tokens.items() if single.get(text) == token}
+
+    def single_tokens(self, words: Sequence[str], carrier: str = CARRIER) -> dict[str, int]:
+        """Return those of the words that are a single token after a word, or at the beginning, and their tokens."""
+        if not words:
+            return {}
+        head, unusable = self._plain(carrier), {self.tokenizer.unk_token_id, *self.special}
+        texts = [f"{carrier} {word}" if carrier else word for word in words]
+        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+        pairs = zip(words, encoded, strict=True)
+        return {word: own[-1] for word, own in pairs if own[:-1] == head and own and own[-1] not in unusable}
 
     def name(self, token: int) -> str:
         """Return the text of a token."""
-        return str(self.tokenizer.decode([token])).strip()
+        return self.tokenizer.decode([token]).strip()
