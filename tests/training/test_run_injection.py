@@ -39,7 +39,8 @@ def ground(tmp_path_factory):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
     ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "vocab_size": len(tokenizer)}
-    config = RobertaConfig(**sizes, **ids, max_position_embeddings=44, initializer_range=0.4)
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = RobertaConfig(**sizes, **ids, max_position_embeddings=44, initializer_range=0.4, **no_dropout)
     RobertaForMaskedLM(config).save_pretrained(folder / "backbone")
     (folder / "facts").mkdir()
     triples = [(name, "home", TOWNS[number % 4]) for number, name in enumerate(PEOPLE)]
@@ -57,9 +58,9 @@ def flags(ground, output, *more):
     given += ["--templates", ground / "facts" / "templates.jsonl", "--output_dir", output, "--max_length", 20]
     given += ["--text_corpus", "text", "--text_data_dir", ground / "text", "--candidates", "relation"]
     given += ["--adapter_hidden_size", 12, "--adapter_num_attention_heads", 2, "--layers", 0, 2, 4]
-    given += ["--learning_rate", "1e-2", "--lora_learning_rate", "1e-2", "--full_learning_rate", "3e-3"]
+    given += ["--learning_rate", "1e-2", "--lora_learning_rate", "1e-2", "--full_learning_rate", "1e-2"]
     given += ["--lora_modules", "query", "value", "dense"]
-    given += ["--num_train_epochs", 30, "--per_device_train_batch_size", 4, "--bf16", "False", "--max_taught", 4]
+    given += ["--num_train_epochs", 50, "--per_device_train_batch_size", 4, "--bf16", "False", "--max_taught", 4]
     return [str(each) for each in [*given, "--disable_tqdm", "True", "--resamples", 100, *more]]
 
 
@@ -73,6 +74,7 @@ def injected(ground, tmp_path_factory):
     return run_injection.main(flags(ground, output, *rows, *held_back)), output
 
 
+@pytest.mark.slow
 def test_facts_that_were_unknown_are_taught_by_every_row(injected):
     results, _ = injected
     assert list(results) == ["adapter", "adapter_local", "lora", "full"]
@@ -83,6 +85,7 @@ def test_facts_that_were_unknown_are_taught_by_every_row(injected):
         assert 0 <= low <= row["measures"]["reliability"]["mean"] <= high <= 1
 
 
+@pytest.mark.slow
 def test_what_each_row_trains_and_what_it_took_are_recorded(injected):
     results, _ = injected
     trained = {name: row["trainable"][0] for name, row in results.items()}
@@ -95,6 +98,7 @@ def test_what_each_row_trains_and_what_it_took_are_recorded(injected):
         assert all(peak is None or peak > 50e6 for peak in row["peak_bytes"])
 
 
+@pytest.mark.slow
 def test_every_outcome_is_written_and_gives_the_means_of_the_table(injected):
     results, output = injected
     lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
@@ -123,6 +127,7 @@ def test_every_outcome_is_written_and_gives_the_means_of_the_table(injected):
     assert counts["known"] + counts["unknown"] + counts["partly_known"] == 12
 
 
+@pytest.mark.slow
 def test_the_locality_term_keeps_the_adapter_closer_to_the_encoder(injected):
     results, _ = injected
     free, held_back = (results[name]["measures"] for name in ("adapter", "adapter_local"))
@@ -130,6 +135,7 @@ def test_the_locality_term_keeps_the_adapter_closer_to_the_encoder(injected):
     assert held_back["kl"]["minus_first_row"] == pytest.approx(held_back["kl"]["mean"] - free["kl"]["mean"])
 
 
+@pytest.mark.slow
 def test_a_second_run_needs_leave_to_overwrite_the_first(ground, injected):
     with pytest.raises(ValueError, match="holds another run"):
         run_injection.main(flags(ground, injected[1]))
