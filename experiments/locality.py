@@ -10,9 +10,9 @@ Features are means of the fused states over a text's tokens, and what they are c
 - probe: the accuracy of a linear classifier of the texts' relations that was trained on the encoder's features of
   other texts, and now reads the fused ones; `lost` is what it had before, less this. Corpora of relations only.
 
-The rows are a new adapter, a new adapter whose projections are zero, each artifact, and all of them together. New
-adapters and learned fusions, which are all untrained here, are drawn anew for each seed. OUT/locality.json holds every
-number of every seed, OUT/locality.md the table of means and standard deviations.
+The rows are a new adapter, a new adapter whose projections are zero, each artifact, and all of them together (unless
+`--alone`). New adapters and learned fusions, which are all untrained here, are drawn anew for each seed.
+OUT/locality.json holds every number of every seed, OUT/locality.md the table of means and standard deviations.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def main(
     neighbours: Annotated[int, typer.Option(help="Number of nearest neighbours.", min=1)] = 10,
     seeds: Annotated[int, typer.Option(help="Number of seeds of what is new.", min=1)] = 3,
     fusions: Annotated[list[str] | None, typer.Option("--fusion", help="A fusion; all by default.")] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Leave out the row of all artifacts together.")] = False,
 ) -> None:
     """Measure locality of every fusion and row, print the table and write it."""
     chosen = list(fusions or FUSIONS)
@@ -71,7 +72,7 @@ def main(
     reader = Reader(KAdapterModel.from_backbone(backbone).eval(), AutoTokenizer.from_pretrained(backbone))
     measure = partial(compare, reader.encoder(records.texts), neighbours, _probe(reader, records))
     results: dict[str, dict[str, list[dict[str, float]]]] = {fusion: {} for fusion in chosen}
-    for row, numbers, model in rows(backbone, artifacts, seeds):
+    for row, numbers, model in rows(backbone, artifacts, seeds, alone):
         for seed in numbers:
             states = reader.read(model(seed), records.texts)
             for fusion in chosen:
@@ -190,12 +191,13 @@ def pool(states: Tensor, mask: Tensor) -> Tensor:
     return (states.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
-def rows(backbone: str, artifacts: list[str], seeds: int) -> Iterator[tuple[str, range, Any]]:
+def rows(backbone: str, artifacts: list[str], seeds: int, alone: bool) -> Iterator[tuple[str, range, Any]]:
     """Yield the rows: a name, the seeds that make a difference, and a function of the seed that returns the model."""
     for name, changes in NEW.items():
         yield name, range(seeds), partial(_new_model, backbone, changes)
     names = {artifact: list(KAdapterModel.from_pretrained(artifact).config.adapters) for artifact in artifacts}
-    for chosen in (*([artifact] for artifact in artifacts), *([artifacts] if len(artifacts) > 1 else [])):
+    together = [artifacts] if len(artifacts) > 1 and not alone else []
+    for chosen in (*([artifact] for artifact in artifacts), *together):
         name = " + ".join(adapter for artifact in chosen for adapter in names[artifact])
         model = KAdapterModel.from_pretrained(chosen, backbone=backbone, fusion="add").eval()
         yield name, range(seeds), lambda seed, model=model: model

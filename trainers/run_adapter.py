@@ -42,14 +42,7 @@ from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import check_record_type, encode_splits, open_tokenizer
 from kadapter.trainers.common.entry_point import run_program
-from kadapter.trainers.common.locality import (
-    KeptTexts,
-    Locality,
-    LocalityArguments,
-    check_locality,
-    keep_texts,
-    read_texts,
-)
+from kadapter.trainers.common.locality import KeptTexts, Locality, check_held_back, check_locality, open_texts
 from kadapter.trainers.common.masking import MaskedExamples
 from kadapter.trainers.common.output_directory import (
     HEAD,
@@ -61,7 +54,7 @@ from kadapter.trainers.common.output_directory import (
 )
 from kadapter.trainers.common.progress import reported, saved_line
 from kadapter.trainers.common.trainer import KAdapterTrainer
-from kadapter.trainers.feature_cache.options import check_cache, open_features, readable
+from kadapter.trainers.feature_cache.options import check_cache, open_features
 from kadapter.trainers.feature_cache.store import FeatureStore
 from kadapter.trainers.feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
 from kadapter.trainers.many_adapters.scheduler import (
@@ -138,7 +131,8 @@ def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> di
             clear(training.settings.run.output_dir, bool(training.resume))
     reader = SharedBackbone([training.model for training in trainings]) if scheduler is not None else None
     tapped = trainings[0].model if reader is None else reader.model
-    texts = _locality_texts(settings, tapped, objective.tokenizer, state.is_main_process) if run.do_train else None
+    reading = tapped, objective.tokenizer, corpus.max_length, run, state.is_main_process
+    texts = open_texts([own.locality for own in settings], *reading) if run.do_train else None
     features, examples = open_features(cache, tapped, examples, run, state.is_main_process)
     state.wait_for_everyone()
     if scheduler is None:
@@ -165,8 +159,7 @@ def _run(
     description = _description(settings, objective, examples, training.model, fields) if run.do_train else {}
     results = finished_results(run, description) if resume else None
     if results is None:
-        locality = _locality(settings, texts)
-        options = {"description": description, "locality": locality, **sharing}
+        options = {"description": description, "locality": Locality.of(texts, settings.locality, run), **sharing}
         trainer = _trainer(training.model, objective, examples, features, run, **options)
         results = trainer.train_and_evaluate(resume if isinstance(resume, str) else None)
         if run.do_train and state.is_main_process:
@@ -193,7 +186,7 @@ def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfi
     for own in settings:
         corpus, adapter, cache, run, variants = own[:5]
         try:
-            _check_held_back(own)
+            check_held_back(own.locality, adapter)
             objective = _objective(corpus, adapter, run)
             check_cache(cache, adapter.mask_padding or adapter.without_adapter, hasattr(objective, "masking"))
             resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
@@ -207,42 +200,6 @@ def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfi
             raise ValueError(f"variants {variants.variants!r}, adapter {adapter.adapter_name!r}: {error}") from error
         trainings.append(Training(own, resume))
     return objective, trainings, trained
-
-
-def _check_held_back(settings: Settings) -> None:
-    """Refuse a locality term for what has no adapter, or one that reads the padding of its texts."""
-    if not settings.locality.locality_weight:
-        return
-    if settings.adapter.without_adapter:
-        raise ValueError("--without_adapter trains no adapter that --locality_weight could hold back; leave one out")
-    if not settings.adapter.mask_padding:
-        raise ValueError(
-            "--locality_weight pads its texts, and with --mask_padding False the adapter reads padding; leave one out"
-        )
-
-
-def _locality_texts(settings: list[Settings], tapped: Any, tokenizer: Any, verbose: bool) -> KeptTexts | None:
-    """Read and keep the texts on which adapters are held back, if any is; all adapters of a run share them."""
-    flags, run = settings[0].locality, settings[0].run
-    if not any(own.locality.locality_weight for own in settings):
-        return None
-    with run.main_process_first(desc="locality"):
-        source = str(flags.locality_corpus), str(flags.locality_data_dir)
-        texts = read_texts(*source, flags.locality_split, flags.max_locality_samples)
-    kept = keep_texts(tapped, tokenizer, texts, settings[0].corpus.max_length, run)
-    if verbose:
-        size = readable(sum(tensor.nbytes for tensor in kept.states.values()))
-        print(f"locality: {len(texts)} texts of {source[0]}, {int(kept.lengths.sum())} tokens, {size} of states kept")
-    return kept
-
-
-def _locality(settings: Settings, texts: KeptTexts | None) -> Locality | None:
-    """Return the locality term of one adapter, if it has a weight."""
-    flags, run = settings.locality, settings.run
-    if texts is None or not flags.locality_weight:
-        return None
-    seed = run.seed if run.data_seed is None else run.data_seed
-    return Locality(texts, flags.locality_weight, flags.locality_batch_size, seed)
 
 
 def _build_models(trainings: list[Training], objective: Any, fields: dict[str, Any], new: bool) -> None:
@@ -421,17 +378,13 @@ def _write_adapter(trainer: Any, settings: Settings, results: dict[str, float]) 
             "steps": trainer.state.global_step,
             "learning_rate": trainer.args.learning_rate,
             "seed": trainer.args.seed,
-            **({"locality": _held_back(locality)} if locality.locality_weight else {}),
+            **({"locality": locality.described} if locality.locality_weight else {}),
             "results": reported(results),
         }
         model.save_adapter(output, adapter.adapter_name)
         replace_files(output, trainer.processing_class.save_pretrained)
     model.save_pretrained(output / HEAD)
     replace_files(output / HEAD, trainer.processing_class.save_pretrained)
-
-
-def _held_back(flags: LocalityArguments) -> dict[str, Any]:
-    return {"weight": flags.locality_weight, "corpus": flags.locality_corpus, "texts": flags.max_locality_samples}
 
 
 if __name__ == "__main__":

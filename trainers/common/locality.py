@@ -22,7 +22,16 @@ from ... import data_builders
 from .encoding import sample
 from .precision import precision_context
 
-__all__ = ["KeptTexts", "Locality", "LocalityArguments", "check_locality", "keep_texts", "read_texts"]
+__all__ = [
+    "KeptTexts",
+    "Locality",
+    "LocalityArguments",
+    "check_held_back",
+    "check_locality",
+    "keep_texts",
+    "open_texts",
+    "read_texts",
+]
 
 SHORTEST = 16  # below it the bits of a row depend on the rest of its batch
 
@@ -47,6 +56,11 @@ class LocalityArguments:
         default=8, metadata={"help": "How many of them each step takes, over all processes."}
     )
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return what an adapter's card keeps of how it was held back."""
+        return {"weight": self.locality_weight, "corpus": self.locality_corpus, "texts": self.max_locality_samples}
+
 
 def check_locality(several: Sequence[LocalityArguments]) -> None:
     """Check the flags of all adapters of a run; what they share is the same in each.
@@ -69,6 +83,39 @@ def check_locality(several: Sequence[LocalityArguments]) -> None:
             raise ValueError(f"--{name} {value!r} has no effect without --locality_weight; give a weight, such as 0.1")
     if sources["locality_corpus"] is not None:
         data_builders.get_builder(sources["locality_corpus"])
+
+
+def check_held_back(flags: LocalityArguments, adapter: Any) -> None:
+    """Refuse a locality term for what has no adapter, or for one that reads the padding of the texts.
+
+    Raises:
+        ValueError: the flags contradict each other.
+    """
+    if not flags.locality_weight:
+        return
+    if adapter.without_adapter:
+        raise ValueError("--without_adapter trains no adapter that --locality_weight could hold back; leave one out")
+    if not adapter.mask_padding:
+        raise ValueError(
+            "--locality_weight pads its texts, and with --mask_padding False the adapter reads padding; leave one out"
+        )
+
+
+def open_texts(
+    several: Sequence[LocalityArguments], tapped: Any, tokenizer: Any, max_length: int, run: Any, verbose: bool
+) -> KeptTexts | None:
+    """Read and keep the texts on which adapters are held back, which all of a run share; None if none is held back."""
+    if not any(flags.locality_weight for flags in several):
+        return None
+    flags = several[0]
+    corpus, data_dir = str(flags.locality_corpus), str(flags.locality_data_dir)
+    with run.main_process_first(desc="locality"):
+        texts = read_texts(corpus, data_dir, flags.locality_split, flags.max_locality_samples)
+    kept = keep_texts(tapped, tokenizer, texts, max_length, run)
+    if verbose:
+        size = sum(tensor.nbytes for tensor in kept.states.values()) / 10**6
+        print(f"locality: {len(texts)} texts of {corpus}, {int(kept.lengths.sum())} tokens, {size:.3g} MB of states")
+    return kept
 
 
 def read_texts(corpus: str, data_dir: str, split: str, number: int | None) -> list[str]:
@@ -159,6 +206,14 @@ class Locality:
     weight: float
     batch_size: int
     seed: int
+
+    @classmethod
+    def of(cls, texts: KeptTexts | None, flags: LocalityArguments, run: Any) -> Locality | None:
+        """Return the term as the flags say, None without a weight."""
+        if texts is None or not flags.locality_weight:
+            return None
+        seed = run.seed if run.data_seed is None else run.data_seed
+        return cls(texts, flags.locality_weight, flags.locality_batch_size, seed)
 
     def indices(self, step: int) -> np.ndarray:
         """Return the texts of a step, which depend on nothing else, so that a resumed run continues with them."""
