@@ -146,4 +146,4 @@ class Prompter:
 
     def name(self, token: int) -> str:
         """Return the text of a token."""
-        return self.tokenizer.decode([token]).strip()
+        return str(self.tokenizer.decode([token])).strip()
