@@ -62,13 +62,11 @@ from .configuration_kadapter import (
 from .processing_kadapter import CARD_MARK, HEADS, model_card, put_tokenizer
 
 __all__ = [
-    "ALIGNMENT",
     "CARD",
     "CARD_MARK",
     "CONFIG",
     "DTYPES",
     "MASKED_LM",
-    "STRUCTURE",
     "TASKS",
     "UPLOADING",
     "WEIGHTS",
@@ -81,23 +79,15 @@ __all__ = [
     "checksum",
     "copy_strictly",
     "drop_backbone",
-    "fetch_referred",
     "forgive_backbone",
-    "is_generated",
     "lm_head_hash",
     "merge",
     "model_card",
-    "note_sources",
     "read_artifact",
-    "read_artifacts",
     "read_own",
-    "referred",
     "release_digest",
     "tensors_under",
-    "travelling_code",
     "upload",
-    "with_sources",
-    "write_artifact",
     "write_directory",
 ]
 
@@ -548,6 +538,7 @@ def forgive_backbone(module: Any, incompatible: Any) -> None:
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Fields by which a configuration names code to run: never taken from an artifact, so that no composite names a part's.
 NAMING_CODE = ("auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation", "experts_implementation")
+UNFUSED = {"active_adapters": None, "fusion": "add", "inner_projections": False}  # adapters without a learned fusion
 PINS = ("backbone_name_or_path", "backbone_revision", "backbone_config", "backbone_fingerprint", "pad_token_id")
 WEIGHTS_FOLLOW = ContextVar("WEIGHTS_FOLLOW", default=False)
 
@@ -561,19 +552,9 @@ class Stored:
     hashes: dict[str, str]  # of adapters
     checksums: dict[str, str]  # of tensors; earlier artifacts have none
 
-    def refuse_infinite(self, path: str) -> None:
-        """Raise ValueError where a tensor holds NaN or infinite values."""
-        for key, tensor in self.tensors.items():
-            if not all_finite(tensor):
-                raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; fetch or train it again")
-
-    def refuse_changed(self, path: str) -> None:
-        """Raise ValueError where tensors are not those of which hashes or checksums were noted."""
-        if changed := sorted(self._changed_by_checksum() if self.checksums else self._changed_by_hash()):
-            raise ValueError(
-                f"{path}: the tensors of {', '.join(changed)} are not those that were saved, as what was noted of "
-                "them shows; fetch or save the artifact again, or pass verify=False if they were changed on purpose"
-            )
+    def changed(self) -> set[str]:
+        """Return what holds tensors that are not those of which checksums or hashes were noted."""
+        return self._changed_by_checksum() if self.checksums else self._changed_by_hash()
 
     def _changed_by_checksum(self) -> set[str]:
         changed = set()
@@ -621,12 +602,19 @@ class Artifact:
     def refuse_infinite(self) -> None:
         """Raise ValueError where a tensor holds NaN or infinite values."""
         for path, stored in self.files.items():
-            stored.refuse_infinite(path)
+            for key, tensor in stored.tensors.items():
+                if not all_finite(tensor):
+                    raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values; fetch or train it again")
 
     def refuse_changed(self) -> None:
-        """Raise ValueError where tensors are not those of which hashes were saved with them."""
+        """Raise ValueError where tensors are not those of which checksums or hashes were saved with them."""
         for path, stored in self.files.items():
-            stored.refuse_changed(path)
+            if changed := sorted(stored.changed()):
+                raise ValueError(
+                    f"{path}: the tensors of {', '.join(changed)} are not those that were saved, as what was noted of "
+                    "them shows; fetch or save the artifact again, or pass verify=False if they were changed on "
+                    "purpose"
+                )
 
 
 def read_artifact(id_or_path: str | os.PathLike, **reading: Any) -> Artifact:
@@ -688,12 +676,11 @@ def _check_names(artifact: Artifact) -> None:
 
 def _file(where: str, name: str, reading: dict[str, Any]) -> str:
     try:
-        path = cached_file(where, name, **reading)
+        if path := cached_file(where, name, **reading):
+            return path
+        raise FileNotFoundError("there is none")
     except OSError as error:
         raise OSError(f"no {name} of a K-Adapter artifact at {where!r} ({error}); check its id or path") from error
-    if path is None:
-        raise OSError(f"no {name} of a K-Adapter artifact at {where!r}; check its id or path")
-    return path
 
 
 def _read_config(path: str, where: str) -> dict[str, Any]:
@@ -796,15 +783,13 @@ def merge(artifacts: Sequence[Artifact]) -> Artifact:
                     "by load_adapter(id_or_path, adapter_name=...)"
                 )
             adapters[name] = values
-            tensors.update(
-                {key: value for key, value in artifact.tensors.items() if key.startswith(f"adapters.{name}.")}
-            )
+            own = tensors_under(f"adapters.{name}.", artifact.tensors)
+            tensors.update({f"adapters.{name}.{key}": tensor for key, tensor in own.items()})
         say_what_is_left_out(artifact)
     config = {key: value for key, value in artifacts[0].config.items() if key not in ("id2label", "label2id")}
     config.update({key: pinned.get(key) for key in PINS})
     fusion = "delta" if all(artifact.config.get("fusion") == "delta" for artifact in artifacts) else "add"
-    config.update(adapters=adapters, active_adapters=None, fusion=fusion, inner_projections=False)
-    config["architectures"] = ["KAdapterModel"]
+    config.update({**UNFUSED, "fusion": fusion}, adapters=adapters, architectures=["KAdapterModel"])
     config.update(lm_head=None, lm_head_source=None)
     files = {path: stored for artifact in artifacts for path, stored in artifact.files.items()}
     return Artifact(config, tensors, " + ".join(artifact.where for artifact in artifacts), artifacts[0].written, files)
@@ -1183,12 +1168,9 @@ class ArtifactVerbs:
         self._notice_training()
         values = {key: value for key, value in self.config.to_dict().items() if key not in ("id2label", "label2id")}
         tensors = self._tensors(self.base_model.state_dict(), (f"adapters.{name}.", "backbone."))
-        values.update(
-            adapters={name: {**self._with_own_results(name, tensors), "source": {}}},
-            active_adapters=None,
-            fusion=self.config.fusion if self.config.fusion in WITHOUT_WEIGHTS else "add",
-            inner_projections=False,
-        )
+        values.update(UNFUSED, adapters={name: {**self._with_own_results(name, tensors), "source": {}}})
+        if self.config.fusion in WITHOUT_WEIGHTS:
+            values["fusion"] = self.config.fusion
         config = KAdapterConfig(**values)
         self._write(path, config, tensors, self.model_class)
 

@@ -245,11 +245,8 @@ def _equal(module: PreTrainedModel, source: str, revision: str | None) -> Checkp
         return None
     ours = module.state_dict()
     wanted = {key: tensor for key, tensor in stored.items() if "pooler" not in key}
-    return (
-        checkpoint
-        if all(key in ours and torch.equal(tensor, ours[key].cpu()) for key, tensor in wanted.items())
-        else None
-    )
+    equal = all(key in ours and torch.equal(tensor, ours[key].cpu()) for key, tensor in wanted.items())
+    return checkpoint if equal else None
 
 
 # ---- a backbone's checkpoint ----------------------------------------------------------------------------------------
@@ -527,7 +524,8 @@ OTHER_HEADS = f"choose a new one by lm_head={' or '.join(map(repr, LM_HEADS[1:])
 
 def has_lm_head(module: Any) -> bool:
     """Return whether a model is the masked language model of its kind, so has an LM head beside its base model."""
-    known = MODEL_FOR_MASKED_LM_MAPPING.get(type(getattr(module, "config", None)), None)
+    config_class: Any = type(getattr(module, "config", None))
+    known: Any = MODEL_FOR_MASKED_LM_MAPPING.get(config_class, None)
     named = type(module).__name__.endswith("ForMaskedLM") and getattr(module, "base_model", module) is not module
     return named or (known is not None and isinstance(module, known))
 
@@ -643,7 +641,7 @@ def head_of(config: KAdapterConfig, backbone: PreTrainedModel | None) -> tuple[B
     model: Any = random_masked_lm(config) if backbone is None or config.backbone_modified else backbone
     if not has_lm_head(model):
         raise ValueError(f"the backbone, a {type(model).__name__}, comes without an LM head; {OTHER_HEADS}")
-    base = backbone.base_model if backbone is not None else model.base_model
+    base: Any = backbone.base_model if backbone is not None else model.base_model
     return BackboneHead(model, base), base
 
 
@@ -855,9 +853,8 @@ def check_tapped(hidden_states: dict[int, Tensor], layers: Collection[int]) -> d
 def release(backbone: nn.Module) -> None:
     """Empty a backbone's parameters, and let it refuse to run from then on."""
     for module in backbone.modules():
-        for name, parameter in module.named_parameters(
-            recurse=False
-        ):  # exchanged, since 8-bit weights can't be emptied
+        for name, parameter in module.named_parameters(recurse=False):
+            # exchanged, since 8-bit weights can't be emptied
             empty = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
             setattr(module, name, nn.Parameter(empty, requires_grad=False))
     backbone.register_forward_pre_hook(_refuse_to_run, prepend=True)

@@ -57,6 +57,7 @@ __all__ = [
     "put_tokenizer",
     "read_tokenizer",
     "special_tokens",
+    "tokenize_apart",
     "word_tokens",
 ]
 
@@ -91,12 +92,8 @@ def encode_entities(
             )
         if max_length is not None and len(ids) > max_length:
             del ids[max_length - 1 : -1]
-    padded = tokenizer.pad({"input_ids": [ids for ids, _ in encoded]}, return_tensors="pt", padding_side="right")
-    return {
-        "input_ids": padded["input_ids"],
-        "attention_mask": padded["attention_mask"],
-        "entity_positions": torch.tensor([positions for _, positions in encoded]),  # (B, M)
-    }
+    entity_positions = torch.tensor([positions for _, positions in encoded])  # (B, M)
+    return {**_padded(tokenizer, [ids for ids, _ in encoded]), "entity_positions": entity_positions}
 
 
 def mark_entities(
@@ -119,6 +116,12 @@ def mark_entities(
         _assemble(text_pieces, ids, prefix, suffix, marks, len(spans))
         for text_pieces, spans in zip(pieces, entity_spans, strict=True)
     ]
+
+
+def _padded(tokenizer: Any, texts: list[list[int]]) -> dict[str, Tensor]:
+    """Return input_ids and attention_mask of encoded texts, padded on the right."""
+    padded = tokenizer.pad({"input_ids": texts}, return_tensors="pt", padding_side="right")
+    return {name: padded[name] for name in ("input_ids", "attention_mask")}
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -751,12 +754,8 @@ def encode_words(
                 "the sentence"
             )
     widest = max(len(positions) for _, positions in encoded)
-    padded = tokenizer.pad({"input_ids": [ids for ids, _ in encoded]}, return_tensors="pt", padding_side="right")
-    return {
-        "input_ids": padded["input_ids"],
-        "attention_mask": padded["attention_mask"],
-        "word_positions": torch.tensor([row + [-1] * (widest - len(row)) for _, row in encoded]),
-    }
+    word_positions = torch.tensor([positions + [-1] * (widest - len(positions)) for _, positions in encoded])
+    return {**_padded(tokenizer, [ids for ids, _ in encoded]), "word_positions": word_positions}
 
 
 def word_tokens(tokenizer: Any, sentences: Sequence[Sequence[str]]) -> list[tuple[list[int], list[int]]]:
@@ -803,11 +802,11 @@ def encode_choices(
     prefix, separator = special_tokens(tokenizer)
     rows = []
     for context, question, own in zip(contexts, questions, choices, strict=True):
-        context_ids, question_ids, *choice_ids = _spaced(tokenizer, [context, question, *own])
+        context_ids, question_ids, *choice_ids = tokenize_apart(tokenizer, [context, question, *own])
         rest = [question_ids + separator + ids for ids in choice_ids]
         rows += [join_choice(context_ids, ids, prefix, separator, max_length)[0] for ids in rest]
-    padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="right")
-    return {name: padded[name].view(len(choices), len(choices[0]), -1) for name in ("input_ids", "attention_mask")}
+    padded = _padded(tokenizer, rows)
+    return {name: tensor.view(len(choices), len(choices[0]), -1) for name, tensor in padded.items()}
 
 
 def join_choice(
@@ -822,7 +821,7 @@ def join_choice(
     return prefix + context[: lengths[0]] + separator + rest[: lengths[1]] + separator, cut > 0
 
 
-def _spaced(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def tokenize_apart(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Tokenise each text apart, as if a space stood before it, which is what the official tokeniser does."""
     return tokenizer([f" {text.strip()}" for text in texts], add_special_tokens=False)["input_ids"]
 
@@ -844,9 +843,8 @@ class PassageTokens(NamedTuple):
 
     def answerable(self) -> list[int]:
         """Return 1 for the tokens of the passage, 0 for all others."""
-        return (
-            [0] * self.first + [1] * len(self.offsets) + [0] * (len(self.input_ids) - self.first - len(self.offsets))
-        )
+        rest = len(self.input_ids) - self.first - len(self.offsets)
+        return [0] * self.first + [1] * len(self.offsets) + [0] * rest
 
 
 def join_passages(tokenizer: Any, question: str, passages: Sequence[str], max_length: int) -> list[PassageTokens]:
@@ -880,12 +878,10 @@ def encode_passages(
         for question, own in zip(questions, passages, strict=True)
         for text in join_passages(tokenizer, question, own, max_length)
     ]
-    padded = tokenizer.pad(
-        {"input_ids": [text.input_ids for text in texts]}, return_tensors="pt", padding_side="right"
-    )
+    padded = _padded(tokenizer, [text.input_ids for text in texts])
     width = padded["input_ids"].shape[1]
     answerable = torch.tensor([text.answerable() + [0] * (width - len(text.input_ids)) for text in texts])
-    columns = {**{name: padded[name] for name in ("input_ids", "attention_mask")}, "answer_mask": answerable}
+    columns = {**padded, "answer_mask": answerable}
     return {name: tensor.view(len(questions), -1, width) for name, tensor in columns.items()}
 
 
@@ -1113,6 +1109,7 @@ def model_card(config: KAdapterConfig) -> str:
         f"For the encoder {shown} (revision {as_code(config.backbone_revision or '-')}, fingerprint "
         f"{as_code((config.backbone_fingerprint or '-')[:12])}), after K-Adapter (Wang et al., Findings of ACL 2021).",
         f"Outputs are fused by `{config.fusion}`.",
+        *_lm_head(config),
         "The backbone was changed along and is part of this artifact."
         if config.backbone_modified
         else "The encoder is frozen and comes from its own repository.",
@@ -1171,6 +1168,18 @@ def _maps(config: KAdapterConfig) -> list[str]:
                 f"{sha256}), which is no part of this artifact.",
             ]
     return lines and [*lines, PLUGGING]
+
+
+def _lm_head(config: KAdapterConfig) -> list[str]:
+    """Return where the LM head of a masked-LM model is from."""
+    if config.lm_head in (None, "backbone"):
+        return [] if config.lm_head is None else ["Its LM head is the encoder's own, frozen."]
+    source = config.lm_head_source
+    if source is None:
+        return [f"Its LM head is new ({as_code(config.lm_head)}) and part of this artifact, which adapters can share."]
+    name = source["name_or_path"]
+    shown = as_code(name if re.fullmatch(REPOSITORY, name) else Path(name).name)
+    return [f"Its LM head ({as_code(config.lm_head)}) is that of {shown}, hash {as_code(source['hash'][:12])}."]
 
 
 def _usage(config: KAdapterConfig) -> list[str]:

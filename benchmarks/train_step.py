@@ -55,12 +55,8 @@ def main(
         if name not in CONTESTANTS:
             raise typer.BadParameter(f"no contestant {name!r}; there are {', '.join(CONTESTANTS)}")
     shared = {"size": size, "batch": batch, "steps": steps, "warmup": warmup, "longest": max_length, "adapters": 1}
-    shared |= {
-        "bf16": commands.in_bfloat16(bf16, device),
-        "device": device,
-        "threads": threads,
-        **(commands.sentences_of_length(max_length) if fill else commands.sentences_of(data_dir, tokenizer)),
-    }
+    shared |= {"bf16": commands.in_bfloat16(bf16, device), "device": device, "threads": threads}
+    shared |= commands.sentences_of_length(max_length) if fill else commands.sentences_of(data_dir, tokenizer)
     jobs = {name: {**shared, "contestant": name} for name in able(contestants)}
     title = f"Training, RoBERTa-{size} sizes, batches of {batch} sentences, {shared['sentences']}"
     commands.compare(BENCHMARK, jobs, rounds, title, commands.Files(json_file, markdown, plot))

@@ -2,6 +2,7 @@
 
 It has a function `run`, or, where it is a group of commands, these as an `app`.
 
+Underscores in its name are hyphens in that of the subcommand. A class `Command` in it parses options in its own way.
 Expected errors end a command with a single line on stderr and exit code 1.
 """
 
@@ -49,12 +50,12 @@ def kadapter(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Knowledge adapters for frozen encoders: convert, compose, report, entity embeddings."""
+    """Knowledge adapters for frozen encoders: convert, compose, probe, report, and entity embeddings."""
 
 
 for _name in discovery.available(__name__):
-    _command = discovery.find(__name__, "command", _name)
-    if hasattr(_command, "app"):
-        app.add_typer(_command.app, name=_name)
+    _module = discovery.find(__name__, "command", _name)
+    if hasattr(_module, "app"):
+        app.add_typer(_module.app, name=_name)
     else:
-        app.command(_name)(_command.run)
+        app.command(_name.replace("_", "-"), cls=getattr(_module, "Command", None))(_module.run)

@@ -16,8 +16,9 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-__all__ = ["check_artifacts", "check_number", "refuse_used"]
+__all__ = ["check_artifacts", "check_number", "check_prompt", "refuse_used"]
 
+MASKS = ("<mask>", "[mask]")
 MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors library
 
 
@@ -65,6 +66,22 @@ def check_artifacts(artifacts: Sequence[str | os.PathLike]) -> None:
             f"{second} was made for another backbone, with fingerprint {theirs[:12]}, not {ours[:12]} as {first}; use "
             "adapters of one backbone"
         )
+
+
+def check_prompt(text: str, adapters: Sequence[str], backbone: str | None) -> None:
+    """Check what is asked of a model, and that there is one.
+
+    Raises:
+        OSError: an adapter is missing.
+        ValueError: the text has no mask, no model is named, or an artifact is damaged or was not made by this project.
+    """
+    if not any(mask in text.lower() for mask in MASKS):
+        raise ValueError(f"the text {text!r} has no mask; write <mask> or [MASK] where the answer belongs")
+    if not adapters and backbone is None:
+        raise ValueError("there is nothing to ask; name a --backbone or --adapters")
+    for name in map(os.path.expanduser, adapters):
+        if "+" not in os.path.basename(name) or os.path.isdir(name):
+            _config_of(name)
 
 
 def check_number(names: Sequence[str], adapters: int) -> None:

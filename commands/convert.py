@@ -1,21 +1,13 @@
 """The command `kadapter convert`."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ._flags import OutputDir, Overwrite
 
 __all__ = ["run"]
-
-
-class Fusion(StrEnum):
-    """How the outputs of adapters and backbone are combined."""
-
-    CONCAT = "concat"
-    ADD = "add"
 
 
 Official = Annotated[
@@ -45,7 +37,7 @@ AttentionHeads = Annotated[int, typer.Option(help="Attention heads in each block
 SkipLayers = Annotated[int, typer.Option(help="--adapter_skip_layers of the official script.")]
 KeepHead = Annotated[bool, typer.Option("--keep-head/--drop-head", help="Convert the pre-training or task head too.")]
 FusionMode = Annotated[
-    Fusion | None,
+    Literal["concat", "add"] | None,
     typer.Option(help="--fusion_mode of the official script.", show_default="concat if the file has its weights"),
 ]
 
@@ -97,7 +89,7 @@ def run(
         model = _map(official, backbone, name, backbone_revision, entity_embeddings)
     else:
         shape = {"num_attention_heads": num_attention_heads, "skip_layers": skip_layers, "keep_head": keep_head}
-        shape |= {"fusion": None if fusion is None else fusion.value, "backbone_revision": backbone_revision}
+        shape |= {"fusion": fusion, "backbone_revision": backbone_revision}
         model = _adapters(official, backbone, layers or [], name=name, **shape)
     model.save_pretrained(output_dir)
     describe(model, output_dir, typer.echo)

@@ -18,35 +18,20 @@ from .. import discovery
 from ._builder import CorpusBuilder
 from ._counts import listed, read_counts
 from ._counts import split_table as render
-from ._features import (
-    DEPENDENCY_FEATURES,
-    ENTITY_TYPING_FEATURES,
-    FACT_FEATURES,
-    FEATURES,
-    MULTIPLE_CHOICE_FEATURES,
-    QUESTION_ANSWERING_FEATURES,
-    RELATION_FEATURES,
-    TEXT_FEATURES,
-)
+from ._features import FEATURES, sentence_of
 from ._mentions import WORD, word_spans
 from ._names import INVISIBLE, MARKS, normal
 from ._question_answering import occurrences
 from ._splits import FOLDS
+from ._templates import read_templates
 from ._texts import READABLE, as_texts
 
 __all__ = [
-    "DEPENDENCY_FEATURES",
-    "ENTITY_TYPING_FEATURES",
-    "FACT_FEATURES",
     "FEATURES",
     "FOLDS",
     "INVISIBLE",
     "MARKS",
-    "MULTIPLE_CHOICE_FEATURES",
-    "QUESTION_ANSWERING_FEATURES",
     "READABLE",
-    "RELATION_FEATURES",
-    "TEXT_FEATURES",
     "WORD",
     "CorpusBuilder",
     "as_texts",
@@ -58,6 +43,8 @@ __all__ = [
     "load_file",
     "normal",
     "occurrences",
+    "read_templates",
+    "sentence_of",
     "split_table",
     "word_spans",
 ]

@@ -30,7 +30,7 @@ from multiprocess import Pool
 
 from ._counts import Dropped, Matched, Noted, Tally, merge_partials, read_counts, report, split_table, write_partial
 from ._features import FEATURES, LABELS, label_names, sentence_of
-from ._files import NumberedRecords, companion_files, corpus_files, fingerprint, or_empty
+from ._files import NumberedRecords, companion_files, corpus_files, fingerprint, json_records, or_empty
 from ._names import normal
 from ._records import BadRecord
 from ._splits import (
@@ -87,7 +87,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     BUILDER_CONFIG_CLASS = CorpusConfig
     record_type: ClassVar[str]
-    file_patterns: ClassVar[tuple[str, ...]]
+    file_patterns: ClassVar[tuple[str, ...]] = ("*.json", "*.jsonl")
     subfolders: ClassVar[tuple[str, ...]] = ()  # folders of the release that hold the corpus files
     beside: ClassVar[tuple[str, ...]] = ()  # files read along with them, in `data_dir` or the folder above it
     homepage: ClassVar[str] = ""
@@ -127,8 +127,11 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         return fingerprint([*self.files, *self.companions.values()])
 
     def read(self, path: Path) -> NumberedRecords:
-        """Yield the numbered raw records of a file, with a `BadRecord` instead of each unreadable record."""
-        raise TypeError(f"the corpus {self.name} must define how a file is read")
+        """Yield the numbered raw records of a file, with a `BadRecord` instead of each unreadable record.
+
+        By default a file is a JSON array, or has an object per line.
+        """
+        return json_records(path)
 
     def rows(self, record: Any) -> Iterable[Row | Dropped | Noted | Matched]:
         """Return the typed rows of a raw record, a `Dropped` for each row left out by a rule, and notes at the end.

@@ -86,8 +86,10 @@ class Tally:
             self.matched.add(item.triple)
             return False
         sentence = item.sentence if isinstance(item, Dropped | Noted) else sentence_of(item)
-        if self.hash_split is not None and self._hash_split_of(sentence) != self.hash_split:
-            return False
+        if self.hash_split is not None:
+            own_split = TRAIN if sentence in self.trained else split_by_hash(sentence, self.shares)
+            if own_split != self.hash_split:
+                return False
         excluded = sentence in self.excluded
         if isinstance(item, Noted):
             self.counts.update({} if excluded else {item.what: item.number})
@@ -95,9 +97,6 @@ class Tally:
         reason = "excluded" if excluded else item.reason if isinstance(item, Dropped) else None
         self.counts["rows" if reason is None else f"dropped_{reason}"] += 1
         return reason is None
-
-    def _hash_split_of(self, sentence: str) -> str:
-        return TRAIN if sentence in self.trained else split_by_hash(sentence, self.shares)
 
     def total(self) -> Counter[str]:
         """Return the counts, including that of triples that occur in no sentence."""

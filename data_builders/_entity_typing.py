@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ._builder import CorpusBuilder, Row
-from ._files import NumberedRecords, json_records
 from ._names import normal
 from ._records import BadRecord, named, optional, required, typed
 
@@ -16,11 +14,6 @@ class EntityTypingBuilder(CorpusBuilder):
     """Read files of marked mentions, a JSON array or an object per line: one row per record."""
 
     record_type = "entity_typing"
-    file_patterns: ClassVar[tuple[str, ...]] = ("*.json", "*.jsonl")
-
-    def read(self, path: Path) -> NumberedRecords:
-        """Yield the records of a file."""
-        return json_records(path)
 
     def rows(self, record: Any) -> Iterable[Row]:
         """Return the row of a record."""

@@ -9,11 +9,12 @@ sentence in which the answer is replaced by [MASK]. Facts are for measuring: fil
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ._builder import CorpusBuilder, Row
 from ._counts import Dropped, Noted
+from ._features import sentence_of
 from ._names import normal
 from ._records import BadRecord, optional, typed
 from ._splits import TEST, FilesBySplit
@@ -35,31 +36,33 @@ class FactBuilder(CorpusBuilder):
 
 
 def fact_rows(
-    relation: str, subject: str, answers: Sequence[str], template: str = "", evidences: Sequence[str] = (), **more: str
+    relation: str,
+    subject: str,
+    answers: Sequence[str],
+    template: str = "",
+    evidences: Sequence[str] = (),
+    counts: Mapping[str, int] | None = None,
+    **more: str,
 ) -> list[Row | Noted]:
-    """Return the typed row of a fact, and notes on its evidences and those that were left out."""
+    """Return the typed row of a fact, and notes on its evidences, those that were left out, and further counts."""
     masked = [MASKS.sub(MASK, evidence) for evidence in evidences if MASKS.search(evidence)]
     kept = list(dict.fromkeys(masked))
     row = {"relation": relation, "subject": normal(subject), "answers": list(dict.fromkeys(map(normal, answers)))}
     row |= {"template": template, "evidences": kept, **more}
-    counts = {
+    noted = {
         "evidences": len(kept),
         "evidence_without_mask": len(evidences) - len(masked),
         "evidence_repeated": len(masked) - len(kept),
+        **(counts or {}),
     }
-    return [row, *notes(row, counts)]
+    sentence = sentence_of(row)
+    return [row, *(Noted(what, sentence, number) for what, number in noted.items() if number)]
 
 
-def id_of(record: dict[str, Any], name: str) -> dict[str, str]:
+def id_of(record: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the id of a fact as a column of its row; none if the field is missing or blank."""
     value = optional(record, name, "")
     return {"id": value} if value.strip() else {}
-
-
-def notes(row: Row, counts: dict[str, int]) -> list[Noted]:
-    """Return the notes on a row for all counts that are not zero."""
-    sentence = row["subject"] or next(iter(row["evidences"]), row["template"])
-    return [Noted(what, sentence, number) for what, number in counts.items() if number]
 
 
 def sentences_of(record: dict[str, Any], name: str) -> list[str]:

@@ -27,30 +27,20 @@ TEXTS = datasets.List(TEXT)
 NUMBER = datasets.Value("int32")
 SPAN = {"start": NUMBER, "end": NUMBER}
 
-RELATION_FEATURES = datasets.Features(
-    {"id": TEXT, "text": TEXT, "head": SPAN, "tail": SPAN, "relation": TEXT, "head_id": TEXT, "tail_id": TEXT}
-)
-DEPENDENCY_FEATURES = datasets.Features(
-    {"id": TEXT, "tokens": TEXTS, "heads": datasets.List(NUMBER), "deprels": TEXTS}
-)
-ENTITY_TYPING_FEATURES = datasets.Features({"id": TEXT, "text": TEXT, "mention": SPAN, "labels": TEXTS})
-MULTIPLE_CHOICE_FEATURES = datasets.Features(
-    {"id": TEXT, "context": TEXT, "question": TEXT, "choices": TEXTS, "label": NUMBER}
-)
-QUESTION_ANSWERING_FEATURES = datasets.Features({"id": TEXT, "question": TEXT, "passages": TEXTS, "answers": TEXTS})
-TEXT_FEATURES = datasets.Features({"id": TEXT, "text": TEXT, "mentions": datasets.List(SPAN)})
-FACT_FEATURES = datasets.Features(
-    {"id": TEXT, "relation": TEXT, "subject": TEXT, "answers": TEXTS, "template": TEXT, "evidences": TEXTS}
-)
-
 FEATURES = {
-    "relation": RELATION_FEATURES,
-    "dependency": DEPENDENCY_FEATURES,
-    "entity_typing": ENTITY_TYPING_FEATURES,
-    "multiple_choice": MULTIPLE_CHOICE_FEATURES,
-    "question_answering": QUESTION_ANSWERING_FEATURES,
-    "text": TEXT_FEATURES,
-    "fact": FACT_FEATURES,
+    "relation": datasets.Features(
+        {"id": TEXT, "text": TEXT, "head": SPAN, "tail": SPAN, "relation": TEXT, "head_id": TEXT, "tail_id": TEXT}
+    ),
+    "dependency": datasets.Features({"id": TEXT, "tokens": TEXTS, "heads": datasets.List(NUMBER), "deprels": TEXTS}),
+    "entity_typing": datasets.Features({"id": TEXT, "text": TEXT, "mention": SPAN, "labels": TEXTS}),
+    "multiple_choice": datasets.Features(
+        {"id": TEXT, "context": TEXT, "question": TEXT, "choices": TEXTS, "label": NUMBER}
+    ),
+    "question_answering": datasets.Features({"id": TEXT, "question": TEXT, "passages": TEXTS, "answers": TEXTS}),
+    "text": datasets.Features({"id": TEXT, "text": TEXT, "mentions": datasets.List(SPAN)}),
+    "fact": datasets.Features(
+        {"id": TEXT, "relation": TEXT, "subject": TEXT, "answers": TEXTS, "template": TEXT, "evidences": TEXTS}
+    ),
 }
 
 # The columns that hold names of classes, and whether they hold a list of names.

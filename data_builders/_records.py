@@ -49,12 +49,8 @@ def typed(value: Any, name: str, expected: type) -> Any:
         return str(value)
     if not isinstance(value, expected) or isinstance(value, bool):
         raise BadRecord(f"field '{name}' must be {TYPE_NAMES[expected]} but is {shown(value)}")
-    if (
-        isinstance(value, str)
-        and expected is str
-        and not value.isascii()
-        and any("\ud800" <= character <= "\udfff" for character in value)
-    ):
+    text = value if isinstance(value, str) and expected is str else ""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise BadRecord(f"field '{name}' holds half a surrogate pair, which no UTF-8 text may: {shown(value)}")
     return value
 

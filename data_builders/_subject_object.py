@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ._builder import CorpusBuilder, Row
-from ._files import NumberedRecords, json_records
 from ._records import label_of, optional, subject_object_row
 
 
@@ -15,11 +13,6 @@ class SubjectObjectBuilder(CorpusBuilder):
     """Read files in TACRED's layout, a JSON array or an object per line: one row per record."""
 
     record_type = "relation"
-    file_patterns: ClassVar[tuple[str, ...]] = ("*.json", "*.jsonl")
-
-    def read(self, path: Path) -> NumberedRecords:
-        """Yield the records of a file."""
-        return json_records(path)
 
     def rows(self, record: Any) -> Iterable[Row]:
         """Return the row of a record."""

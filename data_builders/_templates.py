@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from ._records import BadRecord, named, required, shown, strings
 HEAD, TAIL = "[X]", "[Y]"
 
 OnBad = Callable[[Path, int, BadRecord], None]
+
+
+def holds_templates(path: Path) -> bool:
+    """Return whether the name of a file says that it holds templates: it contains the word "templates"."""
+    return path.suffix.lower() in (".tsv", ".jsonl") and "templates" in re.split(r"[^a-z]+", path.name.lower())
 
 
 class Templates:
@@ -50,6 +56,20 @@ class Templates:
                 f"{shown(sorted(self.phrasings))}"
             )
         return list(self.phrasings[relation])
+
+
+def read_templates(path: Path) -> dict[str, list[str]]:
+    """Return the phrasings of each relation in a file of templates.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: a line is malformed; the message names file and line.
+    """
+
+    def refuse(where: Path, number: int, problem: BadRecord) -> None:
+        raise BadRecord(f"{where}, record {number}: {problem}; correct it")
+
+    return {relation: list(own) for relation, own in Templates([path], refuse).phrasings.items()}
 
 
 def _records(path: Path) -> NumberedRecords:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ._builder import RowMaker
-from ._facts import ANSWER, SUBJECT, FactBuilder, Rows, checked_template, fact_rows, notes
+from ._facts import ANSWER, SUBJECT, FactBuilder, Rows, checked_template, fact_rows
 from ._files import NumberedRecords, json_array, json_members
 from ._names import normal
 from ._records import BadRecord, named, shown, strings
@@ -81,8 +81,7 @@ def _rows(record: tuple[str, Any], templates: dict[str, str]) -> Rows:
     subject = asked.removeprefix(before).removesuffix(after)
     fits = bool(subject and before + after) and before + subject + after == asked
     template = templates[relation] if fits else f"{asked} {ANSWER}"
-    row, *more = fact_rows(relation, subject if fits else "", answers, template)
-    return [row, *more, *notes(row, {"no_template": int(not fits)})]
+    return fact_rows(relation, subject if fits else "", answers, template, counts={"no_template": int(not fits)})
 
 
 def _templates(path: Path) -> dict[str, str]:

@@ -62,5 +62,4 @@ class Corpus(FactBuilder):
         relation, answer = named(record, "pred"), named(record, "obj_label")
         subject = optional(record, "sub", "") or optional(record, "sub_label", "")
         text = " ".join(sentences_of(record, "masked_sentences"))
-        name = id_of(record, "uuid")
-        return fact_rows(relation, subject, [answer], evidences=[text], **name)
+        return fact_rows(relation, subject, [answer], evidences=[text], **id_of(record, "uuid"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ._counts import Dropped
-from ._facts import FactBuilder, Rows, fact_rows, id_of, notes, sentences_of
+from ._facts import FactBuilder, Rows, fact_rows, id_of, sentences_of
 from ._files import NumberedRecords, json_lines
 from ._records import named, optional, typed
 
@@ -75,9 +75,8 @@ class Corpus(FactBuilder):
         if _wrong(optional(record, "judgments", [])):
             return [Dropped("judged_wrong", subject)]
         template = TEMPLATES.get(relation, "")
-        name = id_of(record, "uuid")
-        row, *more = fact_rows(relation, subject, [answer], template, [text], **name)
-        return [row, *more, *notes(row, {"no_template": int(not template)})]
+        counts = {"no_template": int(not template)}
+        return fact_rows(relation, subject, [answer], template, [text], counts, **id_of(record, "uuid"))
 
 
 def _wrong(judgments: list) -> bool:

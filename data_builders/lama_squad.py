@@ -59,5 +59,4 @@ class Corpus(FactBuilder):
     def rows(self, record: Any) -> Rows:
         """Return the row of a sentence."""
         answer, text = named(record, "obj_label"), " ".join(sentences_of(record, "masked_sentences"))
-        name = id_of(record, "id")
-        return fact_rows(RELATION, "", [answer], evidences=[text], **name)
+        return fact_rows(RELATION, "", [answer], evidences=[text], **id_of(record, "id"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ._builder import RowMaker
-from ._facts import FactBuilder, Rows, checked_template, fact_rows, id_of, notes
+from ._facts import FactBuilder, Rows, checked_template, fact_rows, id_of
 from ._files import NumberedRecords, json_lines
 from ._records import BadRecord, named, required, typed
 
@@ -78,11 +78,8 @@ def _rows(record: Any, templates: dict[str, str]) -> Rows:
         others += required(evidence, "obj_surface", str) != answer
         if evidence["obj_surface"] == answer:
             sentences.append(required(evidence, "masked_sentence", str))
-    name = id_of(record, "uuid")
-    row, *more = fact_rows(relation, subject, [answer], template, sentences, **name)
-    yield row
-    yield from more
-    yield from notes(row, {"evidence_of_other_words": others, "no_template": int(not template)})
+    counts = {"evidence_of_other_words": others, "no_template": int(not template)}
+    return fact_rows(relation, subject, [answer], template, sentences, counts, **id_of(record, "uuid"))
 
 
 def _templates(path: Path) -> dict[str, str]:

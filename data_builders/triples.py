@@ -28,7 +28,7 @@ from ._files import NumberedRecords
 from ._names import normal
 from ._records import named
 from ._splits import SPLITS, files_by_split, together
-from ._templates import HEAD, TAIL, Templates
+from ._templates import HEAD, TAIL, Templates, holds_templates
 from ._triples import triple_records
 
 SAMPLE_FILES = {
@@ -80,7 +80,7 @@ class Corpus(CorpusBuilder):
     def _files(self) -> tuple[list[Path], list[Path]]:
         """Return the files of triples and those of templates."""
         beside = self.files if self.config.labelled else sorted(Path(self.config.data_dir).iterdir())
-        templates = [path for path in beside if _holds_templates(path)]
+        templates = [path for path in beside if holds_templates(path)]
         return [path for path in self.files if path not in templates], templates
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
@@ -118,7 +118,3 @@ def in_words(phrasing: str, head: str, tail: str) -> Row:
             spans[piece] = {"start": len(text), "end": len(text) + len(names[piece])}
         text += names.get(piece, piece)
     return {"text": text, "mentions": [spans[HEAD], spans[TAIL]]}
-
-
-def _holds_templates(path: Path) -> bool:
-    return path.suffix.lower() in (".tsv", ".jsonl") and "templates" in re.split(r"[^a-z]+", path.name.lower())

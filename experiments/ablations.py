@@ -11,7 +11,6 @@ takes about two hours on one core. An interrupted run resumes where it stopped.
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from kadapter.reports.report import report
+from kadapter.reports.report import report, text_of
 from kadapter.trainers import pretraining, run_adapter, run_task
 from kadapter.trainers.common.arguments import parse_arguments
 from kadapter.trainers.common.atomic_files import replace_file
@@ -74,17 +73,13 @@ def main(
         check(variant, [*flags[variant], "--output_dir", str(output_dir)])
     results = pretrain_all(flags, output_dir, range(seeds))
     metric = pretraining.load(parse_arguments([*shared, *(more or []), "--output_dir", "."])[1].objective).metric
-    replace_file(output_dir / "ablations.md", markdown(table_of(variants, results, metric)))
-    Console().print(table_of(variants, results, metric))
+    table = table_of(variants, results, metric)
+    Console().print(table)
+    replace_file(output_dir / "ablations.md", text_of(table, box.MARKDOWN))
     if task_data_dir is not None:
         shared = flags_of(content["downstream"], recipe.parent)
-        shared += [
-            "--backbone",
-            backbone,
-            "--data_dir",
-            str(task_data_dir),
-            *(["--exclude", exclude] if exclude else []),
-        ]
+        shared += ["--backbone", backbone, "--data_dir", str(task_data_dir)]
+        shared += ["--exclude", exclude] if exclude else []
         for variant in variants:
             train_on_task(variant, shared, output_dir)
         report([output_dir / "task"], output_dir / "report", [BASE])
@@ -209,13 +204,6 @@ def table_of(variants: list[Variant], results: dict[str, dict[str, Any]], metric
         less = f"{mean - base:+.4f}" if variant.group else ""
         table.add_row(variant.group, variant.name, f"{runs[0]['parameters']:,}", f"{mean:.4f}{spread}", less)
     return table
-
-
-def markdown(table: Table) -> str:
-    """Return the table as Markdown."""
-    table.box, file = box.MARKDOWN, io.StringIO()
-    Console(file=file, width=200).print(table)
-    return "\n".join(line.strip() for line in file.getvalue().splitlines() if line.strip())
 
 
 if __name__ == "__main__":

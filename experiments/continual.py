@@ -31,7 +31,7 @@ from kadapter.trainers import pretraining, run_adapter
 from kadapter.trainers.common.arguments import AdapterArguments, RunArguments, parse_arguments
 from kadapter.trainers.common.atomic_files import replace_file
 from kadapter.trainers.common.collator import PadToBatch
-from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, sample
+from kadapter.trainers.common.encoding import check_record_type, encode_splits
 from kadapter.trainers.common.output_directory import HEAD
 from kadapter.trainers.common.trainer import KAdapterTrainer
 
@@ -156,13 +156,7 @@ def open_kind(name: str, data_dir: str, more: list[str], output_dir: Path) -> Ki
     objective_class = pretraining.load(adapter.objective)
     check_record_type(corpus, objective_class)
     objective = objective_class(tokenizer, corpus.max_length, adapter)
-    splits = load_splits(corpus, train=True, evaluate=True, verbose=True)
-    fields = objective.learn(splits["train"])
-    numbers = {"train": corpus.max_train_samples, "eval": corpus.max_eval_samples}
-    examples = {
-        split: encode(split, sample(records, numbers[split]), objective, corpus, verbose=True)
-        for split, records in splits.items()
-    }
+    fields, examples = encode_splits(corpus, objective, train=True, evaluate=True, verbose=True)
     return Kind(name, argv, adapter, objective, fields, examples)
 
 
@@ -191,10 +185,8 @@ class KnowledgeAdapters:
         """
         folder, name = self.folder / kind.name, kind.adapter.adapter_name
         arguments = kind.arguments(folder)
-        keywords = {
-            "revision": kind.adapter.backbone_revision,
-            "dtype": torch.bfloat16 if arguments.bf16 else torch.float32,
-        }
+        dtype = torch.bfloat16 if arguments.bf16 else torch.float32
+        keywords = {"revision": kind.adapter.backbone_revision, "dtype": dtype}
         model = kind.load(folder / HEAD, backbone=kind.adapter.backbone, backbone_kwargs=keywords)
         for other in kinds[: stage + 1]:
             if other is not kind:

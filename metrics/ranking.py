@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Value
@@ -16,7 +16,7 @@ from datasets import Value
 from ._common import ValueType, check, ratio
 from ._face import Face
 
-__all__ = ["CUTOFFS", "Ranking", "compute", "from_total", "per_example"]
+__all__ = ["CUTOFFS", "STATISTICS", "Ranking", "compute", "from_total", "per_example"]
 
 CUTOFFS = (1, 10, 100)
 STATISTICS = 2 + len(CUTOFFS)  # of a relation: facts, hits at each cutoff, reciprocal ranks
@@ -30,7 +30,7 @@ SAMPLE = {
 def _is_ranked(value: Any) -> bool:
     if not isinstance(value, Mapping) or not {"relation", "rank"} <= value.keys():
         return False
-    return isinstance(value["relation"], str) and isinstance(value["rank"], Integral) and value["rank"] >= 1
+    return isinstance(value["relation"], str) and isinstance(value["rank"], Integral) and int(value["rank"]) >= 1
 
 
 RANKED = ValueType(_is_ranked, "a mapping with the 'relation' of a fact and the 'rank' of its answer, from 1")
@@ -89,4 +89,5 @@ def compute(
 class Ranking(Face):
     """Macro and micro p_at_1, p_at_10, p_at_100 and mrr, for the rank of the right answer to each fact."""
 
-    prediction = reference = {"relation": Value("string"), "rank": Value("int64")}
+    prediction: ClassVar[Any] = {"relation": Value("string"), "rank": Value("int64")}
+    reference: ClassVar[Any] = prediction

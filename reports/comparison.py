@@ -7,7 +7,7 @@ the same seeds for two rows that have the same seeds (Efron and Tibshirani, 1993
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,7 +17,19 @@ import numpy as np
 
 from .runs import Run, pool_folds
 
-__all__ = ["CONTROLS", "Cell", "Column", "Interval", "Resampling", "Row", "Table", "label", "tabulate"]
+__all__ = [
+    "CONTROLS",
+    "Cell",
+    "Column",
+    "Interval",
+    "Resampling",
+    "Row",
+    "Table",
+    "check_examples",
+    "label",
+    "tabulate",
+    "totals",
+]
 
 # The first rows of a results table, in this order; single adapters and then composed adapters follow.
 CONTROLS = ("backbone", "multitask", "taps", "random")
@@ -136,15 +148,15 @@ class Resampling:
 
     def scores(self, runs: Iterable[Run], examples: int) -> dict[Path, np.ndarray]:
         """Return, by directory, each run's headline results on the same resamples of the examples, (resamples,)."""
+        weights = self.weights(examples)
+        return {run.directory: np.concatenate([run.scores(total) for total in totals(run, weights)]) for run in runs}
+
+    def weights(self, examples: int) -> np.ndarray:
+        """Return how often each example is drawn in each resample, (resamples, examples)."""
         random, weights = np.random.default_rng(self.seed), np.empty((self.resamples, examples), np.uint16)
         for resample in weights:
             resample[:] = np.bincount(random.integers(examples, size=examples), minlength=examples)
-        return {run.directory: self._weighted(run, weights) for run in runs}
-
-    def _weighted(self, run: Run, weights: np.ndarray) -> np.ndarray:
-        statistics = run.statistics()
-        chunks = (weights[start : start + CHUNK].astype(float) for start in range(0, len(weights), CHUNK))
-        return np.concatenate([run.scores(chunk @ statistics) for chunk in chunks])
+        return weights
 
     def interval(self, cell: Cell, reference: Cell, scores: dict[Path, np.ndarray]) -> Interval:
         """Return how much a cell differs from the cell of a reference row, with the interval."""
@@ -159,6 +171,13 @@ class Resampling:
         random = np.random.default_rng([self.seed, stream])
         drawn = random.integers(by_seed.shape[1], size=by_seed.shape)  # (resamples, seeds)
         return np.take_along_axis(by_seed, drawn, axis=1).mean(axis=1)
+
+
+def totals(run: Run, weights: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the summed statistics of a run's examples, (chunk, k), under weights (resamples, examples)."""
+    statistics = run.statistics()
+    for start in range(0, len(weights), CHUNK):
+        yield weights[start : start + CHUNK].astype(float) @ statistics
 
 
 Table = dict[Column, dict[Row, Cell]]
@@ -180,7 +199,7 @@ def tabulate(runs: Sequence[Run], references: Sequence[str], resampling: Resampl
 
 
 def _compared(runs: list[Run], references: Sequence[str], resampling: Resampling) -> dict[Row, Cell]:
-    _check_examples(runs)
+    check_examples(runs)
     cells: dict[Row, Cell] = {}
     for run in sorted(runs, key=lambda run: (Row.of(run).rank, repr(Row.of(run)), run.seed)):
         cell = cells.setdefault(Row.of(run), Cell({}, {}))
@@ -201,7 +220,12 @@ def _compared(runs: list[Run], references: Sequence[str], resampling: Resampling
     return cells
 
 
-def _check_examples(runs: list[Run]) -> None:
+def check_examples(runs: Sequence[Run]) -> None:
+    """Refuse runs that were measured on different examples or by different metrics.
+
+    Raises:
+        ValueError: they were; the message says where they differ.
+    """
     first = runs[0]
     for run in runs[1:]:
         where = f"{first.directory} and {run.directory} are both on {Column.of(run)}, but"

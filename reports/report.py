@@ -18,7 +18,7 @@ from .chart import draw
 from .comparison import Cell, Column, Interval, Resampling, Row, Table, label, tabulate
 from .runs import find_runs
 
-__all__ = ["REFERENCES", "report"]
+__all__ = ["REFERENCES", "report", "text_of"]
 
 REFERENCES = ("backbone", "taps", "random")
 Section = tuple[str, Drawn, str]  # title, table, notes
@@ -53,11 +53,11 @@ def report(
         raise ValueError(f"no run belongs to the reference row {min(unknown)!r}; the rows are {names}")
     sections = _sections(table, rows, _marks(table, references or REFERENCES), resampling)
     output_dir.mkdir(parents=True, exist_ok=True)
-    markdown = (f"## {title}\n\n{_text(drawn, box.MARKDOWN)}\n\n{notes}\n" for title, drawn, notes in sections)
+    markdown = (f"## {title}\n\n{text_of(drawn, box.MARKDOWN)}\n\n{notes}\n" for title, drawn, notes in sections)
     (output_dir / FILES[0]).write_text("\n".join(markdown), encoding="utf-8")
     _write_csv(table, output_dir / FILES[1])
     draw(table, [output_dir / name for name in FILES[2:]])
-    log("\n".join(f"{title}\n{_text(drawn, box.SIMPLE)}\n{notes}\n" for title, drawn, notes in sections))
+    log("\n".join(f"{title}\n{text_of(drawn, box.SIMPLE)}\n{notes}\n" for title, drawn, notes in sections))
     log(f"wrote {', '.join(FILES)} to {output_dir}")
     return table
 
@@ -161,13 +161,10 @@ def _gates(table: Table, rows: list[Row]) -> Drawn:
     drawn = _headed("task", "row", *adapters)
     for column, row, cell in _cells(table):
         if gates := cell.gates():
-            shown = (_spread_of(gates[name]) if name in gates else "-" for name in adapters)
+            spreads = {name: (fmean(values), stdev(values) if values[1:] else None) for name, values in gates.items()}
+            shown = (_spread(*spreads[name]) if name in spreads else "-" for name in adapters)
             drawn.add_row(str(column), label(row, rows), *shown)
     return drawn
-
-
-def _spread_of(values: list[float]) -> str:
-    return _spread(fmean(values), stdev(values) if len(values) > 1 else None)
 
 
 def _headed(*names: str) -> Drawn:
@@ -177,7 +174,7 @@ def _headed(*names: str) -> Drawn:
     return drawn
 
 
-def _text(drawn: Drawn, lines: box.Box) -> str:
+def text_of(drawn: Drawn, lines: box.Box) -> str:
     """Return a table as text: Markdown with a line for each row, anything else as wide as the terminal."""
     drawn.box, file = lines, io.StringIO()
     unlimited = 100_000

@@ -40,8 +40,9 @@ from kadapter.trainers.common.atomic_files import replace_file, replace_files
 from kadapter.trainers.common.backbone_options import backbone_options, check_attention, check_compiler, compile_blocks
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
 from kadapter.trainers.common.collator import PadToBatch
-from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, open_tokenizer, sample
+from kadapter.trainers.common.encoding import check_record_type, encode_splits, open_tokenizer
 from kadapter.trainers.common.entry_point import run_program
+from kadapter.trainers.common.locality import KeptTexts, Locality, check_held_back, check_locality, open_texts
 from kadapter.trainers.common.masking import MaskedExamples
 from kadapter.trainers.common.output_directory import (
     HEAD,
@@ -51,7 +52,7 @@ from kadapter.trainers.common.output_directory import (
     in_use,
     mark_finished,
 )
-from kadapter.trainers.common.progress import saved_line
+from kadapter.trainers.common.progress import reported, saved_line
 from kadapter.trainers.common.trainer import KAdapterTrainer
 from kadapter.trainers.feature_cache.options import check_cache, open_features
 from kadapter.trainers.feature_cache.store import FeatureStore
@@ -113,7 +114,7 @@ def _run_several(settings: list[Settings]) -> dict[str, float]:
 
 def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> dict[str, dict[str, float]]:
     """Train or evaluate one adapter, or train several with a scheduler, and return the results of each."""
-    corpus, _, cache, run, _ = settings[0]
+    corpus, cache, run = settings[0].corpus, settings[0].cache, settings[0].run
     state = PartialState()
     objective, trainings, trained = _check(settings)
     if state.is_main_process:
@@ -121,7 +122,8 @@ def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> di
     state.wait_for_everyone()
     set_seed(run.seed)
     with run.main_process_first(desc="corpus"):
-        fields, examples = _examples(corpus, objective, trained, run, state.is_main_process)
+        splits = (run.do_train, run.do_eval, state.is_main_process)
+        fields, examples = encode_splits(corpus, objective, *splits, trained=trained is not None)
     _build_models(trainings, objective, fields, trained is None)
     for training in trainings if state.is_main_process else ():
         _print_setup(training.model, run, training.name if scheduler is not None else None)
@@ -129,14 +131,16 @@ def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> di
             clear(training.settings.run.output_dir, bool(training.resume))
     reader = SharedBackbone([training.model for training in trainings]) if scheduler is not None else None
     tapped = trainings[0].model if reader is None else reader.model
+    reading = tapped, objective.tokenizer, corpus.max_length, run, state.is_main_process
+    texts = open_texts([own.locality for own in settings], *reading) if run.do_train else None
     features, examples = open_features(cache, tapped, examples, run, state.is_main_process)
     state.wait_for_everyone()
     if scheduler is None:
-        return {training.name: _run(training, objective, fields, examples, features) for training in trainings}
+        return {training.name: _run(training, objective, fields, examples, features, texts) for training in trainings}
     jobs: dict[str, Callable[[], Any]] = {}
     for training in trainings:
         sharing = {"name": training.name, "scheduler": scheduler, "reader": reader}
-        jobs[training.name] = partial(_run, training, objective, fields, examples, features, **sharing)
+        jobs[training.name] = partial(_run, training, objective, fields, examples, features, texts, **sharing)
     return scheduler.run(jobs)
 
 
@@ -146,6 +150,7 @@ def _run(
     fields: dict[str, Any],
     examples: dict[str, Any],
     features: FeatureStore | None,
+    texts: KeptTexts | None,
     **sharing: Any,
 ) -> dict[str, float]:
     """Train, evaluate and write one adapter, as far as it is not finished; `sharing` is for several at once."""
@@ -154,11 +159,13 @@ def _run(
     description = _description(settings, objective, examples, training.model, fields) if run.do_train else {}
     results = finished_results(run, description) if resume else None
     if results is None:
-        trainer = _trainer(training.model, objective, examples, features, run, description=description, **sharing)
+        options = {"description": description, "locality": Locality.of(texts, settings.locality, run), **sharing}
+        trainer = _trainer(training.model, objective, examples, features, run, **options)
         results = trainer.train_and_evaluate(resume if isinstance(resume, str) else None)
         if run.do_train and state.is_main_process:
-            _write_adapter(trainer, settings.corpus, settings.adapter, results)
-            mark_finished(run, description, _artifact_files(settings.adapter))
+            _write_adapter(trainer, settings, results)
+            weights = [f"{HEAD}/{WEIGHTS}", *([] if settings.adapter.without_adapter else [WEIGHTS])]
+            mark_finished(run, description, weights)
             print(_saved(objective, settings))
     state.wait_for_everyone()
     return results
@@ -166,16 +173,20 @@ def _run(
 
 def _saved(objective: Any, settings: Settings) -> str:
     if settings.adapter.without_adapter:
-        return saved_line(Path(settings.run.output_dir) / HEAD, objective.model_class.__name__)
+        head = Path(settings.run.output_dir) / HEAD
+        shared = f", or share it by lm_head={str(head)!r}" if settings.adapter.lm_head else ""
+        return saved_line(head, objective.model_class.__name__) + shared
     return saved_line(settings.run.output_dir, "KAdapterModel", remote=True)
 
 
 def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfig | None]:
     """Check all settings; return the objective, the trainings, and the configuration of a model to evaluate."""
     trainings, trained = [], None
+    check_locality([own.locality for own in settings])
     for own in settings:
-        corpus, adapter, cache, run, variants = own
+        corpus, adapter, cache, run, variants = own[:5]
         try:
+            check_held_back(own.locality, adapter)
             objective = _objective(corpus, adapter, run)
             check_cache(cache, adapter.mask_padding or adapter.without_adapter, hasattr(objective, "masking"))
             resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
@@ -266,20 +277,6 @@ def _names(adapter: AdapterArguments) -> list[str]:
     return [*frozen, *([] if adapter.without_adapter else [adapter.adapter_name])]
 
 
-def _examples(
-    corpus: CorpusArguments, objective: Any, trained: KAdapterConfig | None, run: RunArguments, verbose: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Build and encode the corpus; return what a new head must know, and the examples by split."""
-    splits = load_splits(corpus, run.do_train, run.do_eval, verbose)
-    numbers = {"train": corpus.max_train_samples, "eval": corpus.max_eval_samples}
-    samples = {split: sample(rows, numbers[split]) for split, rows in splits.items()}
-    if trained is None:
-        objective.learn(samples["train"])  # refuse a sample too if nothing can be learned from it
-    fields = objective.learn(splits["train"]) if trained is None else {}
-    examples = {split: encode(split, rows, objective, corpus, verbose) for split, rows in samples.items()}
-    return fields, examples
-
-
 def _new_model(
     adapter: AdapterArguments, objective: Any, fields: dict[str, Any], run: RunArguments, other: Any = None
 ) -> Any:
@@ -324,13 +321,16 @@ def _description(
     settings: Settings, objective: Any, examples: dict[str, Any], model: Any, fields: dict[str, Any]
 ) -> dict[str, Any]:
     """Describe a training, to recognise it when it is resumed."""
-    names = ("objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone")
-    names += ("mask_unit", "mask_probability", "mask_mentions") if hasattr(objective, "masking") else ()
-    names += ("backbone_dropout", "entity_position") if hasattr(objective, "adapter_config") else ()
+    names = ["objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone"]
+    names += ["mask_unit", "mask_probability", "mask_mentions"] if hasattr(objective, "masking") else []
+    names += ["backbone_dropout", "entity_position"] if hasattr(objective, "adapter_config") else []
+    texts = ("locality_corpus", "locality_split", "max_locality_samples", "locality_batch_size")
+    held_back = ("locality_weight", *(texts if settings.locality.locality_weight else ()))
     return {
         "--corpus": settings.corpus.corpus,
         "--max_length": settings.corpus.max_length,
         **{f"--{name}": getattr(settings.adapter, name) for name in names},
+        **{f"--{name}": getattr(settings.locality, name) for name in held_back},
         **describe_model(model.config, fields),
         **describe_training(settings.run, {"training examples": examples["train"]}, objective.tokenizer),
     }
@@ -366,36 +366,29 @@ def _datasets(objective: Any, examples: dict[str, Any], run: RunArguments) -> di
     return {"train_dataset": examples.get("train"), "eval_dataset": examples.get("eval")}
 
 
-def _write_adapter(trainer: Any, corpus: Any, adapter: Any, results: dict[str, float]) -> None:
+def _write_adapter(trainer: Any, settings: Settings, results: dict[str, float]) -> None:
     """Write the adapter to OUT, and the model with its head to OUT/pretraining_head.
 
     Raises:
         OSError: it can't be written; the earlier files are untouched.
     """
     output, model = Path(trainer.args.output_dir), trainer.model
+    adapter, locality = settings.adapter, settings.locality
     if not adapter.without_adapter:
         model.config.adapters[adapter.adapter_name]["training"] = {
             "objective": adapter.objective,
-            "corpus": corpus.corpus,
+            "corpus": settings.corpus.corpus,
             "epochs": round(trainer.state.epoch or 0, 2),
             "steps": trainer.state.global_step,
             "learning_rate": trainer.args.learning_rate,
             "seed": trainer.args.seed,
-            "results": {key.removeprefix("eval_"): value for key, value in results.items() if _is_result(key)},
+            **({"locality": locality.described} if locality.locality_weight else {}),
+            "results": reported(results),
         }
         model.save_adapter(output, adapter.adapter_name)
         replace_files(output, trainer.processing_class.save_pretrained)
     model.save_pretrained(output / HEAD)
     replace_files(output / HEAD, trainer.processing_class.save_pretrained)
-
-
-def _artifact_files(adapter: Any) -> list[str]:
-    """Return the files in the output directory that show that a trained adapter was written."""
-    return [f"{HEAD}/{WEIGHTS}", *([] if adapter.without_adapter else [WEIGHTS])]
-
-
-def _is_result(key: str) -> bool:
-    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_loss", "_time"))
 
 
 if __name__ == "__main__":

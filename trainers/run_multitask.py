@@ -32,7 +32,7 @@ from kadapter.trainers import pretraining
 from kadapter.trainers.common.arguments import RunArguments, parse_arguments
 from kadapter.trainers.common.atomic_files import replace_file, replace_files
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
-from kadapter.trainers.common.encoding import check_record_type, encode, load_splits, open_tokenizer, sample
+from kadapter.trainers.common.encoding import check_record_type, encode_splits, open_tokenizer
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.output_directory import (
     MULTITASK,
@@ -114,17 +114,12 @@ def _examples(
     """Build and encode all corpora; return what each head must know, and the examples to train and evaluate on."""
     fields: dict[str, dict[str, Any]] = {}
     examples: dict[str, dict[str, Any]] = {"train": {}, "eval": {}}
-    numbers = {"train": corpora.max_train_samples, "eval": corpora.max_eval_samples}
     for corpus, (name, objective) in zip(corpora.each(), objectives.items(), strict=True):
-        splits = load_splits(corpus, True, run.do_eval, verbose)
-        fields[name] = objective.learn(splits["train"])
-        for split, rows in splits.items():
-            examples[split][name] = encode(split, sample(rows, numbers[split]), objective, corpus, verbose)
-    return (
-        fields,
-        MixedExamples(examples["train"]),
-        {name: Labelled(name, encoded) for name, encoded in examples["eval"].items()},
-    )
+        fields[name], encoded = encode_splits(corpus, objective, True, run.do_eval, verbose)
+        for split, own in encoded.items():
+            examples[split][name] = own
+    held_out = {name: Labelled(name, encoded) for name, encoded in examples["eval"].items()}
+    return fields, MixedExamples(examples["train"]), held_out
 
 
 def _model(flags: MultitaskArguments, objectives: dict[str, Any], fields: dict[str, dict[str, Any]]) -> MultitaskModel:

@@ -209,7 +209,7 @@ def _may_keep(context: TaskContext, model: Any) -> bool:
 def _kept(context: TaskContext, model: Any, run: TaskRunArguments) -> dict[str, Split]:
     with run.main_process_first(desc="states"):
         return {
-            name: keep_states(split, model, context.task, run, context.flags.states_dir, context.main)
+            name: keep_states(split, model, context.task, run, context.flags, context.main)
             for name, split in context.splits.items()
         }
 

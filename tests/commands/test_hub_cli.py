@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +82,15 @@ def test_composing_says_what_was_composed_and_takes_the_first_tokenizer(org):
     assert "fused by 'add', with its tokenizer" in output
     assert 'AutoModel.from_pretrained("both", trust_remote_code=True)' in output
     assert AutoTokenizer.from_pretrained("both")("ada").input_ids == [0, 8, 2]
+
+
+def test_a_composition_can_be_fused_by_what_its_adapters_change(org):
+    output = run("compose", "org/kadapter-fac+lin", "-o", "both", "--fusion", "delta").output
+    assert "fused by 'delta', with its tokenizer" in output
+    assert "Outputs are fused by `delta`" in Path("both", "README.md").read_text(encoding="utf-8")
+    parts = KAdapterModel.from_pretrained(["org/kadapter-fac", "org/kadapter-lin"], fusion="delta")
+    assert torch.equal(KAdapterModel.from_pretrained("both")(IDS).last_hidden_state, parts(IDS).last_hidden_state)
+    assert run("compose", "both", "-o", "again", "--fusion", "concat").exit_code == 2
 
 
 def test_the_shorthand_names_both_parts(org):

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import pytest
 
-from kadapter.data_builders import TEXT_FEATURES, as_texts, counts, load, split_table
+from kadapter.data_builders import FEATURES, as_texts, counts, load, split_table
 from kadapter.trainers.common.encoding import check_record_type
 
 BORN = {"relation": "born_in", "phrasings": ["[X] was born in [Y] .", "[Y] is where [X] was born ."]}
@@ -224,7 +224,7 @@ def test_relations_are_texts_with_two_mentions_and_trees_are_texts_without(tmp_p
     }
     for (corpus, folder), row in expected.items():
         train = built(corpus, folder)["train"]
-        texts = train.map(as_texts, batched=True, remove_columns=train.column_names, features=TEXT_FEATURES)
+        texts = train.map(as_texts, batched=True, remove_columns=train.column_names, features=FEATURES["text"])
         assert texts.to_list() == [row]
         assert as_texts(as_texts(train[:])) == as_texts(train[:])
 

@@ -30,6 +30,7 @@ SIZES += ["--adapter_intermediate_size", "16", "--max_length", "40"]
 NO_DROPOUT = ["--adapter_dropout", "0", "--classifier_dropout", "0"]
 EVALUATED = ("eval_loss", "eval_uas", "eval_micro_f1", "eval_macro_f1", "eval_accuracy")
 CORPORA = {"factual": "trex", "linguistic": "conllu"}
+NAMES = {"factual": "fac", "linguistic": "lin", "masked_lm": "mlm"}
 
 
 def tokenizer_of(texts, vocab_size=160):
@@ -91,7 +92,7 @@ def write_corpora(folder, train=40, held_out=13):
     return folder
 
 
-def write_backbone(folder, tokenizer=None, num_hidden_layers=4, longest=60):
+def write_backbone(folder, tokenizer=None, num_hidden_layers=4, longest=60, model_class=RobertaModel, **changes):
     """Save a random RoBERTa with a tokenizer of its own, and return its directory."""
     texts = [*PEOPLE, *PLACES, *(frame for frames in FRAMES.values() for frame in frames)]
     tokenizer = tokenizer or tokenizer_of([" " + text for text in texts] * 3)
@@ -107,8 +108,9 @@ def write_backbone(folder, tokenizer=None, num_hidden_layers=4, longest=60):
         pad_token_id=1,
         bos_token_id=0,
         eos_token_id=2,
+        **changes,
     )
-    RobertaModel(config).save_pretrained(folder)
+    model_class(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -122,8 +124,7 @@ def write_ground(folder):
 
 def flags(ground, objective, output, *more):
     """The flags of one small run; `ground` holds `backbone` and the corpora."""
-    name = {"factual": "fac", "linguistic": "lin"}[objective]
-    corpus = CORPORA[objective]
+    name, corpus = NAMES[objective], CORPORA.get(objective, "trex")
     given = ["--objective", objective, "--corpus", corpus, "--data_dir", str(ground / corpus)]
     given += ["--backbone", str(ground / "backbone"), "--adapter_name", name, "--output_dir", str(output), *SIZES]
     given += ["--do_train", "--do_eval", "--logging_steps", "1", "--save_steps", "2", "--learning_rate", "1e-2"]

@@ -102,3 +102,17 @@ def test_an_encoder_that_gives_nan_is_told_as_such(ground, tmp_path):
         ValueError, match=r"the states of 'backbone' hold NaN or infinite values .* look at its weights"
     ):
         run_task.main(task_flags(ground, tmp_path / "out", "--backbone", backbone, adapters=("none",)))
+
+
+def test_what_exceeds_the_budget_is_encoded_each_time_and_not_kept(ground, cold, tmp_path, capsys):
+    budget = ("--states_dir", tmp_path / "states", "--cache_budget", "10KB")
+    run_task.main(task_flags(ground, tmp_path / "first", *budget))
+    assert "others have taken the room; raise --cache_budget for the next run" in capsys.readouterr().out
+    run_task.main(task_flags(ground, tmp_path / "second", *budget))
+    assert "33 encoded now" in capsys.readouterr().out
+    for output in ("first", "second"):
+        assert_same(tmp_path / output, cold / "out")
+    files = [path for path in (tmp_path / "states").rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) <= 10_000
+    with pytest.raises(ValueError, match=r"--cache_budget '50 gigs' is no size; give a number with its unit"):
+        run_task.main(task_flags(ground, tmp_path / "out", "--cache_budget", "50 gigs"))

@@ -176,10 +176,11 @@ def test_adapters_train_if_asked(ground, tmp_path):
 # --- kept states
 
 
-@pytest.mark.parametrize("row", ["backbone", "fac+lin"])
-def test_training_on_kept_states_is_training_on_texts(ground, tmp_path, row):
+@pytest.mark.parametrize(("row", "fusion"), [("backbone", "concat"), ("fac+lin", "concat"), ("fac+lin", "delta")])
+def test_training_on_kept_states_is_training_on_texts(ground, tmp_path, row, fusion):
     for name, keep in (("kept", "true"), ("read", "false")):
-        run_task.main(task_flags(ground, tmp_path / name, "--keep_states", keep, adapters=ROWS[row]))
+        given = ["--keep_states", keep, "--fusion", fusion]
+        run_task.main(task_flags(ground, tmp_path / name, *given, adapters=ROWS[row]))
     kept, read = losses(tmp_path / "kept"), losses(tmp_path / "read")
     assert kept.keys() == read.keys() and len(kept) > 4
     assert max(abs(kept[step] - read[step]) for step in kept) < 1e-4  # with dropout in the head, drawn alike
@@ -210,6 +211,14 @@ def test_states_are_kept_for_other_rows_seeds_and_fractions_and_not_for_other_ad
     others = str(tmp_path / "fac")
     assert encoded_now(adapters=(others,)) == all_of_them  # of the same name, with other weights
     assert encoded_now(adapters=(others,)) == [0, 0]
+
+
+def test_states_that_another_fusion_reads_are_kept_apart(encoded_now):
+    all_of_them = encoded_now("--fusion", "add")
+    assert encoded_now("--fusion", "gated") == [0, 0]
+    assert encoded_now("--fusion", "delta") == all_of_them
+    assert encoded_now("--fusion", "delta") == encoded_now("--fusion", "concat") == [0, 0]
+    assert encoded_now("--fusion", "delta", adapters=("none",)) == [0, 0]
 
 
 def test_the_rounds_of_a_cross_validation_encode_each_example_once(encoded_now):

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kadapter.trainers.common.masking import MaskedExamples, Masking
 
-TEXTS = ["Mira Voss was born in Old Quarry, near Tarnstad.", "Bethoncourt: Pell Ankor's town!"]
+TEXTS = ["Mira Voss was born in Old Quarry, near Tarnstad.", "Bethoncourt: Pell Ankor, town!"]
 MENTIONS = [[(0, 9), (22, 32)], [(0, 11), (13, 23)]]
 
 
@@ -56,7 +56,7 @@ def test_words_end_at_white_space_and_punctuation_whatever_the_tokenizer(name):
         for text, ids, words in zip(TEXTS, examples["input_ids"], examples["words"], strict=True)
     ]
     assert words[0] == ["mira", "voss", "was", "born", "in", "old", "quarry", ",", "near", "tarnstad", "."]
-    assert words[1] == ["bethoncourt", ":", "pell", "ankor", "'", "s", "town", "!"]
+    assert words[1] == ["bethoncourt", ":", "pell", "ankor", ",", "town", "!"]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -97,7 +97,7 @@ def test_a_word_or_a_mention_is_masked_whole_and_special_tokens_never(name, shar
 def test_fifteen_in_a_hundred_words_are_masked_eighty_ten_and_ten_in_a_hundred_of_them_in_each_way():
     masking = Masking(TOKENIZERS["byte-level"]())
     texts = [" ".join([*PEOPLE, *PLACES] * 3)] * 20
-    examples = examples_of(masking, texts, [[]] * 20)
+    examples = examples_of(masking, texts, [[]] * 20, 1000)
     outcomes, tokens = Counter(), 0
     for epoch in range(15):
         for index, example in enumerate(examples):

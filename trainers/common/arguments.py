@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from ...configuration_kadapter import FUSIONS
 from .precision import bfloat16_pays, precision_line
 
-__all__ = ["AdapterArguments", "CorpusArguments", "RunArguments", "closest", "flags_of", "parse_arguments"]
+__all__ = ["AdapterArguments", "CorpusArguments", "HeadArguments", "RunArguments", "flags_of", "parse_arguments"]
 
 
 @dataclass
@@ -41,14 +41,32 @@ class CorpusArguments:
     num_proc: int | None = field(default=None, metadata={"help": "Processes that build and tokenise the corpus."})
 
 
-@dataclass
-class AdapterArguments:
+@dataclass(kw_only=True)
+class HeadArguments:
+    """Which encoder, under which head of an objective."""
+
+    backbone: str = field(metadata={"help": "Hub id or directory of the encoder."})
+    backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
+    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the pre-training head."})
+    head: str = field(
+        default="default",
+        metadata={"choices": ["default", "official"], "help": "The objective's own head, or the published one."},
+    )
+    official_labels: str = field(
+        default="aligned",
+        metadata={
+            "choices": ["aligned", "published"],
+            "help": "With the official dependency head: labels on sub-tokens, or word i's label on token i.",
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class AdapterArguments(HeadArguments):
     """Which adapter is trained, on which backbone, by which objective."""
 
     objective: str = field(metadata={"help": "Name of the objective: a file of trainers/pretraining/."})
-    backbone: str = field(metadata={"help": "Hub id or directory of the frozen encoder."})
     adapter_name: str = field(metadata={"help": "Name of the adapter, such as fac or lin."})
-    backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
     quantize_backbone: bool = field(
         default=False, metadata={"help": "Store the frozen encoder and multiply in it in 8 bits (needs torchao)."}
     )
@@ -84,18 +102,6 @@ class AdapterArguments:
         metadata={
             "choices": list(FUSIONS),
             "help": "Fusion under the pre-training head; by default concat, and delta for masked_lm.",
-        },
-    )
-    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the pre-training head."})
-    head: str = field(
-        default="default",
-        metadata={"choices": ["default", "official"], "help": "The objective's own head, or the published one."},
-    )
-    official_labels: str = field(
-        default="aligned",
-        metadata={
-            "choices": ["aligned", "published"],
-            "help": "With the official dependency head: labels on sub-tokens, or word i's label on token i.",
         },
     )
     lm_head: str | None = field(

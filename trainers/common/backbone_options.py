@@ -20,7 +20,6 @@ __all__ = [
     "check_compiler",
     "compile_blocks",
     "eight_bits",
-    "keep_kernels_apart",
 ]
 
 KERNELS = "TORCHINDUCTOR_CACHE_DIR"  # where PyTorch keeps compiled kernels

@@ -32,7 +32,6 @@ __all__ = [
     "is_complete",
     "is_same_run",
     "last_complete_checkpoint",
-    "step_of",
     "write_manifest",
 ]
 
@@ -237,7 +236,7 @@ def describe_training(run: Any, examples: dict[str, Any], tokenizer: Any) -> dic
     return {
         **flags,
         "examples in a step": run.train_batch_size * run.gradient_accumulation_steps * run.world_size,
-        "tokenizer": _hash(repr(sorted(tokenizer.get_vocab().items())).encode()),
+        "tokenizer": blake2b(repr(sorted(tokenizer.get_vocab().items())).encode(), digest_size=16).hexdigest(),
         **{
             name: {"number": len(encoded), "fingerprint": fingerprint_of_examples(encoded)}
             for name, encoded in examples.items()
@@ -280,7 +279,3 @@ def _pieces(column: pa.Array) -> Iterator[bytes]:
         yield column.to_numpy(zero_copy_only=False).tobytes()
     else:
         yield repr(column.to_pylist()).encode()
-
-
-def _hash(data: bytes) -> str:
-    return blake2b(data, digest_size=16).hexdigest()

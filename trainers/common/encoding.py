@@ -16,7 +16,16 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from ... import data_builders
 from .arguments import CorpusArguments
 
-__all__ = ["build_corpus", "check_record_type", "column", "encode", "load_splits", "open_tokenizer", "sample"]
+__all__ = [
+    "build_corpus",
+    "check_record_type",
+    "column",
+    "encode",
+    "encode_splits",
+    "open_tokenizer",
+    "sample",
+    "writing_the_cache",
+]
 
 HELD_OUT = ("validation", "test")
 
@@ -174,6 +183,25 @@ def encode(
             "no record has anything to learn, as where no answer occurs in its passages; raise it, or look at the data"
         )
     return examples
+
+
+def encode_splits(
+    corpus: CorpusArguments, objective: Any, train: bool, evaluate: bool, verbose: bool, trained: bool = False
+) -> tuple[dict[str, Any], dict[str, datasets.Dataset]]:
+    """Build a corpus, and return what a new head must know and the encoded examples of "train" and "eval", as needed.
+
+    The head of a `trained` model knows it already.
+
+    Raises:
+        ValueError: the corpus is malformed, has no split that is needed, or nothing can be learned from it.
+    """
+    splits = load_splits(corpus, train, evaluate, verbose)
+    numbers = {"train": corpus.max_train_samples, "eval": corpus.max_eval_samples}
+    samples = {split: sample(records, numbers[split]) for split, records in splits.items()}
+    if not trained:
+        objective.learn(samples["train"])  # refuse a sample too if nothing can be learned from it
+    fields = {} if trained else objective.learn(splits["train"])
+    return fields, {split: encode(split, records, objective, corpus, verbose) for split, records in samples.items()}
 
 
 def column(examples: Any, name: str) -> np.ndarray:

@@ -195,8 +195,12 @@ class MaskedExamples(Dataset):
 
 
 def trimmed(text: str, places: Spans) -> list[tuple[int, int]]:
-    """Return where tokens stand in a text, (start, end), without the white space that some tokenizers count in."""
-    return [(end - len(text[start:end].lstrip()), end) for start, end in places]
+    """Return where tokens stand in a text, (start, end), without the white space that some tokenizers count in.
+
+    A token of white space alone belongs to the character after it.
+    """
+    starts = [end - len(text[start:end].lstrip()) for start, end in places]
+    return [(start, max(end, start + 1)) for start, (_, end) in zip(starts, places, strict=True)]
 
 
 def inside(places: Spans, words: list[int], mentions: Spans) -> list[int]:
@@ -206,7 +210,7 @@ def inside(places: Spans, words: list[int], mentions: Spans) -> list[int]:
     """
     numbers = [NONE] * len(words)
     real = [index for index, word in enumerate(words) if word > NONE]
-    first, last = (places[real[0]][0], places[real[-1]][1])
+    first, last = places[real[0]][0], places[real[-1]][1]
     number = 0
     for start, end in mentions:
         own = [index for index in real if places[index][0] < end and places[index][1] > start]

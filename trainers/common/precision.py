@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from time import perf_counter
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -11,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from .memory import limit_native_caches
 
-__all__ = ["bfloat16_pays", "bfloat16_time", "precision_line"]
+__all__ = ["bfloat16_pays", "bfloat16_time", "precision_context", "precision_line"]
 
 SHAPE = (256, 384)  # of a product that takes a fraction of a millisecond, or tens of them where bfloat16 is emulated
 ROUNDS, MAX_SECONDS = 12, 0.15  # the fastest round counts; rounds stop after MAX_SECONDS
@@ -44,6 +46,13 @@ def bfloat16_time() -> float:
                 left @ right
                 seconds[dtype].append(perf_counter() - begin)
     return min(seconds[torch.bfloat16]) / min(seconds[torch.float32])
+
+
+def precision_context(run: Any) -> AbstractContextManager:
+    """Return the context in which training would encode examples."""
+    if not (run.bf16 or run.fp16):
+        return nullcontext()
+    return torch.autocast(run.device.type, dtype=torch.bfloat16 if run.bf16 else torch.float16)
 
 
 def precision_line(bf16: bool, fp16: bool, asked: bool, device: torch.device) -> str:

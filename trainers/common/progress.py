@@ -6,9 +6,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
-__all__ = ["Cost", "saved_line"]
+__all__ = ["Cost", "reported", "saved_line"]
 
 WARM, MEASURED = 1, 4  # the steps not timed, which also allocate memory and compile kernels, and the last timed step
 
@@ -24,9 +24,7 @@ class Cost(TrainerCallback):
     def __init__(self, examples: int, name: str = "training") -> None:
         self.examples, self.name, self.first, self.began = examples, name, 0, 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Print the number of examples and steps."""
         self.first = state.global_step
         if args.do_train and state.is_world_process_zero and self.first < state.max_steps:
@@ -34,9 +32,7 @@ class Cost(TrainerCallback):
             steps = f"{state.max_steps} steps{done}"
             self._log(f"{self.examples} examples, {steps}; the first ones will show how long it takes")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the first steps, and print how long the others will take."""
         step = state.global_step - self.first
         if step == WARM:
@@ -61,3 +57,10 @@ def saved_line(folder: str | Path, model_class: str, remote: bool = False) -> st
     path = repr(str(folder))
     without = f", or without kadapter by AutoModel.from_pretrained({path}, trust_remote_code=True)" if remote else ""
     return f"saved to {folder!s}; load it by {model_class}.from_pretrained({path}){without}"
+
+
+def reported(results: dict[str, float]) -> dict[str, float]:
+    """Return the scores among the results of an evaluation, without losses, times and numbers of records."""
+    hidden = ("_runtime", "_per_second", "_loss", "_time", "_records")
+    scores = {key: value for key, value in results.items() if key.startswith("eval_") and not key.endswith(hidden)}
+    return {key.removeprefix("eval_"): value for key, value in scores.items()}

@@ -24,19 +24,31 @@ __all__ = ["answer"]
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, INDENT = 110, 34
-PLUGINS = {"objective": "trainers/pretraining", "task": "trainers/tasks", "corpus": "data_builders"}
-PLURALS = {"objective": "objectives", "task": "tasks", "corpus": "corpora"}
+PLUGINS = {
+    "objective": "trainers/pretraining",
+    "task": "trainers/tasks",
+    "probe": "trainers/probes",
+    "corpus": "data_builders",
+}
+PLURALS = {"objective": "objectives", "task": "tasks", "probe": "probes", "corpus": "corpora"}
 PROGRAMS = {  # the dataclasses of each program, by file
     "run_adapter": {
         "common/arguments": ["AdapterArguments", "CorpusArguments", "RunArguments"],
         "feature_cache/options": ["CacheArguments"],
         "many_adapters/variants": ["VariantArguments"],
+        "common/locality": ["LocalityArguments"],
     },
     "run_task": {"downstream/arguments": ["TaskArguments", "TaskCorpusArguments", "TaskRunArguments"]},
+    "run_injection": {
+        "injection/arguments": ["InjectionArguments"],
+        "common/locality": ["LocalityArguments"],
+        "common/arguments": ["RunArguments"],
+    },
     "run_multitask": {
         "multitask/arguments": ["MultitaskArguments", "CorporaArguments"],
         "common/arguments": ["RunArguments"],
     },
+    "run_probe": {"fact_probing/arguments": ["ProbeArguments"]},  # trains nothing
 }
 RECIPE = "YAML file of flags and values; flags on the command line override it."
 
@@ -94,9 +106,9 @@ def lines(program: str) -> Iterator[str]:
     for subject, flags in own.items():
         yield f"\n{subject}"
         yield from map(str, flags.values())
-    yield "\nand all of transformers' TrainingArguments:"
     taken = {name for flags in own.values() for name in flags}
-    yield from (str(flag) for name, flag in theirs().items() if name not in taken)
+    others = [str(flag) for name, flag in theirs(program).items() if name not in taken]
+    yield from ["\nand all of transformers' TrainingArguments:", *others] if others else []
 
 
 def check(program: str, argv: list[str]) -> None:
@@ -107,7 +119,7 @@ def check(program: str, argv: list[str]) -> None:
             names the closest, or lists all.
     """
     own, seen = groups(program), set()
-    known = {name for flags in (*own.values(), theirs()) for name in flags} | {"recipe"}
+    known = {name for flags in (*own.values(), theirs(program)) for name in flags} | {"recipe"}
     plugins = {name: plugin for plugin, plural in PLURALS.items() for name in (plugin, plural)}
     for position, argument in enumerate(argv):
         if not argument.startswith("--"):
@@ -145,26 +157,26 @@ def groups(program: str) -> dict[str, dict[str, Flag]]:
     return flags
 
 
-def theirs() -> dict[str, Flag]:
-    """Return the flags of the installed transformers' TrainingArguments."""
+def theirs(program: str) -> dict[str, Flag]:
+    """Return the flags of the installed transformers' TrainingArguments; none for a program that does not train."""
+    if not any("Run" in name for names in PROGRAMS[program].values() for name in names):
+        return {}
     spec = importlib.util.find_spec("transformers")
     assert spec is not None and spec.origin is not None
     return flags_of(Path(spec.origin).parent / "training_args.py", "TrainingArguments")
 
 
 def flags_of(path: Path, name: str) -> dict[str, Flag]:
-    """Return the flags of a dataclass in a file, after those of its bases in this package."""
-    flags: dict[str, Flag] = {}
+    """Return the flags of a dataclass in a file, before those of its bases in this package."""
+    flags: dict[str, Flag | None] = {}
+    for node in classes(path)[name].body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id[0] != "_":
+            flags[node.target.id] = flag_of(path, node.target.id, node)
     for base in (node.id for node in classes(path)[name].bases if isinstance(node, ast.Name)):
         home = path if base in classes(path) else imported(path).get(base)
         if home is not None:
-            flags.update(flags_of(home, base))
-    for node in classes(path)[name].body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id[0] != "_":
-            flag = flag_of(path, node.target.id, node)
-            flags.pop(node.target.id, None)
-            flags.update({} if flag is None else {flag.name: flag})
-    return flags
+            flags |= {flag: value for flag, value in flags_of(home, base).items() if flag not in flags}
+    return {name: flag for name, flag in flags.items() if flag is not None}
 
 
 def flag_of(path: Path, name: str, node: ast.AnnAssign) -> Flag | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ...configuration_kadapter import FUSIONS
 from ..common.arguments import CorpusArguments, RunArguments, parse_arguments
 
-__all__ = ["TaskArguments", "TaskCorpusArguments", "TaskRunArguments", "parse_task_arguments"]
+__all__ = ["RowArguments", "TaskArguments", "TaskCorpusArguments", "TaskRunArguments", "parse_task_arguments"]
 
 HEADLINE = "headline"  # stands for the task's main metric until the task is known
 
@@ -44,10 +44,9 @@ class TaskCorpusArguments(CorpusArguments):
 
 
 @dataclass(kw_only=True)
-class TaskArguments:
-    """Which task, and which adapters on which backbone: a row of the results table."""
+class RowArguments:
+    """Which adapters on which backbone: a row of the results table."""
 
-    task: str = field(metadata={"help": "Name of the task: a file of trainers/tasks/."})
     backbone: str = field(metadata={"help": "Hub id or directory of the encoder."})
     backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
     adapters: list[str] = field(
@@ -63,6 +62,13 @@ class TaskArguments:
     row: str | None = field(
         default=None, metadata={"help": "Name of the row in reports; by default derived from the adapters."}
     )
+
+
+@dataclass(kw_only=True)
+class TaskArguments(RowArguments):
+    """Which task, and which adapters on which backbone: a row of the results table."""
+
+    task: str = field(metadata={"help": "Name of the task: a file of trainers/tasks/."})
     fusion: str | None = field(
         default=None,
         metadata={"choices": list(FUSIONS), "help": "How outputs are fused; by default concat."},
@@ -75,6 +81,9 @@ class TaskArguments:
     )
     states_dir: str | None = field(
         default=None, metadata={"help": "Where these states are kept; by default in the Hugging Face cache."}
+    )
+    cache_budget: str | None = field(
+        default=None, metadata={"help": "Maximum size of that directory, such as 50GB; the rest is not kept."}
     )
     bundle_adapters: bool | None = field(
         default=None, metadata={"help": "Save adapters with the artifact; by default those that are not on a Hub."}

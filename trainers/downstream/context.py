@@ -11,6 +11,7 @@ from ...artifacts_kadapter import read_artifact
 from ...configuration_kadapter import KAdapterConfig
 from .. import tasks
 from ..common.encoding import check_record_type, encode, open_tokenizer
+from ..feature_cache.options import check_budget
 from .arguments import TaskArguments, TaskCorpusArguments, TaskRunArguments
 from .dataset import Split, encoded, load_task_splits, print_left_out
 from .model import check_adapters, chosen_adapters, random_names
@@ -51,6 +52,7 @@ def open_task(corpus: TaskCorpusArguments, flags: TaskArguments) -> tasks.Task:
     corpus.corpus = corpus.corpus or task_class.corpus
     check_record_type(corpus, task_class)
     check_adapters(flags)
+    check_budget(flags.cache_budget)
     if flags.episodes and task_class.record_type != "relation":
         raise ValueError(f"--episodes can't be used for the task {flags.task!r}, which has no relations")
     tokenizer = open_tokenizer(flags.backbone, flags.backbone_revision, corpus.max_length)

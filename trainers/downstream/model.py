@@ -14,13 +14,15 @@ from ...artifacts_kadapter import read_artifact
 from ...configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, split_composition
 from ...modeling_kadapter import new_fusion
 from ..common.output_directory import MULTITASK
-from .arguments import TaskArguments
+from .arguments import RowArguments, TaskArguments
 
 __all__ = [
+    "NONE",
+    "TAPS",
     "HeadOnFeatures",
+    "add_adapters",
     "check_adapters",
     "chosen_adapters",
-    "freeze",
     "new_model",
     "random_names",
     "row_name",
@@ -30,7 +32,7 @@ __all__ = [
 NONE, TAPS, RANDOM = "none", "taps", "random"
 
 
-def check_adapters(task: TaskArguments) -> None:
+def check_adapters(task: RowArguments) -> None:
     """Refuse a contradictory choice of adapters.
 
     Raises:
@@ -43,7 +45,7 @@ def check_adapters(task: TaskArguments) -> None:
         raise ValueError(f"--adapters {' '.join(names)}: random takes the shapes of the artifacts named after it")
 
 
-def row_name(task: TaskArguments, names: list[str]) -> str:
+def row_name(task: RowArguments, names: list[str]) -> str:
     """Return the name of the row in reports: `--row`, or a name derived from the adapters."""
     if task.row:
         return task.row
@@ -52,12 +54,12 @@ def row_name(task: TaskArguments, names: list[str]) -> str:
     return RANDOM if _all_random(task) else "+".join(names)
 
 
-def random_names(task: TaskArguments, names: list[str]) -> list[str]:
+def random_names(task: RowArguments, names: list[str]) -> list[str]:
     """Return which adapters of a row have random weights; next to trained adapters their names begin with random_."""
     return names if _all_random(task) else [name for name in names if name.startswith(f"{RANDOM}_")]
 
 
-def _all_random(task: TaskArguments) -> bool:
+def _all_random(task: RowArguments) -> bool:
     return task.adapters[:1] == [RANDOM]
 
 
@@ -73,7 +75,7 @@ def new_model(model_class: Any, task: TaskArguments, fields: dict[str, Any], see
         task.backbone, revision=task.backbone_revision, dtype=dtype, fusion="add", **fields
     )
     set_seed(seed)
-    _add_adapters(model, task)
+    add_adapters(model, task)
     core = model.base_model
     model.config.fusion = task.fusion
     torch.manual_seed(seed)  # independent of what the adapters drew
@@ -83,7 +85,8 @@ def new_model(model_class: Any, task: TaskArguments, fields: dict[str, Any], see
     return freeze(model, task)
 
 
-def _add_adapters(model: Any, task: TaskArguments) -> None:
+def add_adapters(model: Any, task: RowArguments) -> None:
+    """Add the adapters of a row: artifacts, the sum of the tapped states, or random weights of artifacts' shapes."""
     for artifact, at_random in _artifacts(task):
         if artifact == TAPS:
             model.add_adapter(TAPS, KnowledgeAdapterConfig(num_hidden_layers=0, layers=task.layers))
@@ -93,7 +96,7 @@ def _add_adapters(model: Any, task: TaskArguments) -> None:
             model.load_adapter(artifact)
 
 
-def _artifacts(task: TaskArguments) -> Iterator[tuple[str, bool]]:
+def _artifacts(task: RowArguments) -> Iterator[tuple[str, bool]]:
     """Yield the artifacts that the flags name, or `taps`, and whether their weights are drawn at random."""
     at_random = False
     for name in task.adapters:
@@ -103,7 +106,7 @@ def _artifacts(task: TaskArguments) -> Iterator[tuple[str, bool]]:
             yield from ((artifact, at_random) for artifact in ([TAPS] if name == TAPS else split_composition(name)))
 
 
-def _add_random(model: Any, artifact: str, task: TaskArguments) -> None:
+def _add_random(model: Any, artifact: str, task: RowArguments) -> None:
     """Add adapters with an artifact's names and shapes, initialised as torch does by default (without knowledge)."""
     for name, values in read_artifact(artifact).config["adapters"].items():
         shape = {key: value for key, value in values.items() if key not in ("training", "source")}
@@ -111,12 +114,12 @@ def _add_random(model: Any, artifact: str, task: TaskArguments) -> None:
         model.add_adapter(_random_name(task, name, model.base_model.adapters), new)
 
 
-def _random_name(task: TaskArguments, name: str, taken: Container[str]) -> str:
+def _random_name(task: RowArguments, name: str, taken: Container[str]) -> str:
     """Return the name of random weights: random_NAME next to trained adapters, so that reports show which they are."""
     return name if _all_random(task) and name not in taken else f"{RANDOM}_{name}"
 
 
-def chosen_adapters(task: TaskArguments) -> dict[str, str | None]:
+def chosen_adapters(task: RowArguments) -> dict[str, str | None]:
     """Return the names of the adapters that the flags choose, each with its hash if it was trained.
 
     Raises:

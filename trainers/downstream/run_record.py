@@ -14,6 +14,7 @@ from ...artifacts_kadapter import CARD
 from ...processing_kadapter import CARD_MARK
 from ...reports.runs import DESCRIPTION, PREDICTIONS, read_description
 from ..common.atomic_files import replace_file
+from ..common.progress import reported
 from .model import random_names, row_name
 
 __all__ = [
@@ -96,7 +97,7 @@ def add_results_to_card(
     if not path.is_file():
         return
     card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-    task, split, shown = description["task"], description["split"], _shown(results)
+    task, split, shown = description["task"], description["split"], reported(results)
     data: Any = card.data
     earlier = [result for result in data.eval_results or [] if result.dataset_split != split]
     data.model_name = f"{description['row']} on {task}"
@@ -107,12 +108,3 @@ def add_results_to_card(
     rows = [f"| {name} | {value:.4f} |" for name, value in shown.items()]
     card.text = card.text.split(heading)[0] + "\n".join([heading, "| metric | value |", "|---|---|", *rows, ""])
     replace_file(path, str(card).rstrip("\n"))
-
-
-def _shown(results: dict[str, float]) -> dict[str, float]:
-    hidden = ("_runtime", "_per_second", "_loss", "_time", "_records")
-    return {
-        key.removeprefix("eval_"): float(value)
-        for key, value in results.items()
-        if key.startswith("eval_") and not key.endswith(hidden)
-    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +26,15 @@ from ..common.memory import limit_native_caches
 from .shards import KEY, PATTERN, Layout, key_of
 from .store import Examples, FeatureStore
 
-__all__ = ["CacheArguments", "check_cache", "open_features", "readable", "size_of"]
+__all__ = [
+    "CacheArguments",
+    "check_budget",
+    "check_cache",
+    "directory_of",
+    "open_features",
+    "open_store",
+    "readable",
+]
 
 WITHOUT = "training continues without the cache"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -77,8 +84,7 @@ def check_cache(flags: CacheArguments, mask_padding: bool, masked: bool = False)
     for name in ("cache_budget", "cache_dtype"):
         if getattr(flags, name) is not None and flags.cache_features is None:
             raise ValueError(f"--{name} is for a cache, and there is none; give --cache_features or leave it out")
-    if flags.cache_budget is not None:
-        size_of(flags.cache_budget)
+    check_budget(flags.cache_budget)
     if flags.asked and masked:
         raise ValueError(
             "--cache_features keeps the hidden states of examples, and this objective masks other words of them in "
@@ -88,6 +94,12 @@ def check_cache(flags: CacheArguments, mask_padding: bool, masked: bool = False)
         raise ValueError(
             "--cache_features keeps no padding, and with --mask_padding False the adapter reads it; leave one out"
         )
+
+
+def check_budget(budget: str | None) -> None:
+    """Raise ValueError if there is a budget that is no size."""
+    if budget is not None:
+        size_of(budget)
 
 
 class CacheUnavailable(Exception):
@@ -107,11 +119,11 @@ def open_features(
     state, opened, unavailable = PartialState(), None, None
     with state.local_main_process_first():
         try:
-            opened = _open(flags, model, examples, run, print if verbose else _discard)
+            opened = _open(flags, model, examples, run, verbose)
         except CacheUnavailable as error:
             unavailable = str(error)
         except OSError as error:
-            unavailable = f"--cache_features {str(_directory(flags))!r} can't be used ({error})"
+            unavailable = f"--cache_features {str(directory_of(flags.cache_features))!r} can't be used ({error})"
     # Processes wait for each other to share what they kept, so either all have a cache or none has.
     reasons = [reason for reason in gather_object([unavailable]) if reason is not None]
     if opened is not None and not reasons:
@@ -124,7 +136,7 @@ def open_features(
 
 
 def _open(
-    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, log: Callable[[str], None]
+    flags: CacheArguments, model: Any, examples: dict[str, Any], run: Any, verbose: bool
 ) -> tuple[FeatureStore, dict[str, Any]]:
     """Open the cache of this process, and return it with the examples and their indices in it.
 
@@ -137,32 +149,28 @@ def _open(
             f"the cache finds states by token ids, and {', '.join(map(repr, in_front))} changes the input embeddings "
             "by the entities of a text"
         )
-    directory = _directory(flags)
+    directory = directory_of(flags.cache_features)
     layout = _layout(flags, model)
-    folder = directory / _name(model, layout, run)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "about.json").is_file():
-        replace_file(folder / "about.json", _about(model, layout, run))
-    room = partial(room_in, directory, flags.cache_budget)
     different, indices = Examples.of(
         np.concatenate([_keys(split) for split in examples.values()]),
         np.concatenate([column(split, "length") for split in examples.values()]),
     )
-    features = FeatureStore(folder, layout, different, room, log)
+    about = {"layers": list(layout.layers), "stored": str(layout.stored)}
+    features = open_store(
+        directory, flags.cache_budget, model, run, about, layout, different, log=print if verbose else None
+    )
     _check_worth(features, run)
-    _describe(features, directory, log)
+    _describe(features, directory)
     ends = np.cumsum([len(split) for split in examples.values()])[:-1]
     indexed = zip(examples.items(), np.split(indices, ends), strict=True)
     return features, {name: split.add_column("cache_index", own) for (name, split), own in indexed}
 
 
-def _discard(message: str) -> None:
-    """Print nothing: only one process prints."""
-
-
-def _directory(flags: CacheArguments) -> Path:
-    named = str(flags.cache_features)
-    return Path(constants.HF_HOME, "kadapter", "features") if named.lower() == "true" else Path(named)
+def directory_of(named: str | None) -> Path:
+    """Return the directory of the stores that a flag names; without a name, that in the Hugging Face cache."""
+    if named is None or named.lower() == "true":
+        return Path(constants.HF_HOME, "kadapter", "features")
+    return Path(named)
 
 
 def _layout(flags: CacheArguments, model: Any) -> Layout:
@@ -173,28 +181,46 @@ def _layout(flags: CacheArguments, model: Any) -> Layout:
     return Layout((*layers, last if last in model.tapped() else -1), model.config.hidden_size, stored, read)
 
 
-def _about(model: Any, layout: Layout, run: Any) -> str:
-    """Return in JSON everything that the states depend on apart from the token ids."""
-    backbone, modules = model.base_model.backbone.config, model.base_model.backbone.modules()
-    quantized = getattr(backbone, "quantization_config", None)
-    about = {
-        **({} if quantized is None else {"quantized": repr(quantized)}),
-        **({"compiled": True} if any("forward" in vars(module) for module in modules) else {}),
-        "backbone": model.config.backbone_fingerprint,
-        "configuration": plain(backbone),  # another activation, for example, changes the states of the same weights
-        "attention": backbone._attn_implementation,
-        "layers": list(layout.layers),
-        "stored": str(layout.stored),
-        "computed": [str(layout.read), run.bf16, run.fp16, run.device.type],
-        "versions": [torch.__version__, transformers.__version__],
-        "format": 2,
-    }
-    return json.dumps(about, indent=2, sort_keys=True, default=repr)
+def open_store(
+    directory: Path,
+    budget: str | None,
+    model: Any,
+    run: Any,
+    about: dict[str, Any],
+    layout: Layout,
+    examples: Examples,
+    **settings: Any,
+) -> FeatureStore:
+    """Open the store in the folder whose name is a hash of all that the states depend on apart from the examples.
 
+    That is what `about` says, the frozen encoder, the precision and the versions; it is written to about.json.
+    `settings` are keywords of `FeatureStore`.
 
-def _name(model: Any, layout: Layout, run: Any) -> str:
+    Raises:
+        OSError: the folder can't be made or read.
+    """
+    text = json.dumps({**_about_encoder(model, run), **about}, indent=2, sort_keys=True, default=repr)
     source = Path(model.config.backbone_name_or_path or "backbone").name
-    return f"{source}-{blake2b(_about(model, layout, run).encode(), digest_size=8).hexdigest()}"
+    folder = directory / f"{source}-{blake2b(text.encode(), digest_size=8).hexdigest()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "about.json").is_file():
+        replace_file(folder / "about.json", text)
+    return FeatureStore(folder, layout, examples, partial(room_in, directory, budget), **settings)
+
+
+def _about_encoder(model: Any, run: Any) -> dict[str, Any]:
+    backbone = model.base_model.backbone
+    quantized = getattr(backbone.config, "quantization_config", None)
+    return {
+        **({} if quantized is None else {"quantized": repr(quantized)}),
+        **({"compiled": True} if any("forward" in vars(module) for module in backbone.modules()) else {}),
+        "backbone": model.config.backbone_fingerprint,
+        "configuration": plain(backbone.config),  # another activation changes the states of the same weights
+        "attention": backbone.config._attn_implementation,
+        "computed": [str(next(backbone.parameters()).dtype), run.bf16, run.fp16, run.device.type],
+        "versions": [torch.__version__, transformers.__version__],
+        "format": 3,
+    }
 
 
 def _keys(examples: Any) -> np.ndarray:
@@ -213,13 +239,14 @@ def _check_worth(features: FeatureStore, run: Any) -> None:
         )
 
 
-def _describe(features: FeatureStore, directory: Path, log: Callable[[str], None]) -> None:
-    layout, examples, takes = features.layout, features.examples, readable(features.bytes_of().sum())
+def _describe(features: FeatureStore, directory: Path) -> None:
+    layout, examples, log = features.layout, features.examples, features.log
     there, number = int((features.shard >= 0).sum()), len(examples.keys)
     log(
         f"features: {number} different examples, {int(examples.lengths.sum())} tokens, hidden states "
-        f"{list(layout.layers)} in {str(layout.stored).removeprefix('torch.')} take {takes}"
-        f"; {there} examples are in {str(features.folder)!r}, {len(features.missing())} will be"
+        f"{list(layout.layers)} in {str(layout.stored).removeprefix('torch.')} take "
+        f"{readable(features.bytes_of().sum())}; {there} examples are in {str(features.folder)!r}, "
+        f"{len(features.missing())} will be"
     )
     others = sum(path.is_dir() and path != features.folder for path in directory.iterdir())
     if others and not there:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,17 +17,7 @@ from torch import Tensor
 from ...backbone_kadapter import replacing
 from ..common.checkpoints import checksum
 
-__all__ = [
-    "KEY",
-    "PATTERN",
-    "Layout",
-    "Shard",
-    "key_of",
-    "read_checked",
-    "read_shard",
-    "write_checked",
-    "write_shard",
-]
+__all__ = ["KEY", "PATTERN", "Layout", "Shard", "key_of", "read_shard", "write_shard"]
 
 KEY = "S16"  # numpy's name for 16 bytes
 PATTERN = "*.safetensors"
@@ -40,19 +31,20 @@ class Layout(NamedTuple):
         layers: the hidden states in ascending order, 0 = embeddings; the last of them is the backbone's last, whether
             it is named -1 or by its number.
         width: size of each hidden state.
-        stored: dtype in the files; int8 has an additional scale for each token and layer.
-        read: dtype in which the states are returned.
+        stored: dtype in the files, None for that of the states; int8 has an additional scale for each token and layer.
+        read: dtype in which the states are returned, None for that of the files.
     """
 
     layers: tuple[int, ...]
     width: int
-    stored: torch.dtype
-    read: torch.dtype
+    stored: torch.dtype | None = None
+    read: torch.dtype | None = None
 
     def bytes_of(self, lengths: np.ndarray) -> np.ndarray:
         """Return the bytes that examples of these lengths in tokens take, including their keys and lengths."""
         scale = torch.float32.itemsize if self.stored == torch.int8 else 0
-        return lengths * len(self.layers) * (self.width * self.stored.itemsize + scale) + KEY_AND_LENGTH
+        itemsize = (self.stored or torch.float32).itemsize
+        return lengths * len(self.layers) * (self.width * itemsize + scale) + KEY_AND_LENGTH
 
     def by_layer(self, states: Tensor) -> dict[int, Tensor]:
         """Return states (layers, ...) by their layer, the last one also as -1."""
@@ -61,7 +53,7 @@ class Layout(NamedTuple):
     def encode(self, states: Tensor) -> dict[str, Tensor]:
         """Convert states (..., width) to their stored form; this is lossless if both dtypes are equal."""
         if self.stored != torch.int8:
-            return {"states": states.to(self.stored)}
+            return {"states": states.to(dtype=self.stored)}
         states = states.float()
         scales = states.abs().amax(dim=-1).clamp(min=torch.finfo(torch.float32).tiny) / 127  # (...)
         return {"states": (states / scales[..., None]).round().to(torch.int8), "scales": scales}
@@ -69,7 +61,7 @@ class Layout(NamedTuple):
     def decode(self, stored: dict[str, Tensor]) -> Tensor:
         """Convert the stored form to states (..., width)."""
         if self.stored != torch.int8:
-            return stored["states"].to(self.read)
+            return stored["states"].to(dtype=self.read)
         return (stored["states"].float() * stored["scales"][..., None]).to(self.read)
 
 
@@ -85,13 +77,15 @@ class Shard(NamedTuple):
         return {name: tensor[self.starts[index] : self.starts[index + 1]] for name, tensor in self.stored.items()}
 
 
-def key_of(input_ids: list[int]) -> bytes:
-    """Return the key of an example's states: apart from the backbone they depend only on its token ids."""
-    return blake2b(np.asarray(input_ids, dtype=np.int64).tobytes(), digest_size=16).digest()
+def key_of(inputs: Any) -> bytes:
+    """Return the key of an example's states: a hash of what the model reads of it, such as the list of token ids."""
+    return blake2b(json.dumps(inputs).encode(), digest_size=16).digest()
 
 
-def write_checked(folder: Path, tensors: dict[str, Tensor], room: Callable[[], float] = lambda: np.inf) -> Path | None:
-    """Write tensors to a temporary file, name it by its checksum when it is complete, and return its path.
+def write_shard(
+    folder: Path, keys: np.ndarray, examples: list[dict[str, Tensor]], room: Callable[[], float]
+) -> Path | None:
+    """Write these examples to a temporary file, name it by its checksum when it is complete, and return its path.
 
     Return None if it takes too much room. The folder's name, which stands for everything that states depend on apart
     from the example, is stored in the file. The file gets its size before `room` is asked, so that processes which
@@ -100,6 +94,9 @@ def write_checked(folder: Path, tensors: dict[str, Tensor], room: Callable[[], f
     Raises:
         OSError: it can't be written; nothing of it is left.
     """
+    tensors = {name: torch.cat([example[name] for example in examples]) for name in examples[0]}
+    tensors["lengths"] = torch.tensor([len(example["states"]) for example in examples])
+    tensors["keys"] = torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())
     data = save(tensors, {"folder": folder.name})
     path = folder / f"{blake2b(data, digest_size=16).hexdigest()}.safetensors"
     with replacing(path) as partial, partial.open("wb") as file:
@@ -111,8 +108,8 @@ def write_checked(folder: Path, tensors: dict[str, Tensor], room: Callable[[], f
     return path
 
 
-def read_checked(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file after checking that it is the one its name says.
+def read_shard(path: Path, layout: Layout) -> Shard:
+    """Open a shard after checking that it is the one its name says.
 
     Raises:
         OSError: it can't be read.
@@ -123,41 +120,13 @@ def read_checked(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             made_in = (file.metadata() or {}).get("folder")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"it is no shard ({error})") from error
-    if made_in != path.parent.name:
-        raise ValueError(f"it was made in {made_in!r}, for another backbone, other layers or another precision")
-    return tensors
-
-
-def write_shard(
-    folder: Path, keys: np.ndarray, examples: list[dict[str, Tensor]], room: Callable[[], float]
-) -> Path | None:
-    """Write a shard of these examples and return its path, or None if it takes too much room.
-
-    Raises:
-        OSError: it can't be written; nothing of it is left.
-    """
-    stored = {name: torch.cat([example[name] for example in examples]) for name in examples[0]}
-    lengths = torch.tensor([len(example["states"]) for example in examples])
-    key_bytes = torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())
-    return write_checked(folder, {**stored, "lengths": lengths, "keys": key_bytes}, room)
-
-
-def read_shard(path: Path, layout: Layout) -> Shard:
-    """Open a shard after checking that it is the one its name says.
-
-    Raises:
-        OSError: it can't be read.
-        ValueError: it was cut short or changed, comes from another folder, or holds something else.
-    """
-    stored = read_checked(path)
-    try:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if made_in != path.parent.name:
+            raise ValueError(f"it was made in {made_in!r}, for another backbone, other layers or another precision")
         lengths, keys = stored.pop("lengths").numpy(), stored.pop("keys").numpy()
         shape = (int(lengths.sum()), len(layout.layers), layout.width)
-        if stored["states"].shape != shape or stored["states"].dtype != layout.stored:
+        if stored["states"].shape != shape:
             raise ValueError(f"its states are {tuple(stored['states'].shape)} and must be {shape}")
-    except KeyError as error:
+    except (SafetensorError, KeyError) as error:
         raise ValueError(f"it is no shard ({error})") from error
     return Shard(np.ascontiguousarray(keys).view(KEY)[:, 0], np.concatenate([[0], lengths.cumsum()]), stored)

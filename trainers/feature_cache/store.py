@@ -1,8 +1,9 @@
-"""A cache of the hidden states that adapters tap: the backbone reads every sentence once, whatever is trained on it.
+"""A store of what frozen models make of examples: each example is encoded once, whatever is trained on it.
 
-Examples are identified by their token ids, so examples that a change of corpus, tokenizer or length leaves unchanged
-are found again. The folder's name stands for everything else that the states depend on: the backbone, the layers, the
-precision, the versions.
+Pre-training keeps the hidden states that adapters tap, of every token; tasks keep what a head reads, at few positions.
+Examples are identified by what the model reads of them, so those that a change of corpus, tokenizer or length leaves
+unchanged are found again. The folder's name stands for everything else that the states depend on: the backbone, the
+layers or the adapter, the precision, the versions.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ STALE_AFTER_SECONDS = 24 * 3600  # age at which incomplete shards are removed
 
 
 class Examples(NamedTuple):
-    """The sorted keys of distinct examples, their lengths in tokens, and their priority when room is short."""
+    """The sorted keys of distinct examples, their lengths in tokens, and their priority when room is short.
+
+    Where the number of states of an example is known only when it is encoded, the length is 0.
+    """
 
     keys: np.ndarray
     lengths: np.ndarray
@@ -53,6 +57,7 @@ class FeatureStore:
         examples: the examples of the run.
         room: returns how many bytes new shards may still take.
         log: prints messages; None prints nothing.
+        again: what happens to the examples of a damaged shard, in its message.
     """
 
     def __init__(
@@ -62,9 +67,10 @@ class FeatureStore:
         examples: Examples,
         room: Callable[[], float] = lambda: np.inf,
         log: Callable[[str], None] | None = print,
+        again: str = "computed",
     ) -> None:
         self.folder, self.layout, self.examples, self.log = folder, layout, examples, log or (lambda message: None)
-        self.room = room
+        self.room, self.again = room, again
         self.shards: list[Shard] = []
         self.opened: set[str] = set()
         self.shard = np.full(len(examples.keys), -1, np.int32)  # the shard of each example, and its index there
@@ -94,6 +100,10 @@ class FeatureStore:
         """Return for each index whether its states are on disk."""
         return self.shard[indices] >= 0
 
+    def stored(self, index: int) -> dict[str, Tensor]:
+        """Return the stored tensors of an example that is on disk, (tokens, layers, ...) each."""
+        return self.shards[self.shard[index]].example(self.index_in_shard[index])
+
     def get(self, indices: Sequence[int], length: int, pinned: bool = False) -> tuple[Tensor, np.ndarray]:
         """Return states (layers, batch, length, width), and which of them are on disk; the others are zeros.
 
@@ -102,8 +112,7 @@ class FeatureStore:
         shape = (len(self.layout.layers), len(indices), length, self.layout.width)
         states, there = torch.zeros(shape, dtype=self.layout.read, pin_memory=pinned), self.has(indices)
         for number in np.flatnonzero(there):
-            index = indices[int(number)]
-            example = self.layout.decode(self.shards[self.shard[index]].example(self.index_in_shard[index]))
+            example = self.layout.decode(self.stored(indices[int(number)]))
             states[:, number, : len(example)] = example.transpose(0, 1)
         return states, there
 
@@ -162,7 +171,7 @@ class FeatureStore:
             shard = read_shard(path, self.layout)
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):  # another process removed and reported it
-                self.log(f"features: shard {str(path)!r} is not used: {error}; its examples are computed again")
+                self.log(f"features: shard {str(path)!r} is not used: {error}; its examples are {self.again} again")
             if isinstance(error, ValueError):
                 with suppress(OSError):
                     path.unlink()
@@ -174,7 +183,6 @@ class FeatureStore:
         indices = np.searchsorted(self.examples.keys, shard.keys)
         ours = indices < len(self.examples.keys)
         ours[ours] = self.examples.keys[indices[ours]] == shard.keys[ours]
-        ours[ours] = self.examples.lengths[indices[ours]] == np.diff(shard.starts)[ours]
         ours[ours] = self.shard[indices[ours]] < 0  # another thread may be reading the examples that we have
         if ours.any():
             self.shards.append(shard)

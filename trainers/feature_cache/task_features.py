@@ -1,16 +1,13 @@
 """Features that a task's head reads, encoded once: where backbone and adapters are frozen, they never change.
 
-They are kept separately for each source, the backbone and each adapter, and for each example, so that rows of a table,
-seeds, learning rates, fractions and rounds of a cross-validation share them. The key of a source covers everything
-that its states depend on: the backbone's fingerprint, the adapter's configuration and tensors, the model's code, the
-precision. The key of an example is a hash of what the model reads of it.
+Each source, the backbone and each adapter, has a store of its own, so that rows of a table, seeds, learning rates,
+fractions and rounds of a cross-validation share what is in it. How many positions of an example the head reads, and
+the dtype, are known only when it is encoded.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -19,187 +16,116 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from huggingface_hub import constants
 from torch import Tensor
 
+from ...artifacts_kadapter import adapter_hash
 from ..common.collator import PadToBatch
+from ..common.precision import precision_context
 from ..downstream.dataset import Split
-from .shards import PATTERN, read_checked, write_checked
+from .options import directory_of, open_store
+from .shards import KEY, Layout, key_of
+from .store import Examples, FeatureStore
 
 __all__ = ["keep_states"]
 
 NOT_READ = ("labels", "answer_spans")
-HASH_BYTES = 16
 CODE = Path(__file__).resolve().parents[2]
 
-Kept = tuple[Sequence[int] | np.ndarray, Tensor]  # numbers of distinct examples, and their states
 
+def keep_states(split: Split, model: Any, task: Any, run: Any, flags: Any, verbose: bool) -> Split:
+    """Return a split with the states of all its examples, from the stores or encoded now and kept there.
 
-def keep_states(split: Split, model: Any, task: Any, run: Any, directory: str | None, verbose: bool) -> Split:
-    """Return a split with the states of all its examples, from the cache or encoded now and stored there.
-
-    Only the main process encodes, so it must call this first.
+    Only the main process encodes, so it must call this first. `flags` has the directory of the stores and its budget.
     """
-    folder = Path(directory) if directory else Path(constants.HF_HOME, "kadapter", "states")
     collate = PadToBatch.of(task, model)
     collate.padding = {name: value for name, value in task.padding.items() if name not in NOT_READ}
     columns = [name for name in collate.padding if name in split.examples.column_names]
-    names, firsts, number_of = _distinct(_names(split.examples, columns))
-    folders = {source: folder / key for source, key in _keys(model, run, collate.length).items()}
-    kept = {source: _kept(own_folder, names, verbose) for source, own_folder in folders.items()}
-    missing_of = {source: _missing(shards, len(names)) for source, shards in kept.items()}
-    missing = np.unique(np.concatenate(list(missing_of.values())))
-    encoded = _encode(split, firsts[missing], model, collate, run) if len(missing) else {}
-    for source, numbers in missing_of.items():
-        if len(numbers):
-            new = encoded[source][torch.as_tensor(np.searchsorted(missing, numbers))]
-            _save(folders[source], [names[number] for number in numbers], new)
-            kept[source].append((numbers, new))
+    keys = _keys(split.examples, columns)
+    different, indices = Examples.of(keys, np.zeros(len(keys), np.int64))
+    first = np.unique(indices, return_index=True)[1]
+    stores = _open(model, run, collate.length, flags, different, verbose)
+    absent = np.any([store.shard < 0 for store in stores.values()], axis=0) if stores else np.full(len(first), True)
+    missing = np.flatnonzero(absent)
+    missing = missing[np.argsort(first[missing])]
+    encoded: dict[str, dict[int, Tensor]] = {source: {} for source in stores}
+    for batch, read in _encode(replace(split, indices=first[missing]), model, collate, run):
+        for source, tensor in read.items():
+            encoded.setdefault(source, {}).update(zip(missing[batch].tolist(), tensor, strict=True))
+            if source in stores:
+                stores[source].put(missing[batch], tensor[None], [tensor.shape[1]] * len(batch))
+    for store in stores.values():
+        store.flush()
     if verbose:
-        distinct = f", {len(names)} of them different" if len(names) < len(split.examples) else ""
-        print(f"states: {len(split.examples)} examples{distinct} of {sorted(kept)}, {len(missing)} encoded now")
-    states = {source: _joined(shards, len(names)) for source, shards in kept.items()}
-    if len(names) < len(split.examples):
-        states = {source: tensor[torch.as_tensor(number_of)] for source, tensor in states.items()}
+        distinct = f", {len(first)} of them different" if len(first) < len(keys) else ""
+        print(f"states: {len(keys)} examples{distinct} of {sorted(encoded)}, {len(missing)} encoded now")
+    states = {source: _in_order(indices, own, stores.get(source)) for source, own in encoded.items()}
     return split.with_states(states, list(task.padding))
 
 
-def _distinct(names: list[bytes]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Return the distinct names in order of occurrence, the first example of each, and the number of each example."""
-    numbers: dict[bytes, int] = {}
-    number_of = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
-    return list(numbers), np.unique(number_of, return_index=True)[1], number_of
-
-
-def _names(examples: datasets.Dataset, columns: list[str]) -> list[bytes]:
-    """Return for each example a hash of what the model reads of it."""
+def _keys(examples: datasets.Dataset, columns: list[str]) -> np.ndarray:
+    """Return for each example the key of what the model reads of it."""
     values = (examples.with_format(None)[name][:] for name in columns)
-    return [
-        blake2b(repr([*zip(columns, example, strict=True)]).encode(), digest_size=HASH_BYTES).digest()
-        for example in zip(*values, strict=True)
-    ]
+    keys = [key_of([*zip(columns, example, strict=True)]) for example in zip(*values, strict=True)]
+    return np.frombuffer(b"".join(keys), dtype=KEY)
 
 
-def _keys(model: Any, run: Any, length: int | None) -> dict[str, str]:
-    """Return for each source of states a hash of everything that they depend on apart from the examples."""
-    config, core = model.config, model.base_model
-    code = [_hash([path.read_text(encoding="utf-8")]) for path in sorted(CODE.glob("*_kadapter.py"))]
-    precision = [str(next(core.backbone.parameters()).dtype), run.bf16, run.fp16, str(run.device.type)]
-    shapes = {
-        name: {key: value for key, value in values.items() if key not in ("training", "source")}
-        for name, values in config.adapters.items()
-    }
-    common = [config.backbone_fingerprint, type(model).__name__, code, *precision, length]
+def _open(
+    model: Any, run: Any, length: int | None, flags: Any, examples: Examples, verbose: bool
+) -> dict[str, FeatureStore]:
+    """Open the store of each source; none if the directory can't be used, which costs only time."""
+    directory = directory_of(flags.states_dir)
+    layout, log = Layout((0,), model.config.hidden_size), print if verbose else None
+    code = blake2b(b"\0".join(path.read_bytes() for path in sorted(CODE.glob("*_kadapter.py"))), digest_size=16)
+    reading = {"head": type(model).__name__, "code": code.hexdigest(), "length": length}
+    adapters = model.base_model.adapters
     # all states behind a map depend on it; the entities themselves are columns of the examples
-    common += [_hash([shapes[name]], core.adapters[name].state_dict()) for name in sorted(core.adapters.in_front)]
-    keys = {"backbone": _hash(common)}
+    maps = [
+        adapter_hash(model.config.adapters[name], adapters[name].state_dict()) for name in sorted(adapters.in_front)
+    ]
+    reading |= {"maps": maps} if maps else {}
+    sources = {"backbone": "backbone"}
     for name, source in model.sources().items():
-        read = [core.fusion.reads] if source != f"adapters.{name}" else []  # outputs keep the key that they had
-        keys[source] = _hash([*common, shapes[name], *read], core.adapters[name].state_dict())
-    return keys
-
-
-def _hash(values: list[Any], tensors: dict[str, Tensor] | None = None) -> str:
-    total = blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=HASH_BYTES)
-    for name, tensor in sorted((tensors or {}).items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
-def _encode(split: Split, indices: np.ndarray, model: Any, collate: PadToBatch, run: Any) -> dict[str, Tensor]:
-    """Encode these examples, whether they are in use or not, in batches of similar length."""
-    chosen = replace(split, indices=indices)
-    order = np.argsort(-chosen.column("length"), kind="stable")
-    states: dict[str, Tensor] = {}
-    model.to(run.device).eval()
-    for batch_indices in _batches(order, run.per_device_eval_batch_size):
-        batch = collate([chosen[int(index)] for index in batch_indices])
-        with torch.no_grad(), _precision(run):
-            read = model.read(**{name: tensor.to(run.device) for name, tensor in batch.items()})
-        for source, tensor in read.items():
-            if source not in states:
-                states[source] = torch.empty(len(chosen), *tensor.shape[1:], dtype=tensor.dtype)
-            states[source][torch.as_tensor(batch_indices)] = tensor.cpu()
-    for source, tensor in states.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(
-                f"the states of {source!r} hold NaN or infinite values for some examples, so nothing can be learned "
-                "from them; look at its weights, or give --bf16 false"
-            )
-    return states
-
-
-def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for first in range(0, len(order), size):
-        yield order[first : first + size]
-
-
-def _precision(run: Any) -> AbstractContextManager:
-    """Return the context in which training would encode the same examples."""
-    if not (run.bf16 or run.fp16):
-        return nullcontext()
-    return torch.autocast(run.device.type, dtype=torch.bfloat16 if run.bf16 else torch.float16)
-
-
-# ---- on disk: a folder for each source, with a shard for all examples that were encoded at the same time ------------
-
-
-def _kept(folder: Path, names: list[bytes], verbose: bool) -> list[Kept]:
-    """Return the kept states of these examples, each once; a damaged shard is reported, removed and not used."""
-    kept: list[Kept] = []
-    missing = list(range(len(names)))
-    for path in sorted(folder.glob(PATTERN)):
-        try:
-            index_of, states = _load(path)
-        except (OSError, ValueError) as error:
-            if verbose:
-                print(f"the shard {str(path)!r} of kept states is not used: {error}; its examples are encoded again")
-            if isinstance(error, ValueError):
-                with suppress(OSError):
-                    path.unlink()
-            continue
-        here = [number for number in missing if names[number] in index_of]
-        if here:
-            kept.append((here, states[[index_of[names[number]] for number in here]]))
-            missing = [number for number in missing if names[number] not in index_of]
-    return kept
-
-
-def _missing(kept: list[Kept], number: int) -> np.ndarray:
-    there = np.zeros(number, dtype=bool)
-    for numbers, _ in kept:
-        there[numbers] = True
-    return np.flatnonzero(~there)
-
-
-def _joined(kept: list[Kept], number: int) -> Tensor:
-    """Return the states of all examples in their order, (examples, n, hidden)."""
-    first = kept[0][1]
-    states = torch.empty(number, *first.shape[1:], dtype=first.dtype)
-    for numbers, tensor in kept:
-        states[torch.as_tensor(numbers)] = tensor
-    return states
-
-
-def _load(path: Path) -> tuple[dict[bytes, int], Tensor]:
-    """Return the indices of a shard's examples by their hash, and its states.
-
-    Raises:
-        OSError: it can't be read.
-        ValueError: it is damaged, or no shard of states.
-    """
-    shard = read_checked(path)
-    if shard.keys() != {"examples", "states"} or len(shard["examples"]) != len(shard["states"]):
-        raise ValueError("it is no shard of states")
-    return {name.tobytes(): index for index, name in enumerate(shard["examples"].numpy())}, shard["states"]
-
-
-def _save(folder: Path, names: list[bytes], states: Tensor) -> None:
-    """Write a shard; a failure is reported, but costs only time."""
-    examples = torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8).view(-1, HASH_BYTES)
+        tensors = adapters[name].state_dict()
+        sources[source] = f"{model.base_model.fusion.reads} {adapter_hash(model.config.adapters[name], tensors)}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_checked(folder, {"examples": examples, "states": states.contiguous()})
+        return {
+            source: open_store(
+                *(directory, flags.cache_budget, model, run, {**reading, "source": identity}, layout, examples),
+                log=log,
+                again="encoded",
+            )
+            for source, identity in sources.items()
+        }
     except OSError as error:
-        print(f"states could not be kept in {str(folder)!r} ({error}); they are used nevertheless")
+        print(f"states could not be kept in {str(directory)!r} ({error}); they are used nevertheless")
+        return {}
+
+
+def _encode(split: Split, model: Any, collate: PadToBatch, run: Any) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Yield the states of the examples in use, in batches of similar length, after the indices of each batch."""
+    order = np.argsort(-split.column("length"), kind="stable")
+    for first in range(0, len(order), run.per_device_eval_batch_size):
+        indices = order[first : first + run.per_device_eval_batch_size]
+        batch = collate([split[int(index)] for index in indices])
+        model.to(run.device).eval()
+        with torch.no_grad(), precision_context(run):
+            read = model.read(**{name: tensor.to(run.device) for name, tensor in batch.items()})
+        yield indices, {source: _finite(source, states.cpu()) for source, states in read.items()}
+
+
+def _finite(source: str, states: Tensor) -> Tensor:
+    if not torch.isfinite(states).all():
+        raise ValueError(
+            f"the states of {source!r} hold NaN or infinite values for some examples, so nothing can be learned "
+            "from them; look at its weights, or give --bf16 false"
+        )
+    return states
+
+
+def _in_order(indices: np.ndarray, encoded: dict[int, Tensor], store: FeatureStore | None) -> Tensor:
+    """Return the states of the examples with these indices, from the store or as encoded, (examples, n, hidden)."""
+    states = dict(encoded)
+    if store is not None:
+        on_disk = np.flatnonzero(store.shard >= 0).tolist()
+        states |= {index: store.stored(index)["states"][:, 0] for index in on_disk}
+    return torch.stack([states[index] for index in indices.tolist()])

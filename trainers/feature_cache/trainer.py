@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..common.encoding import column
+from ..common.locality import Locality
 from ..common.memory import give_back, keep_freed_memory, limit_native_caches
 from ..common.trainer import KAdapterTrainer
 from .options import readable
@@ -75,6 +76,7 @@ class FeatureTrainer(KAdapterTrainer):
     Args:
         features: the cache, or None.
         reader: a shared backbone that encodes each batch once for several trainers; None for the model's own.
+        locality: the term that holds the adapter back on other text, or None.
         data_collator: makes the batches.
         arguments: keywords of `KAdapterTrainer`.
     """
@@ -85,12 +87,16 @@ class FeatureTrainer(KAdapterTrainer):
         data_collator: CollateWithCacheIndex,
         features: FeatureStore | None = None,
         reader: Any = None,
+        locality: Locality | None = None,
         **arguments: Any,
     ) -> None:
         limit_native_caches(many_kernels=features is not None)
         super().__init__(data_collator=data_collator, **arguments)
         self.features, self.released = features, False
-        self.reader = reader
+        self.reader, self.locality = reader, locality
+        self.moved: Tensor | float = 0.0  # the locality term without its weight, summed since the last log
+        self.moved_steps = 0  # over so many steps
+        self.micro_batch = (-1, 0)  # the step, and the number of its micro-batches so far
         device, workers = self.args.device.type, self.args.dataloader_num_workers
         if features is not None and device in WITH_TIME and not workers:
             data_collator.ahead = partial(features.get, pinned=device == "cuda")
@@ -147,6 +153,32 @@ class FeatureTrainer(KAdapterTrainer):
             lengths = [on_host.lengths[number] for number in new]
             states[:, chosen] = features.put([indices[number] for number in new], read, lengths)
         return features.layout.by_layer(states)
+
+    # ---- the locality term ------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the loss, in training with the locality term."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.locality is None or not model.training:
+            return loss
+        step, seen = self.micro_batch
+        number = seen if step == self.state.global_step else 0
+        self.micro_batch = (self.state.global_step, number + 1)
+        processes, micro_batches = self.args.world_size, self.current_gradient_accumulation_steps
+        share, shares = number * processes + self.args.process_index, micro_batches * processes
+        moved = self.locality.share(self.model.base_model, self.state.global_step, share, shares)
+        self.moved, self.moved_steps = self.moved + moved.detach(), self.moved_steps + (number == 0)
+        # Gradients are averaged over processes; over micro-batches they are summed, unless the loss is a plain mean.
+        scaled = self.model_accepts_loss_kwargs and kwargs.get("num_items_in_batch") is not None
+        return loss + self.locality.weight * processes * (1 if scaled else micro_batches) * moved
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, with the mean over steps of the squared contribution relative to the backbone's state."""
+        if self.locality is not None and "loss" in logs:
+            moved = self.accelerator.reduce(torch.as_tensor(self.moved, device=self.args.device), "sum")
+            logs["moved"] = float(moved) / max(1, self.moved_steps)
+            self.moved, self.moved_steps = 0.0, 0
+        super().log(logs, *args, **kwargs)
 
     # ---- the cache --------------------------------------------------------------------------------------------------
 

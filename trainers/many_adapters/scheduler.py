@@ -54,7 +54,8 @@ class Scheduler:
         """
         self.gates = {name: threading.Semaphore(0) for name in jobs}
         self.progress = dict.fromkeys(jobs, -1)
-        state, device = process_state(), current_device()
+        accelerator = torch.accelerator
+        state, device = process_state(), accelerator.current_device_index() if accelerator.is_available() else None
         threads = [
             threading.Thread(target=self._work, args=(name, job, state, device), daemon=True)
             for name, job in jobs.items()
@@ -141,11 +142,6 @@ def restore(state: dict[str, Any]) -> None:
     shared = vars(GradientState())
     shared.clear()
     shared.update(state["gradients"])
-
-
-def current_device() -> int | None:
-    """Return the index of the current accelerator, None if there is none."""
-    return torch.accelerator.current_device_index() if torch.accelerator.is_available() else None
 
 
 class SharedBackbone:

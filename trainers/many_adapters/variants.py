@@ -12,6 +12,7 @@ import yaml
 
 from ...configuration_kadapter import check_adapter_name
 from ..common.arguments import AdapterArguments, CorpusArguments, RunArguments, flags_of, parse_arguments
+from ..common.locality import LocalityArguments
 from ..feature_cache.options import CacheArguments
 
 __all__ = ["Settings", "settings_of"]
@@ -21,6 +22,7 @@ OWN = (  # flags that may differ between the adapters of a run
     *("adapter_num_attention_heads", "adapter_dropout", "skip_layers", "mask_padding", "fusion"),
     *("classifier_dropout", "without_adapter", "seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
     *("warmup_steps", "weight_decay", "max_grad_norm", "optim", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    "locality_weight",
 )
 
 
@@ -44,9 +46,10 @@ class Settings(NamedTuple):
     cache: CacheArguments
     run: RunArguments
     variants: VariantArguments
+    locality: LocalityArguments
 
 
-KINDS = (CorpusArguments, AdapterArguments, CacheArguments, RunArguments, VariantArguments)
+KINDS = (CorpusArguments, AdapterArguments, CacheArguments, RunArguments, VariantArguments, LocalityArguments)
 
 
 def settings_of(argv: list[str] | None = None) -> tuple[list[Settings], bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 
-from ..common.arguments import CorpusArguments
+from ..common.arguments import CorpusArguments, HeadArguments
 
 __all__ = ["CorporaArguments", "MultitaskArguments"]
 
@@ -30,18 +30,7 @@ class CorporaArguments(CorpusArguments):
 
 
 @dataclass(kw_only=True)
-class MultitaskArguments:
+class MultitaskArguments(HeadArguments):
     """Which encoder is trained, by which objectives, under which heads."""
 
     objectives: list[str] = field(metadata={"help": "Names of the objectives: files of trainers/pretraining/."})
-    backbone: str = field(metadata={"help": "Hub id or directory of the encoder."})
-    backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
-    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the heads."})
-    head: str = field(
-        default="default",
-        metadata={"choices": ["default", "official"], "help": "The objective's own head, or the published one."},
-    )
-    official_labels: str = field(
-        default="aligned",
-        metadata={"choices": ["aligned", "published"], "help": "Labels of the official dependency head."},
-    )

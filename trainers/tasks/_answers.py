@@ -13,13 +13,14 @@ from ...configuration_kadapter import KAdapterConfig
 from ...data_builders import occurrences
 from ...heads_kadapter import KAdapterForQuestionAnswering, spans_loss
 from ...processing_kadapter import PassageTokens, best_spans, join_passages
+from ._base import BaseTask
 
 __all__ = ["AnswerTask"]
 
 NOWHERE = [-1, -1, -1]
 
 
-class AnswerTask:
+class AnswerTask(BaseTask):
     """`<s> question </s> passage </s>` for each passage, start and end over the tokens of all passages of a question.
 
     Where an answer occurs, as whole words and in any case, however often and in whichever passages, counts as right
@@ -39,14 +40,9 @@ class AnswerTask:
             raise ValueError(
                 f"{type(tokenizer).__name__} does not tell the characters of tokens; use a fast tokenizer"
             )
-        self.tokenizer, self.max_length = tokenizer, max_length
+        super().__init__(tokenizer, max_length, arguments)
         self.max_passages, self.max_answer_length = arguments.max_passages, arguments.max_answer_length
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "answer_mask": 0, "answer_spans": -1}
-        self.settings: dict[str, Any] = {}
-
-    def select(self, train: Dataset) -> Dataset:
-        """Return all training records."""
-        return train
 
     def learn(self, train: Dataset) -> dict[str, Any]:
         """Learn nothing: the head knows no labels."""
@@ -65,14 +61,7 @@ class AnswerTask:
         Raises:
             ValueError: a question has no passage, or no answer although it is evaluated.
         """
-        columns = (
-            "record",
-            "input_ids",
-            "answer_mask",
-            "length",
-            "truncated",
-            *(["answer_spans"] if labelled else []),
-        )
+        columns = ["record", "input_ids", "answer_mask", "length", "truncated"] + ["answer_spans"] * labelled
         examples: dict[str, list] = {name: [] for name in columns}
         for record, (name, question, passages) in enumerate(
             zip(rows["id"], rows["question"], rows["passages"], strict=True)
@@ -146,7 +135,3 @@ class AnswerTask:
     def gold(self, rows: Dataset) -> list[list[str]]:
         """Return the accepted answers of each question."""
         return list(rows["answers"])
-
-    def wrong(self, gold: list[str]) -> str:
-        """Return no answer; every question is encoded where it is evaluated, so nobody asks."""
-        return ""

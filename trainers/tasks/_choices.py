@@ -6,17 +6,16 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from torch import Tensor
 
 from ...configuration_kadapter import KAdapterConfig
 from ...heads_kadapter import KAdapterForMultipleChoice
-from ...processing_kadapter import join_choice, special_tokens
-from ._classes import cross_entropies, probabilities
+from ...processing_kadapter import join_choice, special_tokens, tokenize_apart
+from ._base import BaseTask, probabilities
 
 __all__ = ["ChoiceTask"]
 
 
-class ChoiceTask:
+class ChoiceTask(BaseTask):
     """Each choice is a separate text, `<s> context </s> question </s> choice </s>`, scored at its first token.
 
     Long texts are cut at the end, token by token from the longer of context and question with choice, as in the
@@ -27,18 +26,12 @@ class ChoiceTask:
     model_class = KAdapterForMultipleChoice
     tag = "multiple-choice"
     metric, headline = "accuracy", "accuracy"
-    reads_all_tokens = False
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+        super().__init__(tokenizer, max_length, arguments)
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "labels": 0}
         self.prefix, self.separator = special_tokens(tokenizer)
         self.number: int | None = None
-        self.settings: dict[str, Any] = {}
-
-    def select(self, train: Dataset) -> Dataset:
-        """Return all training records."""
-        return train
 
     def learn(self, train: Dataset) -> dict[str, Any]:
         """Learn how many choices a question has; the head knows no labels."""
@@ -49,8 +42,10 @@ class ChoiceTask:
         """Do nothing: the head scores any number of choices."""
 
     def strata(self, rows: Dataset) -> list[str]:
-        """Return the index of each record's right choice."""
-        return self.gold(rows)
+        """Return the index of each record's right choice, from 0."""
+        return [str(label) for label in rows["label"]]
+
+    gold = strata
 
     def encode(self, rows: dict[str, list], training: bool = False, labelled: bool = True) -> dict[str, list]:
         """Tokenise each question with each of its choices.
@@ -59,9 +54,9 @@ class ChoiceTask:
             ValueError: a question has another number of choices than the first, or no label.
         """
         self._check(rows, labelled)
-        contexts, questions = (self._tokens(rows[name]) for name in ("context", "question"))
+        contexts, questions = (tokenize_apart(self.tokenizer, rows[name]) for name in ("context", "question"))
         number = len(rows["choices"][0])
-        choices = self._tokens([choice for choices in rows["choices"] for choice in choices])
+        choices = tokenize_apart(self.tokenizer, [choice for choices in rows["choices"] for choice in choices])
         examples: dict[str, list] = {name: [] for name in ("record", "input_ids", "length", "truncated")}
         for record, (context, question) in enumerate(zip(contexts, questions, strict=True)):
             own = choices[record * number : (record + 1) * number]
@@ -84,29 +79,9 @@ class ChoiceTask:
             if labelled and not 0 <= label < number:
                 raise ValueError(f"record {record!r} has no label; add it, or predict the file by --do_predict")
 
-    def _tokens(self, texts: list[str]) -> list[list[int]]:
-        """Tokenise each text separately, as if a space preceded it (as the official tokeniser does)."""
-        return self.tokenizer([f" {text.strip()}" for text in texts], add_special_tokens=False)["input_ids"]
-
-    def left_out(self, rows: Dataset) -> list[str]:
-        """Return nothing: records that do not fit are counted by their missing examples."""
-        return []
-
-    def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Return the choices' scores and the loss of each question."""
-        return output.logits.float(), cross_entropies(output.logits, batch.get("labels"))
-
     def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[str, dict[str, float]]]:
         """Return the index of the best choice of each question, and the probabilities of all."""
         return [
             (str(int(row.argmax())), {str(index): float(score) for index, score in enumerate(row)})
             for row in probabilities(decided)
         ]
-
-    def gold(self, rows: Dataset) -> list[str]:
-        """Return the index of each record's right choice, from 0."""
-        return [str(label) for label in rows["label"]]
-
-    def wrong(self, gold: str) -> str:
-        """Return no choice; this is never needed, since every question can be encoded."""
-        return ""

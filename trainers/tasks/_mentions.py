@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...processing_kadapter import mark_entities, special_tokens
 
-__all__ = ["Marked", "mark_within"]
+__all__ = ["mark_within", "marked_examples"]
 
 Spans = Sequence[tuple[int, int]]
 
@@ -36,6 +36,14 @@ def mark_within(
         else _cut(ids, positions, _last(tokenizer, text, own, suffix, marking), max_length, len(prefix), len(suffix))
         for text, own, (ids, positions) in zip(texts, spans, marked, strict=True)
     ]
+
+
+def marked_examples(marked: Sequence[Marked | None], labels: Sequence[Any] | None) -> dict[str, list]:
+    """Return the texts whose mentions fit as examples, with the label of each if there are labels."""
+    fitting = [record for record, text in enumerate(marked) if text is not None]
+    examples = {name: [getattr(marked[record], name) for record in fitting] for name in Marked._fields}
+    numbered = {} if labels is None else {"labels": [labels[record] for record in fitting]}
+    return {"record": fitting, **examples, **numbered}
 
 
 def _last(tokenizer: Any, text: str, spans: Spans, suffix: list[int], marking: dict[str, Any]) -> int:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from ...configuration_kadapter import KAdapterConfig
 from ...heads_kadapter import KAdapterForEntityPairClassification
-from ._classes import ClassTask, check_labels
-from ._mentions import mark_within
+from ..common.labels import check_varied
+from ._base import BaseTask, check_labels, numbered, probabilities
+from ._mentions import mark_within, marked_examples
 
 __all__ = ["RelationTask"]
 
 
-class RelationTask(ClassTask):
+class RelationTask(BaseTask):
     """Markers "@" and "#" around head and tail, representation at the opening markers, as in the official code.
 
     The official code moves a marker that was cut off to an arbitrary token (or fails). Ours cuts long inputs around
@@ -24,7 +26,6 @@ class RelationTask(ClassTask):
     record_type = "relation"
     model_class = KAdapterForEntityPairClassification
     tag = "text-classification"
-    what = column = "relation"
     metric, headline = "accuracy", "accuracy"
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
@@ -32,8 +33,15 @@ class RelationTask(ClassTask):
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "entity_positions": 0, "labels": 0}
 
     def learn(self, train: Dataset) -> dict[str, Any]:
-        """Number the relations of the training records by name."""
-        fields = super().learn(train)
+        """Number the relations of the training records by name.
+
+        Raises:
+            ValueError: there is only one relation.
+        """
+        relations = train.unique("relation")
+        check_varied("relation", relations)
+        fields = numbered(sorted(relations))
+        self.label2id = fields["label2id"]
         self._measure_by()
         return fields
 
@@ -47,6 +55,12 @@ class RelationTask(ClassTask):
         if self.metric == "accuracy":
             self.settings = {"classes": sorted(self.label2id)}
 
+    def strata(self, rows: Dataset) -> list[str]:
+        """Return each record's relation."""
+        return list(rows["relation"])
+
+    gold = strata
+
     def encode(self, rows: dict[str, list], training: bool = False, labelled: bool = True) -> dict[str, list]:
         """Mark, tokenise and label records.
 
@@ -54,19 +68,20 @@ class RelationTask(ClassTask):
             ValueError: a relation is unknown to the model; the message names record and relation.
         """
         if labelled:
-            check_labels(self.what, rows["id"], [[relation] for relation in rows["relation"]], self.label2id)
+            check_labels("relation", rows["id"], [[relation] for relation in rows["relation"]], self.label2id)
         spans = [
             [(head["start"], head["end"]), (tail["start"], tail["end"])]
             for head, tail in zip(rows["head"], rows["tail"], strict=True)
         ]
-        columns = ("record", "input_ids", "entity_positions", "truncated", *(["labels"] if labelled else []))
-        examples: dict[str, list] = {name: [] for name in columns}
-        for record, marked in enumerate(mark_within(self.tokenizer, rows["text"], spans, self.max_length)):
-            if marked is None:
-                continue
-            examples["record"].append(record)
-            for name, value in marked._asdict().items():
-                examples[name].append(value)
-            if labelled:
-                examples["labels"].append(self.label2id[rows["relation"][record]])
-        return examples
+        marked = mark_within(self.tokenizer, rows["text"], spans, self.max_length)
+        return marked_examples(
+            marked, [self.label2id[relation] for relation in rows["relation"]] if labelled else None
+        )
+
+    def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[str, dict[str, float]]]:
+        """Return the likeliest relation of each example, and the probability of every relation."""
+        names = sorted(self.label2id, key=self.label2id.__getitem__)
+        return [
+            (names[int(best)], dict(zip(names, map(float, row), strict=True)))
+            for best, row in zip(decided.argmax(axis=-1), probabilities(decided), strict=True)
+        ]

@@ -11,16 +11,15 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...configuration_kadapter import KAdapterConfig
 from ...heads_kadapter import KAdapterForEntityClassification
 from ..common.labels import check_varied
-from ._classes import check_labels, numbered
-from ._mentions import mark_within
+from ._base import BaseTask, check_labels, numbered
+from ._mentions import mark_within, marked_examples
 
 __all__ = ["TypingTask"]
 
 
-class TypingTask:
+class TypingTask(BaseTask):
     """A marker "@" around the mention, representation at the opening marker, any number of types (official code).
 
     The official code fails on an input that is too long. Ours cuts it around the mention; a record whose mention does
@@ -31,20 +30,13 @@ class TypingTask:
     model_class = KAdapterForEntityClassification
     tag = "text-classification"
     metric, headline = "entity_typing", "micro_f1"
-    reads_all_tokens = False
     order: ClassVar[tuple[str, ...]] = ()  # labels that come first, in this order
     at_least_one: ClassVar[bool] = False  # whether the likeliest type is predicted if none is likely
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+        super().__init__(tokenizer, max_length, arguments)
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "entity_positions": 0, "labels": 0.0}
-        self.label2id: dict[str, int] = {}
         self.trained: frozenset[str] = frozenset()  # those of a published order may have no training record
-        self.settings: dict[str, Any] = {}
-
-    def select(self, train: Dataset) -> Dataset:
-        """Return all training records."""
-        return train
 
     def learn(self, train: Dataset) -> dict[str, Any]:
         """Number the types of the training records, those of a published order first.
@@ -59,11 +51,6 @@ class TypingTask:
         self.label2id = fields["label2id"]
         return fields
 
-    def recall(self, config: KAdapterConfig) -> None:
-        """Take the numbered types from a trained model."""
-        label2id: Any = config.label2id
-        self.label2id = dict(label2id)
-
     def strata(self, rows: Dataset) -> list[str]:
         """Return each record's rarest type."""
         counts = Counter(label for labels in rows["labels"] for label in labels)
@@ -77,23 +64,10 @@ class TypingTask:
         """
         if labelled:
             check_labels("type", rows["id"], rows["labels"], self.trained or self.label2id)
-        columns = ("record", "input_ids", "entity_positions", "truncated", *(["labels"] if labelled else []))
-        examples: dict[str, list] = {name: [] for name in columns}
         spans = [[(mention["start"], mention["end"])] for mention in rows["mention"]]
         marked = mark_within(self.tokenizer, rows["text"], spans, self.max_length, markers=self.model_class.markers)
-        for record, mention in enumerate(marked):
-            if mention is None:
-                continue
-            examples["record"].append(record)
-            for name, value in mention._asdict().items():
-                examples[name].append(value)
-            if labelled:
-                examples["labels"].append([int(name in rows["labels"][record]) for name in self.label2id])
-        return examples
-
-    def left_out(self, rows: Dataset) -> list[str]:
-        """Return nothing: records that do not fit are counted by their missing examples."""
-        return []
+        labels = [[int(name in own) for name in self.label2id] for own in rows["labels"]] if labelled else None
+        return marked_examples(marked, labels)
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the logits and the mean loss over the types of each example."""

@@ -1,11 +1,11 @@
-"""Cloze: your own prompts with a mask in the place of the answer.
+"""Prompts: your own, each with a mask in the place of the answer.
 
 Source: your own files.
 Licence: your own.
 Layout: `*.jsonl`, one `{"prompt": "Mira was born in [MASK].", "answers": ["Tarnstad"]}` per line, with "relation",
     "subject" and "id" if you like, and `"answer": str` for a single answer; or `*.tsv`, a line per prompt: prompt,
     answer and, if you like, relation, separated by tabs. The mask may be written [MASK] or <mask>, whatever the model.
-    A record without a relation belongs to the relation "cloze".
+    A record without a relation belongs to the relation "prompts".
 Splits: all facts are for testing, unless the name of a file contains a split.
 """
 
@@ -19,7 +19,7 @@ from ._files import NumberedRecords, json_lines, text_lines
 from ._names import normal
 from ._records import BadRecord, label_of, named, optional, required, shown, strings
 
-RELATION = "cloze"
+RELATION = "prompts"
 SAMPLE_FILES = {
     "train.jsonl": (
         '{"id": "a1", "prompt": "Mira Voss was born in <mask>.", "answers": ["Tarnstad", "Old Tarnstad"], '
@@ -72,8 +72,7 @@ class Corpus(FactBuilder):
             raise BadRecord(f"field 'prompt' has no mask: {shown(prompt)}; write {MASK} where the answer belongs")
         answers = [named(record, "answer")] if "answers" not in record and "answer" in record else _answers(record)
         relation = label_of(record, "relation", labelled=record.get("relation") is not None) or RELATION
-        name = id_of(record, "id")
-        return fact_rows(relation, optional(record, "subject", ""), answers, evidences=[prompt], **name)
+        return fact_rows(relation, optional(record, "subject", ""), answers, evidences=[prompt], **id_of(record, "id"))
 
 
 def _answers(record: Any) -> list[str]:

@@ -1,0 +1,242 @@
+"""Locality: hold an adapter back on text that it is not about, whose hidden states are read once and kept.
+
+The term is a weight times the mean square of the adapter's contribution, which the fusion "delta" adds to the
+backbone's last hidden state R, relative to the mean square of R over all these texts. So a weight means the same
+beside any backbone, and whatever the fusion under the pre-training head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ... import data_builders
+from .encoding import sample
+from .precision import precision_context
+
+__all__ = [
+    "KeptTexts",
+    "Locality",
+    "LocalityArguments",
+    "check_held_back",
+    "check_locality",
+    "keep_texts",
+    "open_texts",
+    "read_texts",
+]
+
+SHORTEST = 16  # below it the bits of a row depend on the rest of its batch
+
+
+@dataclass
+class LocalityArguments:
+    """Whether the adapter is held back on text that it is not about, and on which."""
+
+    locality_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the adapter's mean squared contribution on other text, relative to the encoder."},
+    )
+    locality_corpus: str | None = field(
+        default=None, metadata={"help": "Name of the corpus whose sentences are that text."}
+    )
+    locality_data_dir: str | None = field(default=None, metadata={"help": "Directory with that corpus as released."})
+    locality_split: str = field(default="train", metadata={"help": "The split that they are taken from."})
+    max_locality_samples: int = field(
+        default=1000, metadata={"help": "Read a fixed random sample of this many of them."}
+    )
+    locality_batch_size: int = field(
+        default=8, metadata={"help": "How many of them each step takes, over all processes."}
+    )
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return what an adapter's card keeps of how it was held back."""
+        return {"weight": self.locality_weight, "corpus": self.locality_corpus, "texts": self.max_locality_samples}
+
+
+def check_locality(several: Sequence[LocalityArguments]) -> None:
+    """Check the flags of all adapters of a run; what they share is the same in each.
+
+    Raises:
+        ValueError: a number is out of range, or there is a weight without texts or texts without a weight.
+    """
+    for flags in several:
+        if not (math.isfinite(flags.locality_weight) and flags.locality_weight >= 0):
+            raise ValueError(f"--locality_weight {flags.locality_weight} must be a number of at least 0")
+    for name in ("max_locality_samples", "locality_batch_size"):
+        if getattr(several[0], name) < 1:
+            raise ValueError(f"--{name} {getattr(several[0], name)} must be at least 1")
+    sources = {name: getattr(several[0], name) for name in ("locality_corpus", "locality_data_dir")}
+    missing = [name for name, value in sources.items() if value is None]
+    if missing and any(flags.locality_weight for flags in several):
+        raise ValueError(f"--locality_weight needs texts; give --{missing[0]} too, or leave it out")
+    for name, value in sources.items():
+        if value is not None and not any(flags.locality_weight for flags in several):
+            raise ValueError(f"--{name} {value!r} has no effect without --locality_weight; give a weight, such as 0.1")
+    if sources["locality_corpus"] is not None:
+        data_builders.get_builder(sources["locality_corpus"])
+
+
+def check_held_back(flags: LocalityArguments, adapter: Any) -> None:
+    """Refuse a locality term for what has no adapter, or for one that reads the padding of the texts.
+
+    Raises:
+        ValueError: the flags contradict each other.
+    """
+    if not flags.locality_weight:
+        return
+    if adapter.without_adapter:
+        raise ValueError("--without_adapter trains no adapter that --locality_weight could hold back; leave one out")
+    if not adapter.mask_padding:
+        raise ValueError(
+            "--locality_weight pads its texts, and with --mask_padding False the adapter reads padding; leave one out"
+        )
+
+
+def open_texts(
+    several: Sequence[LocalityArguments], tapped: Any, tokenizer: Any, max_length: int, run: Any, verbose: bool
+) -> KeptTexts | None:
+    """Read and keep the texts on which adapters are held back, which all of a run share; None if none is held back."""
+    if not any(flags.locality_weight for flags in several):
+        return None
+    flags = several[0]
+    corpus, data_dir = str(flags.locality_corpus), str(flags.locality_data_dir)
+    with run.main_process_first(desc="locality"):
+        texts = read_texts(corpus, data_dir, flags.locality_split, flags.max_locality_samples)
+    kept = keep_texts(tapped, tokenizer, texts, max_length, run)
+    if verbose:
+        size = sum(tensor.nbytes for tensor in kept.states.values()) / 10**6
+        print(f"locality: {len(texts)} texts of {corpus}, {int(kept.lengths.sum())} tokens, {size:.3g} MB of states")
+    return kept
+
+
+def read_texts(corpus: str, data_dir: str, split: str, number: int | None) -> list[str]:
+    """Return a fixed random sample of a corpus' sentences, whatever the type of its records.
+
+    Raises:
+        ValueError: there is no such corpus or split, or the corpus is malformed.
+    """
+    splits: Any = data_builders.load(corpus, data_dir)
+    if split not in splits:
+        raise ValueError(f"corpus {corpus!r} in {data_dir!r} has no split {split!r}, only {sorted(splits)}")
+    chosen: datasets.Dataset = sample(splits[split], number)
+    return [data_builders.sentence_of(row) for row in chosen]
+
+
+@dataclass
+class KeptTexts:
+    """The hidden states of texts, without padding, on the host.
+
+    Args:
+        states: for each layer that is tapped the states of all tokens, (tokens, hidden).
+        lengths: the number of tokens of each text.
+        mean_square: of the backbone's last hidden state, over all tokens.
+    """
+
+    states: dict[int, Tensor]
+    lengths: np.ndarray
+    mean_square: float
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[dict[int, Tensor], Tensor]:
+        """Return the padded states (batch, sequence, hidden) of these texts by layer, and their attention mask."""
+        starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        slices = [slice(int(starts[index]), int(starts[index + 1])) for index in indices]
+        states = {
+            layer: pad_sequence([tokens[chosen] for chosen in slices], batch_first=True)
+            for layer, tokens in self.states.items()
+        }
+        lengths = torch.as_tensor(self.lengths[np.asarray(indices)])
+        return states, (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+
+
+def keep_texts(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int, run: Any) -> KeptTexts:
+    """Let the backbone read texts once, and keep the states that the model's active adapters tap.
+
+    Args:
+        model: the model; its adapters are not run.
+        tokenizer: the backbone's tokenizer.
+        texts: the texts; what is longer than `max_length` tokens is cut.
+        max_length: the longest input in tokens, special tokens included.
+        run: the arguments of training, of which device, precision and evaluation batch size matter.
+    """
+    model.to(run.device)
+    ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    lengths = np.array([len(tokens) for tokens in ids])
+    layers, kept, square = model.tapped(), {}, 0.0
+    for batch in np.array_split(np.argsort(-lengths, kind="stable"), -(-len(ids) // run.per_device_eval_batch_size)):
+        padded = _padded([ids[index] for index in batch], tokenizer, max_length)
+        with torch.no_grad(), precision_context(run):
+            states = model.base_model.tap(*(tensor.to(run.device) for tensor in padded))
+        for row, index in enumerate(batch):
+            kept[index] = [states[layer][row, : lengths[index]].cpu() for layer in layers]
+            square += float(states[-1][row, : lengths[index]].double().square().sum())
+    by_layer = {
+        layer: torch.cat([kept[index][number] for index in range(len(ids))]) for number, layer in enumerate(layers)
+    }
+    return KeptTexts(by_layer, lengths, square / (int(lengths.sum()) * model.config.hidden_size))
+
+
+def _padded(ids: list[list[int]], tokenizer: Any, max_length: int) -> tuple[Tensor, Tensor]:
+    width = max(*map(len, ids), min(SHORTEST, max_length))
+    padding = tokenizer.pad_token_id or 0
+    rows = torch.tensor([[*tokens, *[padding] * (width - len(tokens))] for tokens in ids])
+    return rows, torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in ids])
+
+
+@dataclass
+class Locality:
+    """The locality term of a training.
+
+    Args:
+        texts: the kept texts.
+        weight: what the term is multiplied by in the loss.
+        batch_size: how many texts a step takes, over all processes.
+        seed: determines their order, a new one for each pass.
+    """
+
+    texts: KeptTexts
+    weight: float
+    batch_size: int
+    seed: int
+
+    @classmethod
+    def of(cls, texts: KeptTexts | None, flags: LocalityArguments, run: Any) -> Locality | None:
+        """Return the term as the flags say, None without a weight."""
+        if texts is None or not flags.locality_weight:
+            return None
+        seed = run.seed if run.data_seed is None else run.data_seed
+        return cls(texts, flags.locality_weight, flags.locality_batch_size, seed)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Return the texts of a step, which depend on nothing else, so that a resumed run continues with them."""
+        number = len(self.texts.lengths)
+        size = min(self.batch_size, number)
+        steps_in_pass = number // size
+        order = np.random.default_rng([self.seed, step // steps_in_pass]).permutation(number)
+        return order[step % steps_in_pass * size :][:size]
+
+    def share(self, model: Any, step: int, share: int, shares: int) -> Tensor:
+        """Return the mean squared contribution relative to R on a step's texts, as far as it is of one of its shares.
+
+        The sum over all shares is that of the step, however many there are; an empty share is 0.
+        """
+        chosen = self.indices(step)
+        parameter = next(model.parameters())
+        own = chosen[share::shares]
+        if not len(own):
+            return parameter.new_zeros(())
+        states, mask = self.texts.batch(own)
+        states = {layer: tensor.to(parameter.device) for layer, tensor in states.items()}
+        contributions = model.adapters(states, mask.to(parameter.device), contributions=True)
+        delta = torch.stack([tensor.float() for tensor in contributions.values()]).sum(0)  # (B, S, H)
+        square = (delta.square().sum(-1) * mask.to(delta)).sum()
+        values = int(self.texts.lengths[chosen].sum()) * delta.shape[-1]
+        return square / (values * self.texts.mean_square)

@@ -1,0 +1,213 @@
+"""What the rows train: an adapter, PEFT's LoRA weights, or every weight; all else is the same for all of them."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from ...configuration_kadapter import KnowledgeAdapterConfig
+from ...heads_kadapter import KAdapterForMaskedLM
+from ..common.arguments import RunArguments
+from ..common.collator import PadToBatch
+from ..common.locality import Locality, LocalityArguments, keep_texts
+from ..common.memory import give_back
+from ..common.trainer import KAdapterTrainer
+from ..feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
+from .arguments import InjectionArguments
+from .questions import Question
+
+__all__ = ["Cost", "base_model", "check_rows", "examples_of", "model_of", "teach"]
+
+ADAPTER = "injected"
+IGNORED = -100
+
+
+@dataclass
+class Cost:
+    """What a training took: its weights, seconds on the clock and of all processors, and its highest memory.
+
+    The memory is that of the accelerator if there is one, else the resident memory of the whole process, libraries
+    included; None where the system does not tell it.
+    """
+
+    trainable: int
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_bytes: int | None = None
+
+
+class Cloze:
+    """The objective of all rows: the answer's token at the mask of a question; what comes of it is asked elsewhere."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.padding = {"input_ids": tokenizer.pad_token_id or 0, "positions": -1, "labels": IGNORED}
+
+
+def check_rows(flags: InjectionArguments) -> None:
+    """Refuse rows that can't be trained here.
+
+    Raises:
+        ValueError: PEFT is missing.
+    """
+    if "lora" in flags.rows and importlib.util.find_spec("peft") is None:
+        raise ValueError("--rows lora needs PEFT; pip install peft, or leave the row out")
+
+
+def examples_of(questions: Sequence[Question]) -> datasets.Dataset:
+    """Return training examples, one for each question and right answer."""
+    pairs = [(each, answer) for each in questions for answer in each.right]
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": [list(each.masked.ids) for each, _ in pairs],
+            "positions": [list(each.masked.positions) for each, _ in pairs],
+            "labels": [[answer] for _, answer in pairs],
+            "length": [len(each.masked.ids) for each, _ in pairs],
+        }
+    )
+
+
+def base_model(flags: InjectionArguments, run: RunArguments) -> KAdapterForMaskedLM:
+    """Return the frozen model: the backbone with its LM head and without adapters.
+
+    Raises:
+        OSError: the backbone or the LM head can't be read.
+        ValueError: they don't fit together.
+    """
+    options = {"lm_head": flags.lm_head, "revision": flags.backbone_revision, "fusion": flags.fusion}
+    model = KAdapterForMaskedLM.from_backbone(flags.backbone, **options)
+    model.requires_grad_(False)
+    return model.eval().to(run.device)
+
+
+def model_of(row: str, flags: InjectionArguments, run: RunArguments, seed: int) -> KAdapterForMaskedLM:
+    """Return the model of a row, of which only what the row trains has gradients.
+
+    Raises:
+        ValueError: LoRA weights do not fit the backbone.
+    """
+    model: Any = base_model(flags, run)
+    set_seed(seed)
+    if row == "full":
+        for weight in model.parameters():
+            weight.requires_grad_(True)
+    elif row == "lora":
+        _add_lora(model, flags)
+    else:
+        shape = {name: getattr(flags, f"adapter_{name}") for name in ("hidden_size", "num_attention_heads")}
+        model.add_adapter(ADAPTER, KnowledgeAdapterConfig(layers=flags.layers, **shape))
+        model.train_adapter(ADAPTER)
+        model.head.requires_grad_(False)
+    return model.to(run.device)
+
+
+def _add_lora(model: KAdapterForMaskedLM, flags: InjectionArguments) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    try:
+        settings = LoraConfig(r=flags.lora_rank, target_modules=flags.lora_modules)
+        inject_adapter_in_model(settings, model.base_model.backbone)
+    except ValueError as error:
+        raise ValueError(f"--rows lora: {error}; name the modules by --lora_modules") from error
+
+
+def teach(
+    row: str,
+    model: KAdapterForMaskedLM,
+    examples: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: tuple[InjectionArguments, LocalityArguments, RunArguments],
+    seed: int,
+    texts: Sequence[str],
+) -> Cost:
+    """Train a row's model on questions, and return what that took.
+
+    Args:
+        row: the name of the row.
+        model: its model.
+        examples: the questions.
+        tokenizer: the backbone's tokenizer.
+        settings: the flags.
+        seed: of dropout and of the order of examples.
+        texts: on which an adapter with the locality term is held back.
+
+    Raises:
+        FloatingPointError: the loss became NaN.
+    """
+    flags, _, run = settings
+    objective = Cloze(tokenizer, flags.max_length)
+    collate = PadToBatch.of(objective, model)
+    shared = {"model": model, "train_dataset": examples, "processing_class": tokenizer, "objective": objective}
+    with TemporaryDirectory() as scratch:  # a Trainer needs a directory, and nothing of it is kept
+        own = _arguments(row, flags, run, seed, scratch)
+        with measured(model, run.device) as cost:
+            if row in ("lora", "full"):
+                KAdapterTrainer(args=own, data_collator=collate, **shared).train()
+            else:
+                term = _held_back(model, tokenizer, texts, settings, own) if row == "adapter_local" else None
+                collate_indexed = CollateWithCacheIndex(collate)
+                FeatureTrainer(args=own, data_collator=collate_indexed, locality=term, **shared).train()
+    return cost
+
+
+def _arguments(row: str, flags: InjectionArguments, run: RunArguments, seed: int, scratch: str) -> RunArguments:
+    """Return the arguments of a row's training, which nothing but its learning rate and seed distinguish."""
+    rates, own = {"lora": flags.lora_learning_rate, "full": flags.full_learning_rate}, copy.copy(run)
+    own.output_dir, own.save_strategy, own.report_to = scratch, "no", []
+    own.learning_rate, own.seed = rates.get(row, run.learning_rate), seed
+    return own
+
+
+def _held_back(
+    model: KAdapterForMaskedLM,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    settings: tuple[InjectionArguments, LocalityArguments, RunArguments],
+    run: RunArguments,
+) -> Locality:
+    """Return the locality term on texts, whose states are read here."""
+    flags, locality, _ = settings
+    kept = keep_texts(model, tokenizer, texts, flags.max_length, run)
+    return Locality(kept, locality.locality_weight, locality.locality_batch_size, run.seed)
+
+
+@contextmanager
+def measured(model: torch.nn.Module, device: torch.device) -> Iterator[Cost]:
+    """Measure the training of a model; the memory that was freed before it is given back first."""
+    gc.collect()
+    give_back()
+    _reset_peak(device)
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    cost, wall, cpu = Cost(trainable), perf_counter(), process_time()
+    yield cost
+    cost.wall_seconds, cost.cpu_seconds = perf_counter() - wall, process_time() - cpu
+    cost.peak_bytes = _peak(device)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident memory
+
+
+def _peak(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform != "linux":
+        return None
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
