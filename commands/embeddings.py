@@ -1,7 +1,8 @@
 """The commands `kadapter embeddings import` and `kadapter embeddings train`."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -104,6 +105,11 @@ def train_embeddings(
     from ._preflight import refuse_used
 
     refuse_used(output_dir, overwrite)
+    for path in triples:
+        if not path.is_file():
+            raise OSError(f"there is no file {str(path)!r}; name a file of triples")
+    if find_spec("pykeen") is None:
+        raise ValueError("embeddings are trained by PyKEEN, which is not installed; pip install 'kadapter[graphs]'")
     from ..graphs.training import Training, read_triples, train
 
     graph = read_triples(triples)
@@ -112,10 +118,7 @@ def train_embeddings(
     _save(train(graph, training, name, held_out_share=held_out, log=typer.echo), output_dir)
 
 
-def _save(table: object, output_dir: Path) -> None:
-    from ..embeddings_kadapter import EntityEmbeddings
-
-    assert isinstance(table, EntityEmbeddings)
+def _save(table: Any, output_dir: Path) -> None:
     table.save_pretrained(output_dir)
     typer.echo(f"{table!r}, sha256 {table.sha256}")
     typer.echo(f'saved to {output_dir}; load it with EntityEmbeddings.from_pretrained("{output_dir}")')

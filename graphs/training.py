@@ -8,7 +8,6 @@ held out such that every entity and relation is still trained on.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import time
 import warnings
@@ -114,7 +113,8 @@ def train(
     Progress is shown on stderr. The figures are those of PyKEEN's filtered ranking of heads and tails.
 
     Raises:
-        ValueError: PyKEEN is not installed or has no such model, or the share is not in 0 ... 1.
+        ModuleNotFoundError: PyKEEN is not installed.
+        ValueError: it has no such model, or the share is not in 0 ... 1.
     """
     if not 0 <= held_out_share < 1:
         raise ValueError(f"held_out_share={held_out_share} must lie between 0 and 1, such as 0.01 for every hundredth")
@@ -153,8 +153,6 @@ def train(
 
 def _pykeen(model: str) -> tuple[Any, Any]:
     """Return PyKEEN's pipeline and its class of triples, after checking that it has such a model."""
-    if importlib.util.find_spec("pykeen") is None:
-        raise ValueError("embeddings are trained by PyKEEN, which is not installed; pip install 'kadapter[graphs]'")
     from pykeen.models import model_resolver
     from pykeen.pipeline import pipeline
     from pykeen.triples import CoreTriplesFactory
