@@ -36,7 +36,10 @@ Epochs = Annotated[int, typer.Option(min=1, help="Passes over the triples.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Triples of a batch.")]
 LearningRate = Annotated[float, typer.Option(min=0.0, help="Learning rate of Adam.")]
 HeldOut = Annotated[
-    float, typer.Option(help="Share of the triples not trained on, whose links are predicted; 0 trains on all.")
+    int,
+    typer.Option(
+        min=0, help="Triples that are not trained on, whose links are predicted, at most a tenth; 0 trains on all."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the held-out triples and of the training.")]
 Device = Annotated[str, typer.Option(help="Device to train on, such as cpu or cuda.")]
@@ -90,7 +93,7 @@ def train_embeddings(
     epochs: Epochs = 100,
     batch_size: BatchSize = 1024,
     learning_rate: LearningRate = 1e-3,
-    held_out: HeldOut = 0.01,
+    held_out: HeldOut = 1000,
     knowledge_base: KnowledgeBase = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -115,7 +118,7 @@ def train_embeddings(
     graph = read_triples(triples)
     training = Training(model, dimension, epochs, batch_size, learning_rate, seed, device)
     name = knowledge_base or triples[0].resolve().name.partition(".")[0]
-    _save(train(graph, training, name, held_out_share=held_out, log=typer.echo), output_dir)
+    _save(train(graph, training, name, held_out=held_out, log=typer.echo), output_dir)
 
 
 def _save(table: Any, output_dir: Path) -> None:
