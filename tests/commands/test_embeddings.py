@@ -280,8 +280,8 @@ def test_a_graph_is_trained_with_figures_on_the_card_and_again_to_the_same_table
 
 @pytest.mark.slow
 def test_training_puts_entities_near_their_neighbours_by_our_ids(pykeen, tmp_path):
-    options = ["--triples", graph(tmp_path / "graph.tsv"), "--dimension", 16, "--held-out", 0, "--epochs", 60]
-    result = run("train", *options, "--learning-rate", 0.05, "--batch-size", 48, "-o", tmp_path / "table")
+    options = ["--triples", graph(tmp_path / "graph.tsv"), "--dimension", 16, "--held-out", 0, "--epochs", 10]
+    result = run("train", *options, "--learning-rate", 0.2, "--batch-size", 48, "-o", tmp_path / "table")
     assert result.exit_code == 0, result.output
     table = EntityEmbeddings.from_pretrained(tmp_path / "table")
     circle, other = (table.lookup([f"{mark}{n}" for n in range(12)]) for mark in ("Q", '"e'))
