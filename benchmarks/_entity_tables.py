@@ -53,11 +53,12 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, float]:
     for _ in range(2 * LOOKUPS):
         rows = draw.integers(0, job["rows"] * 10 // 9, job["ids"])
         ids = [f"Q{row * STEP}" for row in rows]
-        spans.append(span(lambda ids=ids: opened[0](ids), "cpu").wall)
+        spans.append(span(lambda ids=ids: opened[0](ids), "cpu"))
     marks.end()
     return {
         "seconds": seconds,
-        "milliseconds_of_lookup": 1000 * median(spans[LOOKUPS:]),
+        "milliseconds_of_lookup": 1000 * median(taken.wall for taken in spans[LOOKUPS:]),
+        "cpu_milliseconds_of_lookup": 1000 * median(taken.cpu for taken in spans[LOOKUPS:]),
         "anonymous_mib_before": before.anonymous / MIB,
     }
 
