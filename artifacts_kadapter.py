@@ -36,6 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
@@ -404,11 +405,13 @@ def digest_of(record: dict[str, Any]) -> str:
 def travelling_code(folder: Path, kinds: Collection[str] = (), source: str | None = None) -> dict[str, Path]:
     """Return the Python files that an artifact brings along by their names, from the folder of the running ones.
 
-    They are the six files and those of the other `kinds` of plug-ins in the artifact.
+    They are the six files, those of the other `kinds` of plug-ins in the artifact, and what these import.
     Where no head was asked for, remote code lies there without the file of heads, which then comes from the `source`
     that the model was loaded from (several joined by " + ") if it is of the very same release, and else stays behind.
     """
-    names = (*CODE, *(f"{kind}_kadapter.py" for kind in sorted(kinds)))
+    of_kinds = [path for kind in sorted(kinds) if (path := folder / f"{kind}_kadapter.py").is_file()]
+    imported = (Path(path).name for file in of_kinds for path in get_relative_import_files(file))
+    names = dict.fromkeys((*CODE, *(path.name for path in of_kinds), *sorted(imported)))
     code = {name: folder / name for name in names if (folder / name).is_file()}
     for artifact in (source or "").split(" + ") if HEADS not in code else ():
         with contextlib.suppress(OSError, ValueError):

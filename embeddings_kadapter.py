@@ -41,19 +41,12 @@ from .backbone_kadapter import READING, backbone_fingerprint, digest_of_tensor, 
 from .configuration_kadapter import refuse_keywords
 from .processing_kadapter import as_code, as_text
 
-__all__ = ["TABLE", "EntityEmbeddings", "IdIndex", "Lookup"]
+__all__ = ["TABLE", "EntityEmbeddings", "IdIndex"]
 
 TABLE = "entity_embeddings.safetensors"
 RECORD = "entity_embeddings"  # the single entry of the file's metadata: with several their order would be random
 TENSORS = ("embeddings", "id_bytes", "id_offsets", "buckets", "rows")
 CHUNK = 2**16  # rows looked at together, where all are
-
-
-class Lookup(NamedTuple):
-    """The vectors (n, D) of ids, zero for those that the table lacks, and for each whether the table has it (n,)."""
-
-    vectors: Tensor
-    known: Tensor
 
 
 class IdIndex(NamedTuple):
@@ -247,16 +240,16 @@ class EntityEmbeddings:
             raise TypeError(f"ids are a list of strings, not the string {ids!r}; give [{ids!r}]")
         return self.index.find([_key(name, number) for number, name in enumerate(ids)])
 
-    def lookup(self, ids: Sequence[str]) -> Lookup:
-        """Return the vectors of ids (n, D), zero for those that the table lacks, and which it has (n,).
+    def known(self, ids: Sequence[str]) -> Tensor:
+        """Return for each id whether the table has it (n,). Errors are those of `rows`."""
+        return self.rows(ids) >= 0
 
-        Errors are those of `rows`.
-        """
+    def lookup(self, ids: Sequence[str]) -> Tensor:
+        """Return the vectors of ids (n, D), zero for those that the table lacks. Errors are those of `rows`."""
         rows = self.rows(ids)
-        known = rows >= 0
         vectors = self.embeddings[rows.clamp(min=0)]  # (n, D), a copy
-        vectors[~known] = 0
-        return Lookup(vectors, known)
+        vectors[rows < 0] = 0
+        return vectors
 
     def check_known(self, ids: Collection[str]) -> int:
         """Return how many of the ids the table lacks, and refuse ids of which it has none.
@@ -398,7 +391,7 @@ class EntityEmbeddings:
         first = json.dumps(next(iter(self)), ensure_ascii=False)
         lines += ["```python", "from kadapter import EntityEmbeddings", ""]
         lines += ['table = EntityEmbeddings.from_pretrained("REPO_OR_DIRECTORY")']
-        lines += [f"vectors, known = table.lookup([{first}])  # (1, {self.dimension}), (1,)", "```", ""]
+        lines += [f"vectors = table.lookup([{first}])  # (1, {self.dimension})", "```", ""]
         return str(ModelCard("\n".join(lines), ignore_metadata_errors=True))
 
 

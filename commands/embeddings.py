@@ -1,7 +1,8 @@
 """The commands `kadapter embeddings import` and `kadapter embeddings train`."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,7 +36,10 @@ Epochs = Annotated[int, typer.Option(min=1, help="Passes over the triples.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Triples of a batch.")]
 LearningRate = Annotated[float, typer.Option(min=0.0, help="Learning rate of Adam.")]
 HeldOut = Annotated[
-    float, typer.Option(help="Share of the triples not trained on, whose links are predicted; 0 trains on all.")
+    int,
+    typer.Option(
+        min=0, help="Triples that are not trained on, whose links are predicted, at most a tenth; 0 trains on all."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the held-out triples and of the training.")]
 Device = Annotated[str, typer.Option(help="Device to train on, such as cpu or cuda.")]
@@ -89,7 +93,7 @@ def train_embeddings(
     epochs: Epochs = 100,
     batch_size: BatchSize = 1024,
     learning_rate: LearningRate = 1e-3,
-    held_out: HeldOut = 0.01,
+    held_out: HeldOut = 1000,
     knowledge_base: KnowledgeBase = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -104,18 +108,20 @@ def train_embeddings(
     from ._preflight import refuse_used
 
     refuse_used(output_dir, overwrite)
+    for path in triples:
+        if not path.is_file():
+            raise OSError(f"there is no file {str(path)!r}; name a file of triples")
+    if find_spec("pykeen") is None:
+        raise ValueError("embeddings are trained by PyKEEN, which is not installed; pip install 'kadapter[graphs]'")
     from ..graphs.training import Training, read_triples, train
 
     graph = read_triples(triples)
     training = Training(model, dimension, epochs, batch_size, learning_rate, seed, device)
     name = knowledge_base or triples[0].resolve().name.partition(".")[0]
-    _save(train(graph, training, name, held_out_share=held_out, log=typer.echo), output_dir)
+    _save(train(graph, training, name, held_out=held_out, log=typer.echo), output_dir)
 
 
-def _save(table: object, output_dir: Path) -> None:
-    from ..embeddings_kadapter import EntityEmbeddings
-
-    assert isinstance(table, EntityEmbeddings)
+def _save(table: Any, output_dir: Path) -> None:
     table.save_pretrained(output_dir)
     typer.echo(f"{table!r}, sha256 {table.sha256}")
     typer.echo(f'saved to {output_dir}; load it with EntityEmbeddings.from_pretrained("{output_dir}")')

@@ -8,7 +8,6 @@ held out such that every entity and relation is still trained on.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import time
 import warnings
@@ -77,8 +76,8 @@ def read_triples(files: Sequence[Path]) -> Graph:
     return Graph(list(entities), list(relations), torch.tensor(list(triples), dtype=torch.int64))
 
 
-def hold_out(graph: Graph, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the triples that are trained on and those held out, at most that share of all, chosen at random.
+def hold_out(graph: Graph, number: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the triples that are trained on and those held out, at most that number, chosen at random.
 
     A triple is held out only if all that it is made of stands in others that are trained on, so where most entities
     have a single triple fewer are held out.
@@ -86,18 +85,19 @@ def hold_out(graph: Graph, share: float, seed: int = 0) -> tuple[Tensor, Tensor]
     order = torch.randperm(len(graph.triples), generator=torch.Generator().manual_seed(seed)).tolist()
     entities = torch.bincount(graph.triples[:, [0, 2]].flatten(), minlength=len(graph.entities)).tolist()
     relations = torch.bincount(graph.triples[:, 1], minlength=len(graph.relations)).tolist()
-    wanted, held = int(share * len(order)), torch.zeros(len(order), dtype=torch.bool)
+    held = torch.zeros(len(order), dtype=torch.bool)
     triples = graph.triples.tolist()
-    for number in order:
-        if wanted == 0:
-            break
-        head, relation, tail = triples[number]
+    wanted = number
+    for position in order if number else ():
+        head, relation, tail = triples[position]
         needed = 3 if head == tail else 2  # a loop stands for two of its entity's mentions
         if min(entities[head], entities[tail]) >= needed and relations[relation] >= 2:
             for entity in (head, tail):
                 entities[entity] -= 1
             relations[relation] -= 1
-            held[number], wanted = True, wanted - 1
+            held[position], wanted = True, wanted - 1
+            if wanted == 0:
+                break
     return graph.triples[~held], graph.triples[held]
 
 
@@ -106,30 +106,30 @@ def train(
     training: Training,
     knowledge_base: str,
     *,
-    held_out_share: float = 0.01,
+    held_out: int = 1000,
     log: Callable[[str], None] = lambda line: None,
 ) -> EntityEmbeddings:
-    """Train a model of PyKEEN on a graph, predict the held-out links, and return the entities' embeddings.
+    """Train a model of PyKEEN on a graph, predict links of it, and return the entities' embeddings.
 
+    So many triples are held out, at most a tenth, since for each all entities are ranked as its head and its tail.
     Progress is shown on stderr. The figures are those of PyKEEN's filtered ranking of heads and tails.
 
     Raises:
-        ValueError: PyKEEN is not installed or has no such model, or the share is not in 0 ... 1.
+        ModuleNotFoundError: PyKEEN is not installed.
+        ValueError: it has no such model.
     """
-    if not 0 <= held_out_share < 1:
-        raise ValueError(f"held_out_share={held_out_share} must lie between 0 and 1, such as 0.01 for every hundredth")
     pipeline, factory = _pykeen(training.model)
-    known, held_out = hold_out(graph, held_out_share, training.seed)
+    known, tested = hold_out(graph, min(held_out, len(graph.triples) // 10), training.seed)
     log(
         f"{len(graph.entities)} entities, {len(graph.relations)} relations, {len(known)} triples to train on, "
-        f"{len(held_out)} held out"
+        f"{len(tested)} held out"
     )
     counts = {"num_entities": len(graph.entities), "num_relations": len(graph.relations)}
     started = time.monotonic()
     with _quietly():
         result = pipeline(
             training=factory.create(known, **counts),
-            testing=factory.create(held_out if len(held_out) else known[:1], **counts),
+            testing=factory.create(tested if len(tested) else known[:1], **counts),
             **_settings(training),
         )
     embeddings = _real(result.model.entity_representations[0](indices=None).detach().cpu())
@@ -143,7 +143,7 @@ def train(
         "batch size": training.batch_size,
         "learning rate": str(training.learning_rate),
         "seed": training.seed,
-        **_figures(result.metric_results, len(held_out)),
+        **_figures(result.metric_results, len(tested)),
     }
     for name in FIGURES:
         if name in origin:
@@ -153,8 +153,6 @@ def train(
 
 def _pykeen(model: str) -> tuple[Any, Any]:
     """Return PyKEEN's pipeline and its class of triples, after checking that it has such a model."""
-    if importlib.util.find_spec("pykeen") is None:
-        raise ValueError("embeddings are trained by PyKEEN, which is not installed; pip install 'kadapter[graphs]'")
     from pykeen.models import model_resolver
     from pykeen.pipeline import pipeline
     from pykeen.triples import CoreTriplesFactory

@@ -150,6 +150,15 @@ def test_loading_is_compared_with_and_without_adapters(benchmark, tmp_path):
     assert "against backbone" in printed
 
 
+def test_entity_embeddings_are_compared_with_a_dictionary_over_a_matrix_in_memory(benchmark, tmp_path):
+    picture = tmp_path / "tables.svg"
+    results, printed = benchmark("entity_embeddings", "--ids", "20", "--dimension", "4", "--plot", str(picture))
+    names = ["mapped", "mapped, first", "dictionary"]
+    assert_told(results, names, {"seconds", "milliseconds_of_lookup", "anonymous_mib"})
+    assert "Entity embeddings, 2000 x 4, 20 ids at a time" in printed and "against mapped" in printed
+    assert_drawn(picture, "dictionary")
+
+
 def test_a_backbone_is_hashed_at_a_first_load_alone(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(constants, "HF_HOME", constants.HF_HOME)
@@ -241,7 +250,7 @@ def test_no_column_tells_cpu_time_of_what_a_gpu_computes(monkeypatch, capsys):
 
 def test_every_benchmark_tells_its_options(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    for name in ("train_step", "inference", "scaling", "load"):
+    for name in ("train_step", "inference", "scaling", "load", "entity_embeddings"):
         command = [sys.executable, str(FOLDER / f"{name}.py"), "--help"]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         assert "--rounds" in done.stdout and "--json" in done.stdout and f"benchmarks/{name}.py" in done.stdout

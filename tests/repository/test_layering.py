@@ -19,7 +19,7 @@ REMOTE = sorted(ROOT.glob("*_kadapter.py"))
 # Downward only: each file that travels to the Hub imports none but those before it.
 ORDER = ("configuration", "backbone", "processing", "artifacts", "embeddings", "modeling", "heads", "map")
 LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
-PLUGINS = ("data_builders", "metrics", "trainers/pretraining", "trainers/probes", "trainers/tasks")
+PLUGINS = ("data_builders", "graphs/formats", "metrics", "trainers/pretraining", "trainers/probes", "trainers/tasks")
 CODE_FILES = [
     path
     for path in ROOT.rglob("*.py")
