@@ -652,8 +652,10 @@ def head_of(config: KAdapterConfig, backbone: PreTrainedModel | None) -> tuple[B
 # forward names for decoders alone.
 DOCUMENTED = ("output_attentions", "output_hidden_states", "return_dict")
 OF_DECODERS = ("cache_position", "encoder_attention_mask", "encoder_hidden_states", "past_key_values", "self")
-ALWAYS = ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "hidden_states")
-ALWAYS += ("knowledge_slots", "knowledge_embeds")  # of plug-ins before the backbone
+ALWAYS = (
+    *("input_ids", "attention_mask", "position_ids", "inputs_embeds", "hidden_states"),
+    *("knowledge_slots", "knowledge_embeds"),  # of plug-ins before the backbone
+)
 INSTALLED = "_output_capturing_hooks_installed"  # by which transformers notes on a model that its hooks are placed
 
 

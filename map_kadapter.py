@@ -252,9 +252,10 @@ class KnowledgeMap(KnowledgePlugin):
                 f"the map gives vectors of width {self.projection.out_features}, and the input embeddings of {name} "
                 f"are {weight.shape[1]} wide; use the map that was trained beside this encoder"
             )
-        if weight.is_meta or self.embeddings_sample.is_meta or not weight.is_floating_point():
+        known: Any = self.embeddings_sample
+        if weight.is_meta or known.is_meta or not weight.is_floating_point():
             return
-        sample, known = sample_of(weight).to(self.embeddings_sample), self.embeddings_sample
+        sample: Any = sample_of(weight).to(known)
         if not known.any():
             known.copy_(sample)
         elif (cosine := float(torch.cosine_similarity(sample.float(), known.float(), dim=0))) < ALIKE:
@@ -305,7 +306,8 @@ class KnowledgeMap(KnowledgePlugin):
                 "which of them; name it"
             )
         with torch.device("meta"):
-            knowledge_map = cls(check_adapter(artifact, names[0]), 0)
+            config: Any = check_adapter(artifact, names[0])
+            knowledge_map = cls(config, 0)
         prefix = f"adapters.{names[0]}."
         copy_strictly(knowledge_map, tensors_under(prefix, artifact.tensors), artifact.where, prefix)
         knowledge_map.backbone_name = artifact.config.get("backbone_name_or_path")
@@ -502,10 +504,11 @@ class Plugs:
         slots, rows = kwargs.get("knowledge_slots"), kwargs.get("knowledge_embeds")
         kwargs = {key: value for key, value in kwargs.items() if key not in ("knowledge_slots", "knowledge_embeds")}
         entities = entities_by_name(slots, rows, list(self.maps))
-        PENDING.set(Pending(self, entities, PENDING.get()))
+        before = PENDING.get()
+        PENDING.set(Pending(self, entities, before))
         if entities and kwargs.get("inputs_embeds") is not None:
             kwargs["inputs_embeds"] = self._changed(kwargs["inputs_embeds"], entities)
-            PENDING.set(Pending(self, {}, PENDING.get().before))
+            PENDING.set(Pending(self, {}, before))
         return args, kwargs
 
     def _put(self, embeddings: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:

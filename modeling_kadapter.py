@@ -274,7 +274,7 @@ class KnowledgePlugin(nn.Module):
 
     def __init__(self, config: KnowledgeAdapterConfig, backbone_hidden_size: int) -> None:
         super().__init__()
-        self.config = config
+        self.config: Any = config
 
     @property
     def tapped_layers(self) -> Sequence[int]:
@@ -963,6 +963,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         self.post_init()
         self.backbone = backbone if backbone is not None else random_backbone(config)
         self.backbone.requires_grad_(False).eval()
+        adapter: Any
         for adapter in self.adapters.values():
             adapter.meet(self.backbone)
         self._positions = positions_of(self.backbone)
@@ -1087,7 +1088,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
             )
         self._drops_out = probability is not None
         for module in modules if probability is not None else ():
-            module.p = probability
+            module.p = probability  # type: ignore[assignment]  # a number, since there are modules
         self.train(self.training)
 
     def train(self, mode: bool = True) -> KAdapterModel:

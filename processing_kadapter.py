@@ -655,7 +655,7 @@ class _Inserter:
     def _add_mention(self, body: _Body, own: _Own, number: int) -> None:
         """Append a mention with its slots before or after it, or a slot instead of it."""
         mention = own.mentions[number]
-        at = {place: [] for place in ENTITY_POSITIONS}
+        at: dict[str, list[Any]] = {place: [] for place in ENTITY_POSITIONS}
         for link in mention.links:
             at[self.sources[link.source].entity_position].append(link)
         for link in at["before"]:
@@ -698,9 +698,8 @@ def _joined(own: tuple[_Own, ...], bodies: list[_Body], frame: _Frame, truncated
     joined = KnowledgeTokens([], [], [], [], [], [], [], truncated)
 
     def add(ids: list[int], types: list[int], offsets: list[tuple[int, int]], origins: list[int]) -> None:
-        for column, values in zip(
-            (joined[0], joined[1], joined[5], joined[6]), (ids, types, offsets, origins), strict=True
-        ):
+        columns: Any = (joined[0], joined[1], joined[5], joined[6])
+        for column, values in zip(columns, (ids, types, offsets, origins), strict=True):
             column.extend(values)
 
     before = 0

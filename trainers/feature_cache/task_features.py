@@ -76,7 +76,7 @@ def _open(
     directory = directory_of(flags.states_dir)
     layout, log = Layout((0,), model.config.hidden_size), print if verbose else None
     code = blake2b(b"\0".join(path.read_bytes() for path in sorted(CODE.glob("*_kadapter.py"))), digest_size=16)
-    reading = {"head": type(model).__name__, "code": code.hexdigest(), "length": length}
+    reading: dict[str, Any] = {"head": type(model).__name__, "code": code.hexdigest(), "length": length}
     adapters = model.base_model.adapters
     # all states behind a map depend on it; the entities themselves are columns of the examples
     maps = [
