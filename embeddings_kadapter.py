@@ -78,36 +78,30 @@ class IdIndex(NamedTuple):
         for start in range(0, len(keys), CHUNK):
             found = index.find(keys[start : start + CHUNK])
             for number in (found != torch.arange(start, start + len(found))).nonzero()[:1, 0].tolist():
-                raise ValueError(
-                    f"id {ids[start + number]!r} is listed twice, in rows {found[number]} and {start + number}; keep "
-                    "one of them"
-                )
+                first, second = sorted((start + number, int(found[number])))
+                raise ValueError(f"id {ids[first]!r} is listed twice, in rows {first} and {second}; keep one of them")
         return index
 
     def find(self, keys: Sequence[bytes]) -> Tensor:
         """Return the rows (n,) of ids in UTF-8, -1 where there is none."""
-        bucket_of = _buckets_of(keys, len(self.rows))
-        candidate, end = self.buckets[bucket_of].long(), self.buckets[bucket_of + 1].long()  # (n,)
-        asked = _Strings.of(keys)
-        rows, waiting = torch.full_like(candidate, -1), torch.arange(len(keys))
-        while len(waiting := waiting[candidate[waiting] < end[waiting]]):
-            row = self.rows[candidate[waiting]].long()
-            equal = self._equal(row, asked, waiting)
-            rows[waiting[equal]] = row[equal]
-            candidate[waiting] += 1
-            waiting = waiting[~equal]
+        bucket_of, asked = _buckets_of(keys, len(self.rows)), _Strings.of(keys)
+        begin = self.buckets[bucket_of].long()
+        candidates = self.buckets[bucket_of + 1] - begin  # (n,) how many; about one
+        which, inside = _spread(candidates)
+        row = self.rows[begin[which] + inside].long()
+        equal = self._equal(row, asked, which)
+        rows = torch.full_like(begin, -1)
+        rows[which[equal]] = row[equal]
         return rows
 
     def _equal(self, row: Tensor, asked: _Strings, which: Tensor) -> Tensor:
         """Return whether the ids of rows are those that are asked for, byte by byte."""
         begin, length = self.id_offsets[row], asked.lengths[which]
         equal = self.id_offsets[row + 1] - begin == length
-        length = length[equal]
-        inside = torch.arange(int(length.sum())) - (length.cumsum(0) - length).repeat_interleave(length)
-        stored = self.id_bytes[begin[equal].repeat_interleave(length) + inside]
-        other = stored != asked.text[asked.begin[which[equal]].repeat_interleave(length) + inside]
-        differing = torch.zeros(len(length), dtype=torch.int64)
-        differing.index_add_(0, torch.arange(len(length)).repeat_interleave(length), other.long())
+        number, inside = _spread(length[equal])
+        stored = self.id_bytes[begin[equal][number] + inside]
+        other = stored != asked.text[asked.begin[which[equal]][number] + inside]
+        differing = torch.zeros(int(equal.sum()), dtype=torch.int64).index_add_(0, number, other.long())
         equal[equal.clone()] = differing == 0
         return equal
 
@@ -158,6 +152,12 @@ def _key(name: Any, number: int) -> bytes:
 
 def _buckets_of(keys: Sequence[bytes], number: int) -> Tensor:
     return torch.tensor([zlib.crc32(key) for key in keys], dtype=torch.int64) % number
+
+
+def _spread(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for runs of these lengths (n,) the run of each element and its position in it (sum of lengths,)."""
+    which = torch.arange(len(lengths)).repeat_interleave(lengths)
+    return which, torch.arange(len(which)) - (lengths.cumsum(0) - lengths)[which]
 
 
 def _offsets(lengths: Tensor) -> Tensor:
