@@ -88,12 +88,8 @@ def run(
     if is_official_map(official):
         model = _map(official, backbone, name, backbone_revision, entity_embeddings)
     else:
-        shape: dict[str, Any] = {
-            "num_attention_heads": num_attention_heads,
-            "skip_layers": skip_layers,
-            "keep_head": keep_head,
-        }
-        shape |= {"fusion": fusion, "backbone_revision": backbone_revision}
+        shape: dict[str, Any] = {"num_attention_heads": num_attention_heads, "skip_layers": skip_layers}
+        shape.update(keep_head=keep_head, fusion=fusion, backbone_revision=backbone_revision)
         model = _adapters(official, backbone, layers or [], name=name, **shape)
     model.save_pretrained(output_dir)
     describe(model, output_dir, typer.echo)
