@@ -2,7 +2,7 @@
 
 python trainers/run_probe.py --probe lama_squad --data_dir DIR --backbone ID_OR_PATH --adapters OUT_FAC
     --output_dir OUT
-Published: none for K-Adapter. Ours: docs/results.md.
+Published: none for K-Adapter. Ours: none.
 """
 
 from __future__ import annotations
