@@ -23,6 +23,7 @@ from kadapter import (
     KAdapterForEntityPairClassification,
     KAdapterModel,
 )
+from kadapter.artifacts_kadapter import CODE
 
 KEY = "adapters.fac.layers.0.down_project.weight"
 
@@ -494,8 +495,7 @@ def test_a_configuration_edited_by_hand_does_not_change_what_the_weights_were_ma
 
 def test_an_artifact_holds_what_it_needs_and_no_name_that_peft_would_read(tmp_path, artifact):
     names = {one.name for one in artifact.iterdir()}
-    code = {one.name for one in ROOT.glob("*_kadapter.py")}
-    assert names == {"README.md", "config.json", "model.safetensors", *code}
+    assert names == {"README.md", "config.json", "model.safetensors", *CODE}
     assert (artifact / "model.safetensors").stat().st_mode == (artifact / "config.json").stat().st_mode
     assert [one.name for one in tmp_path.iterdir() if "partial" in one.name] == []
 

@@ -192,7 +192,7 @@ def imported(path: Path, at_its_top: bool = False) -> set[str]:
 def undeclared(path: Path) -> set[str]:
     """What a module imports that neither Python, setup.cfg nor the project itself provides, or an extra at its top."""
     names = {group: {one.name.replace("-", "_") for one in requirements} for group, requirements in declared().items()}
-    projects, optional = names[""], names["quantization"] | names["graphs"]
+    projects, optional = names[""], names["quantization"] | names["graphs"] | names["benchmarks"]
     other_names = {"pyyaml": "yaml", "scikit_learn": "sklearn"}
     provided = {other_names.get(name, name) for name in projects} | set(sys.stdlib_module_names)
     needed = imported(ROOT / path) - (optional - imported(ROOT / path, at_its_top=True))

@@ -199,10 +199,10 @@ def flag_of(path: Path, name: str, node: ast.AnnAssign) -> Flag | None:
 
 
 def constant(path: Path, node: Any) -> Any:
-    """Return the value of a literal expression, or of list(NAME) for a constant that the file imports."""
+    """Return the value of a literal expression, or of list(NAME) for a constant that the file has or imports."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "list":
         name = ast.unparse(node.args[0])
-        home = imported(path)[name]
+        home = imported(path).get(name, path)
         assignments = (statement for statement in tree(home).body if isinstance(statement, ast.Assign))
         return constant(home, next(each.value for each in assignments if ast.unparse(each.targets[0]) == name))
     try:
