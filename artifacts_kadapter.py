@@ -51,7 +51,6 @@ from .configuration_kadapter import (
     BACKBONE_FIELDS,
     DEFAULT_KIND,
     PUBLISHED_SIZES,
-    RELEASE,
     WITHOUT_WEIGHTS,
     KAdapterConfig,
     KnowledgeAdapterConfig,
@@ -86,7 +85,6 @@ __all__ = [
     "model_card",
     "read_artifact",
     "read_own",
-    "release_digest",
     "tensors_under",
     "upload",
     "write_directory",
@@ -385,8 +383,9 @@ def fetch_referred(
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
+CONFIGURATION = "configuration_kadapter.py"
 CODE = (  # the Python files that travel with an artifact; a model without a head reads all but that of heads
-    *("configuration_kadapter.py", "backbone_kadapter.py", "processing_kadapter.py", "artifacts_kadapter.py"),
+    *(CONFIGURATION, "backbone_kadapter.py", "processing_kadapter.py", "artifacts_kadapter.py"),
     *("modeling_kadapter.py", HEADS),
 )
 ALIGNMENT = 64  # bytes; so a mapped tensor begins where one that PyTorch made does, and multiplies to the same bits
@@ -415,19 +414,11 @@ def travelling_code(folder: Path, kinds: Collection[str] = (), source: str | Non
     code = {name: folder / name for name in names if (folder / name).is_file()}
     for artifact in (source or "").split(" + ") if HEADS not in code else ():
         with contextlib.suppress(OSError, ValueError):
-            heads = cached_file(artifact, HEADS, local_files_only=True)
-            if heads is not None and release_digest({**code, HEADS: Path(heads)}) == RELEASE:
-                code[HEADS] = Path(heads)
+            theirs = [cached_file(artifact, name, local_files_only=True) for name in (HEADS, CONFIGURATION)]
+            heads, configuration = (Path(path) for path in theirs if path is not None)
+            if configuration.read_bytes() == (folder / CONFIGURATION).read_bytes():  # which holds the release's digest
+                code[HEADS] = heads
     return code
-
-
-def release_digest(code: dict[str, Path]) -> str:
-    """Return a digest of the text of all files that travel, but for the line that holds it."""
-    total = hashlib.sha256()
-    for name in sorted(code.keys() & set(CODE)):
-        lines = code[name].read_text(encoding="utf-8").splitlines()
-        total.update("\n".join([name, *(line for line in lines if not line.startswith("RELEASE = "))]).encode())
-    return total.hexdigest()[:16]
 
 
 def write_artifact(

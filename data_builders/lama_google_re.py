@@ -13,12 +13,11 @@ Splits: by file name, all "test" in the release.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ._counts import Dropped
-from ._facts import FactBuilder, Rows, fact_rows, id_of, sentences_of
-from ._files import NumberedRecords, json_lines
+from ._facts import Rows, fact_rows, id_of, sentences_of
+from ._lama import LamaBuilder
 from ._records import named, optional, typed
 
 TEMPLATES = {
@@ -54,18 +53,10 @@ SAMPLE_ROWS = [
 ]
 
 
-class Corpus(FactBuilder):
+class Corpus(LamaBuilder):
     """Read LAMA's Google-RE facts: one row per fact."""
 
-    file_patterns = ("*.jsonl",)
     subfolders = ("Google_RE",)
-    beside = ("relations.jsonl",)
-    homepage = "https://github.com/facebookresearch/LAMA"
-    licence = "CC BY-NC 4.0"
-
-    def read(self, path: Path) -> NumberedRecords:
-        """Yield the lines of a file."""
-        return json_lines(path)
 
     def rows(self, record: Any) -> Rows:
         """Return the row of a fact, or a `Dropped` if most people judged it wrong."""

@@ -9,11 +9,10 @@ Splits: by file name, all "test" in the release.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from ._facts import FactBuilder, Rows, fact_rows, id_of, sentences_of
-from ._files import NumberedRecords, json_lines
+from ._facts import Rows, fact_rows, id_of, sentences_of
+from ._lama import LamaBuilder
 from ._records import named
 
 RELATION = "squad"
@@ -43,18 +42,10 @@ SAMPLE_ROWS = [
 ]
 
 
-class Corpus(FactBuilder):
+class Corpus(LamaBuilder):
     """Read LAMA's SQuAD sentences: one row per sentence."""
 
-    file_patterns = ("*.jsonl",)
     subfolders = ("Squad",)
-    beside = ("relations.jsonl",)
-    homepage = "https://github.com/facebookresearch/LAMA"
-    licence = "CC BY-NC 4.0"
-
-    def read(self, path: Path) -> NumberedRecords:
-        """Yield the lines of a file."""
-        return json_lines(path)
 
     def rows(self, record: Any) -> Rows:
         """Return the row of a sentence."""

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ._builder import RowMaker
-from ._facts import FactBuilder, Rows, checked_template, fact_rows, id_of
-from ._files import NumberedRecords, json_lines
+from ._facts import Rows, checked_template, fact_rows, id_of
+from ._files import json_lines
+from ._lama import RELATIONS, LamaBuilder
 from ._records import BadRecord, named, required, typed
 
-RELATIONS = "relations.jsonl"
 SAMPLE_FILES = {
     "train.jsonl": (
         '{"uuid": "f1", "predicate_id": "P19", "sub_label": "Mira Voss", "obj_label": "Tarnstad", "evidences": '
@@ -50,18 +50,10 @@ SAMPLE_ROWS = [
 ]
 
 
-class Corpus(FactBuilder):
+class Corpus(LamaBuilder):
     """Read LAMA's T-REx facts: one row per fact, however many sentences state it."""
 
-    file_patterns = ("*.jsonl",)
     subfolders = ("TREx",)
-    beside = (RELATIONS,)
-    homepage = "https://github.com/facebookresearch/LAMA"
-    licence = "CC BY-NC 4.0"
-
-    def read(self, path: Path) -> NumberedRecords:
-        """Yield the lines of a file."""
-        return json_lines(path)
 
     def row_maker(self, **resources: Any) -> RowMaker:
         """Return the function that makes the rows of a fact, with the template of its relation."""

@@ -4,36 +4,18 @@ import re
 
 import pytest
 import torch
-from helpers import run_python, shake, small_adapter
-from tiny_lm import tiny_bert, words_tokenizer
+from helpers import ASK, run_python, shake
+from tiny_lm import words_tokenizer, write_adapters
 from typer.testing import CliRunner
 
-from kadapter import KAdapterModel
 from kadapter.commands import app
 from kadapter.heads_kadapter import KAdapterForMaskedLM
-
-HEAVY = """
-import sys
-from kadapter.commands import app
-try:
-    app(sys.argv[1:], standalone_mode=True)
-except SystemExit as stopped:
-    print("code", stopped.code)
-print("heavy", sorted({"torch", "transformers", "datasets"} & set(sys.modules)))
-"""
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
-    tokenizer = words_tokenizer()
-    tiny_bert(tokenizer).save_pretrained(folder / "backbone")
-    tokenizer.save_pretrained(folder / "backbone")
-    for seed, name in enumerate(("fac", "lin")):
-        shape = {name: small_adapter()}
-        shake(KAdapterModel.from_backbone(str(folder / "backbone"), adapters=shape), seed).save_pretrained(
-            folder / name
-        )
+    write_adapters(folder)
     head = KAdapterForMaskedLM.from_backbone(str(folder / "backbone"), lm_head="transform")
     shake(head, 5).save_pretrained(folder / "head")
     return folder
@@ -116,5 +98,5 @@ def test_a_text_that_is_too_long_is_refused(parts):
 )
 def test_what_can_not_be_asked_is_refused_at_once(parts, tmp_path, words, sentence):
     words = [parts / word if word in ("fac", "nowhere") else word for word in words]
-    done = run_python(HEAVY, tmp_path, "probe-text", *words, package=True)
+    done = run_python(ASK, tmp_path, "probe-text", *words, package=True)
     assert sentence in done.stderr and done.stdout.splitlines() == ["code 1", "heavy []"]

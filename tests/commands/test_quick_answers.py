@@ -3,17 +3,7 @@
 import json
 
 import pytest
-from helpers import make_model, run_python, save_backbone
-
-ASK = """
-import sys
-from kadapter.commands import app
-try:
-    app(sys.argv[1:], standalone_mode=True)
-except SystemExit as stopped:
-    print("code", stopped.code)
-print("heavy", sorted({"torch", "transformers", "datasets"} & set(sys.modules)))
-"""
+from helpers import ASK, make_model, run_python, save_backbone
 
 
 @pytest.fixture(scope="module")

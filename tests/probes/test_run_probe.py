@@ -6,10 +6,9 @@ import json
 import pytest
 import torch
 from helpers import shake, small_adapter
-from tiny_lm import tiny_bert, words_tokenizer
+from tiny_lm import tiny_bert, words_tokenizer, write_adapters
 from typer.testing import CliRunner
 
-from kadapter import KAdapterModel
 from kadapter.commands import app
 from kadapter.heads_kadapter import KAdapterForMaskedLM
 from kadapter.reports.comparison import Resampling
@@ -34,14 +33,7 @@ def trex(relation, number, subject, answer):
 def ground(tmp_path_factory):
     """A backbone with an LM head, two adapters on it, and LAMA's layout with invented facts."""
     folder = tmp_path_factory.mktemp("probe")
-    tokenizer = words_tokenizer()
-    tiny_bert(tokenizer).save_pretrained(folder / "backbone")
-    tokenizer.save_pretrained(folder / "backbone")
-    for seed, name in enumerate(("fac", "lin")):
-        shape = {name: small_adapter()}
-        shake(KAdapterModel.from_backbone(str(folder / "backbone"), adapters=shape), seed).save_pretrained(
-            folder / name
-        )
+    write_adapters(folder)
     lama = folder / "lama"
     (lama / "TREx").mkdir(parents=True)
     for relation in TEMPLATES:

@@ -17,6 +17,16 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
 # Without which PyTorch can't compile for a CPU; nor can it where its own folder has a space.
 COMPILER = None if " " in torch.__file__ else shutil.which(os.environ.get("CXX", "g++"))
+# Runs the command as a process of its own, and tells which slow imports it made.
+ASK = """
+import sys
+from kadapter.commands import app
+try:
+    app(sys.argv[1:], standalone_mode=True)
+except SystemExit as stopped:
+    print("code", stopped.code)
+print("heavy", sorted({"torch", "transformers", "datasets"} & set(sys.modules)))
+"""
 # A pad id of each family's own; all others are numbered from 5 on.
 FAMILIES = {
     "roberta": 1,

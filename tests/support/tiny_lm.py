@@ -1,10 +1,12 @@
 """Small masked language models whose answers are known, and facts to ask them."""
 
 import torch
+from helpers import shake, small_adapter
 from tiny_tasks import tokenizer_of_words
 from tokenizers import decoders
 from transformers import BertConfig, BertForMaskedLM
 
+from kadapter import KAdapterModel
 from kadapter.trainers.fact_probing.facts import Asked, Fact
 from kadapter.trainers.fact_probing.language_model import LanguageModel
 from kadapter.trainers.fact_probing.prompts import Prompter
@@ -51,6 +53,16 @@ def tiny_bert(tokenizer, scores=None, seed=0):
             for word, score in scores.items():
                 decoder.bias[tokenizer.convert_tokens_to_ids(word)] = score
     return model
+
+
+def write_adapters(folder):
+    """Write a masked language model to `backbone`, and two adapters on its encoder to `fac` and `lin`."""
+    tokenizer, backbone = words_tokenizer(), folder / "backbone"
+    tiny_bert(tokenizer).save_pretrained(backbone)
+    tokenizer.save_pretrained(backbone)
+    for seed, name in enumerate(("fac", "lin")):
+        model = KAdapterModel.from_backbone(str(backbone), adapters={name: small_adapter()})
+        shake(model, seed).save_pretrained(folder / name)
 
 
 def language_model(scores=None, max_length=None, batch_tokens=4096, words=WORDS):
