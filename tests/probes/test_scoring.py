@@ -187,6 +187,16 @@ def test_a_prompt_that_is_cut_behind_its_mask_is_asked():
     assert (answered.rank, reasons) == (3, {})
 
 
+def test_probabilities_are_means_over_the_prompts_that_fit():
+    long = "Mira " * 9 + "was born in [MASK]."
+    scorer = whole(max_length=8)
+    ((one,), _), ((two,), reasons) = (
+        ask(scorer, fact("Kell")),
+        ask(scorer, fact("Kell", prompts=["Mira was born in [MASK].", long])),
+    )
+    assert (two.rank, reasons) == (one.rank, {}) and two.probability == pytest.approx(one.probability)
+
+
 def test_in_a_closed_list_the_longest_candidate_must_fit():
     scorer = ListScorer(language_model(SCORES, max_length=7), LIST, "closed")
     assert ask(scorer, fact("Kell"))[1] == {"mask_cut_off": 1}

@@ -94,10 +94,10 @@ class VocabularyScorer:
             rights[number] = right
             owners += [number] * len(prompts)
             inputs += prompts
-        left, sums = Counter(owners), dict[int, Tensor]()
+        prompts_of, left, sums = Counter(owners), Counter(owners), dict[int, Tensor]()
         for position, scores in self.model.log_probabilities(inputs):
             number = owners[position]
-            own = scores[0, self.candidates] / len(facts[number].prompts)
+            own = scores[0, self.candidates] / prompts_of[number]
             sums[number] = sums[number] + own if number in sums else own
             left[number] -= 1
             if not left[number]:

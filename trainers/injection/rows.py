@@ -7,7 +7,7 @@ import gc
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -201,7 +201,8 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident memory
+        with suppress(OSError):  # some containers forbid it, and the peak is then that of the process so far
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident memory
 
 
 def _peak(device: torch.device) -> int | None:
