@@ -58,7 +58,7 @@ class LocalityArguments:
 
     @property
     def described(self) -> dict[str, Any]:
-        """Return what an adapter's card keeps of how it was held back."""
+        """Return what is stored with an adapter of how it was held back."""
         return {"weight": self.locality_weight, "corpus": self.locality_corpus, "texts": self.max_locality_samples}
 
 
