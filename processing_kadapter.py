@@ -389,8 +389,9 @@ def insert_entities(
         markers: a token around each mention, the first around the first; ("#", "$") in the official code for
             relations. Without, mentions are not marked.
         pairs: second texts and their mentions, which stand behind the first texts, and whose markers are the same.
-        official_truncation: cut off the tail, whatever stands there, as the official code does, so that a slot may
-            outlive its mention.
+        official_truncation: cut as the official code does: off the tail of a text, whatever stands there, so that a
+            slot may outlive its mention; of a pair, what stands before and then after the mentions of the second
+            text, and after that of the first.
 
     Raises:
         TypeError: the tokenizer has no offsets, or a mention is no (start, end, id).
@@ -407,8 +408,6 @@ def insert_entities(
     insert = _Inserter(tokenizer, sources, known, markers, official_truncation)
     bodies = [insert.own_tokens(texts, firsts)]
     if pairs is not None and seconds is not None:
-        if official_truncation:
-            raise ValueError("official_truncation is for single texts; raise max_length, or cut the pairs yourself")
         bodies.append(insert.own_tokens(list(pairs[0]), seconds))
     frame = _frame(tokenizer, len(bodies))
     return [insert.framed(own, frame, max_length) for own in zip(*bodies, strict=True)]
@@ -538,6 +537,7 @@ class _Body(NamedTuple):
     slots: list[tuple[int, EntityLink]]
     mentions: list[tuple[int, int] | None]
     markers: list[int]
+    wholes: list[tuple[int, int]]  # of each mention that is here, from its opening to its closing marker
 
     def insert(self, ids: list[int]) -> int:
         """Append tokens that are not the text's own, and return the position of the first of them."""
@@ -553,16 +553,25 @@ class _Body(NamedTuple):
         self.ids.extend(own.ids[first:end])
         return len(self.ids) - (end - first), len(self.ids)
 
-    def cut(self, length: int) -> _Body:
-        """Return the first tokens, whatever is cut off; a mention must be there as a whole, a slot by itself."""
+    def cut(self, end: int, first: int = 0) -> _Body:
+        """Return the tokens [first, end), whatever is cut off; a mention must be there as a whole, a slot by itself."""
+        there = [span and (span if first <= span[0] and span[1] <= end else None) for span in self.mentions]
         return _Body(
-            self.ids[:length],
-            self.offsets[:length],
-            self.origins[:length],
-            [(at, link) for at, link in self.slots if at < length],
-            [None if mention is None or mention[1] > length else mention for mention in self.mentions],
-            [-1 if at >= length else at for at in self.markers],
+            self.ids[first:end],
+            self.offsets[first:end],
+            self.origins[first:end],
+            [(at - first, link) for at, link in self.slots if first <= at < end],
+            [span and (span[0] - first, span[1] - first) for span in there],
+            [at - first if first <= at < end else -1 for at in self.markers],
+            [(start - first, last - first) for start, last in self.wholes if first <= start and last <= end],
         )
+
+    def cut_around(self, excess: int) -> _Body:
+        """Return at most `excess` tokens less, without any of the mentions: what stands before them goes first."""
+        first = min((start for start, _ in self.wholes), default=0)
+        last = max((end for _, end in self.wholes), default=0)
+        before = min(excess, first)
+        return self.cut(len(self.ids) - min(excess - before, len(self.ids) - last), before)
 
 
 class _Inserter:
@@ -629,8 +638,10 @@ class _Inserter:
         bodies = [self._composed(text, count) for text, count in zip(own, counts, strict=True)]
         whole = sum(len(body.ids) for body in bodies)
         room = whole if max_length is None else max(0, max_length - sum(map(len, frame.special)))
-        if self.official:
+        if self.official and len(bodies) == 1:
             bodies = [body.cut(room) for body in bodies]
+        for at in (1, 0) if self.official and len(bodies) > 1 else ():
+            bodies[at] = bodies[at].cut_around(max(0, sum(len(body.ids) for body in bodies) - room))
         while sum(len(body.ids) for body in bodies) > room:
             longest = max(range(len(own)), key=lambda at: len(bodies[at].ids))
             counts[longest] -= 1
@@ -639,16 +650,17 @@ class _Inserter:
 
     def _composed(self, own: _Own, count: int) -> _Body:
         """Return the first own tokens of a text, so many, and what is inserted at the mentions that are among them."""
-        body, at = _Body([], [], [], [], [None] * len(own.mentions), []), 0
+        body, at = _Body([], [], [], [], [None] * len(own.mentions), [], []), 0
         body.markers.extend([-1] * len(own.mentions) if self.markers else [])
         for number, mention in sorted(enumerate(own.mentions), key=lambda numbered: numbered[1][:2]):
             if mention.end <= count:
                 body.copy(own, at, mention.first)
-                at = mention.end
+                at, start = mention.end, len(body.ids)
                 if mention.marker:
                     body.markers[number] = body.insert(mention.marker)
                 self._add_mention(body, own, number)
                 body.insert(mention.marker)
+                body.wholes.append((start, len(body.ids)))
         body.copy(own, at, count)
         return body
 
