@@ -44,6 +44,7 @@ from .backbone_kadapter import (
     check_keywords,
     head_of,
     making_models_in_turn,
+    pooler_of,
 )
 from .configuration_kadapter import LM_HEADS, KAdapterConfig, refuse_keywords
 from .modeling_kadapter import (
@@ -636,6 +637,10 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         """Return a new head."""
         raise TypeError("a head model says how its head is built")
 
+    def renew_head(self) -> None:
+        """Put a new head in the place of this one, as a new model on this backbone has it."""
+        self.head = self.build_head(self.config)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -890,6 +895,11 @@ class KAdapterForMaskedLM(KAdapterHeadModel):
             self.head.requires_grad_(False)
         return new
 
+    def renew_head(self) -> None:
+        """Put a new LM head in the place of this one, unless it is the backbone's own or a trained one."""
+        if not isinstance(self.head, BackboneHead) and not self.config.lm_head_source:
+            super().renew_head()
+
     def _own_modules(self) -> Iterator[tuple[str, nn.Module]]:
         backbones = isinstance(self.head, BackboneHead) and not self.config.backbone_modified
         yield from ((name, module) for name, module in super()._own_modules() if name != "head" or not backbones)
@@ -1040,13 +1050,13 @@ class KAdapterForMultipleChoice(KAdapterHeadModel):
 
 
 class KAdapterForPairMatching(KAdapterForMultipleChoice):
-    """The class of a text among those of a few labelled texts: how well it matches each of them (BERT-PAIR, FewRel 2.0).
+    """The class of a text among those of a few labelled texts: how well it matches each (BERT-PAIR, FewRel 2.0).
 
     A pair is the text with a labelled one, `[CLS] text [SEP] labelled text [SEP]`, scored at its first token; a class
     has the mean score of its labelled texts. `input_ids` and so on are (batch, pairs, sequence), `support_labels`
     (batch, pairs) the classes of the labelled texts, logits (batch, classes), labels (batch,). As published for
     map-tuning (Zhang et al., ACL 2023) the loss is the SUM of the cross-entropies, not their mean, also over several
-    batches of a step. `head.dense` is what BERT calls its pooler.
+    batches of a step. `head.dense` is what BERT calls its pooler, and a new one begins as that of the backbone.
     """
 
     _own_inputs = ("support_labels",)
@@ -1055,6 +1065,26 @@ class KAdapterForPairMatching(KAdapterForMultipleChoice):
     def build_head(config: KAdapterConfig) -> nn.Module:
         """Return a new head with a score for each pair."""
         return MatchHead(config)
+
+    @classmethod
+    @making_models_in_turn
+    def from_backbone(cls, backbone: str | PreTrainedModel, **kwargs: Any) -> Any:
+        """Return a model without adapters on a backbone, as the other models' `from_backbone`, with its pooler."""
+        model = super().from_backbone(backbone, **kwargs)
+        model._take_pooler()
+        return model
+
+    def renew_head(self) -> None:
+        """Put a new head in the place of this one, which begins with the pooler of the backbone."""
+        super().renew_head()
+        self._take_pooler()
+
+    def _take_pooler(self) -> None:
+        pooler = pooler_of(self.kadapter.backbone, self.config)
+        if {name: tensor.shape for name, tensor in pooler.items()} == {
+            name: tensor.shape for name, tensor in self.head.dense.state_dict().items()
+        }:
+            self.head.dense.load_state_dict(pooler)
 
     def read(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any

@@ -554,7 +554,7 @@ class _Body(NamedTuple):
         return len(self.ids) - (end - first), len(self.ids)
 
     def cut(self, end: int, first: int = 0) -> _Body:
-        """Return the tokens [first, end), whatever is cut off; a mention must be there as a whole, a slot by itself."""
+        """Return the tokens [first, end), whatever is cut off; a mention must be there whole, a slot by itself."""
         there = [span and (span if first <= span[0] and span[1] <= end else None) for span in self.mentions]
         return _Body(
             self.ids[first:end],
@@ -1072,6 +1072,12 @@ print(list(zip(tokenizer.convert_ids_to_tokens(tokens.tolist()), probabilities.t
     "KAdapterForMultipleChoice": """choices = ["She was ill.", "It was raining."]
 inputs = model.encode_choices(tokenizer, ["It rained all day."], ["Why did she stay in?"], [choices])
 print(choices[model(**inputs).logits.argmax(-1).item()])""",
+    "KAdapterForPairMatching": """text = "# Marie Curie # was born in $ Warsaw $."  # head and tail are marked
+labelled, classes = ["# Ada # was born in $ London $.", "# Ada # wrote to $ Babbage $."], ["born", "wrote"]
+inputs = tokenizer([text] * len(labelled), labelled, padding=True, return_tensors="pt")
+inputs = {name: tensor[None] for name, tensor in inputs.items()}  # one text, with all its pairs
+support_labels = inputs["input_ids"].new_tensor([[0, 1]])  # the class of each labelled text
+print(classes[model(**inputs, support_labels=support_labels).logits.argmax(-1).item()])""",
     "KAdapterForQuestionAnswering": """passages = ["Marie Curie was born in Warsaw.", "Warsaw lies on the Vistula."]
 inputs = model.encode_passages(tokenizer, ["Where was Marie Curie born?"], [passages])
 output = model(**inputs)
