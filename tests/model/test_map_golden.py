@@ -210,7 +210,7 @@ def test_one_step_of_general_map_tuning_is_the_official_step_and_leaves_no_gradi
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-# ---- questions and pairs: derived from the official recipe, token by token -------------------------------------------
+# ---- questions and pairs: derived from the official recipe, token by token ------------------------------------------
 
 QUESTIONS = {  # a question as it is asked, its linked subject, the answer that is one token, and the official tokens
     "What is the capital of France? [MASK]": ("France", "Q142", "paris", "what is the capital of $ Q142 / france $ ?"),
