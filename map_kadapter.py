@@ -233,6 +233,12 @@ class KnowledgeMap(KnowledgePlugin):
         index = torch.where(slots < 0, length, slots)[..., None].expand_as(mapped)  # -1 goes to a column too many
         return torch.cat([inputs_embeds, inputs_embeds[:, :1]], dim=1).scatter(1, index, mapped)[:, :length]
 
+    @classmethod
+    def recognises(cls, tensors: dict[str, Tensor]) -> bool:
+        """Return whether a map of these tensors remembers input embeddings; fine-tuning leaves them alike."""
+        sample = tensors.get("embeddings_sample")
+        return sample is not None and bool(sample.any())
+
     def meet(self, backbone: PreTrainedModel) -> None:
         """Remember the encoder by its input embeddings, or refuse one that is not the one remembered.
 

@@ -37,6 +37,7 @@ __all__ = [
     "EntityLink",
     "KnowledgeSource",
     "KnowledgeTokens",
+    "MarkedTokens",
     "PassageTokens",
     "as_code",
     "as_text",
@@ -53,6 +54,7 @@ __all__ = [
     "join_passages",
     "knowledge_inputs",
     "mark_entities",
+    "marked_tokens",
     "model_card",
     "put_tokenizer",
     "read_tokenizer",
@@ -96,6 +98,26 @@ def encode_entities(
     return {**_padded(tokenizer, [ids for ids, _ in encoded]), "entity_positions": entity_positions}
 
 
+class MarkedTokens(NamedTuple):
+    """The token ids of a text with marked mentions, special tokens included.
+
+    Args:
+        input_ids: the token ids.
+        openings: for each mention the position of its opening marker.
+        insides: for each mention the position after its opening marker, and that of its closing marker.
+    """
+
+    input_ids: list[int]
+    openings: list[int]
+    insides: list[tuple[int, int]]
+
+    @property
+    def end(self) -> int:
+        """The position after the last closing marker."""
+        widths = (first - opening for opening, (first, _) in zip(self.openings, self.insides, strict=True))
+        return max(closing + width for width, (_, closing) in zip(widths, self.insides, strict=True))
+
+
 def mark_entities(
     tokenizer: Any,
     texts: Sequence[str],
@@ -103,6 +125,17 @@ def mark_entities(
     markers: Sequence[str] = MARKERS,
 ) -> list[tuple[list[int], list[int]]]:
     """Return for each text its token ids, special tokens included, and the positions of the opening markers."""
+    marked = marked_tokens(tokenizer, texts, entity_spans, markers)
+    return [(text.input_ids, text.openings) for text in marked]
+
+
+def marked_tokens(
+    tokenizer: Any,
+    texts: Sequence[str],
+    entity_spans: Sequence[Sequence[tuple[int, int]]],
+    markers: Sequence[str] = MARKERS,
+) -> list[MarkedTokens]:
+    """Return the tokens of texts with marked mentions. Arguments and errors are those of `encode_entities`."""
     if len(texts) != len(entity_spans):
         raise ValueError(f"{len(texts)} texts but spans for {len(entity_spans)}; give spans for each text")
     pieces = [_pieces(number, *pair) for number, pair in enumerate(zip(texts, entity_spans, strict=True))]
@@ -163,17 +196,17 @@ def _assemble(
     suffix: list[int],
     markers: list[list[int]],
     mentions: int,
-) -> tuple[list[int], list[int]]:
-    ids, positions = list(prefix), [0] * mentions
+) -> MarkedTokens:
+    ids, openings, closings = list(prefix), [0] * mentions, [0] * mentions
     for piece in pieces:
         if isinstance(piece, tuple):
             mention, opens = piece
-            if opens:
-                positions[mention] = len(ids)
+            (openings if opens else closings)[mention] = len(ids)
             ids += markers[mention]
         elif piece:
             ids += next(segments)
-    return ids + suffix, positions
+    firsts = [opening + len(markers[mention]) for mention, opening in enumerate(openings)]
+    return MarkedTokens(ids + suffix, openings, list(zip(firsts, closings, strict=True)))
 
 
 def _marker_ids(tokenizer: Any, marker: str) -> list[int]:

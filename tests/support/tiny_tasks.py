@@ -13,6 +13,7 @@ from kadapter import KAdapterModel
 SIZES = {"train": 36, "dev": 13, "test": 11}
 SEMEVAL = {"P937": "Member-Collection(e1,e2)", "P19": "Entity-Origin(e1,e2)", "P20": "Other"}
 TYPES = {"open_entity": ("person", "place"), "figer": ("/person", "/location"), "entity_typing": ("who", "where")}
+TYPES["wiki_et"] = ("person", "location")
 
 
 def tokenizer_of_pieces(pieces):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ... import discovery
 from ...configuration_kadapter import KAdapterConfig
+from ..common.knowledge import Knowledge
 
 __all__ = ["Task", "available", "load"]
 
@@ -31,6 +32,9 @@ class Task(Protocol):
         padding: columns of an encoded example and their padding values, a float for columns of floats.
         settings: keyword arguments of the metric, plain values; known after `learn` or `recall`.
         tokenizer: the tokenizer that encodes the records.
+        id_columns: columns of the ids of mentions' entities, none for a task without linked mentions.
+        ids_are_rows: whether ids of digits are rows of a table of entity embeddings.
+        knowledge: the table of a knowledge map, and how its entities are put into texts; None without a map.
     """
 
     record_type: str
@@ -43,8 +47,17 @@ class Task(Protocol):
     padding: dict[str, int | float]
     settings: dict[str, Any]
     tokenizer: Any
+    id_columns: ClassVar[tuple[str, ...]]
+    ids_are_rows: ClassVar[bool]
+    knowledge: Knowledge | None
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None: ...
+
+    def use(self, knowledge: Knowledge) -> None:
+        """Put the entities of a table beside the mentions of all records that are encoded from now on."""
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a padded batch with the entities' vectors."""
 
     def select(self, train: Dataset) -> Dataset:
         """Return the training records that the task's protocol uses."""
