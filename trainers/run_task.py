@@ -310,18 +310,18 @@ def _trained_on(context: TaskContext, split: Split) -> dict[str, Any]:
 
 def _few_shot(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
     """Evaluate episodes on frozen features, and write the same files as a trained run, without an artifact."""
-    flags, task, folder = context.flags, context.task, Path(run.output_dir)
+    corpus, flags, task, folder = context.corpus, context.flags, context.task, Path(run.output_dir)
     model = _model(context, run)
     split = _kept(context, model, run)[context.corpus.eval_split]
     names = task.gold(split.encoded_rows())
-    answered = run_episodes(split, names, flags.episodes, flags.way, flags.shot, run.seed)
+    answered = run_episodes(split, names, flags.episodes, corpus.way, corpus.shot, run.seed)
     predictions, gold = ([answer[key] for answer in answered] for key in ("prediction", "gold"))
     measured = metrics.load(task.metric).compute(predictions, gold, **task.settings)
     results = {f"eval_{key}": float(value) for key, value in measured.items()}
     if context.main:
         write_lines(folder / PREDICTIONS, answered)
         replace_file(folder / "all_results.json", json.dumps(results, indent=4, sort_keys=True))
-        task_name = f"{flags.task} {flags.way}-way {flags.shot}-shot"  # a separate column in reports
+        task_name = f"{flags.task} {corpus.way}-way {corpus.shot}-shot"  # a separate column in reports
         changed = {"task": task_name, "fusion": "none"}  # sources are concatenated
         replace_file(folder / RUN, json.dumps({**describe(context, model, run), **changed}, indent=2))
     return results

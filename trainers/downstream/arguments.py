@@ -39,6 +39,29 @@ class TaskCorpusArguments(CorpusArguments):
         default=None, metadata={"help": "Read only this many passages of a question, the first ones; by default all."}
     )
     max_answer_length: int = field(default=20, metadata={"help": "Longest answer in tokens."})
+    way: int = field(default=5, metadata={"help": "Classes of an episode."})
+    shot: int = field(default=1, metadata={"help": "Labelled examples of each class in an episode."})
+    queries: int = field(default=5, metadata={"help": "fewrel_pairs: queries of each class in an episode."})
+    train_episodes: int = field(default=3000, metadata={"help": "fewrel_pairs: episodes of an epoch."})
+    first_episode: int = field(
+        default=0, metadata={"help": "fewrel_pairs: seed of the first training episode; the others count on from it."}
+    )
+    eval_episodes: int = field(default=200, metadata={"help": "fewrel_pairs: episodes that are evaluated."})
+    aliases: str | None = field(
+        default=None,
+        metadata={"help": "entity_questions: file of mention TAB id; without it a mention is its own id."},
+    )
+    closed_answers: bool = field(
+        default=False,
+        metadata={"help": "entity_questions: choose among the answers of the relation that are asked for."},
+    )
+    lm_head: str | None = field(
+        default=None,
+        metadata={
+            "help": "entity_questions: the LM head: backbone (the default), transform, linear, or the artifact of a "
+            "trained one."
+        },
+    )
     negative_sample: int | None = field(
         default=None, metadata={"help": "TACRED: keep the first N - 1 training records without a relation."}
     )
@@ -122,8 +145,6 @@ class TaskArguments(RowArguments):
             "seed draws the labelled examples."
         },
     )
-    way: int = field(default=5, metadata={"help": "Classes of an episode."})
-    shot: int = field(default=1, metadata={"help": "Labelled examples of each class in an episode."})
 
 
 @dataclass
@@ -188,7 +209,8 @@ def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskCorpusArgum
     corpus, task, run = parse_arguments(argv, (TaskCorpusArguments, TaskArguments, TaskRunArguments))
     if not 0 < corpus.train_fraction <= 1:
         raise ValueError(f"--train_fraction {corpus.train_fraction} must lie in (0, 1]")
-    for name, value in (("max_passages", corpus.max_passages), ("way", task.way), ("shot", task.shot)):
+    for name in ("max_passages", "way", "shot", "queries", "train_episodes", "eval_episodes"):
+        value = getattr(corpus, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value} must be at least 1")
     if not (run.do_train or run.do_eval or run.do_predict or task.episodes):

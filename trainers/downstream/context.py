@@ -56,8 +56,8 @@ def open_task(corpus: TaskCorpusArguments, flags: TaskArguments, folder: Path | 
     check_record_type(corpus, task_class)
     check_adapters(flags)
     check_budget(flags.cache_budget)
-    if flags.episodes and task_class.record_type != "relation":
-        raise ValueError(f"--episodes can't be used for the task {flags.task!r}, which has no relations")
+    if flags.episodes and getattr(task_class.model_class, "mentions", 0) != 2:  # it reads no head and tail
+        raise ValueError(f"--episodes can't be used for the task {flags.task!r}, which classifies no relations")
     tokenizer = open_tokenizer(flags.backbone, flags.backbone_revision, corpus.max_length)
     task = task_class(tokenizer, corpus.max_length, corpus)
     knowledge = open_knowledge(flags, task_class, _adapters_of_row(flags, folder))
@@ -79,7 +79,8 @@ def prepare_splits(context: TaskContext, run: TaskRunArguments, folder: Path) ->
     `folder` holds the trained model if nothing is trained in this run, or it begins with such a model.
     """
     corpus, task, flags = context.corpus, context.task, context.flags
-    rows = load_task_splits(corpus, run, bool(run.do_eval or flags.episodes), context.main)
+    loaded = load_task_splits(corpus, run, bool(run.do_eval or flags.episodes), context.main)
+    rows = {split: _own_records(split, records, context, str(corpus.data_dir)) for split, records in loaded.items()}
     if run.do_train:
         rows["train"] = task.select(rows["train"])
     if flags.episodes:
@@ -96,9 +97,21 @@ def prepare_splits(context: TaskContext, run: TaskRunArguments, folder: Path) ->
         context.splits[PREDICT] = _unlabelled(context, run.do_predict)
 
 
+def _own_records(split: str, rows: Any, context: TaskContext, where: str, **options: bool) -> Any:
+    """Return the task's own records of a split, and print what became of those of the corpus."""
+    try:
+        records, messages = context.task.records(split, rows, **options)
+    except ValueError as error:
+        raise ValueError(f"{where}, {split}: {error}") from error
+    for message in messages if context.main else ():
+        print(f"{split}: {message}")
+    return records
+
+
 def _unlabelled(context: TaskContext, path: str) -> Split:
     corpus, task, verbose = context.corpus, context.task, context.main
-    rows = data_builders.load_file(str(corpus.corpus), path, on_bad_record=corpus.on_bad_record)
+    loaded = data_builders.load_file(str(corpus.corpus), path, on_bad_record=corpus.on_bad_record)
+    rows = _own_records(PREDICT, loaded, context, path, labelled=False)
     count_entities(task, {PREDICT: rows}, path, verbose)
     print_left_out(PREDICT, rows, task, verbose)
     return Split.of(rows, encode(PREDICT, rows, task, corpus, verbose, path, labelled=False))

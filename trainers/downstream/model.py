@@ -84,7 +84,7 @@ def new_model(model_class: Any, task: TaskArguments, fields: dict[str, Any], see
     torch.manual_seed(seed)  # independent of what the adapters drew
     core.fusion = new_fusion(model.config, core.adapters.featured)
     torch.manual_seed(seed)  # independent of what the fusion drew
-    model.head = model.build_head(model.config)
+    model.renew_head()
     return freeze(model, task)
 
 
@@ -158,6 +158,9 @@ def freeze(model: Any, task: TaskArguments) -> Any:
     core.fusion.requires_grad_(not task.freeze_head)
     model.head.requires_grad_(not task.freeze_head)
     core.backbone.requires_grad_(not task.freeze_backbone)
+    if not (task.freeze_backbone or task.freeze_head):  # an LM head that is the backbone's own trains with it
+        for weight in model.head.parameters():
+            weight.requires_grad_(True)
     for adapter in core.adapters.values():
         adapter.requires_grad_(not (task.freeze_map if adapter.changes_inputs else task.freeze_adapters))
     if task.backbone_dropout:

@@ -60,7 +60,7 @@ def keep_states(split: Split, model: Any, task: Any, run: Any, flags: Any, verbo
         distinct = f", {len(first)} of them different" if len(first) < len(keys) else ""
         print(f"states: {len(keys)} examples{distinct} of {sorted(encoded)}, {len(missing)} encoded now")
     states = {source: _in_order(indices, own, stores.get(source)) for source, own in encoded.items()}
-    return split.with_states(states, [name for name in task.padding if name not in COLUMNS])
+    return split.with_states(states, [name for name in task.padding if name not in (*COLUMNS, "token_type_ids")])
 
 
 def _keys(examples: datasets.Dataset, columns: list[str]) -> np.ndarray:

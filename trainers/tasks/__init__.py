@@ -59,6 +59,15 @@ class Task(Protocol):
     def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return a padded batch with the entities' vectors."""
 
+    def records(self, split: str, rows: Dataset, labelled: bool = True) -> tuple[Dataset, list[str]]:
+        """Return the task's own records, made of a split's, and a sentence for each thing that became of these.
+
+        Without `labelled` they are of a file to be predicted.
+
+        Raises:
+            ValueError: there are none, or too few.
+        """
+
     def select(self, train: Dataset) -> Dataset:
         """Return the training records that the task's protocol uses."""
 

@@ -66,6 +66,10 @@ class BaseTask:
         """Look up the entities of a batch, if there are any."""
         return batch if self.knowledge is None else self.knowledge.complete(batch)
 
+    def records(self, split: str, rows: Dataset, labelled: bool = True) -> tuple[Dataset, list[str]]:
+        """Return the records of a split as they are."""
+        return rows, []
+
     def select(self, train: Dataset) -> Dataset:
         """Return all training records."""
         return train

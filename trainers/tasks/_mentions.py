@@ -9,7 +9,7 @@ from ...processing_kadapter import MarkedTokens, marked_tokens, placeholder_id, 
 from ..common.knowledge import COLUMNS, Knowledge
 from ._base import BaseTask
 
-__all__ = ["MentionTask"]
+__all__ = ["Marked", "MentionTask", "with_entities"]
 
 Spans = Sequence[tuple[int, int]]
 
@@ -72,15 +72,20 @@ def mark_within(
     text between them, do not fit.
     """
     prefix, suffix = map(len, special_tokens(tokenizer))
-    if knowledge is None:
-        marked = [(text, Marked(text.input_ids, text.openings, False, [], [])) for text in texts]
-    else:
-        insert = Inserter(tokenizer, knowledge, ids)
-        marked = [insert(text, own) for text, own in zip(texts, ids, strict=True)]
     return [
         own if len(own.input_ids) <= max_length else _cut(own, text.end, max_length, prefix, suffix)
-        for text, own in marked
+        for text, own in with_entities(tokenizer, texts, knowledge, ids)
     ]
+
+
+def with_entities(
+    tokenizer: Any, texts: Sequence[MarkedTokens], knowledge: Knowledge | None, ids: Sequence[Sequence[str]] = ()
+) -> list[tuple[MarkedTokens, Marked]]:
+    """Return texts with the entities of their mentions beside these, of any length; `ids` are those of each text."""
+    if knowledge is None:
+        return [(text, Marked(text.input_ids, text.openings, False, [], [])) for text in texts]
+    insert = Inserter(tokenizer, knowledge, ids)
+    return [insert(text, own) for text, own in zip(texts, ids, strict=True)]
 
 
 def _cut(text: Marked, last: int, max_length: int, prefix: int, suffix: int) -> Marked | None:
