@@ -99,7 +99,7 @@ TEMPLATES = {"P19": "Where was [X] born?", "P20": "Where did [X] die?"}
 
 def cloze(number, rng, relation):
     """A question of EntityQuestions whose answer is one token, perhaps after one that is not."""
-    answers = [rng.choice(PLACES), rng.choice(("town", "river", "home"))]
+    answers = [rng.choice(PLACES), rng.choice(("works", "river", "home"))]
     return {"question": TEMPLATES[relation].replace("[X]", rng.choice(PEOPLE)), "answers": answers[number % 3 == 0 :]}
 
 

@@ -34,7 +34,7 @@ from ...graphs.linking import read_aliases
 from ...heads_kadapter import KAdapterForMaskedLM
 from ...processing_kadapter import marked_tokens
 from ..common.knowledge import COLUMNS
-from ..fact_probing.prompts import Prompter
+from ..fact_probing.prompts import Prompter, check_mask
 from ._base import probabilities
 from ._mentions import MentionTask, with_entities
 
@@ -60,8 +60,9 @@ class Task(MentionTask):
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
         super().__init__(tokenizer, max_length, arguments)
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "positions": -1, "labels": -100}
-        self.words = Prompter(tokenizer).words()
+        check_mask(tokenizer)
         self.lower_cases = tokenizer.tokenize("A") == tokenizer.tokenize("a")
+        self.words: dict[str, int] = {}  # the answers so far that are a single token, and their tokens
         self.aliases = None if arguments.aliases is None else read_aliases(arguments.aliases)
         self.where, self.lm_head = arguments.aliases, arguments.lm_head
         self.closed: dict[str, list[str]] | None = {} if arguments.closed_answers else None
@@ -72,6 +73,7 @@ class Task(MentionTask):
         Raises:
             ValueError: none is left.
         """
+        self._learn_words(rows)
         ids = [self._id(row) for row in rows]
         reasons = [self._reason(row, id) for row, id in zip(rows, ids, strict=True)] if labelled else [""] * len(rows)
         counts = Counter(reasons)
@@ -117,10 +119,19 @@ class Task(MentionTask):
         left_out = ", ".join(f"{counts[name]} {words}" for name, words in self._words().items() if counts[name])
         return f"no question is left: of {len(rows)}, {left_out}; {remedy[reason]}"
 
+    def _learn_words(self, rows: Dataset) -> None:
+        """Learn which answers are a single token, as they are spelled in the vocabulary."""
+        spelled = {self._spelled(answer) for answers in rows["answers"] for answer in answers} - self.words.keys()
+        if self.lower_cases:  # such a tokenizer may also take off accents; as published, they count
+            spelled &= self.tokenizer.get_vocab().keys()
+        self.words |= Prompter(self.tokenizer).single_tokens(sorted(spelled))
+
+    def _spelled(self, answer: str) -> str:
+        return answer.lower() if self.lower_cases else answer
+
     def _label(self, answers: list[str]) -> str | None:
         """Return the first answer that is a single token, None if there is none."""
-        spelled = [answer.lower() if self.lower_cases else answer for answer in answers]
-        return next((answer for answer in spelled if answer in self.words), None)
+        return next((answer for answer in map(self._spelled, answers) if answer in self.words), None)
 
     def _close(self, asked: Dataset) -> None:
         """Add the labels of evaluated questions to those among which their relations' answers are chosen."""
@@ -194,9 +205,9 @@ class Task(MentionTask):
         """Return the likeliest answer of each question, and the probabilities of the likeliest few."""
         if self.closed is not None:
             return [self._chosen(logits, relation) for logits, relation in zip(decided, rows["relation"], strict=True)]
-        answered = []
+        answered, known = [], {token: name for name, token in self.words.items()}
         for tokens, scores in zip(decided[:, :SHOWN].astype(int), decided[:, SHOWN:].round(6), strict=True):
-            texts = [str(self.tokenizer.decode([token])).strip() for token in tokens.tolist()]
+            texts = [known.get(token) or str(self.tokenizer.decode([token])).strip() for token in tokens.tolist()]
             scored = dict(
                 zip(reversed(texts), reversed(scores.tolist()), strict=True)
             )  # of a text twice, the likelier
