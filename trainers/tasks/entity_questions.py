@@ -206,7 +206,9 @@ class Task(MentionTask):
         if self.closed is not None:
             return [self._chosen(logits, relation) for logits, relation in zip(decided, rows["relation"], strict=True)]
         answered, known = [], {token: name for name, token in self.words.items()}
-        for tokens, scores in zip(decided[:, :SHOWN].astype(int), decided[:, SHOWN:].round(6), strict=True):
+        for tokens, scores in zip(
+            decided[:, :SHOWN].astype(int), decided[:, SHOWN:].astype(float).round(6), strict=True
+        ):
             texts = [known.get(token) or str(self.tokenizer.decode([token])).strip() for token in tokens.tolist()]
             scored = dict(
                 zip(reversed(texts), reversed(scores.tolist()), strict=True)
