@@ -204,7 +204,7 @@ def test_a_pair_is_written_as_published_with_and_without_entities():
     ]
     ((types, _),) = examples["token_type_ids"]
     assert types == [0] * 17 + [1] * 17
-    assert examples["knowledge_slots"] == [[[2, 11, 22, 27], [2, 11, 18, 29]]]
+    assert examples["knowledge_slots"] == [[[2, 11, 22, 28], [2, 11, 18, 29]]]
     row = INFO["entity2id"]
     of_query = [row["Q90"], row["Q142"]]
     assert examples["knowledge_rows"] == [[[*of_query, row["Q1"], row["Q1000"]], [*of_query, -1, row["Q42"]]]]
