@@ -76,7 +76,7 @@ class Row:
     @classmethod
     def of(cls, run: Run) -> Row:
         """Return the row of a run."""
-        values = {name: run.record.get(name) for name in VARIANTS}
+        values: dict[str, Any] = {name: run.record[name] for name in VARIANTS if name != "table"}
         table = run.record.get("knowledge", {}).get("sha256")
         return cls(run.row, **{**values, "adapters": tuple(values["adapters"]), "table": table})
 
