@@ -99,12 +99,12 @@ def count_entities(task: Any, splits: dict[str, Any], where: str, verbose: bool)
 
 
 def stage(flags: TaskArguments, trains: bool) -> str:
-    """Return in words how the map of a row came to its head, for the name of the row."""
+    """Return in words how the map of a row and its head came together, for the name of the row."""
     if not trains:
         return "plugged in"
-    if flags.freeze_map:
-        return "trained with"
-    return "tuned" if flags.freeze_head else "tuned with the head"
+    if not flags.freeze_map:
+        return "task-specific" if flags.freeze_head else "trained along"
+    return "head trained with it" if flags.freeze_backbone else "fine-tuned with it"
 
 
 def describe_knowledge(knowledge: Knowledge) -> dict[str, Any]:
