@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_knowledge import INFO, bert_tokenizer, official_map, save_bert
-from tiny_tasks import predictions
+from tiny_runs import ROOT
+from tiny_tasks import predictions, run_of
 from torch.nn import functional as F
 
 from kadapter import (
@@ -280,6 +281,14 @@ def test_a_model_that_is_fine_tuned_trains_its_lm_head_and_keeps_it(ground):
     before = json.loads((ground / "out" / "eval_results.json").read_text(encoding="utf-8"))
     assert again["eval_loss"] == pytest.approx(before["eval_loss"], abs=1e-6)
     assert predictions(ground / "again") == predictions(ground / "out")
+
+
+@pytest.mark.slow
+def test_the_recipe_of_a_map_tunes_it_before_a_frozen_model(ground, tmp_path):
+    beside = ["--trained_model", ground / "out", "--adapters", ground / "map", "--entity_embeddings", ground / "table"]
+    recipe = ["--recipe", ROOT / "recipes" / "entity_questions_bert_map.yaml", "--eval_split", "validation"]
+    run_task.main(flags(ground, tmp_path / "out", *recipe, *beside, "--save_strategy", "epoch"))
+    assert run_of(tmp_path / "out")["row"] == "graph, task-specific"
 
 
 @pytest.mark.slow

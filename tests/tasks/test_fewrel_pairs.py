@@ -9,7 +9,8 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from tiny_knowledge import INFO, bert_tokenizer, entity_table, official_map, save_bert
-from tiny_tasks import predictions
+from tiny_runs import ROOT
+from tiny_tasks import predictions, run_of
 from torch.nn import functional as F
 
 from kadapter import (
@@ -314,6 +315,22 @@ def test_a_map_is_plugged_in_and_tuned_and_other_settings_use_the_same_weights(g
     first = load_file(ground / "map" / "model.safetensors")["adapters.graph.projection.weight"]
     (tuned,) = [tensor for key, tensor in after.items() if key.endswith("adapters.graph.projection.weight")]
     assert not torch.equal(first, tuned)
+
+
+@pytest.mark.slow
+def test_the_recipe_of_a_map_tunes_it_before_a_frozen_model(ground, tmp_path):
+    beside = ["--trained_model", ground / "out", "--adapters", ground / "map", "--entity_embeddings", ground / "table"]
+    recipe = [
+        "--recipe",
+        ROOT / "recipes" / "fewrel_pairs_bert_map.yaml",
+        "--eval_steps",
+        1,
+        "--save_strategy",
+        "steps",
+    ]
+    run_task.main(flags(ground, tmp_path / "out", *recipe, *beside))
+    assert run_of(tmp_path / "out")["row"] == "graph, task-specific"
+    assert 16 * 0.4 < logged(tmp_path / "out", "loss")[0] < 16 * 1.2  # the sum over all queries is that of a step
 
 
 @pytest.mark.slow
