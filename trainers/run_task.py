@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def _finished_trial(context: TaskContext, trial: TaskRunArguments) -> dict[str, 
     trial.do_eval = trial.do_eval and not any(key.startswith("eval_") for key in results)
     if trial.do_eval or trial.do_predict:
         trial.do_train = False
-        results = {**results, **_trial(context, trial)}
+        own = replace(context.flags, trained_model=None, adapters=[])  # its model is the one that it has trained
+        results = {**results, **_trial(replace(context, flags=own), trial)}
     return results
 
 

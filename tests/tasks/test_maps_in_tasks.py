@@ -237,6 +237,24 @@ def test_the_encoder_drops_out_before_a_map_that_is_tuned_unless_it_is_told_not_
     assert not torch.equal(tensors(tuned[0])[own], tensors(tmp_path / "still")[own])
 
 
+def test_a_finished_tuning_is_resumed_with_the_map_that_it_trained(ground, base, tuned):
+    folder, _, before = tuned
+    weights = (folder / "model.safetensors").read_bytes()
+    more = ("--resume_from_checkpoint", "last", "--do_predict", ground / "wiki80" / "dev.txt")
+    run_task.main(flags(ground, folder, "--trained_model", base, *TUNING, *more))
+    assert (folder / "model.safetensors").read_bytes() == weights and digest(base) == before[-1]
+    told = [answer["scores"] for answer in predictions(folder, "predicted.jsonl")]
+    assert told == [answer["scores"] for answer in predictions(folder)]
+
+
+def test_examples_without_an_entity_teach_a_map_nothing_and_are_left_out_where_it_alone_trains(ground):
+    task = task_of(ground)
+    task.knowledge.required = True
+    rows = relation_rows(head_id=[""], tail_id=["Q99"])
+    assert task.encode(rows, training=True, labelled=False)["record"] == []
+    assert task.encode(rows, training=False, labelled=False)["record"] == [0]
+
+
 def test_a_head_and_its_encoder_learn_beside_a_frozen_map(ground, tmp_path):
     more = ("--freeze_backbone", "false", "--learning_rate", "1e-3")
     run_task.main(flags(ground, tmp_path / "out", *more, adapters=("fac", "map")))
@@ -384,6 +402,14 @@ REFUSED = {
         "--freeze_head leaves nothing to train",
     ),
     "dropout of nothing": (("--backbone_dropout", "0.3"), r"--backbone_dropout 0\.3 is of an encoder that trains"),
+    "the same folder": (
+        ("--trained_model", "{base}", "--output_dir", "{base}"),
+        "--output_dir .* is the directory of an adapter or a model that is read",
+    ),
+    "nothing there": (
+        ("--trained_model", "{table}", "--adapters", "{map}", "--entity_embeddings", "{table}"),
+        "there is no trained model in",
+    ),
     "features": (
         ("--trained_model", "{base}", "--adapters", "{fac}"),
         "--adapters names 'fac', and the head of the model in .* was not trained with its features",

@@ -50,7 +50,8 @@ def open_knowledge(flags: TaskArguments, task_class: Any, adapters: dict[str, di
     except ValueError as error:
         raise ValueError(f"--entity_embeddings {flags.entity_embeddings!r}, for the map {name!r}: {error}") from error
     source = KnowledgeSource(table, config.entity_position, config.separator, config.missing_entity)
-    return Knowledge(source, flags.shuffle_entities, task_class.ids_are_rows, required=flags.freeze_head)
+    alone = flags.freeze_head and flags.freeze_backbone and flags.freeze_adapters  # trains the map, if anything
+    return Knowledge(source, flags.shuffle_entities, task_class.ids_are_rows, required=alone)
 
 
 def _check_flags(flags: TaskArguments, maps: dict[str, KnowledgeMapConfig]) -> None:
