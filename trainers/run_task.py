@@ -58,6 +58,7 @@ from kadapter.trainers.downstream.dataset import Split, draw_fraction
 from kadapter.trainers.downstream.episodes import run_episodes
 from kadapter.trainers.downstream.model import (
     HeadOnFeatures,
+    check_trains,
     chosen_adapters,
     freeze,
     new_model,
@@ -200,6 +201,8 @@ def _trial(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
     """Train, evaluate and predict as the flags request, and write the results."""
     resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
     model = _model(context, run)
+    if run.do_train:
+        check_trains(model)
     keep = _may_keep(context, model)
     splits = _kept(context, model, run) if keep else dict(context.splits)
     if run.do_train:

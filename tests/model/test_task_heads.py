@@ -386,6 +386,26 @@ def test_a_class_has_the_mean_score_of_its_pairs_and_the_loss_is_summed_over_the
     assert torch.equal(model(**inputs, **rest, num_items_in_batch=7).loss, output.loss)
 
 
+def test_a_new_head_begins_with_the_pooler_of_its_encoder_where_there_is_one(tmp_path):
+    torch.manual_seed(0)
+    pooled = tiny_backbone("bert")
+    expected = pooled.pooler.dense.weight.detach().clone()
+    pooled.save_pretrained(tmp_path / "bert")
+    of_path, of_module = (KAdapterForPairMatching.from_backbone(one) for one in (str(tmp_path / "bert"), pooled))
+    assert torch.equal(of_path.head.dense.weight, expected) and torch.equal(of_module.head.dense.weight, expected)
+    scores = of_path.head.out_proj.weight.detach().clone()
+    of_path.renew_head()
+    assert torch.equal(of_path.head.dense.weight, expected) and not torch.equal(of_path.head.out_proj.weight, scores)
+    assert not torch.equal(
+        KAdapterForPairMatching.from_backbone(tiny_backbone("distilbert")).head.dense.weight, expected
+    )
+    of_path.save_pretrained(tmp_path / "saved")
+    again = KAdapterForPairMatching.from_pretrained(tmp_path / "saved")
+    assert all(
+        torch.equal(one, other) for one, other in zip(again.head.parameters(), of_path.head.parameters(), strict=True)
+    )
+
+
 def test_a_class_that_a_text_has_no_pair_of_is_never_chosen():
     model, inputs, _ = made("match")
     logits = model(**{**inputs, "support_labels": torch.tensor([[0, 0, 0], [1, 1, 1], [2, 1, 0]])}).logits

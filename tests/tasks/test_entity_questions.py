@@ -284,6 +284,31 @@ def test_a_model_that_is_fine_tuned_trains_its_lm_head_and_keeps_it(ground):
 
 
 @pytest.mark.slow
+def test_a_run_begins_with_the_lm_head_of_the_encoder(ground, tmp_path):
+    still = ["--do_train", "--fusion", "add", "--freeze_backbone", False, "--learning_rate", 0, "--max_steps", 1]
+    run_task.main(flags(ground, tmp_path / "out", *still))
+    saved, first = load_file(tmp_path / "out" / "model.safetensors"), load_file(ground / "bert" / "model.safetensors")
+    names = [key for key in saved if "cls.predictions" in key]
+    assert len(names) >= 5
+    assert all(torch.equal(saved[key], first[f"cls.{key.split('cls.')[1]}"]) for key in names)
+
+
+@pytest.mark.slow
+def test_a_new_lm_head_learns_on_a_frozen_encoder_and_is_shared_by_its_path(ground, tmp_path):
+    new = ["--do_train", "--lm_head", "transform", "--states_dir", tmp_path / "states"]
+    run_task.main(flags(ground, tmp_path / "new", *new))
+    assert set(load_file(tmp_path / "new" / "model.safetensors")) >= {"head.dense.weight", "head.bias"}
+    shared = ["--do_train", "--lm_head", tmp_path / "new", "--learning_rate", 0, "--states_dir", tmp_path / "states"]
+    run_task.main(flags(ground, tmp_path / "shared", *shared))
+    assert predictions(tmp_path / "shared") == predictions(tmp_path / "new")
+
+
+def test_a_model_of_which_all_is_frozen_is_not_trained(ground, tmp_path):
+    with pytest.raises(ValueError, match=r"nothing of this model trains: .* or a new head, --lm_head transform"):
+        run_task.main(flags(ground, tmp_path / "out", "--do_train"))
+
+
+@pytest.mark.slow
 def test_the_recipe_of_a_map_tunes_it_before_a_frozen_model(ground, tmp_path):
     beside = ["--trained_model", ground / "out", "--adapters", ground / "map", "--entity_embeddings", ground / "table"]
     recipe = ["--recipe", ROOT / "recipes" / "entity_questions_bert_map.yaml", "--eval_split", "validation"]

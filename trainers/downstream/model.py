@@ -23,6 +23,7 @@ __all__ = [
     "HeadOnFeatures",
     "add_adapters",
     "check_adapters",
+    "check_trains",
     "chosen_adapters",
     "new_model",
     "plugged_model",
@@ -168,6 +169,19 @@ def freeze(model: Any, task: TaskArguments) -> Any:
     elif task.backbone_dropout is None and any(weight.requires_grad for weight in _in_front(core)):
         core.backbone_dropout("configured")
     return model.train(model.training)
+
+
+def check_trains(model: Any) -> None:
+    """Refuse to train a model of which all is frozen.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError(
+            "nothing of this model trains: encoder and adapters are frozen, and its head is the encoder's own; give "
+            "--freeze_backbone false, --freeze_adapters false, --freeze_map false or a new head, --lm_head transform"
+        )
 
 
 def _in_front(core: Any) -> Iterator[nn.Parameter]:
