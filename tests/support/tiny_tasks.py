@@ -154,7 +154,8 @@ def write_adapters(folder, backbone, *names):
 
 def write_task_ground(folder, *corpora):
     """A backbone, two adapters and corpora, which no run may change."""
-    write_backbone(folder / "backbone", model_class=RobertaForMaskedLM)  # some tasks need its LM head
+    with_lm_head = {"model_class": RobertaForMaskedLM} if "entity_questions" in corpora else {}
+    write_backbone(folder / "backbone", **with_lm_head)
     write_adapters(folder, folder / "backbone", "fac", "lin")
     for name in corpora:
         write_corpus(folder / name, name)

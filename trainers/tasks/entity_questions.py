@@ -120,7 +120,7 @@ class Task(MentionTask):
     def _learn_words(self, answers: list[list[str]]) -> None:
         """Learn which answers are a single token, as they are spelled in the vocabulary."""
         spelled = {self._spelled(answer) for own in answers for answer in own} - self.words.keys()
-        if self.lower_cases:  # such a tokenizer may also take off accents; as published, they count
+        if self.lower_cases:  # it may take off accents too, and then the answer is another word; so it is published
             spelled &= self.tokenizer.get_vocab().keys()
         self.words |= Prompter(self.tokenizer).single_tokens(sorted(spelled))
 
