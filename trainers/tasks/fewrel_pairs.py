@@ -46,6 +46,7 @@ VERSION = 1  # of how queries are kept
 class Task(MentionTask):
     """`[CLS] query [SEP] labelled sentence [SEP]`, the mean score of a relation's pairs, a softmax over the relations.
 
+    With the tokens of RoBERTa `<s> query </s> labelled sentence </s>` and no token types, as in the official code.
     Heads are marked by "#" and tails by "$", an entity stands within the markers. What is too long loses what stands
     before, then after the mentions of the labelled sentence, and then of the query; a query with a pair whose mentions
     do not fit is left out, and counts as wrong in evaluation. The loss is the sum over the queries of a step.
