@@ -17,6 +17,7 @@ _HOMES = {
     "KAdapterForEntityPairClassification": "heads_kadapter",
     "KAdapterForMaskedLM": "heads_kadapter",
     "KAdapterForMultipleChoice": "heads_kadapter",
+    "KAdapterForPairMatching": "heads_kadapter",
     "KAdapterForQuestionAnswering": "heads_kadapter",
     "KAdapterForSequenceClassification": "heads_kadapter",
     "KAdapterForTokenClassification": "heads_kadapter",

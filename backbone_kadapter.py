@@ -59,6 +59,7 @@ __all__ = [
     "has_lm_head",
     "head_of",
     "making_models_in_turn",
+    "pooler_of",
     "positions_of",
     "prepare_taps",
     "random_backbone",
@@ -349,16 +350,40 @@ def _state_of(paths: Sequence[str]) -> str:
 
 
 def _tensor_digests(path: str) -> Iterator[tuple[str, bytes]]:
+    yield from ((key, digest_of_tensor(key, tensor)) for key, tensor in _stored_tensors(path))
+
+
+def _stored_tensors(path: str, ending: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a file whose names end so."""
     try:
         if path.endswith(".bin"):
-            for key, tensor in torch.load(path, map_location="cpu", weights_only=True, mmap=True).items():
-                yield key, digest_of_tensor(key, tensor)
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            yield from ((key, tensor) for key, tensor in stored.items() if key.endswith(ending))
             return
         with safe_open(path, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 (not a dict)
-                yield key, digest_of_tensor(key, opened.get_tensor(key))
+                if key.endswith(ending):
+                    yield key, opened.get_tensor(key)
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch the backbone again") from error
+
+
+def pooler_of(backbone: Any, config: KAdapterConfig) -> dict[str, Tensor]:
+    """Return "weight" and "bias" of a backbone's pooler, which is loaded without it; nothing where it has none.
+
+    It is that of a module that came with one, else that of the checkpoint, if this is at hand.
+    """
+    dense = getattr(getattr(backbone, "pooler", None), "dense", None)
+    if isinstance(dense, torch.nn.Linear):
+        return dict(dense.state_dict())
+    found: dict[str, Tensor] = {}
+    with contextlib.suppress(OSError):
+        source = config.backbone_name_or_path
+        files = _checkpoint_files(source, {"revision": config.backbone_revision}) if source else []
+        for path in files:
+            for name in ("weight", "bias"):
+                found.update((name, tensor) for _, tensor in _stored_tensors(path, f"pooler.dense.{name}"))
+    return found if len(found) == 2 else {}
 
 
 def digest_of_tensor(key: str, tensor: Tensor) -> bytes:

@@ -44,6 +44,7 @@ from .backbone_kadapter import (
     check_keywords,
     head_of,
     making_models_in_turn,
+    pooler_of,
 )
 from .configuration_kadapter import LM_HEADS, KAdapterConfig, refuse_keywords
 from .modeling_kadapter import (
@@ -66,11 +67,13 @@ __all__ = [
     "KAdapterForEntityPairClassification",
     "KAdapterForMaskedLM",
     "KAdapterForMultipleChoice",
+    "KAdapterForPairMatching",
     "KAdapterForQuestionAnswering",
     "KAdapterForSequenceClassification",
     "KAdapterForTokenClassification",
     "KAdapterHeadModel",
     "LinearLMHead",
+    "MatchHead",
     "PositionHead",
     "TokenHead",
     "TransformLMHead",
@@ -127,6 +130,21 @@ class TokenHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map (batch, n, hidden) to (batch, n, outputs)."""
         return self.classifier(self.dropout(features.to(self.classifier.weight.dtype)))
+
+
+class MatchHead(nn.Module):
+    """BERT's pooler, a Linear and tanh, and a Linear that scores how well two texts match (BERT-PAIR)."""
+
+    def __init__(self, config: KAdapterConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = Dropout(config.classifier_dropout)
+        self.out_proj = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (batch, pairs, hidden) to scores (batch, pairs)."""
+        pooled = torch.tanh(self.dense(features.to(self.dense.weight.dtype)))
+        return self.out_proj(self.dropout(pooled)).squeeze(-1)
 
 
 class ArcHead(nn.Module):
@@ -271,6 +289,25 @@ def as_rows(inputs: dict[str, Any], what: str) -> tuple[Tensor, dict[str, Any]]:
     rows = {key: value.flatten(0, 1) if isinstance(value, Tensor) else value for key, value in inputs.items()}
     own_rows = {key: {name: own.flatten(0, 1) for name, own in values.items()} for key, values in several.items()}
     return first, {**rows, **own_rows}
+
+
+def support_classes(support_labels: Tensor | None, scores: Tensor) -> Tensor:
+    """Return which pairs are of which class, (batch, pairs, classes), 1 or 0.
+
+    Raises:
+        ValueError: `support_labels` are missing or of another shape than the scores (batch, pairs), or name no class.
+    """
+    if support_labels is None or support_labels.shape != scores.shape:
+        shape = None if support_labels is None else tuple(support_labels.shape)
+        raise ValueError(
+            f"support_labels have shape {shape} and must have {tuple(scores.shape)}: for each pair the class of its "
+            "second text, from 0 on, -1 where there are fewer pairs"
+        )
+    labels = support_labels.to(scores.device)
+    number = int(labels.max()) + 1
+    if number < 1:
+        raise ValueError("all support_labels are -1, so there is no class to choose; number the classes from 0 on")
+    return F.one_hot(labels.clamp(min=0), number) * (labels >= 0)[..., None]
 
 
 def token_mask(
@@ -600,6 +637,10 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         """Return a new head."""
         raise TypeError("a head model says how its head is built")
 
+    def renew_head(self) -> None:
+        """Put a new head in the place of this one, as a new model on this backbone has it."""
+        self.head = self.build_head(self.config)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -854,6 +895,11 @@ class KAdapterForMaskedLM(KAdapterHeadModel):
             self.head.requires_grad_(False)
         return new
 
+    def renew_head(self) -> None:
+        """Put a new LM head in the place of this one, unless it is the backbone's own or a trained one."""
+        if not isinstance(self.head, BackboneHead) and not self.config.lm_head_source:
+            super().renew_head()
+
     def _own_modules(self) -> Iterator[tuple[str, nn.Module]]:
         backbones = isinstance(self.head, BackboneHead) and not self.config.backbone_modified
         yield from ((name, module) for name, module in super()._own_modules() if name != "head" or not backbones)
@@ -1001,6 +1047,85 @@ class KAdapterForMultipleChoice(KAdapterHeadModel):
     def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Return a score for each choice, (batch, choices)."""
         return self.head(features).squeeze(-1)
+
+
+class KAdapterForPairMatching(KAdapterForMultipleChoice):
+    """The class of a text among those of a few labelled texts: how well it matches each (BERT-PAIR, FewRel 2.0).
+
+    A pair is the text with a labelled one, `[CLS] text [SEP] labelled text [SEP]`, scored at its first token; a class
+    has the mean score of its labelled texts. `input_ids` and so on are (batch, pairs, sequence), `support_labels`
+    (batch, pairs) the classes of the labelled texts, logits (batch, classes), labels (batch,). As published for
+    map-tuning (Zhang et al., ACL 2023) the loss is the SUM of the cross-entropies, not their mean, also over several
+    batches of a step. `head.dense` is what BERT calls its pooler, and a new one begins as that of the backbone.
+    """
+
+    _own_inputs = ("support_labels",)
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new head with a score for each pair."""
+        return MatchHead(config)
+
+    @classmethod
+    @making_models_in_turn
+    def from_backbone(cls, backbone: str | PreTrainedModel, **kwargs: Any) -> Any:
+        """Return a model without adapters on a backbone, as the other models' `from_backbone`, with its pooler."""
+        model = super().from_backbone(backbone, **kwargs)
+        model._take_pooler()
+        return model
+
+    def renew_head(self) -> None:
+        """Put a new head in the place of this one, which begins with the pooler of the backbone."""
+        super().renew_head()
+        self._take_pooler()
+
+    def _take_pooler(self) -> None:
+        pooler = pooler_of(self.kadapter.backbone, self.config)
+        if {name: tensor.shape for name, tensor in pooler.items()} == {
+            name: tensor.shape for name, tensor in self.head.dense.state_dict().items()
+        }:
+            self.head.dense.load_state_dict(pooler)
+
+    def read(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Return all that fusion and head read, (batch, pairs, hidden) each; see `KAdapterHeadModel.read`."""
+        kwargs.pop("support_labels", None)
+        return super().read(input_ids, attention_mask, **kwargs)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        support_labels: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput | tuple:
+        """Return logits (batch, classes) and, given `labels` (batch,), the summed loss.
+
+        `support_labels` (batch, pairs): the class of each pair's labelled text, from 0 on, -1 where a text has fewer
+        pairs than others.
+
+        Raises:
+            ValueError: `support_labels` are missing or of another shape, or a label is no class.
+        """
+        arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
+        return super().forward(input_ids, *arguments, support_labels=support_labels, **kwargs)
+
+    def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Return the mean score of each class, (batch, classes)."""
+        scores = self.head(features)  # (B, P)
+        classes = support_classes(inputs.get("support_labels"), scores)  # (B, P, N)
+        counts = classes.sum(dim=1)  # (B, N)
+        means = (scores[..., None] * classes).sum(dim=1) / counts.clamp(min=1)
+        return mask_scores(means, counts > 0)
+
+    def loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, inputs: dict[str, Any]) -> Tensor:
+        """Return the sum of the cross-entropies, whatever the number of items in the global batch."""
+        return cross_entropy(logits, labels, 1)
 
 
 class KAdapterForTokenClassification(KAdapterHeadModel):

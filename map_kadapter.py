@@ -30,6 +30,7 @@ from .heads_kadapter import (
     KAdapterForEntityPairClassification,
     KAdapterForMaskedLM,
     KAdapterForMultipleChoice,
+    KAdapterForPairMatching,
     KAdapterForQuestionAnswering,
     KAdapterForSequenceClassification,
     KAdapterForTokenClassification,
@@ -52,6 +53,7 @@ __all__ = [  # with all that the Auto classes find in an artifact with a map
     "KAdapterForEntityPairClassification",
     "KAdapterForMaskedLM",
     "KAdapterForMultipleChoice",
+    "KAdapterForPairMatching",
     "KAdapterForQuestionAnswering",
     "KAdapterForSequenceClassification",
     "KAdapterForTokenClassification",
@@ -230,6 +232,12 @@ class KnowledgeMap(KnowledgePlugin):
         slots = knowledge_slots.to(inputs_embeds.device)
         index = torch.where(slots < 0, length, slots)[..., None].expand_as(mapped)  # -1 goes to a column too many
         return torch.cat([inputs_embeds, inputs_embeds[:, :1]], dim=1).scatter(1, index, mapped)[:, :length]
+
+    @classmethod
+    def recognises(cls, tensors: dict[str, Tensor]) -> bool:
+        """Return whether a map of these tensors remembers input embeddings; fine-tuning leaves them alike."""
+        sample = tensors.get("embeddings_sample")
+        return sample is not None and bool(sample.any())
 
     def meet(self, backbone: PreTrainedModel) -> None:
         """Remember the encoder by its input embeddings, or refuse one that is not the one remembered.

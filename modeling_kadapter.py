@@ -281,6 +281,14 @@ class KnowledgePlugin(nn.Module):
         """The hidden states that it reads, 0 = embeddings, i = output of block i."""
         return self.config.layers or ()
 
+    @classmethod
+    def recognises(cls, tensors: dict[str, Tensor]) -> bool:
+        """Return whether a plug-in of these tensors knows its backbone again in `meet`, fine-tuned or not.
+
+        By default none does, and is loaded only beside the backbone whose fingerprint it was saved with.
+        """
+        return False
+
     def meet(self, backbone: PreTrainedModel) -> None:
         """Refuse a backbone that it can't stand beside; by default none."""
 
@@ -749,16 +757,17 @@ class AdapterVerbs:
             check_adapter_name(adapter_name)
         part = read_artifact(id_or_path, **kwargs)
         part.refuse_infinite()
-        check_same_backbone(self.config.to_dict(), part)
         names = list(part.config["adapters"])
+        tensors = {name: tensors_under(f"adapters.{name}.", part.tensors) for name in names}
+        if not all(plugin_class(check_adapter(part, name).kind).recognises(own) for name, own in tensors.items()):
+            check_same_backbone(self.config.to_dict(), part)
         if adapter_name is not None and len(names) != 1:
             raise ValueError(f"{part.where} holds {names}, which adapter_name={adapter_name!r} can't rename; drop it")
         renamed, core = {name: adapter_name or name for name in names}, self.base_model
         say_what_is_left_out(part)
         with core.all_or_nothing():
             for old, new in renamed.items():
-                tensors = tensors_under(f"adapters.{old}.", part.tensors)
-                core.adapters.add(new, check_adapter(part, old), core.backbone.device, tensors, part.where)
+                core.adapters.add(new, check_adapter(part, old), core.backbone.device, tensors[old], part.where)
                 core.adapters[new].meet(core.backbone)
             core.renew_fusion()
             if verify:  # after it is known that all tensors are there, in their shapes
@@ -1072,23 +1081,25 @@ class KAdapterModel(KAdapterPreTrainedModel):
             output, states = run_and_tap(self.backbone, inputs, None if every else self.tapped())
         return output.last_hidden_state, states, getattr(output, "attentions", None)
 
-    def backbone_dropout(self, probability: float | None) -> None:
+    def backbone_dropout(self, probability: float | str | None) -> None:
         """Let the frozen backbone drop out in training, as for a map that learns before it; None for eval mode.
 
-        All its dropout modules get this probability, and `config` of the backbone stays as it is.
+        All its dropout modules get this probability, and `config` of the backbone stays as it is; "configured" leaves
+        them those with which the backbone was made.
 
         Raises:
             ValueError: it is no probability, or the backbone has no dropout modules.
         """
         modules = [module for module in self.backbone.modules() if isinstance(module, nn.Dropout)]
-        if probability is not None and (not 0 < probability < 1 or not modules):
+        between = isinstance(probability, int | float) and 0 < probability < 1 and bool(modules)
+        if probability not in (None, "configured") and not between:
             raise ValueError(
                 f"backbone_dropout={probability} must lie between 0 and 1, for a backbone with dropout modules, of "
                 f"which {type(self.backbone).__name__} has {len(modules)}; None leaves it in eval mode"
             )
         self._drops_out = probability is not None
-        for module in modules if probability is not None else ():
-            module.p = probability  # type: ignore[assignment]  # a number, since there are modules
+        for module in modules if between else ():
+            module.p = probability  # type: ignore[assignment]  # a number, as was checked
         self.train(self.training)
 
     def train(self, mode: bool = True) -> KAdapterModel:

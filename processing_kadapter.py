@@ -37,6 +37,7 @@ __all__ = [
     "EntityLink",
     "KnowledgeSource",
     "KnowledgeTokens",
+    "MarkedTokens",
     "PassageTokens",
     "as_code",
     "as_text",
@@ -53,6 +54,7 @@ __all__ = [
     "join_passages",
     "knowledge_inputs",
     "mark_entities",
+    "marked_tokens",
     "model_card",
     "put_tokenizer",
     "read_tokenizer",
@@ -96,6 +98,26 @@ def encode_entities(
     return {**_padded(tokenizer, [ids for ids, _ in encoded]), "entity_positions": entity_positions}
 
 
+class MarkedTokens(NamedTuple):
+    """The token ids of a text with marked mentions, special tokens included.
+
+    Args:
+        input_ids: the token ids.
+        openings: for each mention the position of its opening marker.
+        insides: for each mention the position after its opening marker, and that of its closing marker.
+    """
+
+    input_ids: list[int]
+    openings: list[int]
+    insides: list[tuple[int, int]]
+
+    @property
+    def end(self) -> int:
+        """The position after the last closing marker."""
+        widths = (first - opening for opening, (first, _) in zip(self.openings, self.insides, strict=True))
+        return max(closing + width for width, (_, closing) in zip(widths, self.insides, strict=True))
+
+
 def mark_entities(
     tokenizer: Any,
     texts: Sequence[str],
@@ -103,6 +125,17 @@ def mark_entities(
     markers: Sequence[str] = MARKERS,
 ) -> list[tuple[list[int], list[int]]]:
     """Return for each text its token ids, special tokens included, and the positions of the opening markers."""
+    marked = marked_tokens(tokenizer, texts, entity_spans, markers)
+    return [(text.input_ids, text.openings) for text in marked]
+
+
+def marked_tokens(
+    tokenizer: Any,
+    texts: Sequence[str],
+    entity_spans: Sequence[Sequence[tuple[int, int]]],
+    markers: Sequence[str] = MARKERS,
+) -> list[MarkedTokens]:
+    """Return the tokens of texts with marked mentions. Arguments and errors are those of `encode_entities`."""
     if len(texts) != len(entity_spans):
         raise ValueError(f"{len(texts)} texts but spans for {len(entity_spans)}; give spans for each text")
     pieces = [_pieces(number, *pair) for number, pair in enumerate(zip(texts, entity_spans, strict=True))]
@@ -163,17 +196,17 @@ def _assemble(
     suffix: list[int],
     markers: list[list[int]],
     mentions: int,
-) -> tuple[list[int], list[int]]:
-    ids, positions = list(prefix), [0] * mentions
+) -> MarkedTokens:
+    ids, openings, closings = list(prefix), [0] * mentions, [0] * mentions
     for piece in pieces:
         if isinstance(piece, tuple):
             mention, opens = piece
-            if opens:
-                positions[mention] = len(ids)
+            (openings if opens else closings)[mention] = len(ids)
             ids += markers[mention]
         elif piece:
             ids += next(segments)
-    return ids + suffix, positions
+    firsts = [opening + len(markers[mention]) for mention, opening in enumerate(openings)]
+    return MarkedTokens(ids + suffix, openings, list(zip(firsts, closings, strict=True)))
 
 
 def _marker_ids(tokenizer: Any, marker: str) -> list[int]:
@@ -389,8 +422,9 @@ def insert_entities(
         markers: a token around each mention, the first around the first; ("#", "$") in the official code for
             relations. Without, mentions are not marked.
         pairs: second texts and their mentions, which stand behind the first texts, and whose markers are the same.
-        official_truncation: cut off the tail, whatever stands there, as the official code does, so that a slot may
-            outlive its mention.
+        official_truncation: cut as the official code does: off the tail of a text, whatever stands there, so that a
+            slot may outlive its mention; of a pair, what stands before and then after the mentions of the second
+            text, and after that of the first.
 
     Raises:
         TypeError: the tokenizer has no offsets, or a mention is no (start, end, id).
@@ -407,8 +441,6 @@ def insert_entities(
     insert = _Inserter(tokenizer, sources, known, markers, official_truncation)
     bodies = [insert.own_tokens(texts, firsts)]
     if pairs is not None and seconds is not None:
-        if official_truncation:
-            raise ValueError("official_truncation is for single texts; raise max_length, or cut the pairs yourself")
         bodies.append(insert.own_tokens(list(pairs[0]), seconds))
     frame = _frame(tokenizer, len(bodies))
     return [insert.framed(own, frame, max_length) for own in zip(*bodies, strict=True)]
@@ -538,6 +570,7 @@ class _Body(NamedTuple):
     slots: list[tuple[int, EntityLink]]
     mentions: list[tuple[int, int] | None]
     markers: list[int]
+    wholes: list[tuple[int, int]]  # of each mention that is here, from its opening to its closing marker
 
     def insert(self, ids: list[int]) -> int:
         """Append tokens that are not the text's own, and return the position of the first of them."""
@@ -553,16 +586,25 @@ class _Body(NamedTuple):
         self.ids.extend(own.ids[first:end])
         return len(self.ids) - (end - first), len(self.ids)
 
-    def cut(self, length: int) -> _Body:
-        """Return the first tokens, whatever is cut off; a mention must be there as a whole, a slot by itself."""
+    def cut(self, end: int, first: int = 0) -> _Body:
+        """Return the tokens [first, end), whatever is cut off; a mention must be there whole, a slot by itself."""
+        there = [span and (span if first <= span[0] and span[1] <= end else None) for span in self.mentions]
         return _Body(
-            self.ids[:length],
-            self.offsets[:length],
-            self.origins[:length],
-            [(at, link) for at, link in self.slots if at < length],
-            [None if mention is None or mention[1] > length else mention for mention in self.mentions],
-            [-1 if at >= length else at for at in self.markers],
+            self.ids[first:end],
+            self.offsets[first:end],
+            self.origins[first:end],
+            [(at - first, link) for at, link in self.slots if first <= at < end],
+            [span and (span[0] - first, span[1] - first) for span in there],
+            [at - first if first <= at < end else -1 for at in self.markers],
+            [(start - first, last - first) for start, last in self.wholes if first <= start and last <= end],
         )
+
+    def cut_around(self, excess: int) -> _Body:
+        """Return at most `excess` tokens less, without any of the mentions: what stands before them goes first."""
+        first = min((start for start, _ in self.wholes), default=0)
+        last = max((end for _, end in self.wholes), default=0)
+        before = min(excess, first)
+        return self.cut(len(self.ids) - min(excess - before, len(self.ids) - last), before)
 
 
 class _Inserter:
@@ -629,8 +671,10 @@ class _Inserter:
         bodies = [self._composed(text, count) for text, count in zip(own, counts, strict=True)]
         whole = sum(len(body.ids) for body in bodies)
         room = whole if max_length is None else max(0, max_length - sum(map(len, frame.special)))
-        if self.official:
+        if self.official and len(bodies) == 1:
             bodies = [body.cut(room) for body in bodies]
+        for at in (1, 0) if self.official and len(bodies) > 1 else ():
+            bodies[at] = bodies[at].cut_around(max(0, sum(len(body.ids) for body in bodies) - room))
         while sum(len(body.ids) for body in bodies) > room:
             longest = max(range(len(own)), key=lambda at: len(bodies[at].ids))
             counts[longest] -= 1
@@ -639,16 +683,17 @@ class _Inserter:
 
     def _composed(self, own: _Own, count: int) -> _Body:
         """Return the first own tokens of a text, so many, and what is inserted at the mentions that are among them."""
-        body, at = _Body([], [], [], [], [None] * len(own.mentions), []), 0
+        body, at = _Body([], [], [], [], [None] * len(own.mentions), [], []), 0
         body.markers.extend([-1] * len(own.mentions) if self.markers else [])
         for number, mention in sorted(enumerate(own.mentions), key=lambda numbered: numbered[1][:2]):
             if mention.end <= count:
                 body.copy(own, at, mention.first)
-                at = mention.end
+                at, start = mention.end, len(body.ids)
                 if mention.marker:
                     body.markers[number] = body.insert(mention.marker)
                 self._add_mention(body, own, number)
                 body.insert(mention.marker)
+                body.wholes.append((start, len(body.ids)))
         body.copy(own, at, count)
         return body
 
@@ -1060,6 +1105,12 @@ print(list(zip(tokenizer.convert_ids_to_tokens(tokens.tolist()), probabilities.t
     "KAdapterForMultipleChoice": """choices = ["She was ill.", "It was raining."]
 inputs = model.encode_choices(tokenizer, ["It rained all day."], ["Why did she stay in?"], [choices])
 print(choices[model(**inputs).logits.argmax(-1).item()])""",
+    "KAdapterForPairMatching": """text = "# Marie Curie # was born in $ Warsaw $."  # head and tail are marked
+labelled, classes = ["# Ada # was born in $ London $.", "# Ada # wrote to $ Babbage $."], ["born", "wrote"]
+inputs = tokenizer([text] * len(labelled), labelled, padding=True, return_tensors="pt")
+inputs = {name: tensor[None] for name, tensor in inputs.items()}  # one text, with all its pairs
+support_labels = inputs["input_ids"].new_tensor([[0, 1]])  # the class of each labelled text
+print(classes[model(**inputs, support_labels=support_labels).logits.argmax(-1).item()])""",
     "KAdapterForQuestionAnswering": """passages = ["Marie Curie was born in Warsaw.", "Warsaw lies on the Vistula."]
 inputs = model.encode_passages(tokenizer, ["Where was Marie Curie born?"], [passages])
 output = model(**inputs)

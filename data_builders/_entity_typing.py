@@ -7,7 +7,7 @@ from typing import Any
 
 from ._builder import CorpusBuilder, Row
 from ._names import normal
-from ._records import BadRecord, named, optional, required, typed
+from ._records import BadRecord, named, optional, required, typed, wikidata_id
 
 
 class EntityTypingBuilder(CorpusBuilder):
@@ -19,9 +19,19 @@ class EntityTypingBuilder(CorpusBuilder):
         """Return the row of a record."""
         text = named(record, "sent")
         start, end = required(record, "start", int), required(record, "end", int)
-        row = entity_typing_row(text, start, end, labels_of(record, "labels", self.config.labelled))
+        labels = labels_of(record, "labels", self.config.labelled)
+        entity = optional(record, "entity_id", "") or _linked(record.get("ents"), start, end)
+        row = entity_typing_row(text, start, end, labels, entity)
         name = optional(record, "id", "")
         return [{"id": name, **row} if name else row]
+
+
+def _linked(entities: Any, start: int, end: int) -> str:
+    """Return the id of the entity that ERNIE linked to exactly this mention, "" if there is none."""
+    for entity in entities if isinstance(entities, list) else ():
+        if isinstance(entity, list) and entity[1:3] == [start, end]:
+            return wikidata_id(str(entity[0]))
+    return ""
 
 
 def labels_of(record: Any, name: str, labelled: bool = True) -> list[str]:
@@ -38,7 +48,7 @@ def labels_of(record: Any, name: str, labelled: bool = True) -> list[str]:
     return labels
 
 
-def entity_typing_row(text: str, start: int, end: int, labels: Sequence[str]) -> Row:
+def entity_typing_row(text: str, start: int, end: int, labels: Sequence[str], entity_id: str = "") -> Row:
     """Return the typed row of a sentence, the character span of its mention (end exclusive) and its labels.
 
     Raises:
@@ -51,4 +61,5 @@ def entity_typing_row(text: str, start: int, end: int, labels: Sequence[str]) ->
         )
     if not text[start:end].strip():
         raise BadRecord(f"the mention, fields 'start' and 'end', is [{start}, {end}) and covers no text")
-    return {"text": text, "mention": {"start": start, "end": end}, "labels": list(dict.fromkeys(labels))}
+    mention = {"start": start, "end": end}
+    return {"text": text, "mention": mention, "labels": list(dict.fromkeys(labels)), "entity_id": entity_id}

@@ -4,7 +4,8 @@ relation: a sentence with two marked mentions. `head` is the subject and `tail` 
     `text`, end exclusive; for a tokenised corpus, `text` is the tokens joined by spaces. `head_id` and `tail_id` are
     Wikidata ids, or "".
 dependency: a sentence with the head of each token, 1-based, 0 for the root; unknown `deprels` are "_".
-entity_typing: a sentence with a marked mention, as above, and the names of all its types, possibly none.
+entity_typing: a sentence with a marked mention, as above, and the names of all its types, possibly none. `entity_id`
+    is the id of the mention's entity, or "".
 multiple_choice: a question about a context, the answers to choose from, and the number of the right answer from 0, or
     -1 if it is unknown.
 question_answering: a question, the passages in which its answer may occur, and the strings accepted as the answer,
@@ -32,7 +33,9 @@ FEATURES = {
         {"id": TEXT, "text": TEXT, "head": SPAN, "tail": SPAN, "relation": TEXT, "head_id": TEXT, "tail_id": TEXT}
     ),
     "dependency": datasets.Features({"id": TEXT, "tokens": TEXTS, "heads": datasets.List(NUMBER), "deprels": TEXTS}),
-    "entity_typing": datasets.Features({"id": TEXT, "text": TEXT, "mention": SPAN, "labels": TEXTS}),
+    "entity_typing": datasets.Features(
+        {"id": TEXT, "text": TEXT, "mention": SPAN, "labels": TEXTS, "entity_id": TEXT}
+    ),
     "multiple_choice": datasets.Features(
         {"id": TEXT, "context": TEXT, "question": TEXT, "choices": TEXTS, "label": NUMBER}
     ),

@@ -3,7 +3,8 @@
 Source: your own files.
 Licence: your own.
 Layout: `*.json` or `*.jsonl`, a JSON array or an object per line: `{"sent", "start", "end", "labels": [str]}`
-    with an optional `"id"`; spans count characters, end exclusive. `labels` may be empty.
+    with an optional `"id"` of the record and `"entity_id"` of the mention's entity; spans count characters, end
+    exclusive. `labels` may be empty.
 Splits: by file name; otherwise by hash.
 """
 
@@ -13,7 +14,8 @@ from ._entity_typing import EntityTypingBuilder
 
 SAMPLE_FILES = {
     "train.jsonl": (
-        '{"id": "lantern-1", "sent": "Mira Voss rested.", "start": 0, "end": 9, "labels": ["person", "founder"]}\n'
+        '{"id": "lantern-1", "sent": "Mira Voss rested.", "start": 0, "end": 9, "labels": ["person", "founder"],'
+        ' "entity_id": "Q901"}\n'
         '{"sent": "It rained in Tarnstad.", "start": 0, "end": 2, "labels": []}\n'
     )
 }
@@ -23,12 +25,14 @@ SAMPLE_ROWS = [
         "text": "Mira Voss rested.",
         "mention": {"start": 0, "end": 9},
         "labels": ["person", "founder"],
+        "entity_id": "Q901",
     },
     {
         "id": "train.jsonl:2",
         "text": "It rained in Tarnstad.",
         "mention": {"start": 0, "end": 2},
         "labels": [],
+        "entity_id": "",
     },
 ]
 

@@ -4,7 +4,8 @@ Source: Ling and Weld, AAAI 2012, https://github.com/xiaoling/figer; the prepare
     https://github.com/thunlp/ERNIE
 Licence: that of FIGER, BSD with an advertising clause: keep the acknowledgement of its authors.
 Layout: two variants. Prepared: `*.json`, JSON arrays of `{"sent", "start", "end", "labels": [str], "ents"}`; spans
-    count characters, end exclusive; `ents` and `labels.json` are ignored. FIGER's manually annotated test set (GOLD),
+    count characters, end exclusive; of `ents` the entity of the mention itself is read, and `labels.json` is ignored.
+    FIGER's manually annotated test set (GOLD),
     `*.label`: one token per line, a tab, and `O`, `B-` or `I-` with types separated by commas; an empty line after
     each sentence; one row per mention, whose text is the tokens joined by spaces.
 Splits: by file name; otherwise by hash, except that `*.label` is "test".
@@ -36,12 +37,14 @@ SAMPLE_ROWS = [
         "text": "Mira Voss wrote of Tarnstad .",
         "mention": {"start": 0, "end": 9},
         "labels": ["/person", "/person/author"],
+        "entity_id": "",
     },
     {
         "id": "train_gold.label:1",
         "text": "In Old Tarnstad Mira slept .",
         "mention": {"start": 3, "end": 15},
         "labels": ["/location", "/location/city"],
+        "entity_id": "",
     },
 ]
 

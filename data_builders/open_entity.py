@@ -4,7 +4,8 @@ Source: Choi et al., ACL 2018, https://www.cs.utexas.edu/~eunsol/html_pages/open
     Zhang et al., ACL 2019, https://github.com/thunlp/ERNIE
 Licence: not stated by its authors.
 Layout: `*.json`, two variants. Prepared: JSON arrays of `{"sent", "start", "end", "labels": [str], "ents"}`; spans
-    count characters, end exclusive; `ents` is ignored. As released (`crowd/{train,dev,test}.json`): an object per
+    count characters, end exclusive; of `ents` the entity of the mention itself is read. As released
+    (`crowd/{train,dev,test}.json`): an object per
     line, `{"annot_id", "mention_span", "left_context_token": [str], "right_context_token": [str], "y_str": [str]}`;
     of the ultra-fine types only the nine general types of `LABELS` are kept, as in the prepared files.
 Splits: by file name; otherwise by hash.
@@ -39,12 +40,14 @@ SAMPLE_ROWS = [
         "text": "Mira Voss founded Halden Works in 2003 .",
         "mention": {"start": 0, "end": 9},
         "labels": ["person"],
+        "entity_id": "Q901",
     },
     {
         "id": "lantern:1",
         "text": "The old firm left Tarnstad .",
         "mention": {"start": 0, "end": 12},
         "labels": ["organization", "group"],
+        "entity_id": "",
     },
 ]
 

@@ -21,7 +21,7 @@ from unicodedata import normalize
 from ..data_builders import INVISIBLE, MARKS, WORD, normal
 from .formats import numbered_lines
 
-__all__ = ["EntityLinker", "LinkCounts", "spacy_entities"]
+__all__ = ["EntityLinker", "LinkCounts", "read_aliases", "spacy_entities"]
 
 NO_ENTITY = ("", "NIL")  # what spaCy's kb_id_ is where nothing is linked
 FOLLOWING = f"{MARKS}\u1161-\u1175\u11a8-\u11c2"  # what may compose with the character before it: marks, Hangul vowels
@@ -157,6 +157,19 @@ def spacy_entities(document: Any) -> list[Entity]:
     except AttributeError as error:
         raise TypeError(f"a text is a string or a document of spaCy, not {type(document).__name__}") from error
     return [{"start": start, "end": end, "id": entity} for start, end, entity in spans if entity not in NO_ENTITY]
+
+
+def read_aliases(path: str | os.PathLike) -> dict[str, str]:
+    """Return the id of each name in a table of names, as `EntityLinker.from_file` reads it; of several ids the last.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: a line is malformed, or there is no name; the sentence names it.
+    """
+    aliases = {normal(name): entity for name, entity, _ in _aliases_in(Path(path).expanduser())}
+    if not aliases:
+        raise ValueError(f"{path} has no name; give a file of lines name TAB id, one for each name of an entity")
+    return aliases
 
 
 def _aliases_in(path: Path) -> Iterator[tuple[str, str, float]]:

@@ -34,9 +34,10 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback
 
 from kadapter import metrics
+from kadapter.artifacts_kadapter import WEIGHTS
 from kadapter.configuration_kadapter import KAdapterConfig
 from kadapter.trainers.common.atomic_files import replace_file, replace_files
-from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
+from kadapter.trainers.common.checkpoints import checkpoint_to_resume, checksum, describe_model, describe_training
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.output_directory import (
@@ -50,10 +51,17 @@ from kadapter.trainers.common.output_directory import (
 )
 from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.downstream.arguments import HEADLINE, TaskRunArguments, parse_task_arguments
-from kadapter.trainers.downstream.context import PREDICT, TaskContext, open_task, prepare_splits
+from kadapter.trainers.downstream.context import PREDICT, TaskContext, open_task, prepare_splits, trained_config
 from kadapter.trainers.downstream.dataset import Split, draw_fraction
 from kadapter.trainers.downstream.episodes import run_episodes
-from kadapter.trainers.downstream.model import HeadOnFeatures, chosen_adapters, new_model, trained_model
+from kadapter.trainers.downstream.model import (
+    HeadOnFeatures,
+    chosen_adapters,
+    freeze,
+    new_model,
+    plugged_model,
+    trained_model,
+)
 from kadapter.trainers.downstream.run_record import (
     PREDICTED,
     PREDICTIONS,
@@ -62,6 +70,7 @@ from kadapter.trainers.downstream.run_record import (
     read_results,
     read_run,
     title_card,
+    trained_folder,
     write_lines,
 )
 from kadapter.trainers.downstream.trainer import TaskTrainer
@@ -79,7 +88,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     corpus, flags, run = parse_task_arguments(argv)
     trials = list(_trials(run))
     with in_use([trial.output_dir for trial in trials]):
-        context = TaskContext(corpus, flags, open_task(corpus, flags), PartialState().is_main_process)
+        new = flags.episodes or (run.do_train and flags.trained_model is None)
+        task = open_task(corpus, flags, None if new else trained_folder(flags, trials[0]))
+        context = TaskContext(corpus, flags, task, PartialState().is_main_process)
         return _run_trials(context, run, trials)
 
 
@@ -92,7 +103,7 @@ def _run_trials(context: TaskContext, run: TaskRunArguments, trials: list[TaskRu
         print(run.precision)
     state.wait_for_everyone()
     with run.main_process_first(desc="corpus"):
-        prepare_splits(context, run, Path(trials[0].output_dir))
+        prepare_splits(context, run, trained_folder(context.flags, trials[0]))
     results: dict[str, float] = {}
     for trial in trials:
         if context.main and len(trials) > 1:
@@ -115,11 +126,13 @@ def _trials(run: TaskRunArguments) -> Iterator[TaskRunArguments]:
 
 def _check_output(context: TaskContext, trial: TaskRunArguments) -> None:
     """Refuse a used output directory; a run that is resumed may have finished, or been killed while writing."""
-    if trial.do_train:
+    flags = context.flags
+    if trial.do_train or flags.trained_model:
         resume = checkpoint_to_resume(trial.resume_from_checkpoint, trial.output_dir)
         writing = bool(resume) and (Path(trial.output_dir) / PREDICTIONS).is_file()
-        overwrite, flags = trial.overwrite_output_dir or writing, context.flags
-        check_output_directory(trial.output_dir, resume, overwrite, flags.backbone, flags.adapters)
+        overwrite = trial.overwrite_output_dir or writing
+        read = [*flags.adapters, *([str(trained_folder(flags, trial))] if flags.trained_model else [])]
+        check_output_directory(trial.output_dir, resume, overwrite, flags.backbone, read)
 
 
 def _finished(trial: TaskRunArguments) -> bool:
@@ -156,9 +169,12 @@ def _drawn(context: TaskContext, train: Split, run: TaskRunArguments) -> Split:
 def _description(context: TaskContext, run: TaskRunArguments, train: Split, model: Any = None) -> dict[str, Any]:
     """Describe a trial, to recognise it when it is resumed; without a model, the encoder is left out."""
     flags, task = context.flags, context.task
-    names = ("task", "fusion", "freeze_backbone", "freeze_adapters", "classifier_dropout")
+    names = ["task", "fusion", "freeze_backbone", "freeze_adapters", "classifier_dropout"]
+    names += ["freeze_map", "backbone_dropout"] if task.knowledge is not None else []
+    names += ["freeze_head"] if flags.trained_model is not None else []
     return {
         **{f"--{name}": getattr(flags, name) for name in names},
+        **_described_beginning(context, run),
         "--adapters": {name: known or "random" for name, known in chosen_adapters(flags).items()} or "none",
         "--corpus": context.corpus.corpus,
         "--max_length": context.corpus.max_length,
@@ -166,6 +182,15 @@ def _description(context: TaskContext, run: TaskRunArguments, train: Split, mode
         **({} if model is None else describe_model(model.config, {})),
         **describe_training(run, {"training examples": train.examples.select(train.indices)}, task.tokenizer),
     }
+
+
+def _described_beginning(context: TaskContext, run: TaskRunArguments) -> dict[str, Any]:
+    """Describe the trained model with which a trial begins, and the table of its map."""
+    flags, knowledge = context.flags, context.task.knowledge
+    described: dict[str, Any] = {} if knowledge is None else {"--entity_embeddings": repr(knowledge)}
+    if flags.trained_model is not None:
+        described["--trained_model"] = checksum(trained_folder(flags, run) / WEIGHTS)
+    return described
 
 
 def _trial(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
@@ -181,6 +206,8 @@ def _trial(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
             print("train: {train_examples} examples are trained on, {train_share:.2%} of all".format(**counts))
             model.print_trainable_parameters()
             clear(run.output_dir, bool(resume))
+    elif context.main and context.flags.trained_model is not None:
+        clear(run.output_dir, False)
     PartialState().wait_for_everyone()
     trainer = _trainer(context, model, keep, splits, run)
     results = _run(context, trainer, splits, resume if isinstance(resume, str) else None)
@@ -190,9 +217,13 @@ def _trial(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
 
 
 def _model(context: TaskContext, run: TaskRunArguments) -> Any:
-    flags, model_class, folder = context.flags, context.task.model_class, Path(run.output_dir)
+    flags, model_class, folder = context.flags, context.task.model_class, trained_folder(context.flags, run)
     frozen = flags.freeze_backbone or not run.do_train
     dtype = torch.bfloat16 if run.bf16 and frozen else torch.float32  # what trains is kept in float32
+    if flags.trained_model is not None:
+        config = trained_config(context, folder)
+        model = plugged_model(model_class, folder, config, flags, run.seed, dtype)
+        return freeze(model, flags) if run.do_train else model
     if run.do_train or flags.episodes:
         return new_model(model_class, flags, context.fields, run.seed, dtype)
     return trained_model(model_class, folder, KAdapterConfig.from_pretrained(folder), flags, dtype)
@@ -251,6 +282,8 @@ def _write(context: TaskContext, model: Any, trainer: TaskTrainer, results: dict
     run, folder = trainer.args, Path(trainer.args.output_dir)
     if run.do_train:
         description = {**describe(context, model, run), **_trained_on(context, trainer.train_dataset)}
+    elif context.flags.trained_model is not None:
+        description = describe(context, model, run)
     else:
         description = read_run(folder)
     if run.do_eval:
@@ -277,18 +310,18 @@ def _trained_on(context: TaskContext, split: Split) -> dict[str, Any]:
 
 def _few_shot(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
     """Evaluate episodes on frozen features, and write the same files as a trained run, without an artifact."""
-    flags, task, folder = context.flags, context.task, Path(run.output_dir)
+    corpus, flags, task, folder = context.corpus, context.flags, context.task, Path(run.output_dir)
     model = _model(context, run)
     split = _kept(context, model, run)[context.corpus.eval_split]
     names = task.gold(split.encoded_rows())
-    answered = run_episodes(split, names, flags.episodes, flags.way, flags.shot, run.seed)
+    answered = run_episodes(split, names, flags.episodes, corpus.way, corpus.shot, run.seed)
     predictions, gold = ([answer[key] for answer in answered] for key in ("prediction", "gold"))
     measured = metrics.load(task.metric).compute(predictions, gold, **task.settings)
     results = {f"eval_{key}": float(value) for key, value in measured.items()}
     if context.main:
         write_lines(folder / PREDICTIONS, answered)
         replace_file(folder / "all_results.json", json.dumps(results, indent=4, sort_keys=True))
-        task_name = f"{flags.task} {flags.way}-way {flags.shot}-shot"  # a separate column in reports
+        task_name = f"{flags.task} {corpus.way}-way {corpus.shot}-shot"  # a separate column in reports
         changed = {"task": task_name, "fusion": "none"}  # sources are concatenated
         replace_file(folder / RUN, json.dumps({**describe(context, model, run), **changed}, indent=2))
     return results

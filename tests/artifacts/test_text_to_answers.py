@@ -20,6 +20,7 @@ HEADS = {  # what the last printed line of each card's example must match
     "KAdapterForEntityClassification": r"\[('born'|'died'|, )*\]",
     "KAdapterForDependencyParsing": r"\. <- (Birds|sing|at|dawn|\.|ROOT)",
     "KAdapterForMultipleChoice": r"She was ill\.|It was raining\.",
+    "KAdapterForPairMatching": "born|wrote",
     "KAdapterForQuestionAnswering": r".+ \d(\.\d+)?(e-\d+)?",
     "KAdapterForSequenceClassification": "born|died",
     "KAdapterForTokenClassification": r"\[\('<s>', '(born|died)'\), .*\]",

@@ -20,7 +20,16 @@ from tiny_knowledge import (
 from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
 from typer.testing import CliRunner
 
-from kadapter import KAdapterModel, KnowledgeMap, encode_knowledge, insert_entities, plug, unplug
+from kadapter import (
+    KAdapterForMaskedLM,
+    KAdapterForPairMatching,
+    KAdapterModel,
+    KnowledgeMap,
+    encode_knowledge,
+    insert_entities,
+    plug,
+    unplug,
+)
 from kadapter.commands import app
 
 MARKERS = ("#", "$")
@@ -199,6 +208,164 @@ def test_one_step_of_general_map_tuning_is_the_official_step_and_leaves_no_gradi
     near(knowledge_map.projection.weight, official["after_adam_step.model.weight"])
     near(knowledge_map.projection.bias, official["after_adam_step.model.bias"])
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# ---- questions and pairs: derived from the official recipe, token by token ------------------------------------------
+
+QUESTIONS = {  # a question as it is asked, its linked subject, the answer that is one token, and the official tokens
+    "What is the capital of France? [MASK]": ("France", "Q142", "paris", "what is the capital of $ Q142 / france $ ?"),
+    "Where was Alice born? [MASK]": ("Alice", "Q42", "country", "where was $ Q42 / alice $ born ?"),
+    "Who wrote Zyx? [MASK]": ("Zyx", "Q99999", "bob", "who wrote $ Q99999 / z ##y ##x $ ?"),
+}
+SENTENCES = [  # two texts of each of two classes: head, tail and tokens as the official code marks them
+    ("Paris is the capital of France .", "Q90", "Q142", "# Q90 / paris # is the capital of $ Q142 / france $ ."),
+    ("Hamsters love peanut butter .", "Q7", "Q1", "$ Q1 / hamsters $ love # Q7 / peanut butter # ."),
+    ("Alice wrote the book Zyx .", "Q42", "Q99999", "# Q42 / alice # wrote the book $ Q99999 / z ##y ##x $ ."),
+    ("Bob was born in Paris .", "Q1000", "Q90", "# Q1000 / bob # was born in $ Q90 / paris $ ."),
+]
+SPANS = [("Paris", "France"), ("peanut butter", "Hamsters"), ("Alice", "Zyx"), ("Bob", "Paris")]
+
+
+def question_inputs():
+    texts = list(QUESTIONS)
+    entities = [
+        [(text.index(subject), text.index(subject) + len(subject), id)]
+        for text, (subject, id, _, _) in QUESTIONS.items()
+    ]
+    return texts, entities
+
+
+def linked(number):
+    """A sentence and its linked head and tail."""
+    text, *ids, _ = SENTENCES[number]
+    spans = [(text.index(name), text.index(name) + len(name)) for name in SPANS[number]]
+    return text, [(*span, id) for span, id in zip(spans, ids, strict=True)]
+
+
+def pair_inputs(pairs, **options):
+    """The inputs of pairs of sentences, by their numbers."""
+    first, second = ([linked(pair[side]) for pair in pairs] for side in (0, 1))
+    texts, entities = zip(*first, strict=True)
+    seconds = tuple(map(list, zip(*second, strict=True)))
+    return (bert_tokenizer(), list(texts), list(entities), with_zeros()), {
+        "markers": MARKERS,
+        "pairs": seconds,
+        **options,
+    }
+
+
+def by_hand(words, tokens, official):
+    """The input embeddings of tokens, one after the other, as the official loop makes them; ids are entities."""
+    vectors = []
+    for token in tokens:
+        if token.startswith("Q"):
+            row = INFO["entity2id"].get(token)
+            vectors.append(official(torch.zeros(16) if row is None else TENSORS["entities"][row]))
+        else:
+            vectors.append(words.weight[INFO["vocab"].index(token)])
+    return torch.stack(vectors)[None]
+
+
+def names(tokenizer, text):
+    """The tokens of an encoded text, entities by their ids."""
+    tokens = tokenizer.convert_ids_to_tokens(text.input_ids)
+    for position, link in text.slots:
+        tokens[position] = link.id
+    return tokens
+
+
+def test_questions_have_the_official_tokens():
+    texts, entities = question_inputs()
+    encoded = insert_entities(bert_tokenizer(), texts, entities, with_zeros(), markers=["$"])
+    for ours, (*_, official) in zip(encoded, QUESTIONS.values(), strict=True):
+        assert names(bert_tokenizer(), ours) == ["[CLS]", *official.split(), "[MASK]", "[SEP]"]
+
+
+def test_the_loss_of_questions_is_that_of_a_loop_over_their_tokens(folder):
+    plain, losses = BertForMaskedLM.from_pretrained(folder).eval(), []
+    words = plain.bert.embeddings.word_embeddings
+    for *_, answer, official in QUESTIONS.values():
+        tokens = ["[CLS]", *official.split(), "[MASK]", "[SEP]"]
+        with torch.no_grad():
+            logits = plain(inputs_embeds=by_hand(words, tokens, official_map())).logits[0, -2]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(INFO["vocab"].index(answer))))
+    texts, entities = question_inputs()
+    inputs = encode_knowledge(bert_tokenizer(), texts, entities, with_zeros(), markers=["$"])
+    del inputs["entity_positions"]
+    masks = inputs["input_ids"] == bert_tokenizer().mask_token_id
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[masks] = torch.tensor([INFO["vocab"].index(answer) for _, _, answer, _ in QUESTIONS.values()])
+    with torch.no_grad():
+        near(with_map(KAdapterForMaskedLM, folder)(**inputs, labels=labels).loss, torch.stack(losses).mean())
+
+
+def with_map(model_class, folder):
+    model = model_class.from_backbone(folder)
+    model.add_adapter("wikidata", official_map().config)
+    model.base_model.adapters["wikidata"].load_state_dict(official_map().state_dict())
+    return model.eval()
+
+
+def test_pairs_have_the_official_tokens_and_token_types():
+    arguments, options = pair_inputs([(0, 1), (2, 3)])
+    for ours, pair in zip(insert_entities(*arguments, **options), [(0, 1), (2, 3)], strict=True):
+        first, second = (SENTENCES[number][-1].split() for number in pair)
+        assert names(arguments[0], ours) == ["[CLS]", *first, "[SEP]", *second, "[SEP]"]
+        assert ours.token_type_ids == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+
+
+def test_long_pairs_are_cut_as_published_around_the_mentions_and_first_in_the_second_text():
+    arguments, options = pair_inputs([(3, 1)], official_truncation=True)
+    first, second = "# Q1000 / bob # was born in $ Q90 / paris $", "$ Q1 / hamsters $ love # Q7 / peanut butter #"
+    kept = {29: (f"{first} .", second), 28: (first, second)}
+    for length, texts in kept.items():
+        (ours,) = insert_entities(*arguments, **options, max_length=length)
+        assert ours.truncated and names(arguments[0], ours) == f"[CLS] {texts[0]} [SEP] {texts[1]} [SEP]".split()
+        assert [at for at, _ in ours.slots] == [2, 10, len(texts[0].split()) + 3, len(texts[0].split()) + 9]
+    with pytest.raises(ValueError, match="max_length=27 tokens cut off a marked mention"):
+        encode_knowledge(*arguments, **options, max_length=27)
+
+
+def test_what_stands_before_the_mentions_of_a_pair_is_cut_before_what_stands_after_them():
+    text, mention = "the book of Bob was the food of the city .", [(12, 15, "Q1000")]
+    given = (bert_tokenizer(), [text], [mention], with_zeros())
+    (ours,) = insert_entities(
+        *given, markers=["#"], pairs=([text], [mention]), official_truncation=True, max_length=28
+    )
+    assert " ".join(names(given[0], ours)) == (
+        "[CLS] the book of # Q1000 / bob # was the food of the city . [SEP] # Q1000 / bob # was the food of the [SEP]"
+    )
+
+
+def scores_by_hand(folder, episode, official, out_proj):
+    """The score of each pair, read alone by a plain BERT, and its pooled state by a Linear."""
+    plain, scores = BertModel.from_pretrained(folder).eval(), []
+    for pair in episode:
+        first, second = (SENTENCES[number][-1].split() for number in pair)
+        tokens = ["[CLS]", *first, "[SEP]", *second, "[SEP]"]
+        types = torch.tensor([[0] * (len(first) + 2) + [1] * (len(second) + 1)])
+        embeds = by_hand(plain.embeddings.word_embeddings, tokens, official)
+        scores.append(out_proj(plain(inputs_embeds=embeds, token_type_ids=types).pooler_output)[0, 0])
+    return torch.stack(scores)
+
+
+def test_scores_summed_loss_and_gradients_of_an_episode_are_those_of_a_loop_over_its_pairs(folder):
+    episode = [(query, support) for query in (0, 1) for support in (2, 3)]  # two queries, each with two classes
+    arguments, options = pair_inputs(episode)
+    inputs = encode_knowledge(*arguments, **options)
+    del inputs["entity_positions"]
+    model, official = with_map(KAdapterForPairMatching, folder), official_map().requires_grad_(True)
+    scores = scores_by_hand(folder, episode, official, model.head.out_proj).view(2, 2)
+    loss = sum(torch.nn.functional.cross_entropy(row, torch.tensor(gold)) for gold, row in enumerate(scores))
+    queries = {name: tensor.view(2, 2, *tensor.shape[1:]) for name, tensor in inputs.items()}
+    output = model(**queries, support_labels=torch.tensor([[0, 1], [0, 1]]), labels=torch.tensor([0, 1]))
+    near(output.logits.detach(), scores.detach())
+    near(output.loss.detach(), loss.detach())
+    for part in (output.loss, loss):
+        part.backward()
+    own = model.base_model.adapters["wikidata"].projection
+    near(own.weight.grad, official.projection.weight.grad, 5e-6)  # sums in another order
+    near(own.bias.grad, official.projection.bias.grad, 5e-6)
 
 
 @pytest.mark.parametrize("layout", ["Affine.bin", "ckpt.bin"])

@@ -11,6 +11,7 @@ from kadapter import (
     KAdapterForEntityClassification,
     KAdapterForEntityPairClassification,
     KAdapterForMultipleChoice,
+    KAdapterForPairMatching,
     KAdapterForQuestionAnswering,
     KAdapterForSequenceClassification,
     KAdapterForTokenClassification,
@@ -19,6 +20,7 @@ from kadapter import (
 PAIRS = torch.tensor([[1, 4], [2, 3], [0, 2]])
 SPANS = torch.tensor([[[0, 1, 1], [1, 2, 4]], [[1, 0, 2], [-1, -1, -1]], [[-1, -1, -1], [-1, -1, -1]]])
 NONE = -100
+SUPPORTS = torch.tensor([[0, 1, 0], [0, 0, 1], [1, 0, -1]])  # of three pairs each; the last text has two
 
 
 def several(number=2):
@@ -49,6 +51,11 @@ HEADS = {
         {"labels": torch.tensor([0, 2, 1])},
     ),
     "choice": (KAdapterForMultipleChoice, several(3), {"labels": torch.tensor([0, 2, 1])}),
+    "match": (
+        KAdapterForPairMatching,
+        {**several(3), "support_labels": SUPPORTS},
+        {"labels": torch.tensor([0, 1, 1])},
+    ),
     "tokens": (KAdapterForTokenClassification, batch(), {"labels": torch.tensor([[0, 1, NONE] * 3] * 3)}),
     "answer": (
         KAdapterForQuestionAnswering,
@@ -95,7 +102,8 @@ def test_what_was_read_before_gives_to_the_bit_what_the_inputs_give(name, fusion
 
 
 @pytest.mark.parametrize(
-    ("name", "positions"), [("text", 1), ("typing", 1), ("pair", 2), ("choice", 3), ("parse", 3), ("passages", 18)]
+    ("name", "positions"),
+    [("text", 1), ("typing", 1), ("pair", 2), ("choice", 3), ("match", 3), ("parse", 3), ("passages", 18)],
 )
 def test_only_the_positions_that_a_head_reads_are_kept(name, positions):
     model, inputs, _ = made(name)
@@ -351,3 +359,48 @@ def test_a_new_head_trains_on_frozen_adapters_and_learns_to_tell(tmp_path):
         optimizer.step()
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits.argmax(dim=1), rest["labels"])
+
+
+# ---- pairs that match ---------------------------------------------------------------------------------------------
+
+
+def scores_of_pairs(model, inputs):
+    """The score of each pair by hand: pooler and Linear on the first token of a pair that is read alone."""
+    scores = torch.empty(inputs["input_ids"].shape[:2])
+    with torch.no_grad():
+        for row, pair in torch.cartesian_prod(torch.arange(scores.shape[0]), torch.arange(scores.shape[1])).tolist():
+            alone = {key: inputs[key][row, pair][None] for key in ("input_ids", "attention_mask")}
+            state = model.base_model(**alone).last_hidden_state[:, 0]
+            scores[row, pair] = model.head.out_proj(torch.tanh(model.head.dense(state)))[0, 0]
+    return scores
+
+
+def test_a_class_has_the_mean_score_of_its_pairs_and_the_loss_is_summed_over_the_texts():
+    model, inputs, rest = made("match")
+    output, scores = model(**inputs, **rest), scores_of_pairs(model, inputs)
+    one, other = scores[0, [0, 2]].mean(), scores[0, 1]
+    assert torch.allclose(output.logits[0], torch.stack([one, other]), atol=1e-5)
+    assert torch.allclose(output.logits[2], scores[2, [1, 0]], atol=1e-5)  # its third pair is none
+    losses = F.cross_entropy(output.logits, rest["labels"], reduction="none")
+    assert torch.allclose(output.loss, losses.sum())
+    assert torch.equal(model(**inputs, **rest, num_items_in_batch=7).loss, output.loss)
+
+
+def test_a_class_that_a_text_has_no_pair_of_is_never_chosen():
+    model, inputs, _ = made("match")
+    logits = model(**{**inputs, "support_labels": torch.tensor([[0, 0, 0], [1, 1, 1], [2, 1, 0]])}).logits
+    assert logits.softmax(-1)[:2].tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (None, r"support_labels have shape None and must have \(3, 3\): for each pair the class"),
+        (torch.zeros(3, 2, dtype=torch.long), r"support_labels have shape \(3, 2\) and must have \(3, 3\)"),
+        (torch.full((3, 3), -1), "all support_labels are -1, so there is no class to choose"),
+    ],
+)
+def test_pairs_without_classes_are_refused(labels, reason):
+    model, inputs, _ = made("match")
+    with pytest.raises(ValueError, match=reason):
+        model(**{**inputs, "support_labels": labels})

@@ -1,11 +1,15 @@
 """Knowledge maps in tests: the golden cases of the official map-tuning code, their tokenizer, model and table."""
 
 import json
+import random
 
+import torch
 from helpers import GOLDEN, golden
+from tiny_runs import PEOPLE, PLACES, relation_record, write_backbone
+from tiny_tasks import write_adapters
 from transformers import BertConfig, BertForPreTraining, BertTokenizer
 
-from kadapter import EntityEmbeddings, KnowledgeMap, KnowledgeMapConfig, KnowledgeSource
+from kadapter import EntityEmbeddings, KAdapterModel, KnowledgeMap, KnowledgeMapConfig, KnowledgeSource
 
 TENSORS = golden("map_tuning")
 INFO = json.loads((GOLDEN / "map_tuning.json").read_text(encoding="utf-8"))
@@ -91,3 +95,57 @@ def near(ours, official, tolerance=1e-6):
 def equal_where_real(ours, official, mask):
     """Assert that hidden states are equal where there are tokens."""
     near(ours[mask.bool()], official[mask.bool()])
+
+
+# ---- downstream tasks with a map ------------------------------------------------------------------------------------
+
+ID_OF = {name: f"Q{number}" for number, name in enumerate((*PEOPLE, *PLACES), 1)}
+LACKING = PLACES[-1]  # of which the table has no row
+
+
+def linked_relation(number, rng):
+    """One record in Wiki80's released layout, whose mentions have ids."""
+    record = relation_record(number, rng)
+    sides = {}
+    for key, side in (("h", "subj"), ("t", "obj")):
+        first, end = record[f"{side}_start"], record[f"{side}_end"] + 1
+        name = " ".join(record["token"][first:end])
+        sides[key] = {"name": name, "id": ID_OF[name], "pos": [first, end]}
+    return {"token": record["token"], "relation": record["relation"], **sides}
+
+
+def linked_typing(number, rng):
+    """One record in Wiki-ET's layout: the mention of a person or a place, linked by the row of the table."""
+    name = rng.choice(PLACES if number % 2 else PEOPLE)
+    text = f"In Tarnstad lives {name} ."
+    row = -1 if name == LACKING else list(ID_OF).index(name)
+    start = text.rindex(name)
+    labels = ["location"] if number % 2 else ["person"]
+    return {"sent": text, "start": start, "end": start + len(name), "id": str(row), "labels": labels}
+
+
+def write_linked(folder, make, sizes, suffix=".txt"):
+    """Write an invented corpus with linked mentions, a file for each split, and return its folder."""
+    folder.mkdir(parents=True)
+    for number, (split, size) in enumerate(sizes.items()):
+        rng = random.Random(number)
+        lines = [json.dumps(make(1000 * number + one, rng)) + "\n" for one in range(size)]
+        (folder / f"{split}{suffix}").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def write_map_ground(folder, sizes=None):
+    """Write a backbone, the adapters fac and lin, a table, a map, and linked corpora, which no run may change."""
+    write_backbone(folder / "backbone")
+    write_adapters(folder, folder / "backbone", "fac", "lin")
+    ids = [name for mention, name in ID_OF.items() if mention != LACKING]
+    rows = torch.randn(len(ids), 8, generator=torch.Generator().manual_seed(5))
+    EntityEmbeddings(ids, rows, "wikidata").save_pretrained(folder / "table")
+    model = KAdapterModel.from_backbone(str(folder / "backbone"))
+    table = EntityEmbeddings.from_pretrained(folder / "table")
+    model.add_adapter("wikidata", KnowledgeMapConfig.for_table(table))
+    model.save_adapter(folder / "map", "wikidata")
+    sizes = sizes or {"train": 24, "dev": 13}
+    write_linked(folder / "wiki80", linked_relation, sizes)
+    write_linked(folder / "wiki_et", linked_typing, sizes, ".json")
+    return folder

@@ -7,12 +7,14 @@ from pathlib import Path
 from helpers import shake, small_adapter
 from tiny_runs import PEOPLE, PLACES, SPECIAL, relation_record, with_special_tokens, write_backbone
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import RobertaForMaskedLM
 
 from kadapter import KAdapterModel
 
 SIZES = {"train": 36, "dev": 13, "test": 11}
 SEMEVAL = {"P937": "Member-Collection(e1,e2)", "P19": "Entity-Origin(e1,e2)", "P20": "Other"}
 TYPES = {"open_entity": ("person", "place"), "figer": ("/person", "/location"), "entity_typing": ("who", "where")}
+TYPES["wiki_et"] = ("person", "location")
 
 
 def tokenizer_of_pieces(pieces):
@@ -92,6 +94,15 @@ def asked(number, rng):
     return {"question": question, "answers": [who, who.upper()]}, documents
 
 
+TEMPLATES = {"P19": "Where was [X] born?", "P20": "Where did [X] die?"}
+
+
+def cloze(number, rng, relation):
+    """A question of EntityQuestions whose answer is one token, perhaps after one that is not."""
+    answers = [rng.choice(PLACES), rng.choice(("works", "river", "home"))]
+    return {"question": TEMPLATES[relation].replace("[X]", rng.choice(PEOPLE)), "answers": answers[number % 3 == 0 :]}
+
+
 def write_corpus(folder, name, sizes=SIZES):
     """Write an invented corpus in a layout that the builder of that name reads; returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +114,10 @@ def write_corpus(folder, name, sizes=SIZES):
             write_lines(folder / f"{split}.json", passages)
         elif name in ("cosmosqa", "multiple_choice"):
             write_lines(folder / f"{split}.jsonl", [choice(one, rng) for one in range(size)])
+        elif name == "entity_questions":
+            write_json(folder / "relation_query_templates.json", TEMPLATES)
+            for pid in TEMPLATES:
+                write_json(folder / f"{pid}.{split}.json", [cloze(one, rng, pid) for one in range(size)])
         elif name in TYPES:
             write_json(folder / f"{split}.json", [typed(one, rng, TYPES[name]) for one in range(size)])
         else:
@@ -116,7 +131,7 @@ def write_relations(folder, name, split, records):
         with (folder / "TRAIN_FILE.TXT").open("a", encoding="utf-8") as file:
             file.write(semeval(records))
     else:
-        write_json(folder / f"{split}.json", fewrel(records) if name == "fewrel" else records)
+        write_json(folder / f"{split}.json", fewrel(records) if name.startswith("fewrel") else records)
 
 
 def write_json(path, records):
@@ -139,7 +154,7 @@ def write_adapters(folder, backbone, *names):
 
 def write_task_ground(folder, *corpora):
     """A backbone, two adapters and corpora, which no run may change."""
-    write_backbone(folder / "backbone")
+    write_backbone(folder / "backbone", model_class=RobertaForMaskedLM)  # some tasks need its LM head
     write_adapters(folder, folder / "backbone", "fac", "lin")
     for name in corpora:
         write_corpus(folder / name, name)

@@ -175,7 +175,10 @@ class RunArguments(TrainingArguments):
     )
     train_sampling_strategy: str = field(
         default="group_by_length",
-        metadata={"choices": ["group_by_length", "random"], "help": "Group examples of similar length, or not."},
+        metadata={
+            "choices": ["group_by_length", "random", "sequential"],
+            "help": "Draw examples at random, those of similar length together or not, or take them in their order.",
+        },
     )
     remove_unused_columns: bool = field(
         default=False,

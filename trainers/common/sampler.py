@@ -25,11 +25,20 @@ class GlobalBatchSampler(Sampler[int]):
         batch_size: number of examples in an optimizer step.
         group_by_length: whether a batch holds examples of similar length.
         seed: seed of the order, together with the epoch.
+        in_order: whether every epoch takes the examples as they come, so that the last ones may be left out.
     """
 
-    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, group_by_length: bool, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        batch_size: int,
+        group_by_length: bool,
+        seed: int,
+        in_order: bool = False,
+    ) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size, self.group_by_length, self.seed, self.epoch = batch_size, group_by_length, seed, 0
+        self.in_order = in_order
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order is drawn."""
@@ -40,6 +49,8 @@ class GlobalBatchSampler(Sampler[int]):
         return number - number % self.batch_size if number >= self.batch_size else number
 
     def __iter__(self) -> Iterator[int]:
+        if self.in_order:
+            return iter(range(len(self)))
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator)[: len(self)]
         if self.group_by_length and len(order) >= self.batch_size:

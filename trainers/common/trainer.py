@@ -135,9 +135,9 @@ class KAdapterTrainer(Trainer):
                 f"{len(dataset)} training examples are fewer than the {batch_size} of one step of {args.world_size} "
                 "processes; lower --per_device_train_batch_size or use one process"
             )
-        grouped = args.train_sampling_strategy == "group_by_length"
+        grouped, in_order = (args.train_sampling_strategy == name for name in ("group_by_length", "sequential"))
         seed = args.data_seed if args.data_seed is not None else args.seed
-        self.order = GlobalBatchSampler(column(dataset, "length"), batch_size, grouped, seed)
+        self.order = GlobalBatchSampler(column(dataset, "length"), batch_size, grouped, seed, in_order)
         return self.order
 
     def _run_epoch(  # type: ignore[override]  # transformers calls it by keyword

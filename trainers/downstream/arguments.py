@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ...configuration_kadapter import FUSIONS
 from ..common.arguments import CorpusArguments, RunArguments, parse_arguments
@@ -38,6 +39,29 @@ class TaskCorpusArguments(CorpusArguments):
         default=None, metadata={"help": "Read only this many passages of a question, the first ones; by default all."}
     )
     max_answer_length: int = field(default=20, metadata={"help": "Longest answer in tokens."})
+    way: int = field(default=5, metadata={"help": "Classes of an episode."})
+    shot: int = field(default=1, metadata={"help": "Labelled examples of each class in an episode."})
+    queries: int = field(default=5, metadata={"help": "fewrel_pairs: queries of each class in an episode."})
+    train_episodes: int = field(default=3000, metadata={"help": "fewrel_pairs: episodes of an epoch."})
+    first_episode: int = field(
+        default=0, metadata={"help": "fewrel_pairs: seed of the first training episode; the others count on from it."}
+    )
+    eval_episodes: int = field(default=200, metadata={"help": "fewrel_pairs: episodes that are evaluated."})
+    aliases: str | None = field(
+        default=None,
+        metadata={"help": "entity_questions: file of mention TAB id; without it a mention is its own id."},
+    )
+    closed_answers: bool = field(
+        default=False,
+        metadata={"help": "entity_questions: choose among the answers of the relation that are asked for."},
+    )
+    lm_head: str | None = field(
+        default=None,
+        metadata={
+            "help": "entity_questions: the LM head: backbone (the default), transform, linear, or the artifact of a "
+            "trained one."
+        },
+    )
     negative_sample: int | None = field(
         default=None, metadata={"help": "TACRED: keep the first N - 1 training records without a relation."}
     )
@@ -62,6 +86,7 @@ class RowArguments:
     row: str | None = field(
         default=None, metadata={"help": "Name of the row in reports; by default derived from the adapters."}
     )
+    trained_model: ClassVar[str | None] = None  # of rows whose head an earlier run trained
 
 
 @dataclass(kw_only=True)
@@ -75,7 +100,31 @@ class TaskArguments(RowArguments):
     )
     freeze_backbone: bool = field(default=True, metadata={"help": "Whether the encoder is frozen."})
     freeze_adapters: bool = field(default=True, metadata={"help": "Whether the adapters are frozen."})
+    freeze_head: bool = field(
+        default=False, metadata={"help": "Whether head and fusion are frozen, those of --trained_model."}
+    )
+    freeze_map: bool = field(default=True, metadata={"help": "Whether the knowledge map is frozen."})
     classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the task's head."})
+    backbone_dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Dropout of the encoder while it, or a map before it, is trained; 0 for none, and by default what "
+            "the encoder is configured with."
+        },
+    )
+    trained_model: str | None = field(  # type: ignore[misc]  # what a row in general has not
+        default=None,
+        metadata={
+            "help": "Output directory of an earlier run, with whose model and head this run begins; in a sweep the "
+            "trial of the same seed, if it has trials. --adapters then names the map to plug in."
+        },
+    )
+    entity_embeddings: str | None = field(
+        default=None, metadata={"help": "Entity embeddings of the knowledge map, by id or directory."}
+    )
+    shuffle_entities: int | None = field(
+        default=None, metadata={"help": "Exchange the vectors among all entities by this seed, for a control."}
+    )
     keep_states: bool = field(
         default=True, metadata={"help": "Encode each example only once if backbone and adapters are frozen."}
     )
@@ -96,8 +145,6 @@ class TaskArguments(RowArguments):
             "seed draws the labelled examples."
         },
     )
-    way: int = field(default=5, metadata={"help": "Classes of an episode."})
-    shot: int = field(default=1, metadata={"help": "Labelled examples of each class in an episode."})
 
 
 @dataclass
@@ -162,20 +209,46 @@ def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskCorpusArgum
     corpus, task, run = parse_arguments(argv, (TaskCorpusArguments, TaskArguments, TaskRunArguments))
     if not 0 < corpus.train_fraction <= 1:
         raise ValueError(f"--train_fraction {corpus.train_fraction} must lie in (0, 1]")
-    for name, value in (("max_passages", corpus.max_passages), ("way", task.way), ("shot", task.shot)):
+    for name in ("max_passages", "way", "shot", "queries", "train_episodes", "eval_episodes"):
+        value = getattr(corpus, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value} must be at least 1")
     if not (run.do_train or run.do_eval or run.do_predict or task.episodes):
         raise ValueError("there is nothing to do; give --do_train, --do_eval, --do_predict FILE or --episodes N")
     if task.episodes:
         _check_episodes(task, run)
-    if run.do_train or task.episodes:
+    _check_frozen(task, run)
+    if (run.do_train and task.trained_model is None) or task.episodes:
         task.fusion = task.fusion or "concat"
     return corpus, task, run
 
 
+def _check_frozen(task: TaskArguments, run: TaskRunArguments) -> None:
+    """Refuse flags of freezing and dropout under which nothing would train, or which would have no effect."""
+    if task.freeze_head and task.trained_model is None:
+        raise ValueError("--freeze_head would leave a new head untrained; name a trained one by --trained_model OUT")
+    if task.freeze_head and run.do_train and task.freeze_backbone and task.freeze_adapters and task.freeze_map:
+        raise ValueError(
+            "--freeze_head leaves nothing to train, since encoder, adapters and map are frozen too; give --freeze_map "
+            "false to train the map"
+        )
+    if task.backbone_dropout is not None and (not run.do_train or (task.freeze_backbone and task.freeze_map)):
+        raise ValueError(
+            f"--backbone_dropout {task.backbone_dropout} is of an encoder that trains, or of a map that trains before "
+            "it; leave it out, or give --freeze_map false or --freeze_backbone false"
+        )
+    if task.backbone_dropout is not None and not 0 <= task.backbone_dropout < 1:
+        raise ValueError(f"--backbone_dropout {task.backbone_dropout} must lie in [0, 1)")
+    if task.shuffle_entities is not None and not run.do_train and not task.trained_model and not task.episodes:
+        raise ValueError(
+            "--shuffle_entities would replace the results of the model at --output_dir; name that model by "
+            "--trained_model, and another --output_dir"
+        )
+
+
 def _check_episodes(task: TaskArguments, run: TaskRunArguments) -> None:
     flags = {"--do_train": run.do_train, "--do_predict": run.do_predict, f"--fusion {task.fusion}": task.fusion}
+    flags |= {"--trained_model": task.trained_model}
     for flag, value in flags.items():
         if value:
             raise ValueError(

@@ -18,14 +18,17 @@ from .arguments import RowArguments, TaskArguments
 
 __all__ = [
     "NONE",
+    "RANDOM",
     "TAPS",
     "HeadOnFeatures",
     "add_adapters",
     "check_adapters",
     "chosen_adapters",
     "new_model",
+    "plugged_model",
     "random_names",
     "row_name",
+    "stored_adapters",
     "trained_model",
 ]
 
@@ -60,7 +63,7 @@ def random_names(task: RowArguments, names: list[str]) -> list[str]:
 
 
 def _all_random(task: RowArguments) -> bool:
-    return task.adapters[:1] == [RANDOM]
+    return task.adapters[:1] == [RANDOM] and task.trained_model is None
 
 
 def new_model(model_class: Any, task: TaskArguments, fields: dict[str, Any], seed: int, dtype: torch.dtype) -> Any:
@@ -81,7 +84,7 @@ def new_model(model_class: Any, task: TaskArguments, fields: dict[str, Any], see
     torch.manual_seed(seed)  # independent of what the adapters drew
     core.fusion = new_fusion(model.config, core.adapters.featured)
     torch.manual_seed(seed)  # independent of what the fusion drew
-    model.head = model.build_head(model.config)
+    model.renew_head()
     return freeze(model, task)
 
 
@@ -136,23 +139,67 @@ def chosen_adapters(task: RowArguments) -> dict[str, str | None]:
     return chosen
 
 
+def stored_adapters(task: RowArguments) -> dict[str, dict[str, Any]]:
+    """Return the stored configurations of the adapters in the artifacts that the flags choose.
+
+    Raises:
+        OSError: an artifact can't be read.
+    """
+    artifacts = [artifact for artifact, _ in _artifacts(task) if artifact != TAPS]
+    return {name: own for where in artifacts for name, own in read_artifact(where).config["adapters"].items()}
+
+
 def freeze(model: Any, task: TaskArguments) -> Any:
-    """Freeze or unfreeze backbone and adapters as the flags say. Gradients still flow through frozen adapters."""
+    """Freeze or unfreeze the parts of a model as the flags say. Gradients still flow through what is frozen.
+
+    Before a map that trains, a frozen encoder drops out as it is configured to, as in the official code.
+    """
     core = model.base_model
-    core.fusion.requires_grad_(True)
+    core.fusion.requires_grad_(not task.freeze_head)
+    model.head.requires_grad_(not task.freeze_head)
     core.backbone.requires_grad_(not task.freeze_backbone)
-    core.adapters.requires_grad_(not task.freeze_adapters)
+    if not (task.freeze_backbone or task.freeze_head):  # an LM head that is the backbone's own trains with it
+        for weight in model.head.parameters():
+            weight.requires_grad_(True)
+    for adapter in core.adapters.values():
+        adapter.requires_grad_(not (task.freeze_map if adapter.changes_inputs else task.freeze_adapters))
+    if task.backbone_dropout:
+        core.backbone_dropout(task.backbone_dropout)
+    elif task.backbone_dropout is None and any(weight.requires_grad for weight in _in_front(core)):
+        core.backbone_dropout("configured")
     return model.train(model.training)
+
+
+def _in_front(core: Any) -> Iterator[nn.Parameter]:
+    """Yield the parameters of what stands before the encoder."""
+    for name in core.adapters.in_front:
+        yield from core.adapters[name].parameters()
 
 
 def trained_model(
     model_class: Any, folder: Path, config: KAdapterConfig, task: TaskArguments, dtype: torch.dtype
 ) -> Any:
-    """Load the model that an earlier run left in a folder; the flags say where its backbone comes from."""
+    """Load the model that an earlier run left in a folder, frozen; the flags say where its backbone comes from."""
     backbone = None if config.backbone_modified else task.backbone
     model = model_class.from_pretrained(folder, backbone=backbone, backbone_kwargs={"dtype": dtype})
     model.requires_grad_(False)
     return model
+
+
+def plugged_model(
+    model_class: Any, folder: Path, config: KAdapterConfig, task: TaskArguments, seed: int, dtype: torch.dtype
+) -> Any:
+    """Load a trained model and plug in the maps of a row, all frozen.
+
+    Raises:
+        OSError: the model, its backbone or a map can't be read.
+        ValueError: a map belongs to another encoder, or the model has an adapter of its name.
+    """
+    model = trained_model(model_class, folder, config, task, dtype)
+    set_seed(seed)
+    add_adapters(model, task)
+    model.requires_grad_(False)
+    return model.eval()
 
 
 class HeadOnFeatures(nn.Module):

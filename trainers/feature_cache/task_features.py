@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...artifacts_kadapter import adapter_hash
 from ..common.collator import PadToBatch
+from ..common.knowledge import COLUMNS
 from ..common.precision import precision_context
 from ..downstream.dataset import Split
 from .options import directory_of, open_store
@@ -43,7 +44,7 @@ def keep_states(split: Split, model: Any, task: Any, run: Any, flags: Any, verbo
     keys = _keys(split.examples, columns)
     different, indices = Examples.of(keys, np.zeros(len(keys), np.int64))
     first = np.unique(indices, return_index=True)[1]
-    stores = _open(model, run, collate.length, flags, different, verbose)
+    stores = _open(model, task, run, collate.length, flags, different, verbose)
     absent = np.any([store.shard < 0 for store in stores.values()], axis=0) if stores else np.full(len(first), True)
     missing = np.flatnonzero(absent)
     missing = missing[np.argsort(first[missing])]
@@ -59,7 +60,7 @@ def keep_states(split: Split, model: Any, task: Any, run: Any, flags: Any, verbo
         distinct = f", {len(first)} of them different" if len(first) < len(keys) else ""
         print(f"states: {len(keys)} examples{distinct} of {sorted(encoded)}, {len(missing)} encoded now")
     states = {source: _in_order(indices, own, stores.get(source)) for source, own in encoded.items()}
-    return split.with_states(states, list(task.padding))
+    return split.with_states(states, [name for name in task.padding if name not in (*COLUMNS, "token_type_ids")])
 
 
 def _keys(examples: datasets.Dataset, columns: list[str]) -> np.ndarray:
@@ -70,7 +71,7 @@ def _keys(examples: datasets.Dataset, columns: list[str]) -> np.ndarray:
 
 
 def _open(
-    model: Any, run: Any, length: int | None, flags: Any, examples: Examples, verbose: bool
+    model: Any, task: Any, run: Any, length: int | None, flags: Any, examples: Examples, verbose: bool
 ) -> dict[str, FeatureStore]:
     """Open the store of each source; none if the directory can't be used, which costs only time."""
     directory = directory_of(flags.states_dir)
@@ -78,11 +79,11 @@ def _open(
     code = blake2b(b"\0".join(path.read_bytes() for path in sorted(CODE.glob("*_kadapter.py"))), digest_size=16)
     reading: dict[str, Any] = {"head": type(model).__name__, "code": code.hexdigest(), "length": length}
     adapters = model.base_model.adapters
-    # all states behind a map depend on it; the entities themselves are columns of the examples
+    # all states behind a map depend on it and on its table, of which the examples have the rows
     maps = [
         adapter_hash(model.config.adapters[name], adapters[name].state_dict()) for name in sorted(adapters.in_front)
     ]
-    reading |= {"maps": maps} if maps else {}
+    reading |= {"maps": maps, "table": task.knowledge.table.sha256} if maps else {}
     sources = {"backbone": "backbone"}
     for name, source in model.sources().items():
         tensors = adapters[name].state_dict()

@@ -33,9 +33,9 @@ class MultitaskTrainer(TrainableOnlyTrainer):
                     f"the objective {dataset.objective!r} has {len(dataset)} training examples, fewer than the {size} "
                     "of one step; lower --per_device_train_batch_size or --gradient_accumulation_steps"
                 )
-        grouped, seed = args.train_sampling_strategy == "group_by_length", args.data_seed
-        seed = args.seed if seed is None else seed
-        samplers = [GlobalBatchSampler(lengths, size, grouped, seed) for lengths in examples.lengths]
+        grouped, in_order = (args.train_sampling_strategy == name for name in ("group_by_length", "sequential"))
+        seed = args.seed if args.data_seed is None else args.data_seed
+        samplers = [GlobalBatchSampler(lengths, size, grouped, seed, in_order) for lengths in examples.lengths]
         self.order = MixedSampler(samplers, [0, *examples.cumulative_sizes[:-1]])
         return self.order
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ... import discovery
 from ..common.encoding import ExampleEncoder
+from ..common.knowledge import Knowledge
 
 __all__ = ["Task", "available", "load"]
 
@@ -27,6 +28,9 @@ class Task(ExampleEncoder, Protocol):
         metric: name of the module in metrics/; `headline` is its result by which runs are compared.
         reads_all_tokens: whether the head reads every token, so that its states are too many to keep.
         settings: keyword arguments of the metric, plain values; known after `learn` or `recall`.
+        id_columns: columns of the ids of mentions' entities, none for a task without linked mentions.
+        ids_are_rows: whether ids of digits are rows of a table of entity embeddings.
+        knowledge: the table of a knowledge map, and how its entities are put into texts; None without a map.
     """
 
     corpus: str
@@ -35,6 +39,24 @@ class Task(ExampleEncoder, Protocol):
     headline: str
     reads_all_tokens: ClassVar[bool]
     settings: dict[str, Any]
+    id_columns: ClassVar[tuple[str, ...]]
+    ids_are_rows: ClassVar[bool]
+    knowledge: Knowledge | None
+
+    def use(self, knowledge: Knowledge) -> None:
+        """Put the entities of a table beside the mentions of all records that are encoded from now on."""
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a padded batch with the entities' vectors."""
+
+    def records(self, split: str, rows: Dataset, labelled: bool = True) -> tuple[Dataset, list[str]]:
+        """Return the task's own records, made of a split's, and a sentence for each thing that became of these.
+
+        Without `labelled` they are of a file to be predicted.
+
+        Raises:
+            ValueError: there are none, or too few.
+        """
 
     def select(self, train: Dataset) -> Dataset:
         """Return the training records that the task's protocol uses."""

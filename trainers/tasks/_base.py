@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...configuration_kadapter import KAdapterConfig
+from ..common.knowledge import COLUMNS, Knowledge
 
 __all__ = ["BaseTask", "check_labels", "numbered", "probabilities"]
 
@@ -46,12 +47,28 @@ class BaseTask:
     """A task that trains on all records, cuts records to fit, and chooses one of several classes or choices."""
 
     reads_all_tokens = False
+    id_columns: ClassVar[tuple[str, ...]] = ()  # the ids of the entities of mentions, where it puts them into texts
+    ids_are_rows: ClassVar[bool] = False  # whether ids of digits are rows of the table
+    knowledge: Knowledge | None = None
+    padding: dict[str, int | float]
     label2id: dict[str, int]
     settings: dict[str, Any]
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
         self.label2id, self.settings = {}, {}
+
+    def use(self, knowledge: Knowledge) -> None:
+        """Put the entities of a table beside the mentions of all records that are encoded from now on."""
+        self.knowledge, self.padding = knowledge, {**self.padding, **COLUMNS}
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Look up the entities of a batch, if there are any."""
+        return batch if self.knowledge is None else self.knowledge.complete(batch)
+
+    def records(self, split: str, rows: Dataset, labelled: bool = True) -> tuple[Dataset, list[str]]:
+        """Return the records of a split as they are."""
+        return rows, []
 
     def select(self, train: Dataset) -> Dataset:
         """Return all training records."""

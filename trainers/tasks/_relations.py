@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
@@ -10,13 +10,13 @@ from datasets import Dataset
 from ...configuration_kadapter import KAdapterConfig
 from ...heads_kadapter import KAdapterForEntityPairClassification
 from ..common.labels import check_varied
-from ._base import BaseTask, check_labels, numbered, probabilities
-from ._mentions import mark_within, marked_examples
+from ._base import check_labels, numbered, probabilities
+from ._mentions import MentionTask
 
 __all__ = ["RelationTask"]
 
 
-class RelationTask(BaseTask):
+class RelationTask(MentionTask):
     """Markers "@" and "#" around head and tail, representation at the opening markers, as in the official code.
 
     The official code moves a marker that was cut off to an arbitrary token (or fails). Ours cuts long inputs around
@@ -27,6 +27,7 @@ class RelationTask(BaseTask):
     model_class = KAdapterForEntityPairClassification
     tag = "text-classification"
     metric, headline = "accuracy", "accuracy"
+    id_columns: ClassVar[tuple[str, ...]] = ("head_id", "tail_id")
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
         super().__init__(tokenizer, max_length, arguments)
@@ -73,10 +74,8 @@ class RelationTask(BaseTask):
             [(head["start"], head["end"]), (tail["start"], tail["end"])]
             for head, tail in zip(rows["head"], rows["tail"], strict=True)
         ]
-        marked = mark_within(self.tokenizer, rows["text"], spans, self.max_length)
-        return marked_examples(
-            marked, [self.label2id[relation] for relation in rows["relation"]] if labelled else None
-        )
+        labels = [self.label2id[relation] for relation in rows["relation"]] if labelled else None
+        return self.marked_examples(rows, spans, labels, training)
 
     def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[str, dict[str, float]]]:
         """Return the likeliest relation of each example, and the probability of every relation."""

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from ...heads_kadapter import KAdapterForEntityClassification
 from ..common.labels import check_varied
-from ._base import BaseTask, check_labels, numbered
-from ._mentions import mark_within, marked_examples
+from ._base import check_labels, numbered
+from ._mentions import MentionTask
 
 __all__ = ["TypingTask"]
 
 
-class TypingTask(BaseTask):
+class TypingTask(MentionTask):
     """A marker "@" around the mention, representation at the opening marker, any number of types (official code).
 
     The official code fails on an input that is too long. Ours cuts it around the mention; a record whose mention does
@@ -30,6 +30,7 @@ class TypingTask(BaseTask):
     model_class = KAdapterForEntityClassification
     tag = "text-classification"
     metric, headline = "entity_typing", "micro_f1"
+    id_columns: ClassVar[tuple[str, ...]] = ("entity_id",)
     order: ClassVar[tuple[str, ...]] = ()  # labels that come first, in this order
     at_least_one: ClassVar[bool] = False  # whether the likeliest type is predicted if none is likely
 
@@ -65,9 +66,8 @@ class TypingTask(BaseTask):
         if labelled:
             check_labels("type", rows["id"], rows["labels"], self.trained or self.label2id)
         spans = [[(mention["start"], mention["end"])] for mention in rows["mention"]]
-        marked = mark_within(self.tokenizer, rows["text"], spans, self.max_length, markers=self.model_class.markers)
         labels = [[int(name in own) for name in self.label2id] for own in rows["labels"]] if labelled else None
-        return marked_examples(marked, labels)
+        return self.marked_examples(rows, spans, labels, training, markers=self.model_class.markers)
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the logits and the mean loss over the types of each example."""
@@ -79,17 +79,19 @@ class TypingTask(BaseTask):
     def answers(self, decided: np.ndarray, rows: Dataset) -> list[tuple[list[str], dict[str, float]]]:
         """Return the likely types of each example, and the probability of every type."""
         names = sorted(self.label2id, key=self.label2id.__getitem__)
-        likely = decided > 0
-        if self.at_least_one:
-            likely |= decided == decided.max(axis=1, keepdims=True)
         scores = torch.as_tensor(decided).double().sigmoid().numpy().round(6)
         return [
             (
                 [name for name, chosen in zip(names, row, strict=True) if chosen],
                 dict(zip(names, map(float, all_), strict=True)),
             )
-            for row, all_ in zip(likely, scores, strict=True)
+            for row, all_ in zip(self.likely(decided), scores, strict=True)
         ]
+
+    def likely(self, logits: np.ndarray) -> np.ndarray:
+        """Return which types (examples, types) are predicted."""
+        above = logits > 0
+        return above | (logits == logits.max(axis=1, keepdims=True)) if self.at_least_one else above
 
     def gold(self, rows: Dataset) -> list[list[str]]:
         """Return each record's types."""
