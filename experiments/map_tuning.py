@@ -1,15 +1,15 @@
-"""Run the rows by which a knowledge map is judged: a model without it, the map plugged in, tuned, trained with, controls.
+r"""Run the rows by which a knowledge map is judged: none, plugged in, tuned, trained with, and all controls.
 
-    python experiments/map_tuning.py --recipe recipes/study_map_wiki80.yaml --data-dir DIR --backbone DIR --map MAP \\
+    python experiments/map_tuning.py --recipe recipes/study_map_wiki80.yaml --data-dir DIR --backbone DIR --map MAP \
         --table TABLE --fac OUT_FAC --lin OUT_LIN -o OUT
     kadapter report OUT/rows --reference backbone
     kadapter report OUT/rows --reference backbone --only OUT/linked.txt
 
 MAP is a general map (trainers/run_adapter.py, objective mention_masked_lm), TABLE its entity embeddings;
 experiments/map_graphs.py makes graph and text for both. `random` maps have the shape of MAP, in a `shuffled` table
-entities have each other's vectors. In `plugged` rows the whole model is the row's before, to the byte; `tuned` rows train the
-map alone, `trained` rows all but the map. OUT/linked.txt has the ids of the measured examples with an entity that the
-table knows. An interrupted study resumes where it stopped.
+entities have each other's vectors. `plugged` rows train nothing, `tuned` rows the map alone, `trained` rows all but the
+map. OUT/linked.txt has the ids of the measured examples with an entity that the table knows. An interrupted study
+resumes where it stopped.
 """
 
 from __future__ import annotations
