@@ -7,8 +7,8 @@ r"""Run the rows by which a knowledge map is judged: none, plugged in, tuned, tr
 
 MAP is a general map (trainers/run_adapter.py, objective mention_masked_lm), TABLE its entity embeddings;
 experiments/map_graphs.py makes graph and text for both. `random` maps have the shape of MAP, in a `shuffled` table
-entities have each other's vectors. `plugged` rows train nothing, `tuned` rows the map alone, `trained` rows all but the
-map. OUT/linked.txt has the ids of the measured examples with an entity that the table knows. An interrupted study
+entities have each other's vectors. `plugged` rows train nothing, `tuned` rows the map alone, `trained` rows all but
+the map. OUT/linked.txt has the ids of the measured examples with an entity that the table knows. An interrupted study
 resumes where it stopped.
 """
 
