@@ -461,10 +461,13 @@ class ConcatFusion(AddFusion):
         return self
 
     def keep(self, old: Any) -> bool:
-        """Take over each adapter's projection; what combines them is new where there are several."""
+        """Take over each adapter's projection; what combines several is new, unless they are the same as before."""
         for ours, theirs in ((self.projections, old.projections), (self.inner, old.inner)):
             for name in set(ours) & set(theirs):
                 ours[name] = theirs[name]
+        if list(self.projections) == list(old.projections):  # a plug-in without features came or went
+            self.combine = old.combine
+            return False
         return self.combine is not None
 
 

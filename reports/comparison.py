@@ -34,7 +34,7 @@ __all__ = [
 # The first rows of a results table, in this order; single adapters and then composed adapters follow.
 CONTROLS = ("backbone", "multitask", "taps", "random")
 # What distinguishes rows of the same name.
-VARIANTS = ("fusion", "freeze_backbone", "freeze_adapters", "adapters", "backbone")
+VARIANTS = ("fusion", "freeze_backbone", "freeze_adapters", "adapters", "backbone", "table")
 CHUNK = 250  # resamples at a time, to keep memory small
 
 
@@ -71,12 +71,14 @@ class Row:
     freeze_adapters: bool
     adapters: tuple[str, ...]
     backbone: str
+    table: str | None = None  # the sha256 of the entity embeddings that a knowledge map maps
 
     @classmethod
     def of(cls, run: Run) -> Row:
         """Return the row of a run."""
-        values = {name: run.record[name] for name in VARIANTS}
-        return cls(run.row, **{**values, "adapters": tuple(values["adapters"])})
+        values: dict[str, Any] = {name: run.record[name] for name in VARIANTS if name != "table"}
+        table = run.record.get("knowledge", {}).get("sha256")
+        return cls(run.row, **{**values, "adapters": tuple(values["adapters"]), "table": table})
 
     @property
     def rank(self) -> tuple[int, str]:
@@ -259,4 +261,6 @@ def label(row: Row, rows: Iterable[Row]) -> str:
 def _word(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"{name.removeprefix('freeze_')} {'frozen' if value else 'trained'}"
+    if name == "table":
+        return f"table {str(value)[:12]}"
     return "+".join(value) if isinstance(value, tuple) else Path(value).name

@@ -43,6 +43,7 @@ FIELDS: dict[str, Any] = {
     "gates": dict,
 }
 OPTIONAL_FIELDS = {"train_examples": int, "train_share": NUMBER}  # not recorded by earlier versions
+KNOWLEDGE = {"knowledge": dict}  # of runs with a knowledge map
 TOLERANCE = 1e-6
 
 
@@ -174,7 +175,7 @@ def pool_folds(runs: Iterable[Run]) -> list[Run]:
     """
     groups: dict[str, list[Run]] = defaultdict(list)
     for number, run in enumerate(runs):
-        settings = {name: value for name, value in run.record.items() if name in FIELDS and name != "gates"}
+        settings = {name: run.record.get(name) for name in (*FIELDS, *KNOWLEDGE) if name != "gates"}
         crossed = run.record.get("fold") is not None
         groups[json.dumps(settings, sort_keys=True) if crossed else str(number)].append(run)
     return [_pooled(rounds) if len(rounds) > 1 else rounds[0] for rounds in groups.values()]
@@ -206,7 +207,7 @@ def read_description(directory: Path) -> dict[str, Any]:
     """
     path = directory / DESCRIPTION
     record = _object(path, path.read_text(encoding="utf-8"))
-    recorded = {name: expected for name, expected in OPTIONAL_FIELDS.items() if name in record}
+    recorded = {name: expected for name, expected in {**OPTIONAL_FIELDS, **KNOWLEDGE}.items() if name in record}
     for name, expected in {**FIELDS, **recorded}.items():
         if name not in record:
             raise ValueError(f"{path} has no {name!r}; run trainers/run_task.py again")

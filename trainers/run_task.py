@@ -5,11 +5,12 @@ accelerate launch trainers/run_task.py --task NAME --data_dir DIR --backbone ID_
 
 `--adapters`: artifacts; `none`; `taps`, the sum of the tapped states without any adapter; `random ARTIFACTS`, their
 shapes initialised at random. Head, fusion and their initialisation are the same in all rows of one seed.
-OUT is the artifact with head and fusion, and has run.json, predictions.jsonl and all_results.json. Where backbone
-and adapters are frozen, each example is encoded once, and every further seed, learning rate and fraction costs
-seconds: `--seeds 0 1 2 3 4 --learning_rates 1e-3 3e-3` runs all of them, in OUT/lr-0.001/seed-0 and so on.
-`--do_eval` or `--do_predict FILE` without `--do_train` use the model at OUT. With `--resume_from_checkpoint last` a
-killed run continues, and finished trials of a sweep are left unchanged.
+OUT is the artifact with head and fusion, and has run.json, predictions.jsonl and all_results.json. Where backbone and
+adapters are frozen, each example is encoded once, and every further seed, learning rate and fraction costs seconds:
+`--seeds 0 1 2 3 4 --learning_rates 1e-3 3e-3` runs all of them, in OUT/lr-0.001/seed-0 and so on. `--do_eval` or
+`--do_predict FILE` without `--do_train` use the model at OUT, and with `--trained_model BASE` that of an earlier run,
+into which `--adapters MAP --entity_embeddings TABLE` plug a knowledge map; docs/map_tuning.md. With
+`--resume_from_checkpoint last` a killed run continues, and finished trials of a sweep are left unchanged.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +160,8 @@ def _finished_trial(context: TaskContext, trial: TaskRunArguments) -> dict[str, 
     trial.do_eval = trial.do_eval and not any(key.startswith("eval_") for key in results)
     if trial.do_eval or trial.do_predict:
         trial.do_train = False
-        results = {**results, **_trial(context, trial)}
+        own = replace(context.flags, trained_model=None, adapters=[])  # its model is the one that it has trained
+        results = {**results, **_trial(replace(context, flags=own), trial)}
     return results
 
 

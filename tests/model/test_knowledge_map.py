@@ -194,6 +194,16 @@ def test_no_fusion_takes_a_map_for_a_feature(tmp_path, fusion):
         assert model(**batch(), **entities_of()).adapter_hidden_states == {}
 
 
+@pytest.mark.parametrize("fusion", ["concat", "gated"])
+def test_a_map_that_is_added_or_deleted_leaves_the_trained_fusion_of_the_others(fusion):
+    model = make_model(tiny_backbone(), "fac", "lin", fusion=fusion)
+    before = output(model, **batch())
+    model.add_adapter("wikidata", map_config())
+    assert torch.equal(output(model, **batch()), before)
+    model.delete_adapter("wikidata")
+    assert torch.equal(output(model, **batch()), before)
+
+
 def test_a_head_model_with_a_map_is_saved_and_loaded_to_the_bit(tmp_path):
     backbone = save_backbone(tmp_path / "backbone")
     model = KAdapterForEntityPairClassification.from_backbone(backbone, num_labels=3)
@@ -545,9 +555,11 @@ def test_a_map_is_refused_beside_another_encoder_and_taken_beside_its_fine_tuned
         for parameter in tuned.parameters():
             parameter.add_(torch.randn_like(parameter) * 1e-3)
     plug(tuned, knowledge_map, table())
+    tuned.save_pretrained(tmp_path / "tuned")
+    assert KAdapterModel.from_backbone(str(tmp_path / "tuned")).load_adapter(tmp_path / "map") == ["wikidata"]
     with pytest.raises(ValueError, match="gives vectors of width 32, and the input embeddings of ElectraModel are 16"):
         plug(tiny_backbone("electra"), knowledge_map, table())
-    with pytest.raises(ValueError, match="was made for another backbone"):
+    with pytest.raises(ValueError, match="this map was trained beside another encoder"):
         KAdapterModel.from_backbone(save_backbone(tmp_path / "other", seed=5)).load_adapter(tmp_path / "map")
 
 

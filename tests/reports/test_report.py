@@ -257,6 +257,14 @@ def test_rows_of_one_name_are_told_apart_and_compared_with_what_is_most_like_the
         assert f"| {name} " in text
 
 
+def test_rows_of_maps_of_different_tables_are_told_apart(runs, tmp_path):
+    for number, sha256 in enumerate(("a" * 64, "b" * 64)):
+        write_run(runs / sha256, "rrrr", "wikidata, plugged in", seed=number, knowledge={"sha256": sha256})
+    (cells,) = report([runs], tmp_path / "out", log=lambda text: None).values()
+    assert [row.table for row in cells] == ["a" * 64, "b" * 64]
+    assert "| wikidata, plugged in (table aaaaaaaaaaaa) " in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_reference_rows_can_be_chosen(runs, tmp_path):
     for row, answers in (("backbone", "rw"), ("fac", "rr"), ("fac+lin", "ww"), ("final", "rw")):
         write_run(runs / row, answers, row)

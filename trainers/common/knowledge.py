@@ -11,11 +11,17 @@ import torch
 from torch import Tensor
 
 from ...embeddings_kadapter import EntityEmbeddings
-from ...processing_kadapter import KnowledgeSource
+from ...processing_kadapter import KnowledgeSource, KnowledgeTokens
 
-__all__ = ["COLUMNS", "Knowledge"]
+__all__ = ["COLUMNS", "Knowledge", "columns_of"]
 
 COLUMNS = {"knowledge_slots": -1, "knowledge_rows": -1}  # of an example, and their padding
+
+
+def columns_of(text: KnowledgeTokens, row_of: dict[str, int]) -> dict[str, list[int]]:
+    """Return the columns of a text whose entities `insert_entities` put in, given the rows of their ids."""
+    rows = [row_of[str(link.id)] for _, link in text.slots]
+    return dict(zip(COLUMNS, ([position for position, _ in text.slots], rows), strict=True))
 
 
 @dataclass

@@ -119,7 +119,7 @@ def _check_apart(folder: Path, backbone: str | None, adapters: Sequence[str]) ->
     for adapter in adapters:
         if Path(adapter).is_dir() and ours == Path(adapter).resolve():
             raise ValueError(
-                f"--output_dir {str(folder)!r} is the directory of an adapter that is read; choose another directory"
+                f"--output_dir {str(folder)!r} is the directory of an adapter or a model that is read; choose another"
             )
 
 

@@ -68,8 +68,9 @@ def open_task(corpus: TaskCorpusArguments, flags: TaskArguments, folder: Path | 
 
 def _adapters_of_row(flags: TaskArguments, folder: Path | None) -> dict[str, dict[str, Any]]:
     """Return the stored configurations of a row's adapters: a trained model's, and those that the flags name."""
-    trained = folder is not None and (folder / CONFIG).is_file()
-    held = read_artifact(folder).config["adapters"] if trained else {}
+    held = {}
+    if folder is not None and (folder / CONFIG).is_file():
+        held = read_artifact(folder).config["adapters"]
     return {**held, **stored_adapters(flags)}
 
 

@@ -50,7 +50,8 @@ def open_knowledge(flags: TaskArguments, task_class: Any, adapters: dict[str, di
     except ValueError as error:
         raise ValueError(f"--entity_embeddings {flags.entity_embeddings!r}, for the map {name!r}: {error}") from error
     source = KnowledgeSource(table, config.entity_position, config.separator, config.missing_entity)
-    return Knowledge(source, flags.shuffle_entities, task_class.ids_are_rows, required=flags.freeze_head)
+    alone = flags.freeze_head and flags.freeze_backbone and flags.freeze_adapters  # trains the map, if anything
+    return Knowledge(source, flags.shuffle_entities, task_class.ids_are_rows, required=alone)
 
 
 def _check_flags(flags: TaskArguments, maps: dict[str, KnowledgeMapConfig]) -> None:
@@ -99,12 +100,12 @@ def count_entities(task: Any, splits: dict[str, Any], where: str, verbose: bool)
 
 
 def stage(flags: TaskArguments, trains: bool) -> str:
-    """Return in words how the map of a row came to its head, for the name of the row."""
+    """Return in words how the map of a row and its head came together, for the name of the row."""
     if not trains:
         return "plugged in"
-    if flags.freeze_map:
-        return "trained with"
-    return "tuned" if flags.freeze_head else "tuned with the head"
+    if not flags.freeze_map:
+        return "task-specific" if flags.freeze_head else "trained along"
+    return "head trained with it" if flags.freeze_backbone else "fine-tuned with it"
 
 
 def describe_knowledge(knowledge: Knowledge) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from torch import Tensor
 
 from ...configuration_kadapter import KAdapterConfig
 from ...embeddings_kadapter import EntityEmbeddings
 from ...heads_kadapter import KAdapterForMaskedLM
 from ...map_kadapter import KnowledgeMapConfig
 from ...processing_kadapter import KnowledgeSource, KnowledgeTokens, insert_entities
+from ..common.knowledge import COLUMNS, Knowledge, columns_of
 
 IGNORED = -100
 VARIANTS = ((0, 1), (0,), (1,))  # which of head and tail are masked
@@ -52,20 +52,14 @@ class Objective:
                 "a masked language model"
             )
         self.tokenizer, self.max_length, self.lm_head = tokenizer, max_length, arguments.lm_head
-        self.table = EntityEmbeddings.from_pretrained(arguments.entity_embeddings)
-        self.table_sha256 = self.table.sha256  # by which encoded examples are told apart from those of another table
-        self.entity_position = arguments.entity_position
-        self.padding = {
-            "input_ids": tokenizer.pad_token_id or 0,
-            "positions": -1,
-            "labels": IGNORED,
-            "knowledge_slots": -1,
-            "knowledge_rows": -1,
-        }
+        table = EntityEmbeddings.from_pretrained(arguments.entity_embeddings)
+        self.knowledge = Knowledge(KnowledgeSource(table, arguments.entity_position))
+        self.padding = {"input_ids": tokenizer.pad_token_id or 0, "positions": -1, "labels": IGNORED, **COLUMNS}
 
     def adapter_config(self) -> KnowledgeMapConfig:
         """Return the configuration of a new map for the table."""
-        return KnowledgeMapConfig.for_table(self.table, entity_position=self.entity_position)
+        table, position = self.knowledge.source[:2]
+        return KnowledgeMapConfig.for_table(table, entity_position=position)
 
     def learn(self, train: Dataset) -> dict[str, Any]:
         """Choose the LM head, and count the entities that the table lacks.
@@ -76,7 +70,7 @@ class Objective:
         ids = {name for column in ("head_id", "tail_id") for name in train.unique(column) if name}
         if not ids:
             raise ValueError("no record has the id of an entity; choose a corpus with linked mentions, such as fewrel")
-        missing = self.table.check_known(sorted(ids))
+        missing = self.knowledge.table.check_known(sorted(ids))
         print(f"entities: {len(ids)} in the training records, {missing} of which the table lacks")
         return {"lm_head": self.lm_head}
 
@@ -86,18 +80,18 @@ class Objective:
         Raises:
             ValueError: it was trained with another.
         """
+        sha256 = self.knowledge.table.sha256
         for values in config.adapters.values():
-            if values.get("knowledge_sha256") not in (None, self.table_sha256):
+            if values.get("knowledge_sha256") not in (None, sha256):
                 raise ValueError(
                     f"the map was trained with entity embeddings of sha256 {values['knowledge_sha256'][:12]}, and "
-                    f"these have {self.table_sha256[:12]}; give the --entity_embeddings that it was trained with"
+                    f"these have {sha256[:12]}; give the --entity_embeddings that it was trained with"
                 )
 
     def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
         """Put entities before mentions and mask these: three examples of each sentence that fits."""
         pairs = list(zip(rows["head_id"], rows["tail_id"], strict=True))
-        ids = sorted({name for pair in pairs for name in pair if name})
-        row_of = dict(zip(ids, self.table.rows(ids).tolist(), strict=True)) if ids else {}
+        row_of = self.knowledge.rows_of(name for pair in pairs for name in pair)
         links = [
             [
                 (span["start"], span["end"], name if row_of.get(name, -1) >= 0 else None)
@@ -105,9 +99,8 @@ class Objective:
             ]
             for *spans, pair in zip(rows["head"], rows["tail"], pairs, strict=True)
         ]
-        source = KnowledgeSource(self.table, self.entity_position)
         examples: dict[str, list] = {name: [] for name in ("record", *self.padding, "truncated")}
-        for record, text in enumerate(insert_entities(self.tokenizer, rows["text"], links, source)):
+        for record, text in enumerate(insert_entities(self.tokenizer, rows["text"], links, self.knowledge.source)):
             if text.slots and len(text.input_ids) <= self.max_length:
                 for example in self._masked(text, row_of):
                     for name, value in {"record": record, **example, "truncated": False}.items():
@@ -130,17 +123,14 @@ class Objective:
                         "input_ids": ids,
                         "positions": positions,
                         "labels": [text.input_ids[position] for position in positions],
-                        "knowledge_slots": [position for position, _ in text.slots],
-                        "knowledge_rows": [row_of[str(link.id)] for _, link in text.slots],
+                        **columns_of(text, row_of),
                     }
                 )
         return examples
 
-    def complete(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Look up the entities of a batch: (batch, slots) rows of the table become (batch, slots, dimension)."""
-        rows = batch.pop("knowledge_rows")
-        vectors = self.table.embeddings[rows.clamp(min=0)].float()
-        return {**batch, "knowledge_embeds": vectors.masked_fill((rows < 0)[..., None], 0.0)}
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Look up the entities of a batch."""
+        return self.knowledge.complete(batch)
 
     def measure(self, predictions: np.ndarray, labels: np.ndarray, evaluated: Dataset) -> dict[str, float]:
         """Return the share of the masked tokens that are filled in as they were."""

@@ -31,7 +31,7 @@ class TypingTask(MentionTask):
     tag = "text-classification"
     metric, headline = "entity_typing", "micro_f1"
     id_columns: ClassVar[tuple[str, ...]] = ("entity_id",)
-    order: ClassVar[tuple[str, ...]] = ()  # labels that come first, in this order
+    order: tuple[str, ...] = ()  # labels that come first, in this order
     at_least_one: ClassVar[bool] = False  # whether the likeliest type is predicted if none is likely
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:

@@ -73,9 +73,11 @@ class Task(MentionTask):
         Raises:
             ValueError: none is left.
         """
-        self._learn_words(rows)
-        ids = [self._id(row) for row in rows]
-        reasons = [self._reason(row, id) for row, id in zip(rows, ids, strict=True)] if labelled else [""] * len(rows)
+        subjects, templates, answers = (rows[name][:] for name in ("subject", "template", "answers"))
+        self._learn_words(answers)
+        ids = [subject if self.aliases is None else self.aliases.get(subject, "") for subject in subjects]
+        read = zip(subjects, templates, ids, answers, strict=True)
+        reasons = [self._reason(*question) if labelled else "" for question in read]
         counts = Counter(reasons)
         if labelled and not counts[""]:
             raise ValueError(self._nothing_left(rows, counts))
@@ -94,15 +96,11 @@ class Task(MentionTask):
             "answer": "have no answer that is a single token",
         }
 
-    def _id(self, row: dict[str, Any]) -> str:
-        """Return the id of a question's subject, "" if it has none."""
-        return row["subject"] if self.aliases is None else self.aliases.get(row["subject"], "")
-
-    def _reason(self, row: dict[str, Any], id: str) -> str:
+    def _reason(self, subject: str, template: str, id: str, answers: list[str]) -> str:
         """Return why a question is left out, "" if it is asked."""
-        if not _has_subject(row):
+        if not _has_subject(subject, template):
             return "subject"
-        return "id" if not id else "answer" if self._label(row["answers"]) is None else ""
+        return "id" if not id else "answer" if self._label(answers) is None else ""
 
     def _nothing_left(self, rows: Dataset, counts: Counter[str]) -> str:
         if counts["subject"] == len(rows):
@@ -119,9 +117,9 @@ class Task(MentionTask):
         left_out = ", ".join(f"{counts[name]} {words}" for name, words in self._words().items() if counts[name])
         return f"no question is left: of {len(rows)}, {left_out}; {remedy[reason]}"
 
-    def _learn_words(self, rows: Dataset) -> None:
+    def _learn_words(self, answers: list[list[str]]) -> None:
         """Learn which answers are a single token, as they are spelled in the vocabulary."""
-        spelled = {self._spelled(answer) for answers in rows["answers"] for answer in answers} - self.words.keys()
+        spelled = {self._spelled(answer) for own in answers for answer in own} - self.words.keys()
         if self.lower_cases:  # such a tokenizer may also take off accents; as published, they count
             spelled &= self.tokenizer.get_vocab().keys()
         self.words |= Prompter(self.tokenizer).single_tokens(sorted(spelled))
@@ -159,7 +157,7 @@ class Task(MentionTask):
         records = [
             dict(zip(names, values, strict=True)) for values in zip(*(rows[name] for name in names), strict=True)
         ]
-        numbers = [number for number, row in enumerate(records) if _has_subject(row)]
+        numbers = [number for number, row in enumerate(records) if _has_subject(row["subject"], row["template"])]
         asked = [_question(records[number]) for number in numbers]
         texts = [f"{text} {self.tokenizer.mask_token}" for text, _ in asked]
         marked = marked_tokens(self.tokenizer, texts, [[span] for _, span in asked], [MARKER])
@@ -206,7 +204,9 @@ class Task(MentionTask):
         if self.closed is not None:
             return [self._chosen(logits, relation) for logits, relation in zip(decided, rows["relation"], strict=True)]
         answered, known = [], {token: name for name, token in self.words.items()}
-        for tokens, scores in zip(decided[:, :SHOWN].astype(int), decided[:, SHOWN:].round(6), strict=True):
+        for tokens, scores in zip(
+            decided[:, :SHOWN].astype(int), decided[:, SHOWN:].astype(float).round(6), strict=True
+        ):
             texts = [known.get(token) or str(self.tokenizer.decode([token])).strip() for token in tokens.tolist()]
             scored = dict(
                 zip(reversed(texts), reversed(scores.tolist()), strict=True)
@@ -227,8 +227,8 @@ class Task(MentionTask):
         return [self._label(answers) or "" for answers in rows["answers"]]
 
 
-def _has_subject(row: dict[str, Any]) -> bool:
-    return bool(row["subject"]) and row["template"].count(SUBJECT) == 1
+def _has_subject(subject: str, template: str) -> bool:
+    return bool(subject) and template.count(SUBJECT) == 1
 
 
 def _question(row: dict[str, Any]) -> tuple[str, tuple[int, int]]:
