@@ -87,7 +87,7 @@ class IdIndex(NamedTuple):
 
         It is a loop, since for a thousand ids waking PyTorch's threads takes longer than all the rest.
         """
-        text, offsets, buckets, rows = (memoryview(tensor.numpy()) for tensor in self)
+        text, offsets, buckets, rows = (tensor.numpy().data for tensor in self)
         found = [-1] * len(keys)
         for number, key in enumerate(keys):
             bucket = _bucket_of(key, len(rows))
