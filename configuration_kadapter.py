@@ -337,11 +337,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-<<<<<<< HEAD
-RELEASE = "0b75c1dc82e2e488"
-=======
-RELEASE = "0b75c1dc82e2e488"
->>>>>>> h3
+RELEASE = "199248056e6ebf71"
 FUSIONS = ("add", "concat", "gated", "gated_token", "delta")
 WITHOUT_WEIGHTS = ("add", "delta")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")
