@@ -337,8 +337,8 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "a718ccd3fc48f7da"
-FUSIONS = ("add", "concat", "gated", "delta")
+RELEASE = "199248056e6ebf71"
+FUSIONS = ("add", "concat", "gated", "gated_token", "delta")
 WITHOUT_WEIGHTS = ("add", "delta")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")
 LM_HEADS = ("backbone", "transform", "linear")
@@ -392,8 +392,9 @@ class KAdapterConfig(PreTrainedConfig):
         adapters: for each adapter its `KnowledgeAdapterConfig` as a plain dict; `adapter_config(name)` is typed.
         active_adapters: names of the adapters in use; None for all.
         fusion: "add" (backbone + sum of adapters, no parameters), "concat" (learned, as in the official code),
-            "gated" (learned, starting from the plain backbone) or "delta" (backbone + sum of what the adapters add to
-            the states that they tap, no parameters, starting from the plain backbone).
+            "gated" (learned, starting from the plain backbone), "gated_token" (the same with gates that each token
+            opens for itself) or "delta" (backbone + sum of what the adapters add to the states that they tap, no
+            parameters, starting from the plain backbone).
         inner_projections: whether each adapter has a frozen projection of its own within "concat", as in the official
             CosmosQA model.
         classifier_dropout: dropout in heads.

@@ -68,7 +68,7 @@ class IdIndex(NamedTuple):
         if len(ids) == 0:
             raise ValueError("there are no ids; give the id of each row of the embeddings")
         keys = [_key(name, row) for row, name in enumerate(ids)]
-        bucket_of = _buckets_of(keys, len(keys))
+        bucket_of = torch.tensor([_bucket_of(key, len(keys)) for key in keys])
         index = cls(
             torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8),
             _offsets(torch.tensor([len(key) for key in keys])),
@@ -83,27 +83,19 @@ class IdIndex(NamedTuple):
         return index
 
     def find(self, keys: Sequence[bytes]) -> Tensor:
-        """Return the rows (n,) of ids in UTF-8, -1 where there is none."""
-        bucket_of, asked = _buckets_of(keys, len(self.rows)), _Strings.of(keys)
-        begin = self.buckets[bucket_of].long()
-        candidates = self.buckets[bucket_of + 1] - begin  # (n,) how many; about one
-        which, inside = _spread(candidates)
-        row = self.rows[begin[which] + inside].long()
-        equal = self._equal(row, asked, which)
-        rows = torch.full_like(begin, -1)
-        rows[which[equal]] = row[equal]
-        return rows
+        """Return the rows (n,) of ids in UTF-8, -1 where there is none.
 
-    def _equal(self, row: Tensor, asked: _Strings, which: Tensor) -> Tensor:
-        """Return whether the ids of rows are those that are asked for, byte by byte."""
-        begin, length = self.id_offsets[row], asked.lengths[which]
-        equal = self.id_offsets[row + 1] - begin == length
-        number, inside = _spread(length[equal])
-        stored = self.id_bytes[begin[equal][number] + inside]
-        other = stored != asked.text[asked.begin[which[equal]][number] + inside]
-        differing = torch.zeros(int(equal.sum()), dtype=torch.int64).index_add_(0, number, other.long())
-        equal[equal.clone()] = differing == 0
-        return equal
+        It is a loop, since for a thousand ids waking PyTorch's threads takes longer than all the rest.
+        """
+        text, offsets, buckets, rows = (tensor.numpy().data for tensor in self)
+        found = [-1] * len(keys)
+        for number, key in enumerate(keys):
+            bucket = _bucket_of(key, len(rows))
+            for row in rows[buckets[bucket] : buckets[bucket + 1]]:  # one or two
+                if text[offsets[row] : offsets[row + 1]] == key:
+                    found[number] = row
+                    break
+        return torch.tensor(found, dtype=torch.int64)
 
     def names(self) -> Iterator[str]:
         """Yield the ids of all rows in their order."""
@@ -124,20 +116,6 @@ class IdIndex(NamedTuple):
         return bool(ascending and self.rows.min() >= 0 and self.rows.max() < rows)
 
 
-class _Strings(NamedTuple):
-    """Byte strings, one after the other."""
-
-    text: Tensor
-    lengths: Tensor  # (n,)
-    begin: Tensor  # (n,)
-
-    @classmethod
-    def of(cls, keys: Sequence[bytes]) -> _Strings:
-        lengths = torch.tensor([len(key) for key in keys], dtype=torch.int64)
-        text = torch.frombuffer(bytearray(b"".join(keys) or b" "), dtype=torch.uint8)
-        return cls(text, lengths, lengths.cumsum(0) - lengths)
-
-
 def _key(name: Any, number: int) -> bytes:
     """Return an id, of which `number` says the position in its list, as it is stored: composed (NFC), as UTF-8."""
     if not isinstance(name, str):
@@ -150,14 +128,8 @@ def _key(name: Any, number: int) -> bytes:
         raise ValueError(f"id {name!r}, number {number}, holds half a surrogate pair; repair the text") from error
 
 
-def _buckets_of(keys: Sequence[bytes], number: int) -> Tensor:
-    return torch.tensor([zlib.crc32(key) for key in keys], dtype=torch.int64) % number
-
-
-def _spread(lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for runs of these lengths (n,) the run of each element and its position in it (sum of lengths,)."""
-    which = torch.arange(len(lengths)).repeat_interleave(lengths)
-    return which, torch.arange(len(which)) - (lengths.cumsum(0) - lengths)[which]
+def _bucket_of(key: bytes, number: int) -> int:
+    return zlib.crc32(key) % number
 
 
 def _offsets(lengths: Tensor) -> Tensor:
@@ -174,7 +146,7 @@ class EntityEmbeddings:
         origin: how the vectors were made, for the card: names and values that JSON can hold.
 
     Attributes:
-        embeddings: the vectors (E, D); of a table that was read they are mapped from its file.
+        embeddings: the vectors (E, D) in memory of the CPU; of a table that was read they are mapped from its file.
         name_or_path, revision: where the table was read, and its commit on the Hub; None if it was not.
 
     Raises:
@@ -194,8 +166,9 @@ class EntityEmbeddings:
             raise TypeError(
                 f"the embeddings are of type {type(embeddings).__name__}; give a tensor (entities, dimension)"
             )
-        self.embeddings, self.knowledge_base, self.origin = embeddings.detach(), knowledge_base, dict(origin or {})
-        _check_shape(self.embeddings)
+        _check_shape(embeddings)
+        self.embeddings = embeddings.detach().cpu().contiguous()
+        self.knowledge_base, self.origin = knowledge_base, dict(origin or {})
         if len(ids) != len(embeddings):
             raise ValueError(f"there are {len(ids)} ids for {len(embeddings)} rows; give an id for each row")
         self.index = IdIndex.of(ids)
@@ -245,10 +218,15 @@ class EntityEmbeddings:
         return self.rows(ids) >= 0
 
     def lookup(self, ids: Sequence[str]) -> Tensor:
-        """Return the vectors of ids (n, D), zero for those that the table lacks. Errors are those of `rows`."""
-        rows = self.rows(ids)
-        vectors = self.embeddings[rows.clamp(min=0)]  # (n, D), a copy
-        vectors[rows < 0] = 0
+        """Return the vectors of ids (n, D), zero for those that the table lacks. Errors are those of `rows`.
+
+        They are copied by NumPy, as bytes, for the same reason that `IdIndex.find` is a loop.
+        """
+        rows = self.rows(ids).numpy()
+        vectors = self.embeddings.new_empty(len(rows), self.dimension)
+        stored, copied = (tensor.view(torch.uint8).numpy() for tensor in (self.embeddings, vectors))
+        copied[:] = stored[rows]
+        copied[rows < 0] = 0
         return vectors
 
     def check_known(self, ids: Collection[str]) -> int:
@@ -332,7 +310,7 @@ class EntityEmbeddings:
         return fingerprint_of((name, digest_of_tensor(name, tensor)) for name, tensor in self._tensors().items())
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {"embeddings": self.embeddings.cpu().contiguous(), **self.index._asdict()}
+        return {"embeddings": self.embeddings, **self.index._asdict()}
 
     def save_pretrained(self, directory: str | os.PathLike, **kwargs: Any) -> None:
         """Write the table and its card to a directory, at once; of equal tables the files have equal bytes.

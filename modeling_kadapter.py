@@ -484,9 +484,37 @@ class Gate(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
         self.dense = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, normed: Tensor) -> Tensor:
+        """Map A, and R after its layer norm, both (..., hidden), to what is added to the latter."""
         states = F.layer_norm(states.to(self.dense.weight.dtype), states.shape[-1:])
-        return self.gate * self.dense(states)
+        return self.openness(normed) * self.dense(states)
+
+    def openness(self, normed: Tensor) -> Tensor:
+        """Return the gate, which is the same for all tokens of R."""
+        return self.gate
+
+    def mean_square(self) -> Tensor:
+        """Return the mean square of the gate."""
+        return self.gate.square()
+
+
+class TokenGate(Gate):
+    """A gate that each token opens for itself: gate + the mean over all channels of weight * layer norm of R.
+
+    As a mean it opens no more quickly than the scalar alone, beside which it starts: shut.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size)
+        self.weight = nn.Parameter(torch.zeros(hidden_size))
+
+    def openness(self, normed: Tensor) -> Tensor:
+        """Return the gates of all tokens (..., 1)."""
+        return self.gate + (self.weight * normed).mean(dim=-1, keepdim=True)
+
+    def mean_square(self) -> Tensor:
+        """Return the mean square of the gates, for which the layer-normed R is taken to be white."""
+        return self.gate.square() + self.weight.square().sum() / len(self.weight) ** 2
 
 
 class GatedFusion(AddFusion):
@@ -496,16 +524,18 @@ class GatedFusion(AddFusion):
     that does not help stays out.
     """
 
+    gate_class = Gate
+
     def __init__(self, names: Sequence[str], hidden_size: int) -> None:
         super().__init__(names, hidden_size)
         self.layer_norm = nn.LayerNorm(hidden_size)
-        self.sources = nn.ModuleDict({name: Gate(hidden_size) for name in names})
+        self.sources = nn.ModuleDict({name: self.gate_class(hidden_size) for name in names})
 
     def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
         """Fuse R and the active adapters' outputs, all (..., hidden)."""
-        fused = self.layer_norm(backbone.to(self.layer_norm.weight))
+        fused = normed = self.layer_norm(backbone.to(self.layer_norm.weight))
         for name, states in adapters.items():
-            fused = fused + self.sources[name](states.to(fused.device))
+            fused = fused + self.sources[name](states.to(fused.device), normed)
         return fused
 
     def keep(self, old: Any) -> bool:
@@ -526,15 +556,21 @@ class GatedFusion(AddFusion):
         for name, gate in self.sources.items():
             weight, bias = gate.dense.weight.detach().double(), gate.dense.bias.detach().double()
             square = (weight.square().sum() + bias.square().sum()) / len(bias)
-            sizes[name] = float(gate.gate.detach().double().abs() * square.sqrt())
+            sizes[name] = float((gate.mean_square().detach().double() * square).sqrt())
         return sizes
+
+
+class TokenGatedFusion(GatedFusion):
+    """As "gated", with gates that each token opens for itself."""
+
+    gate_class = TokenGate
 
 
 def new_fusion(config: KAdapterConfig, names: Sequence[str]) -> AddFusion:
     """Return a new fusion, as the configuration says, for adapters of these names."""
     if config.fusion == "concat":
         return ConcatFusion(names, config.hidden_size, config.inner_projections)
-    fusions = {"add": AddFusion, "delta": DeltaFusion, "gated": GatedFusion}
+    fusions = {"add": AddFusion, "delta": DeltaFusion, "gated": GatedFusion, "gated_token": TokenGatedFusion}
     return fusions[config.fusion](names, config.hidden_size)
 
 

@@ -6,6 +6,7 @@ A random table is first written to a temporary folder, as kadapter keeps it and 
 reads it: a .npy file, and a text file of ids and rows, which becomes a dictionary. "first" is a user's first opening,
 with an empty HF_HOME, when all of the table is hashed; what is found is remembered. All files are in the page cache,
 and ids are drawn anew for every look-up. Memory is what a process has beyond what it had before it opened the table.
+With 5 million rows 5.3 GB are written, and a round takes two to four minutes, nearly all of it for the dictionary.
 """
 
 from __future__ import annotations

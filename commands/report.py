@@ -19,6 +19,10 @@ References = Annotated[
         show_default="backbone, taps, random",
     ),
 ]
+Only = Annotated[
+    Path | None,
+    typer.Option(help="File of the ids of examples, one in each line, to which the report is restricted."),
+]
 Resamples = Annotated[int, typer.Option(min=1, help="Number of resamples of the paired bootstrap.")]
 Confidence = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the resampling.")]
@@ -28,6 +32,7 @@ def run(
     runs: Runs,
     output_dir: ReportDir = Path("report"),
     reference: References = None,
+    only: Only = None,
     resamples: Resamples = 2000,
     confidence: Confidence = 0.95,
     seed: Seed = 0,
@@ -42,4 +47,4 @@ def run(
     from ..reports.comparison import Resampling  # metrics and matplotlib take seconds to import
     from ..reports.report import report as report_on
 
-    report_on(runs, output_dir, reference, Resampling(resamples, seed, confidence), log=typer.echo)
+    report_on(runs, output_dir, reference, Resampling(resamples, seed, confidence), only, log=typer.echo)

@@ -92,7 +92,9 @@ def rows(fac: Path, lin: Path) -> Iterator[tuple[str, list]]:
     controls = {"backbone": ["none"], "taps": ["taps", "--layers", *layers], "random": ["random", fac, lin]}
     trained = {"fac": [fac], "lin": [lin], "fac+lin": [fac, lin]}
     mixed = {"fac+lin+random": [fac, lin, "random", fac]}
-    for fusion, named in (("concat", controls | trained), ("gated", controls | trained | mixed)):
+    good = {name: trained[name] for name in ("fac", "fac+lin")}
+    table = {"concat": controls | trained, "gated": controls | trained | mixed, "gated_token": good | mixed}
+    for fusion, named in table.items():
         for name, adapters in named.items():
             yield f"{name}.{fusion}", ["--fusion", fusion, "--adapters", *adapters]
 

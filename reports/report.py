@@ -16,7 +16,7 @@ from rich.table import Table as Drawn
 
 from .chart import draw
 from .comparison import Cell, Column, Interval, Resampling, Row, Table, label, tabulate
-from .runs import find_runs
+from .runs import find_runs, restricted
 
 __all__ = ["REFERENCES", "report", "text_of"]
 
@@ -30,6 +30,7 @@ def report(
     output_dir: Path,
     references: Sequence[str] | None = None,
     resampling: Resampling | None = None,
+    only: Path | None = None,
     log: Callable[[str], None] = print,
 ) -> Table:
     """Read runs, print their results table, and write it as report.md, report.csv, report.png and report.svg.
@@ -39,14 +40,17 @@ def report(
         output_dir: directory of the files; those of an earlier report are replaced.
         references: names of the rows that all others are compared with; by default backbone, taps and random.
         resampling: settings of the bootstrap.
+        only: file of the ids of examples, one in each line, to which the report is restricted; by default all.
         log: function that prints a text.
 
     Raises:
-        OSError: a directory is missing or holds no runs, or can't be written.
-        ValueError: a run is damaged, runs can't be compared, or there is no row of a reference's name.
+        OSError: a directory or a file is missing, holds no runs, or can't be written.
+        ValueError: a run is damaged or has none of the examples, runs can't be compared, or there is no row of a
+            reference's name.
     """
     resampling = resampling or Resampling()
-    table = tabulate(find_runs(directories), references or REFERENCES, resampling)
+    runs = find_runs(directories) if only is None else restricted(find_runs(directories), only)
+    table = tabulate(runs, references or REFERENCES, resampling)
     rows = _rows(table)
     if unknown := set(references or ()) - {row.name for row in rows}:
         names = ", ".join(dict.fromkeys(row.name for row in rows))

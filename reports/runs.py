@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,16 @@ import numpy as np
 
 from .. import metrics
 
-__all__ = ["DESCRIPTION", "PREDICTIONS", "RESULTS", "Run", "find_runs", "pool_folds", "read_description"]
+__all__ = [
+    "DESCRIPTION",
+    "PREDICTIONS",
+    "RESULTS",
+    "Run",
+    "find_runs",
+    "pool_folds",
+    "read_description",
+    "restricted",
+]
 
 DESCRIPTION, PREDICTIONS, RESULTS = "run.json", "predictions.jsonl", "all_results.json"
 NUMBER = (int, float)
@@ -134,6 +143,28 @@ def read_run(directory: Path) -> Run:
             "come from different runs; evaluate again with --do_eval"
         )
     return run
+
+
+def restricted(runs: Iterable[Run], only: Path) -> list[Run]:
+    """Return the runs with those of their examples alone whose ids a file names, one in each line.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it names no example of a run.
+    """
+    if not only.is_file():
+        raise OSError(f"there is no file {str(only)!r}; name a file of the ids of examples, one in each line")
+    ids = set(only.read_text(encoding="utf-8").splitlines())
+    kept = []
+    for run in runs:
+        examples = {name: answers for name, answers in run.examples.items() if name in ids}
+        if not examples:
+            raise ValueError(
+                f"{str(only)!r} names none of the examples of {run.directory}, such as {min(run.examples)!r}; ids are "
+                f"those in {PREDICTIONS}, one in each line"
+            )
+        kept.append(replace(run, examples=examples))
+    return kept
 
 
 def pool_folds(runs: Iterable[Run]) -> list[Run]:

@@ -63,6 +63,20 @@ def test_looking_up_nothing_gives_no_vectors():
     assert table().lookup([]).shape == (0, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_vectors_are_looked_up_to_the_bit_in_their_type_however_they_lie_in_memory(dtype):
+    transposed = vectors(4, 6, dtype).T
+    assert not transposed.is_contiguous()
+    held = table(embeddings=transposed)
+    before = transposed.clone()
+    given = held.lookup(["Zoë", "Q3", "Q90"])
+    assert given.dtype == dtype and torch.equal(
+        given, torch.stack([before[5], torch.zeros_like(before[0]), before[0]])
+    )
+    given.fill_(7.0)  # a copy
+    assert torch.equal(held.embeddings, before)
+
+
 def test_an_id_is_the_same_in_composed_and_decomposed_unicode():
     decomposed = unicodedata.normalize("NFD", "Zoë")
     assert decomposed != "Zoë" and decomposed in table()

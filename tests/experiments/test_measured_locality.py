@@ -62,7 +62,7 @@ def test_one_command_measures_all_fusions_and_adapters(locality, ground, tmp_pat
     done = command(locality, ground, tmp_path)
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "locality.json").read_text(encoding="utf-8"))["results"]
-    assert list(results) == ["add", "concat", "gated", "delta"]
+    assert list(results) == ["add", "concat", "gated", "gated_token", "delta"]
     rows = ["new adapter", "new adapter of zeros", "fac", "lin", "fac + lin"]
     assert all(list(by_row) == rows for by_row in results.values())
     for run in results["delta"]["new adapter of zeros"]:
@@ -73,13 +73,13 @@ def test_one_command_measures_all_fusions_and_adapters(locality, ground, tmp_pat
     assert results["delta"]["fac"][0] == results["delta"]["fac"][1]  # nothing there depends on the seed
     assert results["concat"]["fac"][0] != results["concat"]["fac"][1]
     table = (tmp_path / "locality.md").read_text(encoding="utf-8").splitlines()
-    assert len(table) == 2 + 4 * 5 and table[0].split(" | ")[2:] == ["neighbours", "rank", "moved", "probe", "lost |"]
+    assert len(table) == 2 + 5 * 5 and table[0].split(" | ")[2:] == ["neighbours", "rank", "moved", "probe", "lost |"]
 
 
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--fusion", "deltas"], "--fusion deltas is none of add, concat, gated, delta"),
+        (["--fusion", "deltas"], "--fusion deltas is none of add, concat, gated, gated_token, delta"),
         (["--neighbours", "20"], "--neighbours 20 needs more than the 20 texts there are"),
         (["--split", "tests"], "has no split 'tests', only train, validation"),
     ],

@@ -10,20 +10,23 @@ from transformers import AutoModel
 
 from kadapter import KAdapterConfig, KAdapterForSequenceClassification, KAdapterModel, KnowledgeAdapterConfig
 
+GATED = ["gated", "gated_token"]
 
-def gated(*names, **kwargs):
+
+def gated(*names, fusion="gated", **kwargs):
     adapters = {name: small_adapter() for name in names}
-    return KAdapterModel.from_backbone(tiny_backbone(), adapters=adapters, fusion="gated", **kwargs).eval()
+    return KAdapterModel.from_backbone(tiny_backbone(), adapters=adapters, fusion=fusion, **kwargs).eval()
 
 
-def test_gated_fusion_starts_as_the_plain_backbone_whatever_the_adapters():
-    model = gated("fac", "lin")
+@pytest.mark.parametrize("fusion", GATED)
+def test_gated_fusion_starts_as_the_plain_backbone_whatever_the_adapters(fusion):
+    model = gated("fac", "lin", fusion=fusion)
     shake(model.adapters, std=3.0)
     with torch.no_grad():
         found = model(**batch())
     assert torch.equal(found.last_hidden_state, F.layer_norm(found.backbone_hidden_state, (32,)))
     assert model.fusion.gates() == {"fac": 0.0, "lin": 0.0}
-    assert torch.equal(output(gated()), found.last_hidden_state)  # without any adapter
+    assert torch.equal(output(gated(fusion=fusion)), found.last_hidden_state)  # without any adapter
 
 
 def test_gated_fusion_adds_what_each_gate_lets_through():
@@ -37,8 +40,33 @@ def test_gated_fusion_adds_what_each_gate_lets_through():
     torch.testing.assert_close(found.last_hidden_state, expected)
 
 
-def test_a_third_adapter_behind_a_shut_gate_changes_no_bit():
-    model = shake(gated("fac", "lin"))
+def test_a_gate_is_opened_by_each_token_for_itself():
+    model = gated("fac", fusion="gated_token")
+    gate = model.fusion.sources["fac"]
+    with torch.no_grad():
+        gate.gate.fill_(0.25)
+        gate.weight[3] = 32.0  # the mean over 32 channels is then channel 3
+        found = model(**batch())
+        normed = F.layer_norm(found.backbone_hidden_state, (32,))
+        added = gate.dense(F.layer_norm(found.adapter_hidden_states["fac"], (32,)))
+    torch.testing.assert_close(found.last_hidden_state, normed + (0.25 + normed[..., 3:4]) * added)
+
+
+def test_a_gate_of_tokens_without_weights_is_the_scalar_and_learns_beside_it():
+    model, scalar = gated("fac", fusion="gated_token"), shake(gated("fac"))
+    model.adapters.load_state_dict(scalar.adapters.state_dict())
+    assert model.fusion.load_state_dict(scalar.fusion.state_dict(), strict=False).missing_keys == [
+        "sources.fac.weight"
+    ]
+    assert torch.equal(output(model), output(scalar))
+    model.train_adapter([])
+    model(**batch()).last_hidden_state.square().sum().backward()
+    assert all(one.grad.abs().sum() > 0 for one in model.fusion.sources["fac"].parameters())
+
+
+@pytest.mark.parametrize("fusion", GATED)
+def test_a_third_adapter_behind_a_shut_gate_changes_no_bit(fusion):
+    model = shake(gated("fac", "lin", fusion=fusion))
     before, gates = output(model), model.fusion.gates()
     model.add_adapter("random", small_adapter(projection_initializer_range=None))
     assert torch.equal(output(model), before)
@@ -61,6 +89,15 @@ def test_a_gate_tells_the_root_mean_square_of_what_white_states_would_add():
     with torch.no_grad():
         added = one.gate * one.dense(white)
     assert added.square().mean().sqrt().item() == pytest.approx(fusion.gates()["fac"], rel=1e-2)
+
+
+def test_a_gate_of_tokens_tells_its_root_mean_square_over_white_states():
+    fusion = gated("fac", fusion="gated_token").fusion
+    gate = shake(fusion.sources["fac"], std=1.0)
+    states, normed = torch.randn(2, 200_000, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        added = gate(states, normed)
+    assert added.square().mean().sqrt().item() == pytest.approx(fusion.gates()["fac"], rel=2e-2)
 
 
 def test_a_gate_opens_for_the_adapter_that_helps_and_is_told_by_its_size():
@@ -94,7 +131,7 @@ def test_adapters_are_chosen_and_disabled_under_gated_fusion():
     assert torch.equal(output(model), both) and not torch.equal(alone, both)
 
 
-@pytest.mark.parametrize("fusion", ["gated", "concat"])
+@pytest.mark.parametrize("fusion", [*GATED, "concat"])
 def test_a_learned_fusion_is_saved_with_its_model_and_comes_back(fusion, tmp_path):
     model = make_model(save_backbone(tmp_path / "backbone"), "fac", "lin", fusion=fusion, inner_projections=True)
     model.save_pretrained(tmp_path / "out")

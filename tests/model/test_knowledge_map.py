@@ -184,7 +184,7 @@ def test_a_map_and_two_adapters_load_in_any_order_and_each_alone_is_what_it_was(
     assert torch.equal(fac(**batch()).adapter_hidden_states["fac"], plain(**batch()).adapter_hidden_states["fac"])
 
 
-@pytest.mark.parametrize("fusion", ["add", "concat", "gated", "delta"])
+@pytest.mark.parametrize("fusion", ["add", "concat", "gated", "gated_token", "delta"])
 def test_no_fusion_takes_a_map_for_a_feature(tmp_path, fusion):
     model = KAdapterModel.from_backbone(tiny_backbone(), fusion=fusion)
     model.add_adapter("wikidata", map_config())

@@ -85,7 +85,7 @@ def states_of(model, inputs):
 # ---- states -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fusion", ["add", "concat", "gated", "delta"])
+@pytest.mark.parametrize("fusion", ["add", "concat", "gated", "gated_token", "delta"])
 @pytest.mark.parametrize("name", HEADS)
 def test_what_was_read_before_gives_to_the_bit_what_the_inputs_give(name, fusion):
     model, inputs, rest = made(name, fusion)

@@ -277,6 +277,20 @@ def test_reference_rows_can_be_chosen(runs, tmp_path):
     )
 
 
+def test_a_report_on_some_examples_counts_these_alone_and_says_of_which_run_there_are_none(runs, tmp_path):
+    write_run(runs / "backbone", "rwww")
+    write_run(runs / "fac", "rrww", "fac")
+    only = tmp_path / "linked.txt"
+    only.write_text("e0\ne1\nelsewhere\n")
+    done = command(runs, "-o", tmp_path / "out", "--only", only)
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| backbone | 0.500 (1)" in text and "| fac      | 1.000 (1)" in text
+    only.write_text("elsewhere\n")
+    assert "names none of the examples of" in refusal(runs, "--only", only)
+    assert "there is no file" in refusal(runs, "--only", tmp_path / "absent.txt")
+
+
 def test_other_backbones_are_compared_with_their_own_references_alone(runs, tmp_path):
     write_run(runs / "1", "rr")
     write_run(runs / "2", "rw", "fac")

@@ -34,7 +34,7 @@ ROWS = {
     "fac+random_lin": ("fac", "random", "lin"),
     "fac+lin+random_fac": ("fac", "lin", "random", "fac"),
 }
-PARTS = {"concat": "projections", "gated": "sources"}  # of a fusion, one for each adapter
+PARTS = {"concat": "projections", "gated": "sources", "gated_token": "sources"}  # of a fusion, one for each adapter
 UNFROZEN = ("--freeze_backbone", "false", "--learning_rate", "1e-3")
 
 

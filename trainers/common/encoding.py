@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ... import data_builders
+from ...configuration_kadapter import KAdapterConfig
 from .arguments import CorpusArguments
 
 __all__ = [
+    "ExampleEncoder",
     "build_corpus",
     "check_record_type",
     "column",
@@ -28,6 +30,47 @@ __all__ = [
 ]
 
 HELD_OUT = ("validation", "test")
+
+
+class ExampleEncoder(Protocol):
+    """What objectives and tasks share: they turn records into examples, and know what a head must know.
+
+    Attributes:
+        record_type: type of corpus record, as data_builders name it.
+        model_class: head model that is trained.
+        padding: columns of an encoded example and their padding values, a float for columns of floats.
+        tokenizer: the tokenizer that encodes the records.
+    """
+
+    record_type: str
+    model_class: type
+    padding: dict[str, Any]
+    tokenizer: Any
+
+    def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None: ...
+
+    def learn(self, train: datasets.Dataset) -> dict[str, Any]:
+        """Learn from training records what the head must know, as fields of `KAdapterConfig`.
+
+        Raises:
+            ValueError: nothing can be learned from them.
+        """
+
+    def recall(self, config: KAdapterConfig) -> None:
+        """Take what `learn` returned from a trained model's configuration, to evaluate the model.
+
+        Raises:
+            ValueError: the model was trained for something else, or with other flags.
+        """
+
+    def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
+        """Encode a batch of records as examples, possibly fewer, with a column `truncated`.
+
+        An optional column `record` is the index in the batch of each example's record.
+
+        Raises:
+            ValueError: a record is malformed or has an unknown label; the message names it.
+        """
 
 
 def check_record_type(corpus: CorpusArguments, objective: Any) -> None:
@@ -133,7 +176,7 @@ def sample(dataset: datasets.Dataset, number: int | None) -> datasets.Dataset:
 def encode(
     split: str,
     records: datasets.Dataset,
-    objective: Any,
+    objective: ExampleEncoder,
     corpus: CorpusArguments,
     verbose: bool,
     source: str | None = None,
@@ -186,7 +229,12 @@ def encode(
 
 
 def encode_splits(
-    corpus: CorpusArguments, objective: Any, train: bool, evaluate: bool, verbose: bool, trained: bool = False
+    corpus: CorpusArguments,
+    objective: ExampleEncoder,
+    train: bool,
+    evaluate: bool,
+    verbose: bool,
+    trained: bool = False,
 ) -> tuple[dict[str, Any], dict[str, datasets.Dataset]]:
     """Build a corpus, and return what a new head must know and the encoded examples of "train" and "eval", as needed.
 
@@ -211,7 +259,7 @@ def column(examples: Any, name: str) -> np.ndarray:
     return np.asarray(examples.with_format("numpy")[name][:])
 
 
-def _cache_key(records: datasets.Dataset, objective: Any, training: bool, options: dict[str, bool]) -> str:
+def _cache_key(records: datasets.Dataset, objective: ExampleEncoder, training: bool, options: dict[str, bool]) -> str:
     plug_ins = Path(sys.modules[type(objective).__module__].__file__ or "").parent
     package = Path(__file__).resolve().parents[2]
     shared = [Path(__file__), Path(__file__).with_name("masking.py")]

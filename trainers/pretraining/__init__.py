@@ -10,19 +10,16 @@ from typing import Any, Protocol
 from datasets import Dataset
 
 from ... import discovery
-from ...configuration_kadapter import KAdapterConfig
+from ..common.encoding import ExampleEncoder
 
 __all__ = ["Objective", "available", "check_backbone_dropout", "load"]
 
 
-class Objective(Protocol):
-    """The interface of every objective.
+class Objective(ExampleEncoder, Protocol):
+    """The interface of every objective, beyond what it shares with tasks.
 
     Attributes:
-        record_type: type of corpus record, as data_builders name it.
-        model_class: head model that is trained.
         metric: name of the result by which runs are compared.
-        padding: columns of an encoded example and their padding values.
 
     An objective may have more: `fusion`, the default under its head if that is not "concat"; `masking`, by which its
     encoded examples are masked anew in each epoch; `from_loss(loss)`, which returns results that follow from the loss;
@@ -30,25 +27,7 @@ class Objective(Protocol):
     padded batch what is looked up.
     """
 
-    record_type: str
-    model_class: type
     metric: str
-    padding: dict[str, int]
-
-    def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None: ...
-
-    def learn(self, train: Dataset) -> dict[str, Any]:
-        """Learn from training records what the head must know, as fields of `KAdapterConfig`."""
-
-    def recall(self, config: KAdapterConfig) -> None:
-        """Take what `learn` returned from a trained model's configuration, to evaluate the model.
-
-        Raises:
-            ValueError: the model was trained with other flags.
-        """
-
-    def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
-        """Encode a batch of records as examples, possibly fewer, with a column `truncated`."""
 
     def measure(self, predictions: Any, labels: Any, evaluated: Dataset) -> dict[str, float]:
         """Return results from the arg-max of the logits, the labels and the encoded examples."""

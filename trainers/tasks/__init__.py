@@ -13,45 +13,35 @@ from datasets import Dataset
 from torch import Tensor
 
 from ... import discovery
-from ...configuration_kadapter import KAdapterConfig
+from ..common.encoding import ExampleEncoder
 from ..common.knowledge import Knowledge
 
 __all__ = ["Task", "available", "load"]
 
 
-class Task(Protocol):
-    """The interface of every task.
+class Task(ExampleEncoder, Protocol):
+    """The interface of every task, beyond what it shares with objectives.
 
     Attributes:
-        record_type: type of corpus record, as data_builders name it.
         corpus: name of the default corpus.
-        model_class: head model.
         tag: the Hub's name for such tasks.
         metric: name of the module in metrics/; `headline` is its result by which runs are compared.
         reads_all_tokens: whether the head reads every token, so that its states are too many to keep.
-        padding: columns of an encoded example and their padding values, a float for columns of floats.
         settings: keyword arguments of the metric, plain values; known after `learn` or `recall`.
-        tokenizer: the tokenizer that encodes the records.
         id_columns: columns of the ids of mentions' entities, none for a task without linked mentions.
         ids_are_rows: whether ids of digits are rows of a table of entity embeddings.
         knowledge: the table of a knowledge map, and how its entities are put into texts; None without a map.
     """
 
-    record_type: str
     corpus: str
-    model_class: type
     tag: str
     metric: str
     headline: str
     reads_all_tokens: ClassVar[bool]
-    padding: dict[str, int | float]
     settings: dict[str, Any]
-    tokenizer: Any
     id_columns: ClassVar[tuple[str, ...]]
     ids_are_rows: ClassVar[bool]
     knowledge: Knowledge | None
-
-    def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None: ...
 
     def use(self, knowledge: Knowledge) -> None:
         """Put the entities of a table beside the mentions of all records that are encoded from now on."""
@@ -71,21 +61,11 @@ class Task(Protocol):
     def select(self, train: Dataset) -> Dataset:
         """Return the training records that the task's protocol uses."""
 
-    def learn(self, train: Dataset) -> dict[str, Any]:
-        """Learn from training records what the head must know, as fields of `KAdapterConfig`."""
-
-    def recall(self, config: KAdapterConfig) -> None:
-        """Take what `learn` returned from a trained model's configuration.
-
-        Raises:
-            ValueError: the model was trained for something else.
-        """
-
     def strata(self, rows: Dataset) -> list[str]:
         """Return the group of each record; every fraction of the training records has its share of each group."""
 
     def encode(self, rows: dict[str, list], training: bool = False, labelled: bool = True) -> dict[str, list]:
-        """Encode a batch of records as examples, with columns `record` (the index in the batch) and `truncated`.
+        """Encode a batch of records as examples, with the columns `record` and `truncated`.
 
         Records that do not fit are left out. Without `labelled` there is no column of labels.
 
