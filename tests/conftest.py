@@ -32,7 +32,7 @@ os.environ.update(
 
 
 def pytest_collection_finish() -> None:
-    """Let the collector leave alone what was imported: each pass over it takes a quarter of a second, a run has some."""
+    """Let the collector leave alone what was imported: a pass over it takes a quarter of a second, a run some."""
     gc.collect()
     gc.freeze()
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_model
-from tiny_runs import NO_DROPOUT, ROOT, flags, losses, run_command, same_tensors, sentences_read, tool, write_ground
+from processes import run_processes
+from tiny_runs import NO_DROPOUT, flags, losses, same_tensors, sentences_read, write_ground
 from transformers import AutoTokenizer
 
 from kadapter import KAdapterModel
@@ -151,8 +152,8 @@ def test_two_processes_equal_one(ground, tmp_path):
     given = [*NO_DROPOUT, "--learning_rate", "1e-3"]
     run_adapter.main(held_back(ground, "factual", tmp_path / "one", *given))
     halves = ["--per_device_train_batch_size", "4"]
-    command = [tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_adapter.py"]
-    printed = run_command([*command, *held_back(ground, "factual", tmp_path / "two", *given, *halves)])
+    two = held_back(ground, "factual", tmp_path / "two", *given, *halves)
+    printed = run_processes(run_adapter.main, two, tmp_path / "printed", number=2)
     assert printed.count("locality: 40 texts of conllu") == 1
     for read in (losses, logged):
         one, two = read(tmp_path / "one"), read(tmp_path / "two")
