@@ -8,16 +8,17 @@ from io import StringIO
 from statistics import mean
 
 import pytest
-from tiny_runs import ROOT, run_command, tokenizer_of, write_backbone
+from helpers import run_python
+from tiny_runs import ROOT, tokenizer_of, write_backbone
 
 from kadapter import KAdapterModel
 from kadapter.quickstart import __main__ as quickstart
 
 pytestmark = pytest.mark.slow
 
-ENVIRONMENT = {"COLUMNS": "100", "OMP_NUM_THREADS": "1"}  # the tests' processes share the cores
+ENVIRONMENT = {"COLUMNS": "100"}
 TASKS = {"relation micro-F1", "head UAS"}
-COMMAND = [sys.executable, "-P", "-m", "kadapter.quickstart"]
+AS_A_MODULE = "import runpy\nrunpy.run_module('kadapter.quickstart', run_name='__main__')"  # python -m
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,8 @@ def twice(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
     texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "quickstart" / "facts").glob("*.txt"))]
     backbone = write_backbone(folder / "backbone", tokenizer_of(texts, vocab_size=2000), longest=128)
-    command = [*COMMAND, "--backbone", backbone, "--output-dir", folder / "run", "--max-steps"]
-    first = run_command([*command, "3", "--seeds", "2"], **ENVIRONMENT)
+    given = ["--backbone", backbone, "--output-dir", folder / "run", "--max-steps", "3", "--seeds", "2"]
+    first = run_python(AS_A_MODULE, folder, *given, package=True, **ENVIRONMENT).stdout
     scores = json.loads((folder / "run" / "scores.json").read_text(encoding="utf-8"))
     picture = (folder / "run" / "scores.png").read_bytes()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as second:  # in this process, for time
@@ -65,5 +66,5 @@ def test_an_encoder_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
     given = ["--backbone", str(tmp_path / "none"), "--output-dir", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", ["quickstart", *given])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("kadapter.quickstart", run_name="__main__")  # as python -m does, in this process, for time
+        runpy.run_path(quickstart.__file__, run_name="__main__")  # as python -m does, in this process, for time
     assert ended.value.code.startswith("quickstart: ") and str(tmp_path / "none") in ended.value.code.splitlines()[-1]
