@@ -105,7 +105,7 @@ for name, (kind, auto, _) in torch.load("inputs.pt", weights_only=True)[1].items
     model = getattr(transformers, "AutoModelFor" + auto).from_pretrained(name)
     assert [type(model).__name__] == model.config.architectures == [kind], name
 """
-    assert run_python(code, folder, package=True).returncode == 0
+    assert run_python(code, folder, package=True, bare=True).returncode == 0
 
 
 def test_what_remote_code_saves_again_has_heads_for_the_auto_classes_though_it_never_read_them(folder):

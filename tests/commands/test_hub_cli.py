@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_tokenizer
+from helpers import run_python, tiny_tokenizer
 from official_cases import HEADS, SMALL, save_backbone, save_official, small_case, wrapped
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -20,8 +20,6 @@ from kadapter.commands import app
 IDS = torch.tensor([[0, 7, 9, 11, 2]])
 LAYERS = ("--layers", "0", "--layers", "2", "--layers", "4")
 LOAD_AS_A_STRANGER = """
-import sys
-sys.modules["kadapter"] = None
 import torch
 from transformers import AutoModel
 model = AutoModel.from_pretrained("org/kadapter-fac+lin", trust_remote_code=True)
@@ -70,7 +68,7 @@ def convert(backbone, file, *options: object):
 def test_a_composition_loads_by_its_literal_name_without_the_package(org):
     result = run("compose", "org/kadapter-fac", "org/kadapter-lin", "-o", "org/kadapter-fac+lin")
     assert result.exit_code == 0, result.output
-    subprocess.run([sys.executable, "-c", LOAD_AS_A_STRANGER], check=True)
+    run_python(LOAD_AS_A_STRANGER, org.parent)
     parts = KAdapterModel.from_pretrained(["org/kadapter-fac", "org/kadapter-lin"])
     assert torch.equal(torch.load("states.pt"), parts(IDS).last_hidden_state)
 

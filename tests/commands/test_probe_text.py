@@ -98,5 +98,5 @@ def test_a_text_that_is_too_long_is_refused(parts):
 )
 def test_what_can_not_be_asked_is_refused_at_once(parts, tmp_path, words, sentence):
     words = [parts / word if word in ("fac", "nowhere") else word for word in words]
-    done = run_python(ASK, tmp_path, "probe-text", *words, package=True)
+    done = run_python(ASK, tmp_path, "probe-text", *words, package=True, bare=True)
     assert sentence in done.stderr and done.stdout.splitlines() == ["code 1", "heavy []"]

@@ -36,14 +36,16 @@ REFUSED = {
 @pytest.mark.parametrize(("names", "reason"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_does_not_compose_is_refused_at_once(parts, tmp_path, names, reason):
     arguments = ["compose", *(parts / name for name in names), "-o", tmp_path / "out"]
-    done = run_python(ASK, tmp_path, *arguments, package=True)
+    done = run_python(ASK, tmp_path, *arguments, package=True, bare=True)
     assert reason in done.stderr and "Traceback" not in done.stderr
     assert done.stdout.splitlines() == ["code 1", "heavy []"]
     assert not (tmp_path / "out").exists()
 
 
 def test_used_directories_and_help_are_answered_at_once(parts, tmp_path):
-    used = run_python(ASK, tmp_path, "compose", parts / "fac", parts / "lin", "-o", parts / "other", package=True)
+    used = run_python(
+        ASK, tmp_path, "compose", parts / "fac", parts / "lin", "-o", parts / "other", package=True, bare=True
+    )
     assert "is in use already" in used.stderr and used.stdout.splitlines()[-1] == "heavy []"
-    shown = run_python(ASK, tmp_path, "compose", "--help", package=True)
+    shown = run_python(ASK, tmp_path, "compose", "--help", package=True, bare=True)
     assert "Compose adapters" in shown.stdout and shown.stdout.splitlines()[-1] == "heavy []"

@@ -86,6 +86,7 @@ def test_a_treebank_is_read_alike_whatever_its_line_ends_and_byte_order_mark(
     assert [row["heads"] for row in expected] == [[2, 0], [0]]
 
 
+@pytest.mark.slow
 def test_the_published_treebank_has_all_its_sentences_and_words(tmp_path: Path) -> None:
     folder = published("ud_english_ewt")
     built = load("conllu", folder, cache_dir=tmp_path)
@@ -207,6 +208,7 @@ def test_the_published_relation_corpora_are_complete(name: str, folder: str, exp
     assert all(all(map(str.strip, mentions(row))) for dataset in built.values() for row in dataset.select(range(200)))
 
 
+@pytest.mark.slow
 def test_the_mentions_of_fewrel_are_its_names(tmp_path: Path) -> None:
     names = {}
     for file in sorted(published("fewrel").glob("relations_*.json")):

@@ -23,6 +23,7 @@ def fewrel_relations():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_a_corpus_has_as_many_sentences_and_relations_as_documented(row, tmp_path):
     name, excluded, *sizes, relations = row

@@ -210,6 +210,7 @@ def test_sentences_without_relations_are_read_to_be_predicted(tmp_path: Path) ->
     assert (built["id"], built["relation"]) == (["8001", "8002"], ["", ""])
 
 
+@pytest.mark.slow
 def test_the_published_training_file_is_split_exactly_and_no_sentence_is_in_two_parts(tmp_path: Path) -> None:
     built = load("semeval2010_task8", published("semeval2010_task8"), cache_dir=tmp_path)
     assert built.num_rows == {"train": 5700, "validation": 800, "test": 1500}
@@ -386,6 +387,7 @@ def test_cosmosqa_has_four_answers(tmp_path: Path) -> None:
         rows("cosmosqa", corpus(tmp_path, train_csv=table))
 
 
+@pytest.mark.slow
 def test_the_published_questions_are_complete_and_the_folds_keep_contexts_together(tmp_path: Path) -> None:
     folder = published("cosmosqa")
     with (folder / "valid_part.csv").open(encoding="utf-8", newline="") as handle:

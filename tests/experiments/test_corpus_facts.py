@@ -1,11 +1,11 @@
 """A relation corpus becomes prompts: of facts whose sentences a model reads in training, and of others."""
 
 import json
-import subprocess
-import sys
+import runpy
 
-import pytest
 from helpers import ROOT
+from typer import Typer
+from typer.testing import CliRunner
 
 from kadapter import data_builders
 
@@ -29,13 +29,14 @@ def record(text, head, tail, relation):
     return {"token": tokens, "h": mention(head), "t": mention(tail), "relation": relation}
 
 
-def run(folder, *flags):
-    command = [sys.executable, str(ROOT / "experiments" / "corpus_facts.py"), *map(str, flags)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def run(*flags):
+    app = Typer(pretty_exceptions_enable=False)
+    app.command()(runpy.run_path(str(ROOT / "experiments" / "corpus_facts.py"))["main"])
+    return CliRunner().invoke(app, [*map(str, flags)])
 
 
-@pytest.mark.slow
-def test_prompts_are_made_of_facts_that_were_read_and_of_those_that_no_training_sentence_states(tmp_path):
+def test_prompts_are_made_of_facts_that_were_read_and_of_those_that_no_training_sentence_states(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for split in ("train", "test"):
@@ -44,8 +45,8 @@ def test_prompts_are_made_of_facts_that_were_read_and_of_those_that_no_training_
     phrasings = tmp_path / "phrasings.jsonl"
     phrasings.write_text('{"relation": "work location", "phrasings": ["[X] has a desk in [Y] .", "[Y] pays [X] ."]}\n')
     flags = ["--corpus", "wiki80", "--data-dir", corpus, "--phrasings", phrasings, "-o", "out"]
-    done = run(tmp_path, *flags)
-    assert done.returncode == 0, done.stderr
+    done = run(*flags)
+    assert done.exit_code == 0, done.output
     prompts = {
         str(path.parent.relative_to(tmp_path / "out")): [
             json.loads(line)["prompt"] for line in path.read_text().splitlines()
@@ -64,5 +65,5 @@ def test_prompts_are_made_of_facts_that_were_read_and_of_those_that_no_training_
     flags[1] = "text"
     (flags[3] / "train.txt").write_text("No fact here .\n")
     (flags[3] / "test.txt").write_text("Nor here .\n")
-    refused = run(tmp_path, *flags)
-    assert refused.returncode != 0 and "has no heads and tails" in refused.stderr
+    refused = run(*flags)
+    assert refused.exit_code != 0 and "has no heads and tails" in refused.output + str(refused.exception)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import batch, make_model, tiny_backbone
+from helpers import batch, make_model, shake, small_adapter, tiny_backbone
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kadapter import (
@@ -19,6 +19,13 @@ PAIRS = torch.tensor([[1, 2], [0, 3], [2, 1]])
 NO_BOOLEANS = ("cumsum", "argmax", "argmin", "cumprod", "sort", "topk")  # that runtimes take no booleans for
 
 
+def shallow_model(family, *names, model_class=KAdapterModel, **fields):
+    """A model on an encoder of two blocks, since what is traced costs time."""
+    backbone = tiny_backbone(family, num_hidden_layers=2)
+    adapters = {name: small_adapter(layers=[0, 1, 2]) for name in names}
+    return shake(model_class.from_backbone(backbone, adapters=adapters, **fields)).eval()
+
+
 def compiled(model):
     torch.compiler.reset()
     return torch.compile(model, fullgraph=True, backend="eager")  # raises at a graph break; needs no C++ compiler
@@ -27,7 +34,7 @@ def compiled(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["roberta", "modernbert"])
 def test_a_model_compiles_as_one_graph_at_its_first_call(family):
-    model = make_model(tiny_backbone(family), "fac", "lin")
+    model = shallow_model(family, "fac", "lin")
     graph = compiled(model)
     with torch.no_grad():
         found, expected = (run(**batch(family, side="left")) for run in (graph, model))
@@ -44,7 +51,7 @@ def test_a_model_compiles_as_one_graph_at_its_first_call(family):
     ],
 )
 def test_a_head_compiles_with_its_loss_and_trains_alike(model_class, inputs):
-    model = make_model(tiny_backbone(), "fac", model_class=model_class, num_labels=3)
+    model = shallow_model("roberta", "fac", model_class=model_class, num_labels=3)
     given = {**batch(side="left"), **inputs, "labels": torch.tensor([0, 1, 2])}
     found = []
     for run in (compiled(model), model):
@@ -59,7 +66,7 @@ def test_a_head_compiles_with_its_loss_and_trains_alike(model_class, inputs):
 
 @pytest.mark.slow
 def test_a_copy_compiles_at_its_first_call_too():
-    model = copy.deepcopy(make_model(tiny_backbone("bert"), "fac"))
+    model = copy.deepcopy(shallow_model("bert", "fac"))
     with torch.no_grad():
         torch.testing.assert_close(
             compiled(model)(**batch("bert")).last_hidden_state, model(**batch("bert")).last_hidden_state

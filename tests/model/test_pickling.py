@@ -2,13 +2,13 @@
 
 import copy
 import io
-import multiprocessing
 import pickle
 
 import pytest
 import torch
 from elsewhere import encode
 from helpers import batch, make_model, output, save_backbone, tiny_backbone
+from processes import CONTEXT
 
 from kadapter import (
     KAdapterForDependencyParsing,
@@ -106,6 +106,6 @@ def test_another_process_encodes_with_the_model_that_it_is_passed(tmp_path):
     model = KAdapterModel.from_pretrained(tmp_path / "fac")
     batches = [torch.tensor([[5, 6, 7 + n]]) for n in range(4)]
     expected = [encode(model, ids) for ids in batches]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with CONTEXT.Pool(1) as pool:
         found = pool.starmap(encode, [(model, ids) for ids in batches])
     assert len(found) == 4 and all((ours == theirs).all() for ours, theirs in zip(found, expected, strict=True))

@@ -1,14 +1,11 @@
 """CONTRIBUTING.md is followed to the letter in a copy of the house: a corpus and an objective, one file each."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, run_python
 from tiny_runs import write_backbone
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -20,18 +17,9 @@ def blocks():
     return dict(zip(paths, re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL), strict=True))
 
 
-def run(folder, *command):
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=folder / "kadapter",
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def run(house, code, *arguments):
+    """What code prints in a process of its own, whose package is the copy."""
+    return run_python(code, house / "kadapter", *arguments, package=True, PYTHONPATH=str(house)).stdout
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +38,9 @@ def test_the_page_adds_a_corpus_and_an_objective():
 
 
 def test_the_shared_tests_find_the_new_corpus_and_it_holds_their_contract(house):
-    printed = run(house, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/data", "-k", "bracketed")
+    code = "import pytest\nsys.exit(pytest.main(sys.argv[1:]))"
+    tests = "tests/data/test_data_builders.py"
+    printed = run(house, code, "-q", "-p", "no:cacheprovider", tests, "-k", "bracketed")
     assert int(re.search(r"(\d+) passed", printed)[1]) > 10
 
 
@@ -74,7 +64,7 @@ def test_the_new_objective_trains_an_adapter_on_the_new_corpus(house, tmp_path):
     flags += ["--backbone", tmp_path / "backbone", "--output_dir", tmp_path / "out", "--max_length", "40"]
     run(
         house,
-        "trainers/run_adapter.py",
+        "from kadapter.trainers import run_adapter\nrun_adapter.main()",
         *flags,
         "--adapter_name",
         "order",

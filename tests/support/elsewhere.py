@@ -7,10 +7,12 @@ import sys
 import weakref
 
 import torch
+from accelerate import PartialState
 from torch.nn.parallel import DistributedDataParallel
 
 from kadapter import KAdapterForDependencyParsing, KAdapterModel
 from kadapter.trainers import run_adapter
+from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.feature_cache import store
 
 
@@ -47,6 +49,33 @@ def train_where_the_second_process_has_no_cache():
     if os.environ["RANK"] == "1":
         sys.argv[sys.argv.index("--cache_features") + 1] = os.devnull
     run_adapter.main()
+
+
+def meet():
+    """Wait for the other process."""
+    os.environ["ACCELERATE_USE_CPU"] = "1"
+    PartialState().wait_for_everyone()
+    assert torch.distributed.get_world_size() == 2
+
+
+def meet_and_fail():
+    """Wait for the other process, and fail as a program does that has no data."""
+    meet()
+    raise ValueError("no data")
+
+
+def leave_together():
+    """Run a program of two processes; say whether they are in their group when it has ended."""
+    sys.argv[0] = "meet.py"
+    run_program(meet)
+    print("in it" if torch.distributed.is_initialized() else "left")
+
+
+def fail_together():
+    """Run a program of two processes that fails."""
+    sys.argv[0] = "meet_and_fail.py"
+    run_program(meet_and_fail)
+    print("in it" if torch.distributed.is_initialized() else "left")
 
 
 def save_without_end():

@@ -1,9 +1,13 @@
 """Small things that the tests of the model share: backbones of every family, adapters, a fresh process."""
 
+import atexit
+import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -152,18 +156,47 @@ def script(name):
     return (Path(__file__).parent / "scripts" / f"{name}.py").read_text(encoding="utf-8")
 
 
-def run_python(code, folder, *arguments, package=False, offline=True, check=True, **environment):
-    """Run code in a fresh process that can't import kadapter, unless it is meant to, and return what it printed."""
+def run_python(code, folder, *arguments, package=False, offline=True, check=True, bare=False, **environment):
+    """Run code in a process that can't import kadapter, unless it is meant to, and return what it printed.
+
+    Where its imports, its memory or what PyTorch reads in the environment are the subject, a `bare` one is a new
+    interpreter; another is forked from one that has imported PyTorch (see warm_python.py).
+    """
     prelude = "import sys\n" + ("" if package else "sys.modules['kadapter'] = None\n")
-    script = Path(folder) / "script.py"
+    script = Path(folder).resolve() / "script.py"
     script.write_text(prelude + code, encoding="utf-8")
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     if package:
         kept["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
-    kept.update(HF_HOME=str(Path(folder) / "hf"), HF_HUB_OFFLINE="1" if offline else "0", OMP_NUM_THREADS="1")
+    kept.update(HF_HOME=str(script.parent / "hf"), HF_HUB_OFFLINE="1" if offline else "0", OMP_NUM_THREADS="1")
     kept.update(environment)
-    command = [sys.executable, str(script), *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True, timeout=300, check=False)
+    command = [str(script), *map(str, arguments)]
+    done = (_run_in_new_interpreter if bare else _run_in_fork)(command, script.parent, kept)
     if check and done.returncode:
         raise AssertionError(f"the process ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def _run_in_new_interpreter(command, folder, environment):
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run([sys.executable, *command], check=False, **options)
+
+
+def _run_in_fork(command, folder, environment):
+    with tempfile.TemporaryDirectory() as outputs:
+        printed = {name: os.path.join(outputs, name) for name in ("stdout", "stderr")}
+        script = {"command": command, "folder": str(folder), "environment": environment, **printed}
+        print(json.dumps(script), file=_warm_python().stdin, flush=True)
+        status = int(_warm_python().stdout.readline())
+        texts = {name: Path(path).read_text(encoding="utf-8") for name, path in printed.items()}
+    return subprocess.CompletedProcess(command, status, **texts)
+
+
+@functools.cache
+def _warm_python():
+    """The process that forks, which ends with the one that asks."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-P", str(Path(__file__).with_name("warm_python.py"))]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept, text=True)
+    atexit.register(process.communicate)
+    return process

@@ -4,6 +4,7 @@ Importing them takes seconds of each process that torchrun starts; here one proc
 torchrun and accelerate start them too is what tests/training/test_processes.py is about.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -67,6 +68,7 @@ def kill_processes(processes):
 
 
 def _run(function, arguments, output, together):
+    gc.freeze()  # what was imported, which each pass of the collector would go through
     os.environ.update(together)
     file = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)

@@ -1,17 +1,18 @@
 """A frozen encoder whose blocks are compiled: it reads faster or not, and nearly the same."""
 
 import os
-import subprocess
 import sys
 
 import pytest
 import torch
 from helpers import COMPILER, FAMILIES, batch, tiny_backbone
-from tiny_runs import ROOT, flags, write_ground
+from tiny_runs import flags, write_ground
+from torch._inductor import config as inductor_config
 
 from kadapter import KAdapterModel
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.backbone_options import compile_blocks
+from kadapter.trainers.common.entry_point import run_program
 
 # PyTorch's own, where it imports its compiler and where this traces the run of an encoder.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
@@ -79,9 +80,9 @@ def test_a_backbone_whose_blocks_are_one_and_the_same_is_refused():
 
 
 @pytest.mark.slow
-def test_without_a_compiler_the_flag_says_what_to_install_before_anything_costs_time(ground, tmp_path):
-    kernels = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-    said = refusal(ground, tmp_path / "out", kernels)
+def test_without_a_compiler_the_flag_says_what_to_install_before_anything_costs_time(ground, tmp_path, monkeypatch):
+    monkeypatch.setattr(inductor_config.cpp, "cxx", (None, "no-such-compiler"))  # as CXX sets it
+    said = refusal(ground, tmp_path / "out", monkeypatch, tmp_path / "inductor")
     assert said.startswith(
         "run_adapter: --compile_backbone: PyTorch can't compile here (InvalidCxxCompiler: No working"
     )
@@ -91,16 +92,18 @@ def test_without_a_compiler_the_flag_says_what_to_install_before_anything_costs_
 
 @pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason="PyTorch gets as far as its folders with a C++ compiler only")
-def test_a_folder_that_pytorch_cannot_hand_to_the_compiler_is_named(ground, tmp_path):
-    kernels = str(tmp_path / "my kernels")
-    said = refusal(ground, tmp_path / "out", {"TORCHINDUCTOR_CACHE_DIR": kernels})
-    assert f"there is a space in {kernels!r}" in said and said.endswith("or leave the flag out")
+def test_a_folder_that_pytorch_cannot_hand_to_the_compiler_is_named(ground, tmp_path, monkeypatch):
+    said = refusal(ground, tmp_path / "out", monkeypatch, tmp_path / "my kernels")
+    assert f"there is a space in {str(tmp_path / 'my kernels')!r}" in said and said.endswith("or leave the flag out")
 
 
-def refusal(ground, out, kernels):
-    """Return the last line that training beside compiled blocks says before it makes a folder."""
+def refusal(ground, out, monkeypatch, kernels):
+    """Return what the program of training beside compiled blocks ends with before it makes a folder."""
+    torch._dynamo.reset()  # what was compiled in this process before
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(kernels))
     given = flags(ground, "linguistic", out, *SHORT, "--compile_backbone", "true")
-    command = [sys.executable, str(ROOT / "trainers" / "run_adapter.py"), *given]
-    done = subprocess.run(command, env={**os.environ, **kernels}, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and not out.exists()
-    return done.stderr.strip().splitlines()[-1]
+    monkeypatch.setattr(sys, "argv", ["run_adapter.py", *given])
+    with pytest.raises(SystemExit) as ended:
+        run_program(run_adapter.main)
+    assert not out.exists()
+    return ended.value.code

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_model
-from tiny_runs import NO_DROPOUT, ROOT, flags, losses, run_command, same_tensors, sentences_read, tool, write_ground
+from processes import run_processes
+from tiny_runs import NO_DROPOUT, flags, losses, same_tensors, sentences_read, write_ground
 from transformers import AutoTokenizer
 
 from kadapter import KAdapterModel
@@ -78,6 +79,7 @@ def test_each_pass_takes_every_text_once_in_an_order_of_its_own():
     assert sorted(few.indices(0)) == sorted(few.indices(9)) == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["factual", "linguistic"])
 def test_a_weight_holds_the_adapter_back(ground, tmp_path, objective):
     without, with_term = tmp_path / "without", tmp_path / "with"
@@ -97,6 +99,7 @@ def test_a_weight_holds_the_adapter_back(ground, tmp_path, objective):
     assert training["locality"] == {"weight": 3.0, "corpus": OTHER[objective], "texts": 1000}
 
 
+@pytest.mark.slow
 def test_texts_are_read_once_and_never_again(ground, tmp_path):
     given = held_back(
         ground, "linguistic", tmp_path / "out", "--max_locality_samples", "10", "--num_train_epochs", "3"
@@ -106,6 +109,7 @@ def test_texts_are_read_once_and_never_again(ground, tmp_path):
     assert sum(sizes) == 10 + 3 * 40
 
 
+@pytest.mark.slow
 def test_with_and_without_cached_features_the_weights_are_the_same(ground, tmp_path):
     run_adapter.main(held_back(ground, "linguistic", tmp_path / "plain"))
     cache = ["--cache_features", tmp_path / "cache"]
@@ -115,6 +119,7 @@ def test_with_and_without_cached_features_the_weights_are_the_same(ground, tmp_p
     assert same_tensors(tmp_path / "plain", tmp_path / "second")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_at_the_same_bits(ground, tmp_path):
     run_adapter.main(held_back(ground, "linguistic", tmp_path / "whole"))
     run_adapter.main(held_back(ground, "linguistic", tmp_path / "stopped"))
@@ -129,6 +134,7 @@ def test_a_resumed_run_ends_at_the_same_bits(ground, tmp_path):
     assert logged(tmp_path / "whole") == logged(tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_another_weight(ground, tmp_path):
     run_adapter.main(held_back(ground, "linguistic", tmp_path / "out"))
     again = held_back(ground, "linguistic", tmp_path / "out", "--resume_from_checkpoint", "last", weight="2")
@@ -136,6 +142,7 @@ def test_a_run_is_not_resumed_with_another_weight(ground, tmp_path):
         run_adapter.main(again)
 
 
+@pytest.mark.slow
 def test_accumulated_steps_equal_whole_ones(ground, tmp_path):
     given = [*NO_DROPOUT, "--learning_rate", "1e-3"]
     run_adapter.main(held_back(ground, "linguistic", tmp_path / "whole", *given))
@@ -151,8 +158,8 @@ def test_two_processes_equal_one(ground, tmp_path):
     given = [*NO_DROPOUT, "--learning_rate", "1e-3"]
     run_adapter.main(held_back(ground, "factual", tmp_path / "one", *given))
     halves = ["--per_device_train_batch_size", "4"]
-    command = [tool("torchrun"), "--nproc_per_node", "2", ROOT / "trainers" / "run_adapter.py"]
-    printed = run_command([*command, *held_back(ground, "factual", tmp_path / "two", *given, *halves)])
+    two = held_back(ground, "factual", tmp_path / "two", *given, *halves)
+    printed = run_processes(run_adapter.main, two, tmp_path / "printed", number=2)
     assert printed.count("locality: 40 texts of conllu") == 1
     for read in (losses, logged):
         one, two = read(tmp_path / "one"), read(tmp_path / "two")
@@ -160,6 +167,7 @@ def test_two_processes_equal_one(ground, tmp_path):
         assert max(abs(one[step] - two[step]) for step in one) < 1e-4
 
 
+@pytest.mark.slow
 def test_adapters_of_one_run_have_weights_of_their_own(ground, tmp_path):
     variants = tmp_path / "variants.yaml"
     variants.write_text("free: {locality_weight: 0}\nheld: {}\n", encoding="utf-8")

@@ -27,6 +27,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, RobertaForMaskedLM
 from kadapter import KAdapterConfig, KAdapterForMaskedLM, KAdapterModel
 from kadapter.trainers import run_adapter
 
+pytestmark = pytest.mark.slow
+
 QUIET = ("--report_to", "none", "--save_strategy", "no")
 HEAD_ALONE = ("--without_adapter", "--lm_head", "transform")
 RESUME = ("--resume_from_checkpoint", "last")

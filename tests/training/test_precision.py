@@ -58,7 +58,7 @@ for asked in (None, True, False):
     arguments = RunArguments(output_dir="out", bf16=asked)
     print(arguments.bf16, arguments.mixed_precision, arguments.precision)
 """
-    unset, true, false = run_python(script, tmp_path, package=True, **WITHOUT_BFLOAT16).stdout.splitlines()
+    unset, true, false = run_python(script, tmp_path, package=True, bare=True, **WITHOUT_BFLOAT16).stdout.splitlines()
     measured = r"a product in bfloat16 takes (\S+) times as long as in float32 here"
     assert float(re.match(rf"False no precision: float32 \({measured}, since this CPU has no units", unset)[1]) > 2
     assert float(re.match(rf"True bf16 precision: bfloat16, as asked; warning: {measured}", true)[1]) > 2

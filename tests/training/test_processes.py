@@ -1,10 +1,10 @@
 """Several processes train as one: the same loss curve and result, and nothing more is saved."""
 
-import os
-import subprocess
 from types import SimpleNamespace
 
 import pytest
+from elsewhere import fail_together, leave_together
+from processes import SECONDS, start_processes
 from tiny_runs import (
     NO_DROPOUT,
     ROOT,
@@ -88,27 +88,15 @@ def test_fewer_examples_than_one_step_of_several_processes_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("does", "ends_well", "told"),
-    [("pass", True, "left"), ("raise ValueError('no data')", False, "train: no data")],
+    ("function", "ends_well", "told"),
+    [(leave_together, True, "left\nleft\n"), (fail_together, False, "meet_and_fail: no data")],
 )
-def test_processes_leave_their_group_before_they_end(tmp_path, does, ends_well, told):
+def test_processes_leave_their_group_before_they_end(tmp_path, function, ends_well, told):
     """One that ends within its group aborts now and then, after all is done."""
-    script = f"""
-import sys
-sys.path.insert(0, {str(ROOT / "trainers")!r})
-import _bootstrap, torch
-from kadapter.trainers.common.entry_point import run_program
-def main():
-    from accelerate import PartialState
-    PartialState().wait_for_everyone()
-    assert torch.distributed.get_world_size() == 2
-    {does}
-run_program(main)
-print("in it" if torch.distributed.is_initialized() else "left")
-"""
-    (tmp_path / "train.py").write_text(script, encoding="utf-8")
-    command = [tool("torchrun"), "--nproc_per_node", "2", str(tmp_path / "train.py")]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=200)
-    assert (done.returncode == 0) == ends_well, done.stderr
-    assert told in done.stdout + done.stderr and "in it" not in done.stdout
+    printed = tmp_path / "printed"
+    printed.write_text("", encoding="utf-8")
+    processes = start_processes(function, [], printed, number=2)
+    for one in processes:
+        one.join(SECONDS)
+    assert [one.exitcode == 0 for one in processes] == [ends_well] * 2
+    assert told in printed.read_text(encoding="utf-8") and "in it" not in printed.read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import yaml
+from helpers import run_python
 from tiny_runs import (
     CORPORA,
     ROOT,
@@ -34,6 +35,7 @@ from kadapter.trainers.pretraining import linguistic
 
 pytestmark = pytest.mark.slow
 
+AS_A_MODULE = "import runpy\nrunpy.run_module('kadapter.trainers.run_adapter', run_name='__main__')"  # python -m
 QUIET = ("--report_to", "none", "--num_train_epochs", "1", "--save_strategy", "no")
 
 
@@ -48,14 +50,13 @@ def trained(ground, tmp_path_factory):
     before, runs = digest(ground / "backbone"), {}
     for objective in CORPORA:
         output = tmp_path_factory.mktemp("runs") / "out"
-        command = [sys.executable, "-m", "kadapter.trainers.run_adapter", *flags(ground, objective, output)]
+        command = [ROOT / "trainers" / "run_adapter.py", *flags(ground, objective, output)]
         if objective == "factual":  # as a file, and what is installed, here a broken one, is not used
             broken = tmp_path_factory.mktemp("installed")
             (broken / "kadapter.py").write_text("raise ImportError('the installed kadapter is not this checkout')")
-            command[1:3] = [ROOT / "trainers" / "run_adapter.py"]
-            runs[objective] = (output, run_command(command, PYTHONPATH=str(broken)))
+            runs[objective] = (output, run_command([sys.executable, *command], PYTHONPATH=str(broken)))
         else:
-            runs[objective] = (output, run_command(command))
+            runs[objective] = (output, run_python(AS_A_MODULE, output.parent, *command[1:], package=True).stdout)
     assert digest(ground / "backbone") == before
     return runs
 

@@ -60,7 +60,7 @@ def flags(ground, output, *more):
     given += ["--adapter_hidden_size", 12, "--adapter_num_attention_heads", 2, "--layers", 0, 2, 4]
     given += ["--learning_rate", "1e-2", "--lora_learning_rate", "1e-2", "--full_learning_rate", "1e-2"]
     given += ["--lora_modules", "query", "value", "dense"]
-    given += ["--num_train_epochs", 50, "--per_device_train_batch_size", 4, "--bf16", "False", "--max_taught", 4]
+    given += ["--num_train_epochs", 30, "--per_device_train_batch_size", 4, "--bf16", "False", "--max_taught", 4]
     return [str(each) for each in [*given, "--disable_tqdm", "True", "--resamples", 100, *more]]
 
 
