@@ -30,7 +30,7 @@ SHUFFLED = ["--shuffle_entities", 0]
 DROPPED = ["--save_artifact", False]
 MEASURED = ["--do_train", False, *DROPPED]
 TUNED = ["--do_train", True, "--freeze_head", True, "--freeze_map", False, *DROPPED]
-TRAINED = ["--do_train", True, "--freeze_backbone", False]
+TRAINED = ["--do_train", True, "--freeze_backbone", False, "--fusion", "add"]
 
 
 def main(
