@@ -966,11 +966,11 @@ class ArtifactVerbs:
         for one adapter too, and a learned one is new then. `revision`, `subfolder` and `trust_remote_code` mean the
         artifact's repository; the backbone has `backbone_kwargs` and its pinned revision, and `backbone` to say where
         it is found now. With `subfolder` and without the package, transformers looks for our Python files at the
-        repository's root. `dtype`, `device_map`,
-        `attn_implementation`, `quantization_config` and `token` reach the backbone too. Adapters are frozen until
-        `train_adapter` is called; fusion and head train. `ignore_mismatched_sizes` makes new weights for what a head
-        has in another size than the artifact, as for another `num_labels`. What was saved is compared, while the
-        backbone loads, with the hashes that were saved with it; `verify=False` leaves that out.
+        repository's root. `dtype`, `device_map`, `attn_implementation`, `quantization_config` and `token` reach the
+        backbone too. Adapters are frozen until `train_adapter` is called; fusion and head train.
+        `ignore_mismatched_sizes` makes new weights for what a head has in another size than the artifact, as for
+        another `num_labels`. What was saved is compared, while the backbone loads, with the hashes that were saved
+        with it; `verify=False` leaves that out.
 
         Raises:
             OSError: there is no such artifact or backbone.
@@ -980,13 +980,8 @@ class ArtifactVerbs:
                 were made for.
         """
         reading = {key: kwargs.pop(key) for key in READING if kwargs.get(key) is not None}
-        for_backbone = {key: kwargs.pop(key) for key in FOR_BACKBONE if kwargs.get(key) is not None}
-        for_backbone.update({key: value for key, value in reading.items() if key in FOR_BACKBONE})
         dtype = _dtype(dtype if dtype is not None else kwargs.pop("torch_dtype", None))
-        attention = kwargs.pop("attn_implementation", None) or getattr(config, "_attn_implementation", None)
-        for key, value in (("dtype", dtype), ("attn_implementation", attention)):
-            if value is not None:
-                for_backbone[key] = value
+        for_backbone = {**_taken_for_backbone(kwargs, reading, config, dtype), **(backbone_kwargs or {})}
         artifact = merge(read_artifacts(pretrained_model_name_or_path, compose_with, reading))
         new_head = artifact.head != cls.__name__
         config = _config_for(artifact, config, kwargs, new_head, cls._own_fields)
@@ -995,7 +990,6 @@ class ArtifactVerbs:
         with ThreadPoolExecutor(1) as beside:
             finite = beside.submit(artifact.refuse_infinite)
             unchanged = beside.submit(artifact.refuse_changed) if verify else finite
-            for_backbone.update(backbone_kwargs or {})
             module = resolve_backbone(config, backbone, for_backbone, trained, cls._with_lm_head(config.lm_head))
             finite.result()
             with weights_to_follow():
@@ -1247,6 +1241,15 @@ class ArtifactVerbs:
         refuse_keywords(kwargs, UPLOADING, "push_to_hub")
         saving = {"bundle_adapters": bundle_adapters, "tokenizer": tokenizer}
         return upload(repo_id, lambda folder: self.save_pretrained(folder, **saving), **kwargs)
+
+
+def _taken_for_backbone(kwargs: dict[str, Any], reading: dict[str, Any], config: Any, dtype: Any) -> dict[str, Any]:
+    """Take the keywords that reach the backbone out of those of `from_pretrained`, and return all that it loads by."""
+    taken = {key: kwargs.pop(key) for key in FOR_BACKBONE if kwargs.get(key) is not None}
+    taken.update({key: value for key, value in reading.items() if key in FOR_BACKBONE})
+    attention = kwargs.pop("attn_implementation", None) or getattr(config, "_attn_implementation", None)
+    more = {"dtype": dtype, "attn_implementation": attention}
+    return {**taken, **{key: value for key, value in more.items() if value is not None}}
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str | None:
