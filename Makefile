@@ -25,7 +25,7 @@ test: $(INSTALLED)
 
 # What is marked slow runs whole programs again and again, starts processes or compiles; the readers of corpora are
 # tried without what hypothesis makes of their files. Commands and reports stand on top and are left to the whole suite.
-DAILY := model artifacts data metrics tasks training repository
+DAILY := model artifacts data metrics tasks probes training repository
 LONG := mutated or cut_anywhere or killed_build or hundred_thousand or scale_benchmark
 test-fast: $(INSTALLED)
 	$(BIN) -P -m pytest -n $(WORKERS) --dist loadfile -m "not slow" -k "not ($(LONG))" $(DAILY:%=tests/%)

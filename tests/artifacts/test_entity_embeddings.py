@@ -305,7 +305,7 @@ def test_opening_and_looking_up_keep_the_table_on_disk(tmp_path):
     ids = [f"Q{number}" for number in range(number)]
     EntityEmbeddings(ids, torch.ones(number, dimension), "wikidata").save_pretrained(tmp_path / "large")
     table().save_pretrained(tmp_path / "small")
-    done = run_python(OPENING, tmp_path, tmp_path / "large", tmp_path / "small", package=True, bare=True)
+    done = run_python(OPENING, tmp_path, tmp_path / "large", tmp_path / "small", package=True)
     assert int(done.stdout) < 0.15 * number * dimension * 4  # of 51 MB
 
 

@@ -10,6 +10,8 @@ from helpers import ROOT, make_model, output, run_python, save_backbone
 
 from kadapter import KAdapterModel, KnowledgeAdapterConfig
 
+pytestmark = pytest.mark.slow
+
 SHIFT = '''"""A kind of plug-in that adds one learned vector to the last hidden state that it taps."""
 
 from dataclasses import dataclass

@@ -37,6 +37,7 @@ def test_the_page_adds_a_corpus_and_an_objective():
     assert list(blocks()) == ["data_builders/bracketed.py", "trainers/pretraining/order.py"]
 
 
+@pytest.mark.slow
 def test_the_shared_tests_find_the_new_corpus_and_it_holds_their_contract(house):
     code = "import pytest\nsys.exit(pytest.main(sys.argv[1:]))"
     tests = "tests/data/test_data_builders.py"
@@ -44,6 +45,7 @@ def test_the_shared_tests_find_the_new_corpus_and_it_holds_their_contract(house)
     assert int(re.search(r"(\d+) passed", printed)[1]) > 10
 
 
+@pytest.mark.slow
 def test_the_new_objective_trains_an_adapter_on_the_new_corpus(house, tmp_path):
     write_backbone(tmp_path / "backbone")
     (tmp_path / "data").mkdir()

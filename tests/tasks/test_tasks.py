@@ -47,6 +47,7 @@ def task_of(name, tokenizer, max_length=24, **arguments):
 # --- all tasks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tasks.available())
 def test_a_task_trains_evaluates_and_predicts(ground, tmp_path, name):
     output, source = tmp_path / "out", ground / name
