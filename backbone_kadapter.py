@@ -184,24 +184,24 @@ def check_shapes(ours: Any, theirs: dict[str, Any], where: str) -> None:
 # ---- a backbone in memory -------------------------------------------------------------------------------------------
 
 
-def _take_module(config: KAdapterConfig, given: torch.nn.Module, lm_head: bool = False) -> PreTrainedModel:
+def _take_module(config: KAdapterConfig, model: torch.nn.Module, lm_head: bool = False) -> PreTrainedModel:
     """Take a module, which is pinned to its checkpoint only if it still equals it, with its LM head if that is asked.
 
     Raises:
         TypeError: it is no model of transformers.
         ValueError: it is another backbone, no encoder, or has no LM head.
     """
-    base: Any = getattr(given, "base_model", given)  # of one with a head, such as RobertaForMaskedLM
+    base: Any = getattr(model, "base_model", model)  # of one with a head, such as RobertaForMaskedLM
     if not isinstance(base, PreTrainedModel):
-        raise TypeError(f"a backbone is a PreTrainedModel of transformers, its id or its path, not {type(given)}")
+        raise TypeError(f"a backbone is a PreTrainedModel of transformers, its id or its path, not {type(model)}")
     _check_kind(base.config, "the backbone given as a module")
     _check_looks_both_ways(base, "the backbone given as a module")
-    if lm_head and not has_lm_head(given):
+    if lm_head and not has_lm_head(model):
         raise ValueError(
-            f"the backbone given as a module, a {type(given).__name__}, has no LM head; give a masked language model "
+            f"the backbone given as a module, a {type(model).__name__}, has no LM head; give a masked language model "
             f"such as AutoModelForMaskedLM loads, or {OTHER_HEADS}"
         )
-    module: Any = given if lm_head else base
+    module: Any = model if lm_head else base
     checkpoint = _unchanged(module)
     if not config.backbone_config:
         _pin(config, module, checkpoint)
@@ -376,14 +376,14 @@ def pooler_of(backbone: Any, config: KAdapterConfig) -> dict[str, Tensor]:
     dense = getattr(getattr(backbone, "pooler", None), "dense", None)
     if isinstance(dense, torch.nn.Linear):
         return dict(dense.state_dict())
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     with contextlib.suppress(OSError):
         source = config.backbone_name_or_path
         files = _checkpoint_files(source, {"revision": config.backbone_revision}) if source else []
         for path in files:
             for name in ("weight", "bias"):
-                found.update((name, tensor) for _, tensor in _stored_tensors(path, f"pooler.dense.{name}"))
-    return found if len(found) == 2 else {}
+                tensors.update((name, tensor) for _, tensor in _stored_tensors(path, f"pooler.dense.{name}"))
+    return tensors if len(tensors) == 2 else {}
 
 
 def digest_of_tensor(key: str, tensor: Tensor) -> bytes:

@@ -76,9 +76,9 @@ class IdIndex(NamedTuple):
             bucket_of.argsort(stable=True).to(torch.int32),
         )
         for start in range(0, len(keys), CHUNK):
-            found = index.find(keys[start : start + CHUNK])
-            for number in (found != torch.arange(start, start + len(found))).nonzero()[:1, 0].tolist():
-                first, second = sorted((start + number, int(found[number])))
+            own = index.find(keys[start : start + CHUNK])
+            for number in (own != torch.arange(start, start + len(own))).nonzero()[:1, 0].tolist():
+                first, second = sorted((start + number, int(own[number])))
                 raise ValueError(f"id {ids[first]!r} is listed twice, in rows {first} and {second}; keep one of them")
         return index
 
@@ -88,14 +88,14 @@ class IdIndex(NamedTuple):
         It is a loop, since for a thousand ids waking PyTorch's threads takes longer than all the rest.
         """
         text, offsets, buckets, rows = (tensor.numpy().data for tensor in self)
-        found = [-1] * len(keys)
+        row_of_key = [-1] * len(keys)
         for number, key in enumerate(keys):
             bucket = _bucket_of(key, len(rows))
             for row in rows[buckets[bucket] : buckets[bucket + 1]]:  # one or two
                 if text[offsets[row] : offsets[row + 1]] == key:
-                    found[number] = row
+                    row_of_key[number] = row
                     break
-        return torch.tensor(found, dtype=torch.int64)
+        return torch.tensor(row_of_key, dtype=torch.int64)
 
     def names(self) -> Iterator[str]:
         """Yield the ids of all rows in their order."""

@@ -941,7 +941,7 @@ def set_mode(module: nn.Module, training: bool) -> None:
 
     A Trainer sets it in every step, and a frozen backbone has hundreds of parts.
     """
-    if any(part.training != training for part in module.modules()):
+    if any(each.training != training for each in module.modules()):
         module.train(training)
 
 

@@ -372,8 +372,8 @@ def known_ids(embeddings: Any, ids: Sequence[str]) -> list[str]:
 
 def looked_up(embeddings: Any, ids: list[str]) -> Tensor:
     """Return the vectors (ids, dimension) of ids that a table has."""
-    found = embeddings.lookup(ids)
-    return torch.as_tensor(getattr(found, "vectors", found)).float()
+    looked_up = embeddings.lookup(ids)
+    return torch.as_tensor(getattr(looked_up, "vectors", looked_up)).float()
 
 
 def _sources(knowledge: Any) -> dict[str | None, KnowledgeSource]:
@@ -700,7 +700,7 @@ class _Inserter:
     def _add_mention(self, body: _Body, own: _Own, number: int) -> None:
         """Append a mention with its slots before or after it, or a slot instead of it."""
         mention = own.mentions[number]
-        at: dict[str, list[Any]] = {place: [] for place in ENTITY_POSITIONS}
+        at: dict[str, list[Any]] = {position: [] for position in ENTITY_POSITIONS}
         for link in mention.links:
             at[self.sources[link.source].entity_position].append(link)
         for link in at["before"]:
@@ -1179,7 +1179,7 @@ def _title(config: KAdapterConfig) -> str:
     words = re.sub("(?<=[a-z])(?=[A-Z])", " ", (_head(config) or "").removeprefix("KAdapterFor")).split()
     task = " ".join(word if word.isupper() else word.lower() for word in words)
     adapters = f"knowledge adapter {' + '.join(config.adapters)}" if config.adapters else ""
-    title = " with ".join(part for part in (task, adapters) if part) or "encoder without adapters"
+    title = " with ".join(words for words in (task, adapters) if words) or "encoder without adapters"
     return title[0].upper() + title[1:]
 
 

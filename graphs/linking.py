@@ -125,10 +125,10 @@ class EntityLinker:
 
     def _whole_words(self, text: str) -> list[tuple[int, int, str | None]]:
         """Return start, end and entity of the names in a text, none of which overlap."""
-        found = self._automaton.find_matches_as_indexes(text, overlapping=True)
-        words = [word.span() for word in WORD.finditer(text)] if found else []
+        matches = self._automaton.find_matches_as_indexes(text, overlapping=True)
+        words = [word.span() for word in WORD.finditer(text)] if matches else []
         begins, ends = {begin for begin, _ in words}, {end for _, end in words}
-        whole = [(start, -end, number) for number, start, end in found if start in begins and end in ends]
+        whole = [(start, -end, number) for number, start, end in matches if start in begins and end in ends]
         taken: list[tuple[int, int, str | None]] = []
         for start, minus_end, number in sorted(whole):
             if not taken or start >= taken[-1][1]:

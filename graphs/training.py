@@ -182,7 +182,7 @@ def _settings(training: Training) -> dict[str, Any]:
 def _real(embeddings: Tensor) -> Tensor:
     """Return the vectors (E, D) in float32; of complex ones the real parts, then the imaginary ones."""
     parts = [embeddings.real, embeddings.imag] if embeddings.is_complex() else [embeddings]
-    return torch.cat([part.reshape(len(embeddings), -1) for part in parts], dim=1).float().contiguous()
+    return torch.cat([vectors.reshape(len(embeddings), -1) for vectors in parts], dim=1).float().contiguous()
 
 
 def _figures(results: Any, held_out: int) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _ask(flags: ProbeArguments, model: LanguageModel, asked: Asked, answers: dic
     with tqdm(total=len(asked.facts), desc=flags.probe, disable=None) as progress:
         for relation, facts in asked.by_relation().items():
             scorer: Scorer = whole or ListScorer(model, answers[relation], str(flags.multi_token))
-            order = {fact.id: place for place, fact in enumerate(facts)}
+            order = {fact.id: number for number, fact in enumerate(facts)}
             answered += sorted(scorer.answers(facts, asked), key=lambda each: order[each.fact.id])
             progress.update(len(facts))
     if not answered:

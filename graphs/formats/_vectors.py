@@ -145,10 +145,10 @@ def only(folder: Path, patterns: tuple[str, ...], what: str, option: str) -> Pat
         ValueError: there is none, or several.
     """
     for pattern in patterns:
-        found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("relation"))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(path.name for path in found)
+        files = sorted(path for path in folder.glob(pattern) if not path.name.startswith("relation"))
+        if len(files) == 1:
+            return files[0]
+        if files:
+            names = ", ".join(path.name for path in files)
             raise ValueError(f"{folder} has several files that may hold the {what} ({names}); name one by {option}")
     raise ValueError(f"{folder} has no {what} ({' or '.join(patterns)}); name the file by {option}")

@@ -68,9 +68,9 @@ def _check_flags(flags: TaskArguments, maps: dict[str, KnowledgeMapConfig]) -> N
                 f"--entity_embeddings is missing: the knowledge map {name!r} needs the table that it was trained "
                 f"with{f', {source!r}' if source else ''}"
             )
-    given = {"--entity_embeddings": flags.entity_embeddings, "--shuffle_entities": flags.shuffle_entities}
-    given |= {"--freeze_map": None if flags.freeze_map else False}
-    for flag, value in given.items():
+    flagged = {"--entity_embeddings": flags.entity_embeddings, "--shuffle_entities": flags.shuffle_entities}
+    flagged |= {"--freeze_map": None if flags.freeze_map else False}
+    for flag, value in flagged.items():
         if value is not None and not maps:
             raise ValueError(
                 f"{flag} {value} is of a knowledge map, and there is none among the adapters {_named(flags)}; name "

@@ -43,8 +43,8 @@ def common_words(prompter: Prompter, others: Sequence[str]) -> frozenset[str]:
     named = {other: _words_of(other) for other in others if other.endswith(".txt")}
     prompters = [prompter, *(_open(other) for other in others if other not in named)]
     words: set[str] = set().union(*(each.words() for each in prompters), *named.values())
-    for given in named.values():
-        words &= given
+    for own in named.values():
+        words &= own
     for each in prompters:
         words &= each.single_tokens(sorted(words)).keys()
     if not words:

@@ -80,7 +80,7 @@ class VocabularyScorer:
 
     def __init__(self, model: LanguageModel, candidates: Tensor) -> None:
         self.model, self.candidates = model, candidates
-        self.places = {token: place for place, token in enumerate(candidates.tolist())}
+        self.places = {token: index for index, token in enumerate(candidates.tolist())}
 
     def answers(self, facts: Sequence[Fact], asked: Asked) -> Iterator[Answered]:
         """Yield the answered facts of a relation; facts that can't be asked are counted in `asked` by reason."""
@@ -111,8 +111,8 @@ class VocabularyScorer:
         places = sorted(self.places[token] for token in single & self.places.keys())
         return places or (NO_CANDIDATE if single else SEVERAL if known else NO_TOKENS)
 
-    def _name(self, place: int) -> str:
-        return self.model.prompter.name(int(self.candidates[place]))
+    def _name(self, index: int) -> str:
+        return self.model.prompter.name(int(self.candidates[index]))
 
 
 class Reading(NamedTuple):
@@ -139,7 +139,7 @@ class ListScorer:
         single = multi_token == "skip"
         names = {tokens: name for tokens, name in known.items() if tokens and not (single and len(tokens) > 1)}
         self.names = [*reversed(names.values())]
-        self.places = {tokens: place for place, tokens in enumerate(reversed(names))}
+        self.places = {tokens: index for index, tokens in enumerate(reversed(names))}
         self.tables: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def answers(self, facts: Sequence[Fact], asked: Asked) -> Iterator[Answered]:
@@ -181,11 +181,11 @@ class ListScorer:
     def _table(self, before: str) -> list[tuple[Tensor, Tensor]]:
         """Return places (k,) and tokens (k, n) of the candidates of each length n after a text."""
         if before not in self.tables:
-            own = [(place, self.model.prompter.answer_ids(name, before)) for place, name in enumerate(self.names)]
-            pairs = sorted((len(tokens), place, tokens) for place, tokens in own if tokens)
+            own = [(index, self.model.prompter.answer_ids(name, before)) for index, name in enumerate(self.names)]
+            pairs = sorted((len(tokens), index, tokens) for index, tokens in own if tokens)
             groups = [list(group) for _, group in groupby(pairs, key=lambda pair: pair[0])]
             self.tables[before] = [
-                (torch.tensor([place for _, place, _ in group]), torch.tensor([tokens for _, _, tokens in group]))
+                (torch.tensor([index for _, index, _ in group]), torch.tensor([tokens for _, _, tokens in group]))
                 for group in groups
             ]
         return self.tables[before]
@@ -201,10 +201,10 @@ class ListScorer:
     def _in_turn(self, prompt: str, places: Tensor, tokens: Tensor) -> Iterator[Reading]:
         """Yield the readings of a prompt with each candidate (k, n) in it, each of its tokens masked in turn."""
         mask = self.model.prompter.tokenizer.mask_token_id
-        for place, own in zip(places, tokens, strict=True):
+        for index, own in zip(places, tokens, strict=True):
             for number, token in enumerate(own):
                 filled = [mask if other == number else known for other, known in enumerate(own.tolist())]
                 masked = self.model.prompter.masked(prompt, answer=filled)
                 if masked is not None:
                     asked = Masked(masked.ids, (masked.positions[number],))
-                    yield Reading(asked, place[None], token[None, None], 1 / len(own))
+                    yield Reading(asked, index[None], token[None, None], 1 / len(own))

@@ -113,7 +113,7 @@ def _answers(outcomes: Sequence[Outcome], asked: Callable[[int], bool]) -> list[
 def _by_fact(seeds: Sequence[Sequence[tuple[Outcome, float]]]) -> Values:
     """Sum values by fact; every seed has the same questions."""
     facts = list(dict.fromkeys(each.question.fact for each, _ in seeds[0]))
-    places = {fact: place for place, fact in enumerate(facts)}
+    places = {fact: number for number, fact in enumerate(facts)}
     sums, numbers = np.zeros((len(seeds), len(facts))), np.zeros(len(facts))
     for seed, own in enumerate(seeds):
         for each, value in own:

@@ -72,7 +72,8 @@ class AnswerTask(BaseTask):
                 raise ValueError(f"record {name!r} has no {lacks}")
             texts = self._texts(question, passages[: self.max_passages])
             cut = len(texts) < len(passages) or any(text.truncated for text in texts)
-            spans = [span for place, text in enumerate(texts) for span in self._spans(place, text, passages, answers)]
+            numbered = enumerate(texts)
+            spans = [span for number, text in numbered for span in self._spans(number, text, passages, answers)]
             if training and not spans:
                 continue
             values = [record, [text.input_ids for text in texts], [text.answerable() for text in texts]]
@@ -96,20 +97,20 @@ class AnswerTask(BaseTask):
         """Join a question with each passage, the passage cut to fit."""
         return join_passages(self.tokenizer, question, passages, self.max_length)
 
-    def _spans(self, place: int, text: PassageTokens, passages: list[str], answers: list[str]) -> list[list[int]]:
+    def _spans(self, number: int, text: PassageTokens, passages: list[str], answers: list[str]) -> list[list[int]]:
         """Return [passage, start, end] in tokens of each occurrence that fits."""
         spans = []
-        for start, end in occurrences(f" {passages[place]}", answers):
-            tokens = [number for number, (first, last) in enumerate(text.offsets) if last > start and first < end]
+        for start, end in occurrences(f" {passages[number]}", answers):
+            tokens = [token for token, (first, last) in enumerate(text.offsets) if last > start and first < end]
             if tokens and text.offsets[tokens[-1]][1] >= end:
-                spans.append([place, text.first + tokens[0], text.first + tokens[-1]])
+                spans.append([number, text.first + tokens[0], text.first + tokens[-1]])
         return spans
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return passage, start, end and probability of the best span, and the loss of each question."""
         start, end, spans = output.start_logits, output.end_logits, batch.get("answer_spans")
-        found, probabilities = best_spans(start, end, self.max_answer_length)
-        decided = torch.cat([found.float(), probabilities[:, None]], dim=1)  # (B, 4), the probability last
+        best, probabilities = best_spans(start, end, self.max_answer_length)
+        decided = torch.cat([best.float(), probabilities[:, None]], dim=1)  # (B, 4), the probability last
         if spans is None:
             return decided, None
         questions = zip(start.split(1), end.split(1), spans.split(1), strict=True)
@@ -122,15 +123,15 @@ class AnswerTask(BaseTask):
 
         Where no passage has a token, as of characters that the tokenizer drops, the answer is "".
         """
-        found = []
+        answered = []
         for (passage, start, end, probability), row in zip(decided, rows, strict=True):
             chosen = row["passages"][int(passage)]
             (text,) = self._texts(row["question"], [chosen])
             pointed_at = text.offsets[max(0, int(start) - text.first) : max(0, int(end) - text.first + 1)]
             answer = f" {chosen}"[pointed_at[0][0] : pointed_at[-1][1]].strip() if pointed_at else ""
             likely = round(float(probability), 6) if pointed_at else 0.0
-            found.append((answer, {"passage": int(passage), "probability": likely}))
-        return found
+            answered.append((answer, {"passage": int(passage), "probability": likely}))
+        return answered
 
     def gold(self, rows: Dataset) -> list[list[str]]:
         """Return the accepted answers of each question."""
