@@ -20,16 +20,27 @@ class EntityTypingBuilder(CorpusBuilder):
         text = named(record, "sent")
         start, end = required(record, "start", int), required(record, "end", int)
         labels = labels_of(record, "labels", self.config.labelled)
-        entity = optional(record, "entity_id", "") or _linked(record.get("ents"), start, end)
+        entity = optional(record, "entity_id", "") or _linked(record.get("ents"), text, start, end)
         row = entity_typing_row(text, start, end, labels, entity)
         name = optional(record, "id", "")
         return [{"id": name, **row} if name else row]
 
 
-def _linked(entities: Any, start: int, end: int) -> str:
-    """Return the id of the entity that ERNIE linked to exactly this mention, "" if there is none."""
+def _linked(entities: Any, text: str, start: int, end: int) -> str:
+    """Return the id of the entity that ERNIE linked to exactly this mention, "" if there is none.
+
+    Raises:
+        BadRecord: an entity has a span outside of the text.
+    """
     for entity in entities if isinstance(entities, list) else ():
-        if isinstance(entity, list) and entity[1:3] == [start, end]:
+        if not isinstance(entity, list) or len(entity) < 3:
+            continue
+        first, last = entity[1:3]
+        if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= len(text)):
+            raise BadRecord(
+                f"field 'ents' has an entity at [{first}, {last}), and the text has {len(text)} characters"
+            )
+        if (first, last) == (start, end):
             return wikidata_id(str(entity[0]))
     return ""
 

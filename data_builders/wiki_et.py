@@ -21,33 +21,25 @@ from ._records import BadRecord, named, optional, required, shown
 NO_ENTITY = "-1"  # as an index it would be the last row of a table
 
 SAMPLE_FILES = {
-    "train.json": (
+    "train.jsonl": (
         '{"sent": "Mira Voss rested.", "start": 0, "end": 9, "id": "17", "labels": ["person", "person/author"]}\n'
         '{"sent": "It rained in Tarnstad.", "start": 13, "end": 21, "id": "-1", "labels": ["location"]}\n'
-        '{"sent": "It rained in Tarnstad.", "start": 13, "end": 21, "id": "Q902", "labels": ["location"]}\n'
     )
 }
 SAMPLE_ROWS = [
     {
-        "id": "train.json:1",
+        "id": "train.jsonl:1",
         "text": "Mira Voss rested.",
         "mention": {"start": 0, "end": 9},
         "labels": ["person", "person/author"],
         "entity_id": "17",
     },
     {
-        "id": "train.json:2",
+        "id": "train.jsonl:2",
         "text": "It rained in Tarnstad.",
         "mention": {"start": 13, "end": 21},
         "labels": ["location"],
         "entity_id": "",
-    },
-    {
-        "id": "train.json:3",
-        "text": "It rained in Tarnstad.",
-        "mention": {"start": 13, "end": 21},
-        "labels": ["location"],
-        "entity_id": "Q902",
     },
 ]
 

@@ -10,8 +10,8 @@ entities, in either direction, that stands in a sentence on which a task is meas
 the validation and test files of Wiki80. FewRel's first file is copied to OUT/text, to train a map on.
 
 `questions` makes a graph in words of EntityQuestions: a subject, its relation and each of its answers, of all splits,
-since it is the knowledge base that holds the answers. OUT/text has only training questions, put into statements with
-both mentions linked, in the layout of the corpus `wiki80`; so no map reads an entity that it is asked for later.
+since it is the knowledge base that holds the answers. OUT/text has only training questions, put into statements, for
+the corpus `texts_and_triples`; no entity that is asked for elsewhere stands in them. An entity's id is its name.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import typer
 
 from kadapter import data_builders
 from kadapter.trainers.common.atomic_files import replace_file
+from kadapter.trainers.common.encoding import sample
 
 GRAPH, TEXT = "graph.tsv", "text"
 MEASURED, HELD_OUT = ("validation", "test"), 20  # every 20th statement is held out
@@ -73,6 +74,7 @@ def questions(
         Path, typer.Option(help='JSON lines, {"relation", "phrasings": ["[X] was born in [Y] .", ...]}.')
     ],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Where graph and text are written.")],
+    statements: Annotated[int, typer.Option(help="The largest number of statements, a fixed random sample.")] = 20_000,
 ) -> None:
     """Write the graph of all questions, and the facts of the training questions as text with linked mentions."""
     splits = data_builders.load("entity_questions", data_dir)
@@ -80,13 +82,16 @@ def questions(
     _write_graph(output_dir, {triple for rows in splits.values() for row in rows for triple in _answers(row)})
     read = (json.loads(line) for line in phrasings.read_text(encoding="utf-8").splitlines() if line.strip())
     words = {record["relation"]: record["phrasings"][0] for record in read}
-    apart = [row for row in splits["train"] if row["subject"] not in asked and not asked & {*row["answers"]}]
-    stated = [_statement(row, words[row["relation"]]) for row in apart if row["relation"] in words and row["subject"]]
-    (output_dir / TEXT).mkdir(exist_ok=True)
-    lines = [json.dumps(row, ensure_ascii=False) for row in stated]
-    replace_file(output_dir / TEXT / "dev.txt", "\n".join(lines[::HELD_OUT]))
-    replace_file(output_dir / TEXT / "train.txt", "\n".join(line for at, line in enumerate(lines) if at % HELD_OUT))
-    print(f"{len(stated)} of {len(splits['train'])} training questions became statements")
+    apart = splits["train"].filter(
+        lambda row: row["relation"] in words and row["subject"] and not asked & {row["subject"], *row["answers"]}
+    )
+    chosen = sample(apart, statements)
+    texts = [_stated(row, words[row["relation"]]) for row in chosen]
+    triples = [json.dumps(_triple(row), ensure_ascii=False) for row in chosen]
+    replace_file(output_dir / TEXT / "triples.jsonl", "\n".join(triples))
+    replace_file(output_dir / TEXT / "dev.txt", "\n".join(texts[::HELD_OUT]))
+    replace_file(output_dir / TEXT / "train.txt", "\n".join(text for at, text in enumerate(texts) if at % HELD_OUT))
+    print(f"{len(texts)} of {len(splits['train'])} training questions became statements")
 
 
 def _answers(row: dict[str, Any]) -> Iterator[Triple]:
@@ -95,16 +100,15 @@ def _answers(row: dict[str, Any]) -> Iterator[Triple]:
             yield row["subject"], row["relation"], answer
 
 
-def _statement(row: dict[str, Any], phrasing: str) -> dict[str, Any]:
-    """Return a fact as a sentence of Wiki80's layout, its tokens separated by spaces, the names being the ids."""
-    names, tokens = {"[X]": row["subject"], "[Y]": row["answers"][0]}, []
-    mentions = {}
-    for word in phrasing.split():
-        name = names.get(word, word).split()
-        if word in names:
-            mentions[word] = {"id": names[word], "name": names[word], "pos": [len(tokens), len(tokens) + len(name)]}
-        tokens += name
-    return {"token": tokens, "h": mentions["[X]"], "t": mentions["[Y]"], "relation": row["relation"]}
+def _stated(row: dict[str, Any], phrasing: str) -> str:
+    """Return a fact in the words of a phrasing."""
+    return phrasing.replace("[X]", row["subject"]).replace("[Y]", row["answers"][0])
+
+
+def _triple(row: dict[str, Any]) -> dict[str, str]:
+    """Return a fact as the corpus reads it, its names being its ids."""
+    head, tail = row["subject"], row["answers"][0]
+    return {"head": head, "relation": row["relation"], "tail": tail, "head_id": head, "tail_id": tail}
 
 
 def _write_graph(output_dir: Path, triples: Iterable[Triple]) -> None:

@@ -159,6 +159,16 @@ def test_entity_embeddings_are_compared_with_a_dictionary_over_a_matrix_in_memor
     assert_drawn(picture, "dictionary")
 
 
+def test_a_plugged_map_is_compared_with_the_model_alone_and_its_training_with_the_official_loop(benchmark, tmp_path):
+    picture = tmp_path / "maps.svg"
+    results, printed = benchmark(
+        "plugging", "--batch", "2", "--length", "16", "--repeats", "1", "--plot", str(picture)
+    )
+    assert_told(results, ["alone", "plugged", "loop", "ours"], {"milliseconds"})
+    assert "against" in printed and "2 sentences of 16 tokens with 2 entities" in printed
+    assert_drawn(picture, "plugged", "loop")
+
+
 def test_a_backbone_is_hashed_at_a_first_load_alone(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(constants, "HF_HOME", constants.HF_HOME)

@@ -77,7 +77,10 @@ def test_no_run_writes_into_above_or_below_its_encoder(ground, tmp_path, place, 
 def test_a_downstream_run_writes_neither_into_its_encoder_nor_into_an_adapter_it_reads(tmp_path):
     ground = write_task_ground(tmp_path / "ground", "relation_classification")
     before = digest(ground)
-    for place, sentence in (("backbone", "the directory of the encoder"), ("fac", "of an adapter that is read")):
+    for place, sentence in (
+        ("backbone", "the directory of the encoder"),
+        ("fac", "of an adapter or a model that is read"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             run_task.main(task_flags(ground, ground / place, "--overwrite_output_dir"))
     assert digest(ground) == before
