@@ -1,6 +1,6 @@
 # These commands do everything on a machine with Python and make, and can be run again:
 #   make quickstart     train two knowledge adapters, compose them, compare (BACKBONE=id-or-path for another encoder)
-#   make test           run the whole suite, which takes some ten minutes of two cores
+#   make test           run the whole suite, which takes under ten minutes of two cores
 #   make test-fast      run what fits into a minute and a half of it: the daily round
 # Each first installs what it needs into .venv, once, and again when one of the files it depends on changes.
 PYTHON ?= python3
