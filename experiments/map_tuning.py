@@ -85,7 +85,7 @@ def rows(mapped: list, adapters: list[Path]) -> Iterator[tuple[str, str | None, 
 
 def write_linked(argv: list, output_dir: Path) -> None:
     """Write the ids of the measured examples that have a slot for an entity."""
-    flags = ["--trained_model", output_dir / "rows" / "backbone", "--output_dir", output_dir / "linked"]
+    flags = ["--trained_model", output_dir / "rows" / "backbone", "--seed", 0, "--output_dir", output_dir / "linked"]
     corpus, task_flags, run = parse_task_arguments([str(flag) for flag in [*argv, *flags]])
     folder = trained_folder(task_flags, run)
     context = TaskContext(corpus, task_flags, open_task(corpus, task_flags, folder), main=False)
