@@ -352,6 +352,7 @@ def scores_by_hand(folder, episode, official, out_proj):
 
 
 def test_scores_summed_loss_and_gradients_of_an_episode_are_those_of_a_loop_over_its_pairs(folder):
+    torch.manual_seed(0)  # of the head, whose scores may also be near 0, where rounding weighs more
     episode = [(query, support) for query in (0, 1) for support in (2, 3)]  # two queries, each with two classes
     arguments, options = pair_inputs(episode)
     inputs = encode_knowledge(*arguments, **options)
