@@ -24,9 +24,11 @@ test: $(INSTALLED)
 	$(BIN) -P -m pytest -n $(WORKERS) --dist loadfile
 
 # What is marked slow runs whole programs again and again, starts processes or compiles; the readers of corpora are
-# tried without what hypothesis makes of their files. Commands and reports stand on top and are left to the whole suite.
-DAILY := model artifacts data metrics tasks probes training repository
-LONG := mutated or cut_anywhere or killed_build or hundred_thousand or scale_benchmark
+# tried without what hypothesis, bad records and two processes make of their files. Commands and reports stand on top and are left to the whole suite.
+DAILY := model artifacts data metrics tasks training repository
+LONG := mutated or cut_anywhere or killed_build or hundred_thousand or scale_benchmark or two_processes_build or \
+	skipping_counts or bad_record_stops or published_relation_corpora or folds_of_cross or read_before_gives or \
+	nan_and_infinite or imports_no_torch
 test-fast: $(INSTALLED)
 	$(BIN) -P -m pytest -n $(WORKERS) --dist loadfile -m "not slow" -k "not ($(LONG))" $(DAILY:%=tests/%)
 

@@ -15,6 +15,8 @@ from kadapter import KAdapterModel
 from kadapter.artifacts_kadapter import check_destination
 from kadapter.commands._composing import compose
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):

@@ -16,6 +16,8 @@ from transformers import AutoModel
 from kadapter import KAdapterForEntityPairClassification, KAdapterModel
 from kadapter.artifacts_kadapter import read_artifact
 
+pytestmark = pytest.mark.slow
+
 KEY = "adapters.fac.layers.0.down_project.weight"
 
 

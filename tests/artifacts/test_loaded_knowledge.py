@@ -8,6 +8,8 @@ from helpers import batch, bytes_of, make_model, save_backbone, small_adapter
 
 from kadapter import KAdapterForSequenceClassification, KAdapterForTokenClassification, KAdapterModel
 
+pytestmark = pytest.mark.slow
+
 TRAINING = {"corpus": "invented", "objective": "factual", "results": {"micro_f1": 0.8125}}
 
 

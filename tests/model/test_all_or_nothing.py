@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 
 from kadapter import KAdapterForSequenceClassification, KAdapterModel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -26,6 +26,8 @@ from transformers.pipelines import PipelineException
 
 from kadapter import KAdapterForMaskedLM, KAdapterForSequenceClassification, KAdapterModel
 
+pytestmark = pytest.mark.slow
+
 LM_HEADS = ("transform", "linear")
 KINDS = [
     *((family, {}) for family in FAMILIES),
