@@ -795,7 +795,6 @@ class AdapterVerbs:
         if adapter_name is not None:
             check_adapter_name(adapter_name)
         part = read_artifact(id_or_path, **kwargs)
-        part.refuse_infinite()
         names = list(part.config["adapters"])
         tensors = {name: tensors_under(f"adapters.{name}.", part.tensors) for name in names}
         if not all(plugin_class(check_adapter(part, name).kind).recognises(own) for name, own in tensors.items()):
@@ -809,8 +808,7 @@ class AdapterVerbs:
                 core.adapters.add(new, check_adapter(part, old), core.backbone.device, tensors[old], part.where)
                 core.adapters[new].meet(core.backbone)
             core.renew_fusion()
-            if verify:  # after it is known that all tensors are there, in their shapes
-                part.refuse_changed()
+            part.check(verify)  # after it is known that all tensors are there, in their shapes
         return list(renamed.values())
 
     def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:

@@ -352,15 +352,10 @@ def test_each_file_of_weights_is_opened_once(artifact, monkeypatch):
     assert opened == [str(artifact / "model.safetensors")]
 
 
-@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_nan_and_infinite_values_are_refused_by_file_and_tensor(tmp_path, backbone, artifact, value, mixed):
+def test_nan_and_infinite_values_are_refused_by_file_and_tensor(tmp_path, backbone, artifact, value):
     def spoil(tensors):
-        tensors[KEY][0, 0] = value
-        if mixed:
-            tensors.update({key: one.half() for key, one in tensors.items() if key.endswith("bias")})
-        else:
-            tensors[KEY][0, 1] = -value
+        tensors[KEY][0, :2] = torch.tensor([value, -value])
 
     rewrite(artifact, spoil)
     for load in (KAdapterModel.from_pretrained, make_model(backbone, "lin").load_adapter):
