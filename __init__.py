@@ -1,4 +1,4 @@
-"""kadapter: knowledge adapters for Hugging Face encoders.
+"""kadapter: knowledge adapters for Hugging Face encoders and language models.
 
 Importing the package is fast and imports no torch; a name imports what it needs when it is first asked for. With the
 first one, whichever it is, the model and its heads register themselves with the Auto classes.
@@ -12,10 +12,11 @@ _HOMES = {
     "EntityLinker": "graphs.linking",
     "KAdapterConfig": "configuration_kadapter",
     "KnowledgeAdapterConfig": "configuration_kadapter",
+    "KAdapterForCausalLM": "language_modeling_kadapter",
     "KAdapterForDependencyParsing": "heads_kadapter",
     "KAdapterForEntityClassification": "heads_kadapter",
     "KAdapterForEntityPairClassification": "heads_kadapter",
-    "KAdapterForMaskedLM": "heads_kadapter",
+    "KAdapterForMaskedLM": "language_modeling_kadapter",
     "KAdapterForMultipleChoice": "heads_kadapter",
     "KAdapterForPairMatching": "heads_kadapter",
     "KAdapterForQuestionAnswering": "heads_kadapter",
@@ -26,6 +27,8 @@ _HOMES = {
     "KnowledgeMap": "map_kadapter",
     "KnowledgeMapConfig": "map_kadapter",
     "KnowledgeSource": "processing_kadapter",
+    "PreNormAdapter": "prenorm_kadapter",
+    "PreNormAdapterConfig": "prenorm_kadapter",
     "best_spans": "processing_kadapter",
     "encode_choices": "processing_kadapter",
     "encode_entities": "processing_kadapter",
@@ -46,7 +49,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     import importlib
 
-    importlib.import_module(f"{__name__}.heads_kadapter")  # registers all models with the Auto classes
+    importlib.import_module(f"{__name__}.language_modeling_kadapter")  # registers all models with the Auto classes
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

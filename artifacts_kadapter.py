@@ -59,7 +59,7 @@ from .configuration_kadapter import (
     refuse_misspelt,
     split_composition,
 )
-from .processing_kadapter import CARD_MARK, HEADS, model_card, put_tokenizer
+from .processing_kadapter import CARD_MARK, HEADS, LANGUAGE_MODELS, model_card, put_tokenizer
 
 __all__ = [
     "CARD",
@@ -384,9 +384,9 @@ def fetch_referred(
 
 
 CONFIGURATION = "configuration_kadapter.py"
-CODE = (  # the Python files that travel with an artifact; a model without a head reads all but that of heads
+CODE = (  # the Python files that travel with an artifact; a model without a head reads all but those of heads
     *(CONFIGURATION, "backbone_kadapter.py", "processing_kadapter.py", "artifacts_kadapter.py"),
-    *("modeling_kadapter.py", HEADS),
+    *("modeling_kadapter.py", *HEADS),
 )
 ALIGNMENT = 64  # bytes; so a mapped tensor begins where one that PyTorch made does, and multiplies to the same bits
 STRUCTURE = (  # the fields that the tensors belong to: nobody changes them without saving again
@@ -404,20 +404,21 @@ def digest_of(record: dict[str, Any]) -> str:
 def travelling_code(folder: Path, kinds: Collection[str] = (), source: str | None = None) -> dict[str, Path]:
     """Return the Python files that an artifact brings along by their names, from the folder of the running ones.
 
-    They are the six files, those of the other `kinds` of plug-ins in the artifact, and what these import.
-    Where no head was asked for, remote code lies there without the file of heads, which then comes from the `source`
-    that the model was loaded from (several joined by " + ") if it is of the very same release, and else stays behind.
+    They are the seven files, those of the other `kinds` of plug-ins in the artifact, and what these import.
+    Where no head was asked for, remote code lies there without the files of heads, which then come from the `source`
+    that the model was loaded from (several joined by " + ") if it is of the very same release, and else stay behind.
     """
     of_kinds = [path for kind in sorted(kinds) if (path := folder / f"{kind}_kadapter.py").is_file()]
     imported = (Path(path).name for file in of_kinds for path in get_relative_import_files(file))
     names = dict.fromkeys((*CODE, *(path.name for path in of_kinds), *sorted(imported)))
     code = {name: folder / name for name in names if (folder / name).is_file()}
-    for artifact in (source or "").split(" + ") if HEADS not in code else ():
+    missing = [name for name in HEADS if name not in code]
+    for artifact in (source or "").split(" + ") if missing else ():
         with contextlib.suppress(OSError, ValueError):
-            theirs = [cached_file(artifact, name, local_files_only=True) for name in (HEADS, CONFIGURATION)]
-            heads, configuration = (Path(path) for path in theirs if path is not None)
+            theirs = [cached_file(artifact, name, local_files_only=True) for name in (CONFIGURATION, *missing)]
+            configuration, *heads = (Path(path) for path in theirs if path is not None)
             if configuration.read_bytes() == (folder / CONFIGURATION).read_bytes():  # which holds the release's digest
-                code[HEADS] = heads
+                code.update(zip(missing, heads, strict=True))
     return code
 
 
@@ -883,8 +884,16 @@ def check_adapter(artifact: Artifact, name: str) -> KnowledgeAdapterConfig:
 # ---- models of artifacts --------------------------------------------------------------------------------------------
 
 
-# For each of these the Auto class AutoModelForTASK makes a KAdapterForTASK where an artifact has no head of its own.
-TASKS = ("MaskedLM", "MultipleChoice", "QuestionAnswering", "SequenceClassification", "TokenClassification")
+# For each of these the Auto class AutoModelForTASK makes a KAdapterForTASK, which stands in this file, where an
+# artifact has no head of its own.
+TASKS = {
+    "CausalLM": LANGUAGE_MODELS,
+    "MaskedLM": LANGUAGE_MODELS,
+    "MultipleChoice": HEADS[0],
+    "QuestionAnswering": HEADS[0],
+    "SequenceClassification": HEADS[0],
+    "TokenClassification": HEADS[0],
+}
 MASKED_LM = "KAdapterForMaskedLM"
 HEAD_FIELDS = ("dependency_head", "arc_size", "num_positions")
 LABEL_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "active_adapters")
@@ -913,9 +922,9 @@ class ArtifactVerbs:
         return artifact
 
     @classmethod
-    def _with_lm_head(cls, lm_head: str | None) -> bool:
-        """Return whether the backbone's own LM head is needed where this one was chosen."""
-        return False
+    def _lm_task(cls, lm_head: str | None) -> str | None:
+        """Return for which task the backbone's own LM head is needed where this one was chosen; None for no need."""
+        return None
 
     @classmethod
     @making_models_in_turn
@@ -934,7 +943,7 @@ class ArtifactVerbs:
         own = {key: kwargs.pop(key) for key in fields if key in kwargs}
         refuse_misspelt(kwargs, fields, "from_backbone")
         config = KAdapterConfig()
-        module = resolve_backbone(config, backbone, kwargs, lm_head=cls._with_lm_head(own.get("lm_head")))
+        module = resolve_backbone(config, backbone, kwargs, lm_task=cls._lm_task(own.get("lm_head")))
         for key, value in own.items():
             setattr(config, key, value)
         config = KAdapterConfig(**{key: value for key, value in config.to_dict().items() if key != "architectures"})
@@ -986,7 +995,7 @@ class ArtifactVerbs:
         trained = tensors_under("backbone.", artifact.tensors)
         with ThreadPoolExecutor(1) as beside:
             sound = beside.submit(artifact.check, verify)
-            module = resolve_backbone(config, backbone, for_backbone, trained, cls._with_lm_head(config.lm_head))
+            module = resolve_backbone(config, backbone, for_backbone, trained, cls._lm_task(config.lm_head))
             with weights_to_follow():
                 model = cls(config, module)
             # Before it is known what changed, since this tells which tensor is missing or misshapen.
@@ -1201,11 +1210,11 @@ class ArtifactVerbs:
         code = travelling_code(Path(inspect.getfile(self.model_class)).parent, kinds, self.name_or_path)
         config.auto_map = {"AutoConfig": "configuration_kadapter.KAdapterConfig"}
         config.auto_map["AutoModel"] = "modeling_kadapter.KAdapterModel"
-        if HEADS in code:
-            config.auto_map.update({f"AutoModelFor{task}": f"{HEADS[:-3]}.KAdapterFor{task}" for task in TASKS})
-        package = self.model_class.__module__.rpartition(".")[0]
-        if model_class.__module__ == f"{package}.{HEADS[:-3]}":  # a head from elsewhere does not travel along
-            config.auto_map.update(dict.fromkeys(model_class._auto_classes, f"{HEADS[:-3]}.{model_class.__name__}"))
+        homes = {task: file[:-3] for task, file in TASKS.items() if file in code}
+        config.auto_map.update({f"AutoModelFor{task}": f"{home}.KAdapterFor{task}" for task, home in homes.items()})
+        package, _, home = model_class.__module__.rpartition(".")
+        if f"{home}.py" in HEADS and package == self.model_class.__module__.rpartition(".")[0]:  # else it stays here
+            config.auto_map.update(dict.fromkeys(model_class._auto_classes, f"{home}.{model_class.__name__}"))
         for kind in sorted(kinds)[:1]:  # its file imports the others, and would not be fetched if those were named
             module = plugin_module(kind)
             for name, target in config.auto_map.items():

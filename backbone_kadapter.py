@@ -1,4 +1,4 @@
-"""All that knows the frozen encoder: how it is found, loaded, pinned, recognised and run.
+"""All that knows the frozen backbone: how it is found, loaded, pinned, recognised and run.
 
 It is recognised by the fingerprint of its checkpoint: a hash of all tensors as they are stored, which depends neither
 on the dtype in which they are loaded nor on the files over which they are spread.
@@ -32,11 +32,12 @@ from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils import CONFIG_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
@@ -56,8 +57,8 @@ __all__ = [
     "embedding_size_of",
     "embeddings_of",
     "fingerprint_of",
-    "has_lm_head",
     "head_of",
+    "is_causal",
     "making_models_in_turn",
     "pooler_of",
     "positions_of",
@@ -109,24 +110,24 @@ def resolve_backbone(
     backbone: Any,
     kwargs: dict[str, Any],
     trained: dict[str, Tensor] | None = None,
-    lm_head: bool = False,
+    lm_task: str | None = None,
 ) -> PreTrainedModel:
     """Load or take the backbone, and check that it is the one that `config` is pinned to, or pin `config` to it.
 
-    `trained` are the tensors of a backbone that was trained along, which need no other source. With `lm_head` the
-    backbone comes within its masked language model, whose `base_model` it is.
+    `trained` are the tensors of a backbone that was trained along, which need no other source. With `lm_task`,
+    "MaskedLM" or "CausalLM", the backbone comes within its language model, whose `base_model` it is.
 
     Raises:
         OSError: it can't be found; the sentence says how to name its place.
         TypeError: it is no model of transformers, or its class does not take a keyword.
-        ValueError: it is another backbone, no encoder, or its checkpoint lacks tensors, or those of an LM head.
+        ValueError: it is another backbone, reads no text, or its checkpoint lacks tensors, or those of an LM head.
     """
     if config.backbone_modified and backbone is not None:
         raise ValueError("this model's backbone was trained along and is saved with it; leave out backbone=...")
     if config.backbone_modified:
         return _load("the backbone that was trained along", kwargs, config.typed_backbone_config(), trained or {})
     if isinstance(backbone, torch.nn.Module):
-        return _take_module(config, backbone, lm_head)
+        return _take_module(config, backbone, lm_task)
     source = backbone if backbone is not None else config.backbone_name_or_path
     if not source:
         raise ValueError(
@@ -143,7 +144,7 @@ def resolve_backbone(
     checkpoint = _find(source, kwargs, anew=not config.backbone_fingerprint)
     if config.backbone_fingerprint and checkpoint.fingerprint != config.backbone_fingerprint:
         raise ValueError(_another(config, source, checkpoint.fingerprint))
-    module = _load(source, kwargs, lm_head=lm_head)
+    module = _load(source, kwargs, lm_task=lm_task)
     if config.backbone_config:
         check_shapes(config.backbone_config, module.config.to_dict(), f"backbone {source!r}")
     else:
@@ -184,24 +185,23 @@ def check_shapes(ours: Any, theirs: dict[str, Any], where: str) -> None:
 # ---- a backbone in memory -------------------------------------------------------------------------------------------
 
 
-def _take_module(config: KAdapterConfig, model: torch.nn.Module, lm_head: bool = False) -> PreTrainedModel:
+def _take_module(config: KAdapterConfig, model: torch.nn.Module, lm_task: str | None = None) -> PreTrainedModel:
     """Take a module, which is pinned to its checkpoint only if it still equals it, with its LM head if that is asked.
 
     Raises:
         TypeError: it is no model of transformers.
-        ValueError: it is another backbone, no encoder, or has no LM head.
+        ValueError: it is another backbone, reads no text, or has no LM head.
     """
     base: Any = getattr(model, "base_model", model)  # of one with a head, such as RobertaForMaskedLM
     if not isinstance(base, PreTrainedModel):
         raise TypeError(f"a backbone is a PreTrainedModel of transformers, its id or its path, not {type(model)}")
     _check_kind(base.config, "the backbone given as a module")
-    _check_looks_both_ways(base, "the backbone given as a module")
-    if lm_head and not has_lm_head(model):
+    if lm_task is not None and not is_language_model(model, lm_task):
         raise ValueError(
-            f"the backbone given as a module, a {type(model).__name__}, has no LM head; give a masked language model "
-            f"such as AutoModelForMaskedLM loads, or {OTHER_HEADS}"
+            f"the backbone given as a module, a {type(model).__name__}, has no LM head; give a {IN_WORDS[lm_task]} "
+            f"such as AutoModelFor{lm_task} loads{f', or {OTHER_HEADS}' if lm_task == 'MaskedLM' else ''}"
         )
-    module: Any = model if lm_head else base
+    module: Any = model if lm_task is not None else base
     checkpoint = _unchanged(module)
     if not config.backbone_config:
         _pin(config, module, checkpoint)
@@ -241,7 +241,8 @@ def _equal(module: PreTrainedModel, source: str, revision: str | None) -> Checkp
     finding = {"local_files_only": True, "revision": revision}
     try:
         checkpoint = _find(source, finding)
-        stored = _load(source, {"dtype": module.dtype, **finding}, lm_head=has_lm_head(module)).state_dict()
+        lm_task = next((task for task in LANGUAGE_MODELS if is_language_model(module, task)), None)
+        stored = _load(source, {"dtype": module.dtype, **finding}, lm_task=lm_task).state_dict()
     except (OSError, ValueError, TypeError):  # moved, or in need of keywords that only its owner knows
         return None
     ours = module.state_dict()
@@ -401,11 +402,11 @@ def _load(
     kwargs: dict[str, Any],
     backbone_config: Any = None,
     tensors: dict[str, Tensor] | None = None,
-    lm_head: bool = False,
+    lm_task: str | None = None,
 ) -> PreTrainedModel:
     """Load a backbone without a pooler, from a checkpoint or of tensors, refusing to leave anything at random.
 
-    With `lm_head` it is loaded within its masked language model, which is returned.
+    With `lm_task` it is loaded within its language model, which is returned.
     """
     if tensors is None:
         backbone_config = _configuration(source, kwargs)
@@ -413,11 +414,11 @@ def _load(
         kwargs = {key: value for key, value in kwargs.items() if key not in READING}
         kwargs.update(config=backbone_config, state_dict=tensors)
     _check_kind(backbone_config, f"backbone {source!r}")
-    if lm_head:
-        _check_has_masked_lm(backbone_config, f"backbone {source!r}")
-    pooler = {} if lm_head else without_pooler(backbone_config)  # masked language models have none
+    if lm_task is not None:
+        _check_has_language_model(backbone_config, lm_task, f"backbone {source!r}")
+    pooler = {} if lm_task is not None else without_pooler(backbone_config)  # language models have none
     kwargs = {**pooler, **kwargs, "output_loading_info": True}
-    auto_class: Any = AutoModelForMaskedLM if lm_head else AutoModel
+    auto_class: Any = AutoModel if lm_task is None else LANGUAGE_MODELS[lm_task]
     model_class: Any = auto_class if tensors is None else AutoModel._model_mapping[type(backbone_config)]
     try:
         with _quiet("transformers.modeling_utils"):  # its report of unused heads; what is missing is an error below
@@ -425,14 +426,14 @@ def _load(
     except TypeError as error:
         raise TypeError(f"backbone {source!r} could not be built with {sorted(kwargs)}: {error}") from error
     lacking = sorted(key for key in info["missing_keys"] if "pooler" not in key) or sorted(info["mismatched_keys"])
-    _check_lm_head(module, lacking if lm_head else [], source)
+    if lm_task is not None:
+        _check_lm_head(module, lacking, source, lm_task)
     if lacking or (tensors is not None and info["unexpected_keys"]):
         first = (lacking or sorted(info["unexpected_keys"]))[0]
         raise ValueError(
             f"backbone {source!r} lacks tensor {first!r}, has it in another shape or has a tensor too many; "
             "use a complete checkpoint"
         )
-    _check_looks_both_ways(module.base_model, f"backbone {source!r}")
     return module
 
 
@@ -442,17 +443,15 @@ def _configuration(source: str, kwargs: dict[str, Any]) -> PreTrainedConfig:
 
 
 def _check_kind(backbone_config: Any, where: str) -> None:
-    """Refuse, before its weights are fetched, what a configuration shows to be no text encoder.
+    """Refuse, before its weights are fetched, what a configuration shows to be no encoder or decoder of text.
 
     Raises:
-        ValueError: it is a K-Adapter model, has a decoder, looks at earlier tokens only, or reads no text.
+        ValueError: it is a K-Adapter model, an encoder with a decoder, reads no text, or ends in another width.
     """
     if backbone_config.model_type == KAdapterConfig.model_type:
         raise ValueError(f"{where} is itself a K-Adapter model; load it by from_pretrained, or add_adapter to it")
     if getattr(backbone_config, "is_encoder_decoder", False):
         raise ValueError(f"{where} is an encoder with a decoder; adapters stand beside an encoder alone")
-    if getattr(backbone_config, "is_decoder", False) or _is_causal_by_kind(backbone_config):
-        raise ValueError(_looks_back_only(where, backbone_config))
     lacking = [name for name in ("hidden_size", "num_hidden_layers") if not hasattr(backbone_config, name)]
     model_class = AutoModel._model_mapping.get(type(backbone_config), None)
     reads = getattr(model_class, "main_input_name", "input_ids")
@@ -462,13 +461,12 @@ def _check_kind(backbone_config: Any, where: str) -> None:
             f"{where} ({backbone_config.model_type}) {reason}; a backbone is one text encoder, so name that, or the "
             "text encoder within it"
         )
-
-
-def _looks_back_only(where: str, backbone_config: Any) -> str:
-    return (
-        f"{where} ({backbone_config.model_type}) is a decoder: its tokens see only those before them, and an adapter, "
-        "which looks both ways, would let them see the rest; use an encoder"
-    )
+    width = getattr(backbone_config, "word_embed_proj_dim", None) or backbone_config.hidden_size
+    if width != backbone_config.hidden_size:
+        raise ValueError(
+            f"{where} ({backbone_config.model_type}) has blocks of width {backbone_config.hidden_size} and gives "
+            f"states of width {width}, to which adapters can't add; use a backbone of a single width"
+        )
 
 
 def _is_known_encoder(backbone_config: Any) -> bool:
@@ -488,14 +486,16 @@ def _is_causal_by_kind(backbone_config: Any) -> bool:
     )
 
 
-def _check_looks_both_ways(module: PreTrainedModel, where: str) -> None:
-    """Refuse a model whose first token does not see the last, where its kind alone does not tell.
+def is_causal(module: PreTrainedModel) -> bool:
+    """Return whether a model's tokens see only those before them: by its kind, or where that does not tell by a run.
 
     Raises:
-        ValueError: it looks at earlier tokens only, or does not read token ids.
+        ValueError: it does not read token ids.
     """
-    if _is_known_encoder(module.config):
-        return
+    if getattr(module.config, "is_decoder", False) or _is_causal_by_kind(module.config):
+        return True
+    if _is_known_encoder(module.config) or module.device.type == "meta":
+        return False
     ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=module.device)  # alike but for the last token
     training = module.training
     try:
@@ -503,13 +503,12 @@ def _check_looks_both_ways(module: PreTrainedModel, where: str) -> None:
             states = module.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0].float()
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{where} ({module.config.model_type}) does not turn token ids alone into hidden states ({error}); a "
+            f"the backbone ({module.config.model_type}) does not turn token ids alone into hidden states ({error}); a "
             "backbone is one text encoder, so name that, or the text encoder within it"
         ) from error
     finally:
         module.train(training)
-    if (states[0] - states[1]).abs().max() <= 1e-6 * states.abs().max():
-        raise ValueError(_looks_back_only(where, module.config))
+    return bool((states[0] - states[1]).abs().max() <= 1e-6 * states.abs().max())
 
 
 def without_pooler(backbone_config: Any) -> dict[str, bool]:
@@ -545,39 +544,43 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 OTHER_HEADS = f"choose a new one by lm_head={' or '.join(map(repr, LM_HEADS[1:]))}, or a trained one by its id or path"
+LANGUAGE_MODELS: dict[str, Any] = {"MaskedLM": AutoModelForMaskedLM, "CausalLM": AutoModelForCausalLM}
+IN_WORDS = {"MaskedLM": "masked language model", "CausalLM": "causal language model"}
+REMEDIES = {"MaskedLM": OTHER_HEADS, "CausalLM": "use a checkpoint with an LM head, as AutoModelForCausalLM loads it"}
+MAPPINGS: dict[str, Any] = {"MaskedLM": MODEL_FOR_MASKED_LM_MAPPING, "CausalLM": MODEL_FOR_CAUSAL_LM_MAPPING}
 
 
-def has_lm_head(module: Any) -> bool:
-    """Return whether a model is the masked language model of its kind, so has an LM head beside its base model."""
+def is_language_model(module: Any, lm_task: str) -> bool:
+    """Return whether a model is the language model of its kind for a task, with an LM head beside its base model."""
     config_class: Any = type(getattr(module, "config", None))
-    known: Any = MODEL_FOR_MASKED_LM_MAPPING.get(config_class, None)
-    named = type(module).__name__.endswith("ForMaskedLM") and getattr(module, "base_model", module) is not module
+    known: Any = MAPPINGS[lm_task].get(config_class, None)
+    named = type(module).__name__.endswith(f"For{lm_task}") and getattr(module, "base_model", module) is not module
     return named or (known is not None and isinstance(module, known))
 
 
-def _check_has_masked_lm(backbone_config: Any, where: str) -> None:
-    remote = "AutoModelForMaskedLM" in (getattr(backbone_config, "auto_map", None) or {})
-    if type(backbone_config) not in MODEL_FOR_MASKED_LM_MAPPING and not remote:
+def _check_has_language_model(backbone_config: Any, lm_task: str, where: str) -> None:
+    remote = f"AutoModelFor{lm_task}" in (getattr(backbone_config, "auto_map", None) or {})
+    if type(backbone_config) not in MAPPINGS[lm_task] and not remote:
         raise ValueError(
-            f"{where} ({backbone_config.model_type}) is of a kind without a masked language model; {OTHER_HEADS}"
+            f"{where} ({backbone_config.model_type}) is of a kind without a {IN_WORDS[lm_task]}; {REMEDIES[lm_task]}"
         )
 
 
-def _check_lm_head(module: PreTrainedModel, lacking: Sequence[str], source: str) -> None:
+def _check_lm_head(module: PreTrainedModel, lacking: Sequence[str], source: str, lm_task: str) -> None:
     """Raise ValueError where tensors of an LM head are not in a backbone's checkpoint, and so were left at random."""
     inside = f"{module.base_model_prefix}."
     own = [key for key in lacking if not str(key).startswith(inside)]
     if own:
         more = f" and {len(own) - 1} more" if len(own) > 1 else ""
         raise ValueError(
-            f"backbone {source!r} has no complete LM head: its checkpoint lacks {own[0]!r}{more}; {OTHER_HEADS}"
+            f"backbone {source!r} has no complete LM head: its checkpoint lacks {own[0]!r}{more}; {REMEDIES[lm_task]}"
         )
 
 
 class Stub(nn.Module):
-    """Stands where an encoder stood within its masked language model, and returns the states that it is given.
+    """Stands where a backbone stood within its language model, and returns the states that it is given.
 
-    It shares the encoder's embeddings, which some LM heads multiply by.
+    It shares the backbone's embeddings, which some LM heads multiply by.
     """
 
     def __init__(self, base: nn.Module) -> None:
@@ -585,16 +588,21 @@ class Stub(nn.Module):
         if hasattr(base, "embeddings"):
             self.embeddings = base.embeddings
 
-    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> BaseModelOutput:
+    @property
+    def decoder(self) -> "Stub":
+        """This module: a language model that is named for its decoder runs that alone."""
+        return self
+
+    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> BaseModelOutputWithPastAndCrossAttentions:
         """Return states (batch, n, hidden) as the last hidden state."""
-        return BaseModelOutput(last_hidden_state=inputs_embeds)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
 
 
 class BackboneHead(nn.Module):
-    """A backbone's own LM head: its masked language model without the encoder, frozen.
+    """A backbone's own LM head: its language model without the backbone, frozen.
 
-    The class's own forward runs, so that nothing of a family's head is written anew. What it shares with the encoder,
-    the embeddings, is the encoder's, and stands in no state of it.
+    The class's own forward runs, so that nothing of a family's head is written anew, such as logits that are scaled
+    or capped. What it shares with the backbone, the embeddings, is the backbone's, and stands in no state of it.
     """
 
     def __init__(self, model: PreTrainedModel, base: PreTrainedModel) -> None:
@@ -617,7 +625,7 @@ class BackboneHead(nn.Module):
         return self.backbone(inputs_embeds=states.to(device=like.device, dtype=like.dtype), return_dict=True).logits
 
     def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
-        """Return what the class of the backbone's masked language model calls its output embeddings."""
+        """Return what the class of the backbone's language model calls its output embeddings."""
         return self.backbone.get_output_embeddings()
 
     def requires_grad_(self, requires_grad: bool = True) -> "BackboneHead":
@@ -647,25 +655,28 @@ def _forgive_shared(module: Any, incompatible: Any) -> None:
     ]
 
 
-def random_masked_lm(config: KAdapterConfig) -> PreTrainedModel:
-    """Build an untrained masked language model of a backbone's kind, as AutoModelForMaskedLM.from_config does."""
+def random_language_model(config: KAdapterConfig, lm_task: str) -> PreTrainedModel:
+    """Build an untrained language model of a backbone's kind, as the Auto class's from_config does."""
     backbone_config = config.typed_backbone_config()
     _check_kind(backbone_config, "the backbone")
-    _check_has_masked_lm(backbone_config, "the backbone")
-    return AutoModelForMaskedLM.from_config(backbone_config)
+    _check_has_language_model(backbone_config, lm_task, "the backbone")
+    return LANGUAGE_MODELS[lm_task].from_config(backbone_config)
 
 
-def head_of(config: KAdapterConfig, backbone: PreTrainedModel | None) -> tuple[BackboneHead, PreTrainedModel]:
-    """Return a backbone's own LM head and the backbone, of a masked language model or, where there is none, untrained.
+def head_of(
+    config: KAdapterConfig, backbone: PreTrainedModel | None, lm_task: str
+) -> tuple[BackboneHead, PreTrainedModel]:
+    """Return a backbone's own LM head and the backbone, of a language model or, where there is none, untrained.
 
     A backbone that was trained along comes alone, and its LM head's tensors follow.
 
     Raises:
         ValueError: the backbone comes without an LM head, which would be left at random.
     """
-    model: Any = random_masked_lm(config) if backbone is None or config.backbone_modified else backbone
-    if not has_lm_head(model):
-        raise ValueError(f"the backbone, a {type(model).__name__}, comes without an LM head; {OTHER_HEADS}")
+    new = backbone is None or config.backbone_modified
+    model: Any = random_language_model(config, lm_task) if new else backbone
+    if not is_language_model(model, lm_task):
+        raise ValueError(f"the backbone, a {type(model).__name__}, comes without an LM head; {REMEDIES[lm_task]}")
     base: Any = backbone.base_model if backbone is not None else model.base_model
     return BackboneHead(model, base), base
 
@@ -673,8 +684,8 @@ def head_of(config: KAdapterConfig, backbone: PreTrainedModel | None) -> tuple[B
 # ---- running --------------------------------------------------------------------------------------------------------
 
 
-# What a backbone that documents its parameters takes beside them, if it takes others at all, and what an encoder's
-# forward names for decoders alone.
+# What a backbone that documents its parameters takes beside them, if it takes others at all, and what its forward
+# names for generation alone, which is the business of a model with an LM head.
 DOCUMENTED = ("output_attentions", "output_hidden_states", "return_dict")
 OF_DECODERS = ("cache_position", "encoder_attention_mask", "encoder_hidden_states", "past_key_values", "self")
 ALWAYS = (
@@ -691,11 +702,11 @@ class Positions(NamedTuple):
     first: int | None = None
     longest: int | None = None
 
-    def check_length(self, inputs: Tensor | None) -> None:
-        """Raise ValueError for more tokens (batch, sequence, ...) than there are positions."""
-        if inputs is not None and self.longest is not None and inputs.shape[1] > self.longest:
+    def check_length(self, inputs: Tensor | None, past: int = 0) -> None:
+        """Raise ValueError for more tokens (batch, sequence, ...), with `past` before them, than positions."""
+        if inputs is not None and self.longest is not None and past + inputs.shape[1] > self.longest:
             raise ValueError(
-                f"{inputs.shape[1]} tokens are more than the {self.longest} that the backbone takes; cut them"
+                f"{past + inputs.shape[1]} tokens are more than the {self.longest} that the backbone takes; cut them"
             )
 
     def number(self, attention_mask: Tensor, by_mask_alone: bool) -> Tensor | None:
@@ -748,7 +759,7 @@ def _means_nothing(key: str, value: Any) -> bool:
 def positions_of(backbone: nn.Module) -> Positions:
     """Return how a backbone numbers its tokens."""
     embeddings = getattr(backbone, "embeddings", None)
-    table = getattr(embeddings, "position_embeddings", None)
+    table = getattr(embeddings, "position_embeddings", getattr(backbone, "wpe", None))  # GPT-2 has its own at the top
     if table is None or "position_ids" not in inspect.signature(backbone.forward).parameters:
         return Positions()  # relative or rotary positions: padding on the left shifts all of them alike
     padding = getattr(embeddings, "padding_idx", None)  # RoBERTa's rule: padding stays at its id, others follow
@@ -843,7 +854,7 @@ def run_and_tap(
     if not tapped or len(tapped) < len(wanted):
         raise ValueError(
             f"{type(backbone).__name__} returned the hidden states {sorted(tapped)} where {sorted(layers or ())} were "
-            "asked for; use an encoder that returns them when output_hidden_states is given"
+            "asked for; use a backbone that returns them when output_hidden_states is given"
         )
     return output, tapped
 

@@ -201,7 +201,7 @@ class KnowledgeAdapterConfig:
             )
 
     def for_backbone(
-        self, num_hidden_layers: int, hidden_size: int, embedding_size: int | None = None
+        self, num_hidden_layers: int, hidden_size: int, embedding_size: int | None = None, causal: bool = False
     ) -> "KnowledgeAdapterConfig":
         """Return this configuration with all that was left open filled in, checked for a backbone of this depth.
 
@@ -209,6 +209,7 @@ class KnowledgeAdapterConfig:
             num_hidden_layers: the backbone's number of blocks.
             hidden_size: the backbone's width.
             embedding_size: width of the backbone's input embeddings, which means nothing for an adapter behind it.
+            causal: whether the backbone's tokens see only those before them, which means nothing for this kind.
 
         Raises:
             ValueError: a layer lies outside 0..num_hidden_layers.
@@ -337,7 +338,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "d4a2abd2cc4bac4d"
+RELEASE = "293fed985321e59d"
 FUSIONS = ("add", "concat", "gated", "gated_token", "delta")
 WITHOUT_WEIGHTS = ("add", "delta")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")
@@ -477,6 +478,15 @@ class KAdapterConfig(PreTrainedConfig):
         if name not in self.adapters:
             raise ValueError(f"no adapter {name!r}; there are {sorted(self.adapters)}")
         return KnowledgeAdapterConfig.from_dict(self.adapters[name], where=f" of {name!r}")
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """Return this configuration, or, asked for that of a decoder, the backbone's, by which a cache is made."""
+        if decoder and not encoder and self.backbone_config:
+            return self.typed_backbone_config()
+        return super().get_text_config(decoder=decoder, encoder=encoder)
+
+    def validate_token_ids(self) -> None:
+        """Leave the special tokens to the backbone's own configuration, whose they are."""
 
     def typed_backbone_config(self) -> PreTrainedConfig:
         """Return the backbone's configuration as an object of its own class.

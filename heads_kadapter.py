@@ -5,11 +5,8 @@ Dimensions: B batch, S sequence, H backbone width, W words, P passages, A answer
 
 from __future__ import annotations
 
-import copy
 import math
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -17,36 +14,17 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
-    MaskedLMOutput,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
 from transformers.utils import ModelOutput
-from transformers.utils.hub import extract_commit_hash
 
-from .artifacts_kadapter import (
-    MASKED_LM,
-    TASKS,
-    Artifact,
-    check_same_backbone,
-    copy_strictly,
-    lm_head_hash,
-    read_own,
-    tensors_under,
-)
-from .backbone_kadapter import (
-    READING,
-    BackboneHead,
-    check_keywords,
-    head_of,
-    making_models_in_turn,
-    pooler_of,
-)
-from .configuration_kadapter import LM_HEADS, KAdapterConfig, refuse_keywords
+from .artifacts_kadapter import TASKS
+from .backbone_kadapter import check_keywords, making_models_in_turn, pooler_of
+from .configuration_kadapter import KAdapterConfig
 from .modeling_kadapter import (
     Attention,
     Dropout,
@@ -55,30 +33,31 @@ from .modeling_kadapter import (
     attention_mask_of,
     can_be_looked_at,
     check_mask,
+    tokens_in,
 )
 from .processing_kadapter import best_spans, encode_choices, encode_passages, encode_words
 
 __all__ = [
+    "IGNORED",
     "NOT_READ",
     "ArcHead",
     "EntityHead",
     "KAdapterForDependencyParsing",
     "KAdapterForEntityClassification",
     "KAdapterForEntityPairClassification",
-    "KAdapterForMaskedLM",
     "KAdapterForMultipleChoice",
     "KAdapterForPairMatching",
     "KAdapterForQuestionAnswering",
     "KAdapterForSequenceClassification",
     "KAdapterForTokenClassification",
     "KAdapterHeadModel",
-    "LinearLMHead",
     "MatchHead",
     "PositionHead",
     "TokenHead",
-    "TransformLMHead",
+    "check_classes",
     "cross_entropy",
     "multi_label_loss",
+    "register_heads",
     "regression_loss",
     "sequence_loss",
     "spans_loss",
@@ -185,51 +164,6 @@ class PositionHead(nn.Module):
         return self.out_proj(self.dropout(self.dense(context)))
 
 
-class LinearLMHead(nn.Module):
-    """The paper's new LM head: a Linear from the fused features to the vocabulary (K-Adapter, appendix D)."""
-
-    def __init__(self, config: KAdapterConfig) -> None:
-        super().__init__()
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
-
-    def forward(self, features: Tensor, embeddings: nn.Module) -> Tensor:
-        """Map (batch, n, hidden) to logits (batch, n, vocabulary)."""
-        return self.decoder(features.to(self.decoder.weight.dtype))
-
-    def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
-        """Return the Linear onto the vocabulary."""
-        return self.decoder
-
-
-class TransformLMHead(nn.Module):
-    """A new LM head as BERT has it: dense, activation, layer norm, and the backbone's input embeddings with a bias.
-
-    The embeddings are the backbone's, frozen, and no part of this module: nothing is saved of them.
-    """
-
-    def __init__(self, config: KAdapterConfig) -> None:
-        super().__init__()
-        backbone = config.typed_backbone_config()
-        width = getattr(backbone, "embedding_size", None) or config.hidden_size
-        self.dense = nn.Linear(config.hidden_size, width)
-        self.activation = ACT2FN["gelu"]
-        self.layer_norm = nn.LayerNorm(width, eps=1e-12)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-
-    def forward(self, features: Tensor, embeddings: nn.Module) -> Tensor:
-        """Map (batch, n, hidden) to logits (batch, n, vocabulary)."""
-        states = self.layer_norm(self.activation(self.dense(features.to(self.dense.weight.dtype))))
-        weight: Any = embeddings.weight
-        return F.linear(states.to(weight), weight).to(self.bias.device) + self.bias
-
-    def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
-        """Return a Linear onto the vocabulary with the weight of the embeddings and the bias of this head."""
-        weight: Any = embeddings.weight
-        decoder = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-        decoder.weight, decoder.bias = weight, self.bias
-        return decoder
-
-
 # ---- the positions that a head reads --------------------------------------------------------------------------------
 
 
@@ -248,11 +182,14 @@ def check_positions(entity_positions: Tensor | None, mentions: int) -> Tensor:
     return entity_positions
 
 
-def first_tokens(attention_mask: Tensor | None, inputs: Tensor) -> Tensor:
-    """Return the position (batch, 1) of each row's first real token, whatever stands before it."""
+def summary_tokens(attention_mask: Tensor | None, inputs: Tensor, last: bool) -> Tensor:
+    """Return the position (batch, 1) of each row's first real token, or of its last, whatever stands around it."""
     if attention_mask is None:
-        return torch.zeros(len(inputs), 1, dtype=torch.long, device=inputs.device)
-    return attention_mask.long().argmax(dim=1, keepdim=True)  # of booleans neither PyTorch nor ONNX takes it
+        position = inputs.shape[1] - 1 if last else 0
+        return torch.full((len(inputs), 1), position, dtype=torch.long, device=inputs.device)
+    real = attention_mask.long()  # of booleans neither PyTorch nor ONNX takes argmax
+    real = real * torch.arange(1, real.shape[1] + 1, device=real.device) if last else real
+    return real.argmax(dim=1, keepdim=True)
 
 
 def check_words(word_positions: Tensor | None) -> Tensor:
@@ -355,13 +292,18 @@ def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | i
             f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}, and must be {shape} whole numbers, a "
             "class each; other problems than classes are chosen by problem_type"
         )
-    if can_be_looked_at(labels):
-        for label in labels[((labels < 0) & (labels != IGNORED)) | (labels >= logits.shape[-1])][:1].tolist():
-            raise ValueError(f"label {label} is none of the {logits.shape[-1]} classes, 0 to {logits.shape[-1] - 1}")
+    check_classes(labels, logits.shape[-1])
     logits, labels = logits.flatten(0, -2).float(), labels.flatten().to(logits.device).long()
     if num_items_in_batch is None:
         return F.cross_entropy(logits, labels)
     return _share(F.cross_entropy(logits, labels, reduction="sum"), num_items_in_batch)
+
+
+def check_classes(labels: Tensor, number: int) -> None:
+    """Raise ValueError for a label that is none of so many classes, unless it does not count."""
+    if can_be_looked_at(labels):
+        for label in labels[((labels < 0) & (labels != IGNORED)) | (labels >= number)][:1].tolist():
+            raise ValueError(f"label {label} is none of the {number} classes, 0 to {number - 1}")
 
 
 def multi_label_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
@@ -509,103 +451,6 @@ def _check_spans(spans: Tensor, scores: Tensor) -> None:
         )
 
 
-# ---- an LM head that several adapters share -------------------------------------------------------------------------
-
-
-def read_lm_head(where: str | os.PathLike, config: KAdapterConfig, **reading: Any) -> Artifact:
-    """Read the artifact of a trained LM head for the backbone of `config`; what it tells of itself is its config.
-
-    Raises:
-        OSError: there is no such artifact.
-        ValueError: it holds no LM head, or that of another vocabulary or backbone, or is damaged.
-    """
-    artifact = read_own(os.path.expanduser(where), **reading)
-    artifact.check()
-    held = tensors_under("head.", artifact.tensors)
-    kind = artifact.config.get("lm_head")
-    if kind not in LM_HEADS[1:] or artifact.head != MASKED_LM or not held:
-        holds = "refers to that of another artifact" if kind in LM_HEADS[1:] else f"holds a {artifact.head or 'model'}"
-        raise ValueError(
-            f"{artifact.where} holds no LM head of its own ({holds}, lm_head={kind!r}); name an artifact that was "
-            f"trained with lm_head={' or '.join(map(repr, LM_HEADS[1:]))}"
-        )
-    sizes = [(fields.get("backbone_config") or {}).get("vocab_size") for fields in (config.to_dict(), artifact.config)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"the LM head of {artifact.where} has a vocabulary of {sizes[1]} tokens, and this backbone one of "
-            f"{sizes[0]}; use an LM head that was trained on this backbone"
-        )
-    check_same_backbone(config.to_dict(), artifact)
-    folder = os.path.isdir(artifact.where)
-    artifact.config["lm_head_source"] = {
-        "name_or_path": os.path.abspath(artifact.where) if folder else artifact.where,
-        "revision": None if folder else extract_commit_hash(next(iter(artifact.files)), None),
-        "subfolder": reading.get("subfolder") or "",
-        "hash": lm_head_hash(kind, held),
-    }
-    return artifact
-
-
-def with_lm_head(artifact: Artifact, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
-    """Return a masked-LM model's artifact with the tensors of the LM head that `config` asks for, and note its source.
-
-    That is the head in the artifact, the one to which it refers, or a trained one that is named by id or path. The
-    backbone's own needs no tensors, and for a new one the artifact is left without any.
-
-    Raises:
-        OSError: the LM head can't be read.
-        ValueError: it is of another vocabulary or backbone, or has changed.
-    """
-    written, asked = artifact.config, config.lm_head or LM_HEADS[0]
-    stored = (written.get("lm_head") or LM_HEADS[0]) if artifact.head == MASKED_LM else None
-    source = written.get("lm_head_source") or {} if asked == stored else {}
-    own = {key: value for key, value in reading.items() if key not in ("revision", "subfolder")}
-    if asked in LM_HEADS and not source:
-        config.lm_head, config.lm_head_source = asked, None
-        return artifact if asked == stored else _without_lm_head(artifact)
-    if asked in LM_HEADS:
-        shared = _referred_lm_head(source, artifact.where, config, own)
-    elif os.path.isdir(os.path.expanduser(asked)) or "/" in asked:
-        shared = read_lm_head(asked, config, **own)
-    else:
-        raise ValueError(
-            f"lm_head={asked!r} is none of {list(LM_HEADS)}, and no directory or id ORG/NAME of a trained LM head; "
-            "choose one of these"
-        )
-    config.lm_head, config.lm_head_source = shared.config["lm_head"], shared.config["lm_head_source"]
-    tensors = {**_without_lm_head(artifact).tensors}
-    tensors.update({key: tensor for key, tensor in shared.tensors.items() if key.startswith("head.")})
-    changed = {"architectures": [MASKED_LM], "lm_head": config.lm_head}
-    return replace(artifact, config={**written, **changed}, tensors=tensors, files={**artifact.files, **shared.files})
-
-
-def _without_lm_head(artifact: Artifact) -> Artifact:
-    if artifact.head != MASKED_LM:
-        return artifact
-    tensors = {key: tensor for key, tensor in artifact.tensors.items() if not key.startswith("head.")}
-    return replace(artifact, config={**artifact.config, "architectures": ["KAdapterModel"]}, tensors=tensors)
-
-
-def _referred_lm_head(source: dict[str, Any], where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
-    reading = {**reading, **{key: source[key] for key in ("revision", "subfolder") if source.get(key)}}
-    location = f"{source['name_or_path']!r}" + (f" (revision {source['revision']})" if source.get("revision") else "")
-    try:
-        shared = read_lm_head(source["name_or_path"], config, **reading)
-    except OSError as error:
-        raise OSError(
-            f"the LM head that {where} was trained with can't be read from {location}: {error}. Put it back there, or "
-            "name another place by lm_head=ID_OR_PATH"
-        ) from error
-    actual = shared.config["lm_head_source"]["hash"]
-    if actual != source["hash"]:
-        raise ValueError(
-            f"the LM head has changed since {where} was trained with it: {location} holds {actual[:12]}, not "
-            f"{source['hash'][:12]}; put the old one back, or name the one to use by lm_head=ID_OR_PATH"
-        )
-    shared.config["lm_head_source"] = source
-    return shared
-
-
 # ---- head models ----------------------------------------------------------------------------------------------------
 
 
@@ -692,7 +537,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
             raise ValueError(
                 "there is nothing to read; give input_ids, inputs_embeds, or states that were read before"
             )
-        check_mask(attention_mask, tokens)
+        check_mask(attention_mask, tokens, tokens_in(inputs.get("past_key_values")))
         positions = self._positions_read(tokens, attention_mask, inputs)
         backbone, adapters = self.kadapter.encode(input_ids, attention_mask, positions, **inputs)
         return {"backbone": backbone, **{self.sources()[name]: states for name, states in adapters.items()}}
@@ -744,7 +589,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
 
 
 class KAdapterForSequenceClassification(KAdapterHeadModel):
-    """Class of a whole text, several classes, or one or more numbers, read off its first token.
+    """Class of a whole text, several classes, or one or more numbers, read off its first token, of a decoder its last.
 
     Logits are (batch, labels). The loss is that of `config.problem_type`: the mean cross-entropy for classes (batch,),
     the binary cross-entropy for several labels of a text (batch, labels), or the squared error for numbers, (batch,)
@@ -760,7 +605,7 @@ class KAdapterForSequenceClassification(KAdapterHeadModel):
         return EntityHead(config, mentions=1)
 
     def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
-        return first_tokens(attention_mask, tokens)
+        return summary_tokens(attention_mask, tokens, last=self.kadapter.causal)
 
     def loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, inputs: dict[str, Any]) -> Tensor:
         """Return the loss of `config.problem_type`, which the first labels decide where it is None."""
@@ -833,194 +678,10 @@ class KAdapterForEntityPairClassification(KAdapterEntityModel):
     mentions = 2
 
 
-class KAdapterForMaskedLM(KAdapterHeadModel):
-    """The token at each masked position: what a model knows, read off its fused features by an LM head.
-
-    The LM head is `config.lm_head`: "backbone", the backbone's own, frozen and never saved; "transform" or "linear", a
-    new one, which is an artifact of its own where the model has no adapters. Adapters share a trained one by
-    `lm_head=ID_OR_PATH`, and what is saved then refers to it. Logits are (batch, sequence, vocabulary), or (batch, n,
-    vocabulary) at `positions` (batch, n); labels go with them, and the loss is the mean cross-entropy over those that
-    are not -100.
-    """
-
-    _auto_classes = ("AutoModelForMaskedLM",)
-    _own_inputs = ("positions",)
-    _own_fields = ("lm_head",)
-    output_class = MaskedLMOutput
-
-    def __init__(
-        self, config: KAdapterConfig, backbone: PreTrainedModel | None = None, head: nn.Module | None = None
-    ) -> None:
-        config.lm_head = config.lm_head or LM_HEADS[0]
-        if head is None and self._with_lm_head(config.lm_head):
-            head, backbone = head_of(config, backbone)
-        super().__init__(config, backbone, head)
-        self.register_state_dict_post_hook(_drop_backbone_head)
-        self.register_load_state_dict_post_hook(_forgive_backbone_head)
-
-    @staticmethod
-    def build_head(config: KAdapterConfig) -> nn.Module:
-        """Return a new LM head; that of a backbone is untrained."""
-        if config.lm_head in (None, LM_HEADS[0]):
-            return head_of(config, None)[0]
-        return {"transform": TransformLMHead, "linear": LinearLMHead}[config.lm_head](config)
-
-    @classmethod
-    @making_models_in_turn
-    def from_backbone(cls, backbone: str | PreTrainedModel, lm_head: str | None = None, **kwargs: Any) -> Any:
-        """Return a model without adapters on a backbone, as the other models' `from_backbone`, and its LM head.
-
-        `lm_head` is "backbone", which is the default, "transform" or "linear", or the id or path of a trained one.
-
-        Raises:
-            ValueError: the backbone's checkpoint has no LM head, or the trained one is of another backbone.
-        """
-        named = lm_head is not None and lm_head not in LM_HEADS
-        model = super().from_backbone(backbone, lm_head=LM_HEADS[1] if named else lm_head, **kwargs)
-        if named:
-            model.load_lm_head(lm_head)
-        return model
-
-    @classmethod
-    def _with_lm_head(cls, lm_head: str | None) -> bool:
-        return lm_head in (None, LM_HEADS[0])
-
-    @classmethod
-    def _read_head(cls, artifact: Artifact, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
-        return with_lm_head(artifact, config, reading)
-
-    def _load_strictly(self, artifact: Artifact, ignore_mismatched_sizes: bool = False) -> tuple[set[str], set[tuple]]:
-        new = super()._load_strictly(artifact, ignore_mismatched_sizes)
-        if self.config.lm_head_source:
-            self.head.requires_grad_(False)
-        return new
-
-    def renew_head(self) -> None:
-        """Put a new LM head in the place of this one, unless it is the backbone's own or a trained one."""
-        if not isinstance(self.head, BackboneHead) and not self.config.lm_head_source:
-            super().renew_head()
-
-    def _own_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        backbones = isinstance(self.head, BackboneHead) and not self.config.backbone_modified
-        yield from ((name, module) for name, module in super()._own_modules() if name != "head" or not backbones)
-
-    @making_models_in_turn
-    def load_lm_head(self, id_or_path: str, **kwargs: Any) -> None:
-        """Load a trained LM head, frozen, in place of this one; what is saved refers to it while it is unchanged.
-
-        `revision`, `subfolder`, `token` and `cache_dir` mean its repository.
-
-        Raises:
-            OSError: there is no such artifact.
-            TypeError: a keyword is unknown.
-            ValueError: it holds no LM head, or that of another vocabulary or backbone, or is damaged.
-        """
-        refuse_keywords(kwargs, READING, "load_lm_head")
-        shared = read_lm_head(id_or_path, self.config, **kwargs)
-        config = copy.copy(self.config)
-        config.lm_head = shared.config["lm_head"]
-        with torch.device("meta"):
-            head = self.build_head(config)
-        copy_strictly(head, tensors_under("head.", shared.tensors), shared.where, "head.")
-        self.head = head.to(self.kadapter.backbone.device).requires_grad_(False).train(self.training)
-        self.config.lm_head, self.config.lm_head_source = config.lm_head, shared.config["lm_head_source"]
-
-    def train_adapter(self, adapter_names: str | Sequence[str]) -> None:
-        """Train these adapters, the fusion and a new LM head, and nothing else; also makes these adapters active.
-
-        The backbone's own LM head and one that was loaded stay frozen; `head.requires_grad_(True)` trains the latter.
-        """
-        super().train_adapter(adapter_names)
-        if isinstance(self.head, BackboneHead) or self.config.lm_head_source:
-            self.head.requires_grad_(False)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-        states: dict[str, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> ModelOutput | tuple:
-        """Return logits for each token, or at `positions` alone, and, given `labels`, the loss.
-
-        Logits for a whole vocabulary are most of the cost, so training gives the `positions` (batch, n) of its masks,
-        -1 where there are fewer, with labels (batch, n) that are -100 there.
-
-        Raises:
-            ValueError: `positions` are of another shape or out of range, or a label is no token.
-        """
-        arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
-        return super().forward(input_ids, *arguments, positions=positions, **kwargs)
-
-    def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
-        positions = inputs.pop("positions", None)
-        if positions is not None and (positions.dim() != 2 or len(positions) != len(tokens)):
-            raise ValueError(
-                f"positions have shape {tuple(positions.shape)} and must have (batch, n), here ({len(tokens)}, n): "
-                "the tokens whose logits are asked for, -1 where there are fewer"
-            )
-        return positions
-
-    def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Return a score for each token of the vocabulary."""
-        return self.head(features, self.get_input_embeddings())
-
-    # ---- what reads and writes tokens ------------------------------------------------------------------------------
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Return the LM head's Linear onto the vocabulary, whose weight may be that of the input embeddings."""
-        return self.head.output_embeddings(self.get_input_embeddings())
-
-    def set_output_embeddings(self, new_embeddings: Any) -> None:
-        """Refuse: an LM head is made for its vocabulary."""
-        raise ValueError(FIXED_VOCABULARY)
-
-    def set_input_embeddings(self, value: Any) -> None:
-        """Refuse: an LM head is made for its vocabulary."""
-        raise ValueError(FIXED_VOCABULARY)
-
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """Refuse: an LM head is made for its vocabulary."""
-        raise ValueError(FIXED_VOCABULARY)
-
-    def release_backbone(self) -> None:
-        """Let the frozen backbone's weights leave memory, unless the LM head multiplies by its embeddings.
-
-        Raises:
-            ValueError: it does, or the backbone trains or was changed.
-        """
-        if not isinstance(self.head, LinearLMHead):
-            raise ValueError(f"the LM head {self.config.lm_head!r} multiplies by the backbone's embeddings; keep it")
-        super().release_backbone()
-
-
-FIXED_VOCABULARY = (
-    "an LM head is made for its vocabulary, so the embeddings of a masked-LM model can't be exchanged or resized; "
-    "resize the backbone's own masked language model, save it, and build on that"
-)
-
-
-def _drop_backbone_head(module: Any, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Take the LM head of a frozen backbone out of a state dict, as a hook after it was made."""
-    if isinstance(module.head, BackboneHead) and not module.config.backbone_modified:
-        for key in [key for key in state_dict if key.startswith(f"{prefix}head.")]:
-            del state_dict[key]
-
-
-def _forgive_backbone_head(module: Any, incompatible: Any) -> None:
-    """Miss no tensors of the LM head of a frozen backbone, as a hook after a state dict was loaded."""
-    if isinstance(module.head, BackboneHead) and not module.config.backbone_modified:
-        names = tuple(f"head.{key}" for key in module.head.state_dict())
-        incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not key.endswith(names)]
-
-
 class KAdapterForMultipleChoice(KAdapterHeadModel):
     """The right one of several choices, each a text of its own, by its first token (the official head of CosmosQA).
 
+    Beside a decoder, whose first token sees nothing of the text, it is the last token.
     `input_ids`, `attention_mask` and `position_ids` are (batch, choices, sequence), logits (batch, choices), labels
     (batch,); the loss is the mean cross-entropy.
     """
@@ -1042,7 +703,7 @@ class KAdapterForMultipleChoice(KAdapterHeadModel):
         return {key: states.view(len(inputs), -1, states.shape[-1]) for key, states in super().read(**rows).items()}
 
     def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
-        return first_tokens(attention_mask, tokens)
+        return summary_tokens(attention_mask, tokens, last=self.kadapter.causal)
 
     def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Return a score for each choice, (batch, choices)."""
@@ -1259,17 +920,18 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
         return super().loss(logits, labels, num_items, inputs)
 
 
-def _register() -> None:
-    """Let the Auto classes answer for head models.
+def register_heads(names: Mapping[str, Any]) -> None:
+    """Let the Auto classes answer for the head models among the names of a module.
 
     Of several heads they take the one that a checkpoint names, and where it names none the first: the general one.
     """
-    heads = [globals()[name] for name in __all__ if name.startswith("KAdapterFor")]
+    heads = [names[name] for name in names["__all__"] if name.startswith("KAdapterFor")]
     for task in TASKS:
-        name, general = f"AutoModelFor{task}", globals()[f"KAdapterFor{task}"]
-        others = [head for head in heads if name in head._auto_classes and head is not general]
-        getattr(transformers, name).register(KAdapterConfig, (general, *others), exist_ok=True)
+        name, general = f"AutoModelFor{task}", names.get(f"KAdapterFor{task}")
+        if general in heads:
+            others = [head for head in heads if name in head._auto_classes and head is not general]
+            getattr(transformers, name).register(KAdapterConfig, (general, *others), exist_ok=True)
 
 
 if __name__ == "kadapter.heads_kadapter":  # installed: as remote code it must not stand in for another repository's
-    _register()
+    register_heads(globals())

@@ -28,13 +28,13 @@ from .heads_kadapter import (
     KAdapterForDependencyParsing,
     KAdapterForEntityClassification,
     KAdapterForEntityPairClassification,
-    KAdapterForMaskedLM,
     KAdapterForMultipleChoice,
     KAdapterForPairMatching,
     KAdapterForQuestionAnswering,
     KAdapterForSequenceClassification,
     KAdapterForTokenClassification,
 )
+from .language_modeling_kadapter import KAdapterForCausalLM, KAdapterForMaskedLM
 from .modeling_kadapter import (
     KAdapterModel,
     KAdapterPreTrainedModel,
@@ -48,6 +48,7 @@ from .processing_kadapter import ENTITY_POSITIONS, MISSING_ENTITIES, KnowledgeSo
 __all__ = [  # with all that the Auto classes find in an artifact with a map
     "Config",
     "KAdapterConfig",
+    "KAdapterForCausalLM",
     "KAdapterForDependencyParsing",
     "KAdapterForEntityClassification",
     "KAdapterForEntityPairClassification",
@@ -126,7 +127,7 @@ class KnowledgeMapConfig(KnowledgeAdapterConfig):
         check_choice("hidden_act", self.hidden_act, ACT2FN)
 
     def for_backbone(
-        self, num_hidden_layers: int, hidden_size: int, embedding_size: int | None = None
+        self, num_hidden_layers: int, hidden_size: int, embedding_size: int | None = None, causal: bool = False
     ) -> KnowledgeMapConfig:
         """Return this configuration with the width of the input embeddings filled in.
 
@@ -183,6 +184,7 @@ class KnowledgeMap(KnowledgePlugin):
 
     changes_inputs = True
     makes_features = False
+    looks_ahead = False
 
     def __init__(self, config: KnowledgeMapConfig, backbone_hidden_size: int) -> None:
         super().__init__(config, backbone_hidden_size)

@@ -1,4 +1,4 @@
-"""K-Adapter: knowledge adapters beside a frozen encoder (Wang et al., Findings of ACL 2021, arXiv 2002.01808).
+"""K-Adapter: knowledge adapters beside a frozen backbone (Wang et al., Findings of ACL 2021, arXiv 2002.01808).
 
 From top to bottom in the order of the paper: attention, the adapter layer, the adapter, fusion, the model.
 Dimensions: B batch, S sequence, H backbone width, D adapter width.
@@ -6,6 +6,7 @@ Dimensions: B batch, S sequence, H backbone width, D adapter width.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, logging
 
@@ -37,6 +39,7 @@ from .backbone_kadapter import (
     check_keywords,
     check_tapped,
     embedding_size_of,
+    is_causal,
     making_models_in_turn,
     plain,
     positions_of,
@@ -67,12 +70,15 @@ __all__ = [
     "KnowledgeAdapter",
     "KnowledgePlugin",
     "Linear",
+    "attend",
     "attention_mask_of",
     "can_be_looked_at",
+    "check_cache",
     "check_mask",
     "entities_by_name",
     "gather",
     "new_fusion",
+    "tokens_in",
 ]
 
 logger = logging.get_logger(__name__)
@@ -173,12 +179,19 @@ def attention_mask_of(attention_mask: Tensor | None, device: torch.device) -> Te
     return (real | ~real.any(dim=1, keepdim=True))[:, None, None, :].to(device)
 
 
-def check_mask(attention_mask: Tensor | None, inputs: Tensor | None) -> None:
-    """Raise ValueError, before anything runs, where a mask (batch, sequence) does not belong to its inputs."""
-    if attention_mask is not None and inputs is not None and attention_mask.shape != inputs.shape[:2]:
+def check_mask(attention_mask: Tensor | None, inputs: Tensor | None, past: int = 0) -> None:
+    """Raise ValueError, before anything runs, where a mask (batch, sequence) does not belong to its inputs.
+
+    Its sequence begins with the `past` tokens of a cache.
+    """
+    if attention_mask is None or inputs is None:
+        return
+    batch, length = inputs.shape[:2]
+    if attention_mask.shape != (batch, past + length):
+        cached = f", and the {past} tokens in the cache before them" if past else ""
         raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)} and must have {tuple(inputs.shape[:2])}, (batch, "
-            "sequence) of the inputs; give the mask that came with them"
+            f"attention_mask has shape {tuple(attention_mask.shape)} and must have {(batch, past + length)}, (batch, "
+            f"sequence) of the inputs{cached}; give the mask that came with them"
         )
 
 
@@ -266,8 +279,15 @@ class KnowledgePlugin(nn.Module):
     A plug-in's contribution, which the fusion "delta" reads, is its output without the hidden states that it taps. A
     class whose output holds them sets `holds_tapped_states`, and its forward takes `contribution=True` to leave them
     out; of all others the output is the contribution.
+
+    Where `looks_ahead` is true, what it makes of a token depends on later tokens. Beside a backbone whose tokens see
+    only those before them such a plug-in is refused, unless its configuration asks for that by `causal=False`. Where
+    it attends to earlier tokens, `cached_layers` is the number of its layers that do, and its forward takes `cache`:
+    that many layers of transformers' cache, each with `update(keys, values)`.
     """
 
+    looks_ahead = True
+    cached_layers = 0
     holds_tapped_states = False
     changes_inputs = False  # whether it stands before the backbone, so that all that is behind it reads its changes
     makes_features = True  # whether its forward makes features that are fused
@@ -574,6 +594,70 @@ def new_fusion(config: KAdapterConfig, names: Sequence[str]) -> AddFusion:
     return fusions[config.fusion](names, config.hidden_size)
 
 
+# ---- what adapters keep of earlier tokens while a text is generated -------------------------------------------------
+
+
+class AdapterCacheLayer(DynamicLayer):
+    """Keys and values of one layer of an adapter, behind those of the backbone in the same cache."""
+
+    def __init__(self, adapter_name: str) -> None:
+        super().__init__()
+        self.adapter_name = adapter_name
+
+
+def tokens_in(past_key_values: Any) -> int:
+    """Return how many tokens a cache holds, 0 where there is none.
+
+    Raises:
+        TypeError: it is no cache of transformers.
+    """
+    if past_key_values is None:
+        return 0
+    if not isinstance(past_key_values, Cache):
+        raise TypeError(
+            f"past_key_values are a Cache of transformers, not a {type(past_key_values).__name__}; give "
+            "DynamicCache(config=model.config)"
+        )
+    return past_key_values.get_seq_length()
+
+
+def check_cache(past_key_values: Cache) -> None:
+    """Raise ValueError for a cache of a fixed size, to which no layers can be added."""
+    if any(isinstance(layer, StaticLayer) for layer in past_key_values.layers):
+        raise ValueError(
+            f"a {type(past_key_values).__name__} has a fixed size and no room for what adapters keep; leave out "
+            "cache_implementation, or give past_key_values=DynamicCache(config=model.config)"
+        )
+
+
+def open_cache(past_key_values: Cache, backbone_config: Any, adapters: Mapping[str, int]) -> None:
+    """Add layers for adapters, of each name so many, to an empty cache, or check those of a filled one.
+
+    Raises:
+        ValueError: it was filled by another model, or without one of these adapters; nothing was added.
+    """
+    check_cache(past_key_values)
+    layers, past = past_key_values.layers, tokens_in(past_key_values)
+    own = [layer for layer in layers if isinstance(layer, AdapterCacheLayer)]
+    lengths = {name: [layer.get_seq_length() for layer in own if layer.adapter_name == name] for name in adapters}
+    usual = DynamicCache(config=backbone_config) if not own or past == 0 else None
+    if usual is not None and len(layers) - len(own) not in (0, len(usual.layers)):
+        raise ValueError(
+            f"the cache has {len(layers) - len(own)} layers, and the backbone {len(usual.layers)}; give a new one, "
+            "DynamicCache(config=model.config)"
+        )
+    for name, number in adapters.items():
+        if lengths[name] != [past] * number and (past or lengths[name]):
+            raise ValueError(
+                f"the cache holds {past} tokens, and of adapter {name!r} {max(lengths[name], default=0)}: it was "
+                "filled by another model or while the adapter was off; generate anew, with a new cache"
+            )
+    if usual is not None and not layers:
+        layers.extend(usual.layers)
+    for name, number in adapters.items():
+        layers.extend(AdapterCacheLayer(name) for _ in range(number - len(lengths[name])))
+
+
 # ---- adapters in parallel -------------------------------------------------------------------------------------------
 
 
@@ -584,10 +668,15 @@ class AdapterSet(nn.ModuleDict):
     """
 
     def __init__(
-        self, config: KAdapterConfig, weights_follow: bool = False, embedding_size: int | None = None
+        self,
+        config: KAdapterConfig,
+        weights_follow: bool = False,
+        embedding_size: int | None = None,
+        causal: bool = False,
     ) -> None:
         super().__init__()
-        self._config, self._enabled, self._embedding_size = config, True, embedding_size
+        self._config, self._enabled = config, True
+        self._embedding_size, self._causal = embedding_size, causal
         for name in config.adapters:
             self._check_free(name)
             self[name] = self._new(name, config.adapter_config(name), weights_follow)
@@ -700,10 +789,11 @@ class AdapterSet(nn.ModuleDict):
         attention_mask: Tensor | None,
         at: Tensor | None = None,
         contributions: bool = False,
+        past_key_values: Cache | None = None,
     ) -> dict[str, Tensor]:
         """Run the active adapters on the states that they tap, and let go of all others.
 
-        With `contributions` the tapped states are left out of what is returned.
+        With `contributions` the tapped states are left out of what is returned. A cache was opened by `open_cache`.
         """
         fused, tapped = self.fused, {layer: states[layer] for layer in self.tapped_layers}
         states.clear()
@@ -711,9 +801,20 @@ class AdapterSet(nn.ModuleDict):
         for name in fused:
             adapter = self[name]
             read = [tapped[layer] for layer in adapter.tapped_layers]
-            chosen = {"contribution": True} if contributions and adapter.holds_tapped_states else {}
+            chosen: dict[str, Any] = {}
+            if contributions and adapter.holds_tapped_states:
+                chosen["contribution"] = True
+            if past_key_values is not None and adapter.cached_layers:
+                chosen["cache"] = [
+                    layer for layer in past_key_values.layers if getattr(layer, "adapter_name", None) == name
+                ]
             outputs[name] = adapter(read, attention_mask, at, **chosen)
         return outputs
+
+    def open_cache(self, past_key_values: Cache, backbone_config: Any) -> None:
+        """Add layers for the active adapters to an empty cache, or check those of a filled one; see `open_cache`."""
+        numbers = {name: self[name].cached_layers for name in self.fused}
+        open_cache(past_key_values, backbone_config, {name: number for name, number in numbers.items() if number})
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -737,9 +838,16 @@ class AdapterSet(nn.ModuleDict):
 
     def _new(self, name: str, adapter_config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgePlugin:
         sizes = (self._config.num_hidden_layers, self._config.hidden_size, self._embedding_size)
-        adapter_config = adapter_config.for_backbone(*sizes)
+        adapter_config = adapter_config.for_backbone(*sizes, self._causal)
         with torch.device("meta") if weights_follow else torch.get_default_device():
             adapter = plugin_class(adapter_config.kind)(adapter_config, self._config.hidden_size)
+        if self._causal and adapter.looks_ahead and getattr(adapter_config, "causal", None) is not False:
+            raise ValueError(
+                f"adapter {name!r} is of kind {adapter_config.kind!r}, which looks both ways, and the backbone "
+                f"({self._config.typed_backbone_config().model_type}) is a decoder: its tokens see only those before "
+                "them, and the adapter would let them see the rest; use PreNormAdapterConfig(), kind 'prenorm', which "
+                "does as the backbone does"
+            )
         self._config.adapters[name] = adapter_config.to_dict()
         return adapter
 
@@ -993,7 +1101,7 @@ class KAdapterPreTrainedModel(AdapterVerbs, ArtifactVerbs, PreTrainedModel):
 
 
 class KAdapterModel(KAdapterPreTrainedModel):
-    """Knowledge adapters in parallel beside a frozen encoder, and the fusion of their outputs.
+    """Knowledge adapters in parallel beside a frozen backbone, and the fusion of their outputs.
 
     The backbone is frozen, always in eval mode, held in its own dtype and never saved, until a user unfreezes it by
     `model.backbone.requires_grad_(True)`.
@@ -1004,10 +1112,13 @@ class KAdapterModel(KAdapterPreTrainedModel):
 
     def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        self.adapters = AdapterSet(config, WEIGHTS_FOLLOW.get(), embedding_size_of(backbone, config))
+        embedding_size = embedding_size_of(backbone, config)
+        module = backbone if backbone is not None else random_backbone(config)
+        self.causal = is_causal(module)  # whether the backbone's tokens see only those before them
+        self.adapters = AdapterSet(config, WEIGHTS_FOLLOW.get(), embedding_size, self.causal)
         self.fusion = new_fusion(config, self.adapters.featured)
         self.post_init()
-        self.backbone = backbone if backbone is not None else random_backbone(config)
+        self.backbone = module
         self.backbone.requires_grad_(False).eval()
         adapter: Any
         for adapter in self.adapters.values():
@@ -1033,7 +1144,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
         Shapes: `input_ids`, `attention_mask`, `position_ids` (batch, sequence); `inputs_embeds` (batch, sequence,
         hidden). Knowledge maps take `knowledge_slots` (batch, slots) and `knowledge_embeds` (batch, slots, knowledge),
         or dicts of these by map, as `encode_knowledge` gives them. Outputs at real tokens do not depend on padding
-        (with `mask_padding`).
+        (with `mask_padding`). Beside a decoder `past_key_values`, a dynamic cache, holds earlier tokens, which the
+        mask begins with, and these are added to it.
 
         Raises:
             TypeError: neither this model nor its backbone knows a keyword.
@@ -1046,7 +1158,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         last, states, attentions = self._run_backbone(input_ids, attention_mask, output_hidden_states, **inputs)
         every = tuple(states.values()) if output_hidden_states else None
-        adapters = self._run_adapters(states, attention_mask)
+        adapters = self._run_adapters(states, attention_mask, past_key_values=kwargs.get("past_key_values"))
         fused = self.fusion(last, adapters)  # (B, S, H)
         output = KAdapterModelOutput(fused, last, adapters, every, attentions)
         return output.to_tuple() if return_dict is False else output
@@ -1059,7 +1171,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
         Of an adapter that is its output, or with the fusion "delta" its contribution.
         """
         last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
-        return last if at is None else gather(last, at), self._run_adapters(states, attention_mask, at)
+        adapters = self._run_adapters(states, attention_mask, at, kwargs.get("past_key_values"))
+        return last if at is None else gather(last, at), adapters
 
     def contributions(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any
@@ -1069,10 +1182,15 @@ class KAdapterModel(KAdapterPreTrainedModel):
         return last, self.adapters(states, attention_mask, contributions=True)
 
     def _run_adapters(
-        self, states: dict[int, Tensor], attention_mask: Tensor | None, at: Tensor | None = None
+        self,
+        states: dict[int, Tensor],
+        attention_mask: Tensor | None,
+        at: Tensor | None = None,
+        past_key_values: Cache | None = None,
     ) -> dict[str, Tensor]:
         """Return what the fusion reads of each active adapter."""
-        return self.adapters(states, attention_mask, at, self.fusion.reads == DeltaFusion.reads)
+        contributions = self.fusion.reads == DeltaFusion.reads
+        return self.adapters(states, attention_mask, at, contributions, past_key_values)
 
     def tap(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> dict[int, Tensor]:
         """Return the hidden states (batch, sequence, hidden) that active adapters tap by layer, and the last as -1."""
@@ -1089,17 +1207,23 @@ class KAdapterModel(KAdapterPreTrainedModel):
         hidden_states: dict[int, Tensor] | None = None,
         knowledge_slots: Any = None,
         knowledge_embeds: Any = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[int, Tensor], Any]:
         """Return R, the tapped or all hidden states, and the attentions; a graph only if backbone or input train."""
         check_keywords(kwargs, self.backbone)
-        check_mask(attention_mask, input_ids if input_ids is not None else inputs_embeds)
+        tokens, past = input_ids if input_ids is not None else inputs_embeds, tokens_in(past_key_values)
+        check_mask(attention_mask, tokens, past)
+        if hidden_states is not None and past_key_values is not None:
+            raise ValueError("hidden_states stand for a run of the backbone as a whole; leave out past_key_values")
         if hidden_states is not None:
             return hidden_states[-1], check_tapped(hidden_states, self.tapped()), None
+        kwargs.update(self._caching(past_key_values))
         if position_ids is None:
-            self._positions.check_length(input_ids if input_ids is not None else inputs_embeds)
+            self._positions.check_length(tokens, past)
         if position_ids is None and attention_mask is not None:
-            position_ids = self._positions.number(attention_mask, by_mask_alone=inputs_embeds is not None)
+            numbers = self._positions.number(attention_mask, by_mask_alone=inputs_embeds is not None)
+            position_ids = numbers if numbers is None else numbers[:, past:]
         entities = entities_by_name(knowledge_slots, knowledge_embeds, self.adapters.in_front)
         if entities and input_ids is not None:
             if position_ids is None:
@@ -1117,6 +1241,20 @@ class KAdapterModel(KAdapterPreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             output, states = run_and_tap(self.backbone, inputs, None if every else self.tapped())
         return output.last_hidden_state, states, getattr(output, "attentions", None)
+
+    def _caching(self, past_key_values: Cache | None) -> dict[str, Any]:
+        """Return the keywords by which a backbone keeps its tokens in a cache, or makes none.
+
+        Raises:
+            ValueError: it is no decoder, or the cache does not go with it and the active adapters.
+        """
+        takes = "past_key_values" in inspect.signature(type(self.backbone).forward).parameters
+        if past_key_values is None:
+            return {"use_cache": False} if self.causal and takes else {}
+        if not self.causal or not takes:
+            raise ValueError(f"{type(self.backbone).__name__} is no decoder with a cache; leave out past_key_values")
+        self.adapters.open_cache(past_key_values, self.backbone.config)
+        return {"past_key_values": past_key_values, "use_cache": True}
 
     def backbone_dropout(self, probability: float | str | None) -> None:
         """Let the frozen backbone drop out in training, as for a map that learns before it; None for eval mode.

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..artifacts_kadapter import read_artifact
 from ..configuration_kadapter import split_composition
-from ..heads_kadapter import KAdapterForMaskedLM
+from ..language_modeling_kadapter import KAdapterForMaskedLM
 from ..trainers.downstream.arguments import RowArguments
 from ..trainers.fact_probing.language_model import LanguageModel
 from ..trainers.fact_probing.model import language_model, without_adapters

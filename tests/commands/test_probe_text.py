@@ -9,7 +9,7 @@ from tiny_lm import words_tokenizer, write_adapters
 from typer.testing import CliRunner
 
 from kadapter.commands import app
-from kadapter.heads_kadapter import KAdapterForMaskedLM
+from kadapter.language_modeling_kadapter import KAdapterForMaskedLM
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from tiny_lm import tiny_bert, words_tokenizer, write_adapters
 from typer.testing import CliRunner
 
 from kadapter.commands import app
-from kadapter.heads_kadapter import KAdapterForMaskedLM
+from kadapter.language_modeling_kadapter import KAdapterForMaskedLM
 from kadapter.reports.comparison import Resampling
 from kadapter.reports.relations import MACRO, MICRO, by_relation
 from kadapter.reports.runs import read_run

@@ -7,7 +7,7 @@ import torch
 from helpers import save_backbone
 from tiny_lm import WORDS, ask, fact, language_model, tiny_bert, words_tokenizer
 
-from kadapter.heads_kadapter import KAdapterForMaskedLM
+from kadapter.language_modeling_kadapter import KAdapterForMaskedLM
 from kadapter.trainers.fact_probing.candidates import vocabulary
 from kadapter.trainers.fact_probing.language_model import LanguageModel
 from kadapter.trainers.fact_probing.prompts import Prompter

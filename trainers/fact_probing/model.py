@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
 
 from ...artifacts_kadapter import read_artifact
 from ...configuration_kadapter import LM_HEADS, split_composition
-from ...heads_kadapter import KAdapterForMaskedLM
+from ...language_modeling_kadapter import KAdapterForMaskedLM
 from ...modeling_kadapter import new_fusion
 from ..common.encoding import open_tokenizer
 from ..downstream.arguments import RowArguments

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from ...configuration_kadapter import KnowledgeAdapterConfig
-from ...heads_kadapter import KAdapterForMaskedLM
+from ...language_modeling_kadapter import KAdapterForMaskedLM
 from ..common.arguments import RunArguments
 from ..common.collator import PadToBatch
 from ..common.locality import Locality, LocalityArguments, keep_texts

@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from ...configuration_kadapter import LM_HEADS, KAdapterConfig
 from ...data_builders import as_texts
-from ...heads_kadapter import KAdapterForMaskedLM
+from ...language_modeling_kadapter import KAdapterForMaskedLM
 from ..common.masking import Masking
 
 IGNORED = -100

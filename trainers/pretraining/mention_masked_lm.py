@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from ...configuration_kadapter import KAdapterConfig
 from ...embeddings_kadapter import EntityEmbeddings
-from ...heads_kadapter import KAdapterForMaskedLM
+from ...language_modeling_kadapter import KAdapterForMaskedLM
 from ...map_kadapter import KnowledgeMapConfig
 from ...processing_kadapter import KnowledgeSource, KnowledgeTokens, insert_entities
 from ..common.knowledge import COLUMNS, Knowledge, columns_of

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from ...configuration_kadapter import KAdapterConfig
 from ...graphs.linking import read_aliases
-from ...heads_kadapter import KAdapterForMaskedLM
+from ...language_modeling_kadapter import KAdapterForMaskedLM
 from ...processing_kadapter import marked_tokens
 from ..common.knowledge import COLUMNS
 from ..fact_probing.prompts import Prompter, check_mask

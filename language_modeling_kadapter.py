@@ -1,0 +1,548 @@
+"""Language models: LM heads on the fused features, the backbone's own or new ones, for masks and for generation.
+
+Dimensions: B batch, S sequence, n positions whose logits are asked for, H backbone width.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
+from transformers.utils import ModelOutput
+from transformers.utils.hub import extract_commit_hash
+
+from .artifacts_kadapter import (
+    MASKED_LM,
+    Artifact,
+    check_same_backbone,
+    copy_strictly,
+    lm_head_hash,
+    read_own,
+    tensors_under,
+)
+from .backbone_kadapter import READING, BackboneHead, head_of, making_models_in_turn
+from .configuration_kadapter import LM_HEADS, WITHOUT_WEIGHTS, KAdapterConfig, refuse_keywords
+from .heads_kadapter import IGNORED, KAdapterHeadModel, check_classes, register_heads
+from .modeling_kadapter import check_cache
+
+__all__ = ["KAdapterForCausalLM", "KAdapterForMaskedLM", "LinearLMHead", "TransformLMHead"]
+
+# ---- new LM heads ---------------------------------------------------------------------------------------------------
+
+
+class LinearLMHead(nn.Module):
+    """The paper's new LM head: a Linear from the fused features to the vocabulary (K-Adapter, appendix D)."""
+
+    def __init__(self, config: KAdapterConfig) -> None:
+        super().__init__()
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, features: Tensor, embeddings: nn.Module) -> Tensor:
+        """Map (batch, n, hidden) to logits (batch, n, vocabulary)."""
+        return self.decoder(features.to(self.decoder.weight.dtype))
+
+    def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
+        """Return the Linear onto the vocabulary."""
+        return self.decoder
+
+
+class TransformLMHead(nn.Module):
+    """A new LM head as BERT has it: dense, activation, layer norm, and the backbone's input embeddings with a bias.
+
+    The embeddings are the backbone's, frozen, and no part of this module: nothing is saved of them.
+    """
+
+    def __init__(self, config: KAdapterConfig) -> None:
+        super().__init__()
+        backbone = config.typed_backbone_config()
+        width = getattr(backbone, "embedding_size", None) or config.hidden_size
+        self.dense = nn.Linear(config.hidden_size, width)
+        self.activation = ACT2FN["gelu"]
+        self.layer_norm = nn.LayerNorm(width, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, features: Tensor, embeddings: nn.Module) -> Tensor:
+        """Map (batch, n, hidden) to logits (batch, n, vocabulary)."""
+        states = self.layer_norm(self.activation(self.dense(features.to(self.dense.weight.dtype))))
+        weight: Any = embeddings.weight
+        return F.linear(states.to(weight), weight).to(self.bias.device) + self.bias
+
+    def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
+        """Return a Linear onto the vocabulary with the weight of the embeddings and the bias of this head."""
+        weight: Any = embeddings.weight
+        decoder = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        decoder.weight, decoder.bias = weight, self.bias
+        return decoder
+
+
+# ---- an LM head that several adapters share -------------------------------------------------------------------------
+
+
+def read_lm_head(where: str | os.PathLike, config: KAdapterConfig, **reading: Any) -> Artifact:
+    """Read the artifact of a trained LM head for the backbone of `config`; what it tells of itself is its config.
+
+    Raises:
+        OSError: there is no such artifact.
+        ValueError: it holds no LM head, or that of another vocabulary or backbone, or is damaged.
+    """
+    artifact = read_own(os.path.expanduser(where), **reading)
+    artifact.check()
+    held = tensors_under("head.", artifact.tensors)
+    kind = artifact.config.get("lm_head")
+    if kind not in LM_HEADS[1:] or artifact.head != MASKED_LM or not held:
+        holds = "refers to that of another artifact" if kind in LM_HEADS[1:] else f"holds a {artifact.head or 'model'}"
+        raise ValueError(
+            f"{artifact.where} holds no LM head of its own ({holds}, lm_head={kind!r}); name an artifact that was "
+            f"trained with lm_head={' or '.join(map(repr, LM_HEADS[1:]))}"
+        )
+    sizes = [(fields.get("backbone_config") or {}).get("vocab_size") for fields in (config.to_dict(), artifact.config)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"the LM head of {artifact.where} has a vocabulary of {sizes[1]} tokens, and this backbone one of "
+            f"{sizes[0]}; use an LM head that was trained on this backbone"
+        )
+    check_same_backbone(config.to_dict(), artifact)
+    folder = os.path.isdir(artifact.where)
+    artifact.config["lm_head_source"] = {
+        "name_or_path": os.path.abspath(artifact.where) if folder else artifact.where,
+        "revision": None if folder else extract_commit_hash(next(iter(artifact.files)), None),
+        "subfolder": reading.get("subfolder") or "",
+        "hash": lm_head_hash(kind, held),
+    }
+    return artifact
+
+
+def with_lm_head(artifact: Artifact, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
+    """Return a masked-LM model's artifact with the tensors of the LM head that `config` asks for, and note its source.
+
+    That is the head in the artifact, the one to which it refers, or a trained one that is named by id or path. The
+    backbone's own needs no tensors, and for a new one the artifact is left without any.
+
+    Raises:
+        OSError: the LM head can't be read.
+        ValueError: it is of another vocabulary or backbone, or has changed.
+    """
+    written, asked = artifact.config, config.lm_head or LM_HEADS[0]
+    stored = (written.get("lm_head") or LM_HEADS[0]) if artifact.head == MASKED_LM else None
+    source = written.get("lm_head_source") or {} if asked == stored else {}
+    own = {key: value for key, value in reading.items() if key not in ("revision", "subfolder")}
+    if asked in LM_HEADS and not source:
+        config.lm_head, config.lm_head_source = asked, None
+        return artifact if asked == stored else _without_lm_head(artifact)
+    if asked in LM_HEADS:
+        shared = _referred_lm_head(source, artifact.where, config, own)
+    elif os.path.isdir(os.path.expanduser(asked)) or "/" in asked:
+        shared = read_lm_head(asked, config, **own)
+    else:
+        raise ValueError(
+            f"lm_head={asked!r} is none of {list(LM_HEADS)}, and no directory or id ORG/NAME of a trained LM head; "
+            "choose one of these"
+        )
+    config.lm_head, config.lm_head_source = shared.config["lm_head"], shared.config["lm_head_source"]
+    tensors = {**_without_lm_head(artifact).tensors}
+    tensors.update({key: tensor for key, tensor in shared.tensors.items() if key.startswith("head.")})
+    changed = {"architectures": [MASKED_LM], "lm_head": config.lm_head}
+    return replace(artifact, config={**written, **changed}, tensors=tensors, files={**artifact.files, **shared.files})
+
+
+def _without_lm_head(artifact: Artifact) -> Artifact:
+    if artifact.head != MASKED_LM:
+        return artifact
+    tensors = {key: tensor for key, tensor in artifact.tensors.items() if not key.startswith("head.")}
+    return replace(artifact, config={**artifact.config, "architectures": ["KAdapterModel"]}, tensors=tensors)
+
+
+def _referred_lm_head(source: dict[str, Any], where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
+    reading = {**reading, **{key: source[key] for key in ("revision", "subfolder") if source.get(key)}}
+    location = f"{source['name_or_path']!r}" + (f" (revision {source['revision']})" if source.get("revision") else "")
+    try:
+        shared = read_lm_head(source["name_or_path"], config, **reading)
+    except OSError as error:
+        raise OSError(
+            f"the LM head that {where} was trained with can't be read from {location}: {error}. Put it back there, or "
+            "name another place by lm_head=ID_OR_PATH"
+        ) from error
+    actual = shared.config["lm_head_source"]["hash"]
+    if actual != source["hash"]:
+        raise ValueError(
+            f"the LM head has changed since {where} was trained with it: {location} holds {actual[:12]}, not "
+            f"{source['hash'][:12]}; put the old one back, or name the one to use by lm_head=ID_OR_PATH"
+        )
+    shared.config["lm_head_source"] = source
+    return shared
+
+
+# ---- head models ----------------------------------------------------------------------------------------------------
+
+
+FIXED_VOCABULARY = (
+    "an LM head is made for its vocabulary, so the embeddings of a language model can't be exchanged or resized; "
+    "resize the backbone's own language model, save it, and build on that"
+)
+
+
+class KAdapterLanguageModel(KAdapterHeadModel):
+    """Base class of models with an LM head, which may be the backbone's own: that is frozen, and never saved."""
+
+    def __init__(
+        self, config: KAdapterConfig, backbone: PreTrainedModel | None = None, head: nn.Module | None = None
+    ) -> None:
+        lm_task = self._lm_task(config.lm_head)
+        if head is None and lm_task is not None:
+            head, backbone = head_of(config, backbone, lm_task)
+        super().__init__(config, backbone, head)
+        self.register_state_dict_post_hook(_drop_backbone_head)
+        self.register_load_state_dict_post_hook(_forgive_backbone_head)
+
+    def _own_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        backbones = isinstance(self.head, BackboneHead) and not self.config.backbone_modified
+        yield from ((name, module) for name, module in super()._own_modules() if name != "head" or not backbones)
+
+    def renew_head(self) -> None:
+        """Put a new LM head in the place of this one, unless it is the backbone's own."""
+        if not isinstance(self.head, BackboneHead):
+            super().renew_head()
+
+    def train_adapter(self, adapter_names: str | Sequence[str]) -> None:
+        """Train these adapters and nothing else, unless the LM head is new; also makes these adapters active."""
+        super().train_adapter(adapter_names)
+        if isinstance(self.head, BackboneHead):
+            self.head.requires_grad_(False)
+
+    def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Return a score for each token of the vocabulary."""
+        return self.head(features, self.get_input_embeddings())
+
+    # ---- what reads and writes tokens ------------------------------------------------------------------------------
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the LM head's Linear onto the vocabulary, whose weight may be that of the input embeddings."""
+        return self.head.output_embeddings(self.get_input_embeddings())
+
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
+        """Refuse: an LM head is made for its vocabulary."""
+        raise ValueError(FIXED_VOCABULARY)
+
+    def set_input_embeddings(self, value: Any) -> None:
+        """Refuse: an LM head is made for its vocabulary."""
+        raise ValueError(FIXED_VOCABULARY)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Refuse: an LM head is made for its vocabulary."""
+        raise ValueError(FIXED_VOCABULARY)
+
+
+def _drop_backbone_head(module: Any, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Take the LM head of a frozen backbone out of a state dict, as a hook after it was made."""
+    if isinstance(module.head, BackboneHead) and not module.config.backbone_modified:
+        for key in [key for key in state_dict if key.startswith(f"{prefix}head.")]:
+            del state_dict[key]
+
+
+def _forgive_backbone_head(module: Any, incompatible: Any) -> None:
+    """Miss no tensors of the LM head of a frozen backbone, as a hook after a state dict was loaded."""
+    if isinstance(module.head, BackboneHead) and not module.config.backbone_modified:
+        names = tuple(f"head.{key}" for key in module.head.state_dict())
+        incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not key.endswith(names)]
+
+
+class KAdapterForMaskedLM(KAdapterLanguageModel):
+    """The token at each masked position: what a model knows, read off its fused features by an LM head.
+
+    The LM head is `config.lm_head`: "backbone", the backbone's own, frozen and never saved; "transform" or "linear", a
+    new one, which is an artifact of its own where the model has no adapters. Adapters share a trained one by
+    `lm_head=ID_OR_PATH`, and what is saved then refers to it. Logits are (batch, sequence, vocabulary), or (batch, n,
+    vocabulary) at `positions` (batch, n); labels go with them, and the loss is the mean cross-entropy over those that
+    are not -100.
+    """
+
+    _auto_classes = ("AutoModelForMaskedLM",)
+    _own_inputs = ("positions",)
+    _own_fields = ("lm_head",)
+    output_class = MaskedLMOutput
+
+    def __init__(
+        self, config: KAdapterConfig, backbone: PreTrainedModel | None = None, head: nn.Module | None = None
+    ) -> None:
+        config.lm_head = config.lm_head or LM_HEADS[0]
+        super().__init__(config, backbone, head)
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return a new LM head; that of a backbone is untrained."""
+        if config.lm_head in (None, LM_HEADS[0]):
+            return head_of(config, None, "MaskedLM")[0]
+        return {"transform": TransformLMHead, "linear": LinearLMHead}[config.lm_head](config)
+
+    @classmethod
+    @making_models_in_turn
+    def from_backbone(cls, backbone: str | PreTrainedModel, lm_head: str | None = None, **kwargs: Any) -> Any:
+        """Return a model without adapters on a backbone, as the other models' `from_backbone`, and its LM head.
+
+        `lm_head` is "backbone", which is the default, "transform" or "linear", or the id or path of a trained one.
+
+        Raises:
+            ValueError: the backbone's checkpoint has no LM head, or the trained one is of another backbone.
+        """
+        named = lm_head is not None and lm_head not in LM_HEADS
+        model = super().from_backbone(backbone, lm_head=LM_HEADS[1] if named else lm_head, **kwargs)
+        if named:
+            model.load_lm_head(lm_head)
+        return model
+
+    @classmethod
+    def _lm_task(cls, lm_head: str | None) -> str | None:
+        return "MaskedLM" if lm_head in (None, LM_HEADS[0]) else None
+
+    @classmethod
+    def _read_head(cls, artifact: Artifact, config: KAdapterConfig, reading: dict[str, Any]) -> Artifact:
+        return with_lm_head(artifact, config, reading)
+
+    def _load_strictly(self, artifact: Artifact, ignore_mismatched_sizes: bool = False) -> tuple[set[str], set[tuple]]:
+        new = super()._load_strictly(artifact, ignore_mismatched_sizes)
+        if self.config.lm_head_source:
+            self.head.requires_grad_(False)
+        return new
+
+    def renew_head(self) -> None:
+        """Put a new LM head in the place of this one, unless it is the backbone's own or a trained one."""
+        if not self.config.lm_head_source:
+            super().renew_head()
+
+    @making_models_in_turn
+    def load_lm_head(self, id_or_path: str, **kwargs: Any) -> None:
+        """Load a trained LM head, frozen, in place of this one; what is saved refers to it while it is unchanged.
+
+        `revision`, `subfolder`, `token` and `cache_dir` mean its repository.
+
+        Raises:
+            OSError: there is no such artifact.
+            TypeError: a keyword is unknown.
+            ValueError: it holds no LM head, or that of another vocabulary or backbone, or is damaged.
+        """
+        refuse_keywords(kwargs, READING, "load_lm_head")
+        shared = read_lm_head(id_or_path, self.config, **kwargs)
+        config = copy.copy(self.config)
+        config.lm_head = shared.config["lm_head"]
+        with torch.device("meta"):
+            head = self.build_head(config)
+        copy_strictly(head, tensors_under("head.", shared.tensors), shared.where, "head.")
+        self.head = head.to(self.kadapter.backbone.device).requires_grad_(False).train(self.training)
+        self.config.lm_head, self.config.lm_head_source = config.lm_head, shared.config["lm_head_source"]
+
+    def train_adapter(self, adapter_names: str | Sequence[str]) -> None:
+        """Train these adapters, the fusion and a new LM head, and nothing else; also makes these adapters active.
+
+        The backbone's own LM head and one that was loaded stay frozen; `head.requires_grad_(True)` trains the latter.
+        """
+        super().train_adapter(adapter_names)
+        if self.config.lm_head_source:
+            self.head.requires_grad_(False)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput | tuple:
+        """Return logits for each token, or at `positions` alone, and, given `labels`, the loss.
+
+        Logits for a whole vocabulary are most of the cost, so training gives the `positions` (batch, n) of its masks,
+        -1 where there are fewer, with labels (batch, n) that are -100 there.
+
+        Raises:
+            ValueError: `positions` are of another shape or out of range, or a label is no token.
+        """
+        arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
+        return super().forward(input_ids, *arguments, positions=positions, **kwargs)
+
+    def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
+        positions = inputs.pop("positions", None)
+        if positions is not None and (positions.dim() != 2 or len(positions) != len(tokens)):
+            raise ValueError(
+                f"positions have shape {tuple(positions.shape)} and must have (batch, n), here ({len(tokens)}, n): "
+                "the tokens whose logits are asked for, -1 where there are fewer"
+            )
+        return positions
+
+    def release_backbone(self) -> None:
+        """Let the frozen backbone's weights leave memory, unless the LM head multiplies by its embeddings.
+
+        Raises:
+            ValueError: it does, or the backbone trains or was changed.
+        """
+        if not isinstance(self.head, LinearLMHead):
+            raise ValueError(f"the LM head {self.config.lm_head!r} multiplies by the backbone's embeddings; keep it")
+        super().release_backbone()
+
+
+class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
+    """The next token of a text, by the LM head of a frozen decoder: what it knows, with what its adapters add.
+
+    Logits are the LM head's for the state after the backbone's last norm plus the contributions, scaled and capped as
+    the backbone does. They are (batch, sequence, vocabulary), or (batch, n, vocabulary) for `logits_to_keep`.
+    `labels` (batch, sequence) are the input ids, -100 where they do not count; each token is compared with the label
+    after it. Without adapters, or with new ones of kind "prenorm", all is the backbone's own, to the bit. `generate`
+    keeps what adapters attend to in the backbone's cache, behind its layers.
+    """
+
+    _auto_classes = ("AutoModelForCausalLM",)
+    _own_inputs = ("logits_to_keep", "past_key_values")
+    output_class = CausalLMOutputWithPast
+
+    def __init__(
+        self, config: KAdapterConfig, backbone: PreTrainedModel | None = None, head: nn.Module | None = None
+    ) -> None:
+        if config.fusion not in WITHOUT_WEIGHTS:
+            raise ValueError(
+                f"fusion={config.fusion!r} changes what a language model says without adapters; choose one of "
+                f"{list(WITHOUT_WEIGHTS)}"
+            )
+        super().__init__(config, backbone, head)
+        if not self.kadapter.causal:
+            raise ValueError(
+                f"the backbone ({self.kadapter.backbone.config.model_type}) looks both ways, so it does not tell the "
+                "next token; use a decoder, or KAdapterForMaskedLM"
+            )
+        self.generation_config = copy.deepcopy(self.head.backbone.generation_config)  # which knows where texts end
+
+    @staticmethod
+    def build_head(config: KAdapterConfig) -> nn.Module:
+        """Return the LM head of an untrained backbone."""
+        return head_of(config, None, "CausalLM")[0]
+
+    @classmethod
+    def _lm_task(cls, lm_head: str | None) -> str | None:
+        return "CausalLM"
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        states: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput | tuple:
+        """Return logits, the cache, and, given `labels`, the mean cross-entropy of each token's successor.
+
+        `logits_to_keep` are the last so many tokens (0 for all), or positions (n,) or (batch, n), -1 where there are
+        fewer; labels are of the whole sequence whatever they are. `past_key_values` hold earlier tokens, which the
+        mask begins with; without it a cache is made as the backbone's configuration says, but not in training or
+        where there are labels or states. `states`, what `read` returned, stand in for a run of backbone and adapters.
+
+        Raises:
+            TypeError: a keyword is unknown, or `past_key_values` are no cache.
+            ValueError: an adapter looks ahead, the cache does not go with the adapters, or an input has another shape.
+        """
+        self._check_looks_back()
+        reads = states is None and kwargs.get("hidden_states") is None
+        if not reads and past_key_values is not None:
+            raise ValueError("states were read of whole texts, so there is no cache to go on from; leave it out")
+        if use_cache is None:
+            use_cache = not self.training and labels is None and getattr(self._own_config(), "use_cache", False)
+        if past_key_values is None and use_cache and reads:
+            past_key_values = DynamicCache(config=self._own_config())
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        inputs.update(past_key_values=past_key_values, inputs_embeds=inputs_embeds, logits_to_keep=logits_to_keep)
+        inputs = {**inputs, **kwargs}
+        logits = self.logits(self.fuse(states, **inputs), inputs)
+        loss = None if labels is None else self.loss(logits, labels, num_items_in_batch, inputs)
+        output = self.output_class(loss, logits, past_key_values)
+        return output.to_tuple() if return_dict is False else output
+
+    def _own_config(self) -> Any:
+        return self.kadapter.backbone.config
+
+    def _check_looks_back(self) -> None:
+        """Refuse active adapters whose tokens see those after them, which they would only have to repeat."""
+        adapters = self.kadapter.adapters
+        for name in adapters.fused:
+            if adapters[name].looks_ahead:
+                raise ValueError(
+                    f"adapter {name!r} looks ahead (causal=False), so it can't tell the next token; use it under a "
+                    "head for classification, or switch it off by set_adapter"
+                )
+
+    def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
+        return kept_positions(inputs.pop("logits_to_keep", 0), tokens)
+
+    def loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, inputs: dict[str, Any]) -> Tensor:
+        """Return the loss of transformers for causal language models, on the tokens whose logits there are.
+
+        Raises:
+            ValueError: the labels are of another shape than the inputs, or one is no token.
+        """
+        following = F.pad(labels, (0, 1), value=IGNORED)[..., 1:]
+        positions = kept_positions(inputs["logits_to_keep"], labels)
+        if positions is not None:
+            positions = positions.to(labels.device)
+            following = following.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, IGNORED)
+        if following.shape != logits.shape[:-1]:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)} and must have (batch, sequence) of the inputs, of which "
+                f"there are logits {tuple(logits.shape)}; give the input ids, -100 where they do not count"
+            )
+        check_classes(following, logits.shape[-1])
+        return self.loss_function(
+            logits=logits,
+            labels=labels,
+            vocab_size=logits.shape[-1],
+            num_items_in_batch=num_items,
+            shift_labels=following.contiguous(),
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: Cache | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return the inputs of one step of `generate`; see transformers.
+
+        Raises:
+            ValueError: the cache is of a fixed size.
+        """
+        if past_key_values is not None:
+            check_cache(past_key_values)
+        return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+
+
+def kept_positions(logits_to_keep: int | Tensor, tokens: Tensor) -> Tensor | None:
+    """Return the positions (batch, n) of the tokens (batch, sequence, ...) whose logits are asked for; None for all.
+
+    Raises:
+        ValueError: they are a mask or of another shape.
+    """
+    batch, length = tokens.shape[:2]
+    if isinstance(logits_to_keep, int):
+        last = torch.arange(max(0, length - logits_to_keep), length, device=tokens.device)
+        return last.expand(batch, -1) if logits_to_keep else None
+    if logits_to_keep.dtype == torch.bool or logits_to_keep.dim() not in (1, 2):
+        raise ValueError(
+            f"logits_to_keep has shape {tuple(logits_to_keep.shape)} and dtype {logits_to_keep.dtype}; give a number "
+            "of last tokens, or positions, (n,) or (batch, n)"
+        )
+    return logits_to_keep if logits_to_keep.dim() == 2 else (logits_to_keep % length).expand(batch, -1)
+
+
+if __name__ == "kadapter.language_modeling_kadapter":  # installed: as remote code it stands in for no repository's
+    register_heads(globals())
