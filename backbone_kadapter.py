@@ -59,6 +59,7 @@ __all__ = [
     "fingerprint_of",
     "head_of",
     "is_causal",
+    "is_decoder",
     "making_models_in_turn",
     "pooler_of",
     "positions_of",
@@ -486,13 +487,18 @@ def _is_causal_by_kind(backbone_config: Any) -> bool:
     )
 
 
+def is_decoder(backbone_config: Any) -> bool:
+    """Return whether a configuration alone tells that its model's tokens see only those before them."""
+    return bool(getattr(backbone_config, "is_decoder", False)) or _is_causal_by_kind(backbone_config)
+
+
 def is_causal(module: PreTrainedModel) -> bool:
     """Return whether a model's tokens see only those before them: by its kind, or where that does not tell by a run.
 
     Raises:
         ValueError: it does not read token ids.
     """
-    if getattr(module.config, "is_decoder", False) or _is_causal_by_kind(module.config):
+    if is_decoder(module.config):
         return True
     if _is_known_encoder(module.config) or module.device.type == "meta":
         return False
@@ -607,6 +613,8 @@ class BackboneHead(nn.Module):
 
     def __init__(self, model: PreTrainedModel, base: PreTrainedModel) -> None:
         super().__init__()
+        decoder = model.get_output_embeddings()
+        self.decoder = next((name for name, module in model.named_modules() if module is decoder), None)
         model = copy.copy(model)  # that which was given stays whole
         prefix, ties = f"{model.base_model_prefix}.", dict(model.all_tied_weights_keys)
         vars(model)["_modules"] = {**model._modules, model.base_model_prefix: Stub(base)}
@@ -626,7 +634,7 @@ class BackboneHead(nn.Module):
 
     def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
         """Return what the class of the backbone's language model calls its output embeddings."""
-        return self.backbone.get_output_embeddings()
+        return self.backbone.get_submodule(self.decoder) if self.decoder else self.backbone.get_output_embeddings()
 
     def requires_grad_(self, requires_grad: bool = True) -> "BackboneHead":
         """Stay frozen, or as the backbone has it what is shared with it."""

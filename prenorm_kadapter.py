@@ -1,12 +1,10 @@
 """Pre-norm adapters: a lean kind of knowledge adapter, beside encoders and language models alike.
 
-Per tap h = h + up(blocks(down(rms(tap) + h))), from h = 0 on: the shape of K-Adapter (Wang et al., 2021) with the norms
-in front of what they serve, so that no scale of a backbone's hidden states matters, and with up-projections that start
-as zero, so that a new adapter changes nothing. Its output is its contribution.
+Per tap h = h + up(blocks(down(rms(tap) + h))), from h = 0 on: the shape of K-Adapter (Wang et al., 2021) with norms
+in front of what they serve, so that no scale of a backbone's hidden states matters, and with up-projections that
+start as zero, so that a new adapter changes nothing. Its output is its contribution.
 Dimensions: B batch, S sequence, T tokens in a cache and S after them, H backbone width, D adapter width.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass

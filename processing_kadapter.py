@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.utils import CONFIG_NAME, cached_file, logging
 
+from .backbone_kadapter import is_decoder
 from .configuration_kadapter import KAdapterConfig, check_choice
 
 __all__ = [
@@ -967,19 +968,21 @@ VOCABULARIES = (
 )
 SETTINGS = "tokenizer_config.json"
 TOKENIZER_FILES = (*VOCABULARIES, SETTINGS, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
-CHAT = "chat_template.jinja"  # no encoder talks, and a template is a program
+CHAT = "chat_template.jinja"  # no encoder talks, and a template is a program: a decoder's comes from itself alone
 KIND = ("model_type", "tokenizer_class")  # of a backbone's configuration, from which a tokenizer's class is inferred
 
 
-def read_tokenizer(source: str, config: KAdapterConfig, **reading: Any) -> PreTrainedTokenizerBase | None:
+def read_tokenizer(
+    source: str, config: KAdapterConfig, chat: bool = False, **reading: Any
+) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer in a directory or repository, or None where there is none that can be read without code.
 
-    Where its files name no class, as in roberta-large's repository, class and special tokens follow from the kind of
-    the backbone, whatever configuration lies beside them.
+    It comes without its chat template, unless `chat`. Where its files name no class, as in roberta-large's repository,
+    class and special tokens follow from the kind of the backbone, whatever configuration lies beside them.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            if not _fetch(source, Path(folder), reading):
+            if not _fetch(source, Path(folder), reading, chat):
                 return None
             backbone = {key: value for key, value in (config.backbone_config or {}).items() if key in KIND and value}
             Path(folder, CONFIG_NAME).write_text(json.dumps(backbone), encoding="utf-8")
@@ -989,14 +992,15 @@ def read_tokenizer(source: str, config: KAdapterConfig, **reading: Any) -> PreTr
         except Exception as error:  # noqa: BLE001 (damaged files, for which libraries raise whatever they like)
             logger.warning(f"the tokenizer of {source!r} can't be read ({error}), so it is not saved along")
             return None
-    tokenizer.chat_template = None
+    if not chat:
+        tokenizer.chat_template = None
     return tokenizer
 
 
-def _fetch(source: str, folder: Path, reading: dict[str, Any]) -> bool:
+def _fetch(source: str, folder: Path, reading: dict[str, Any], chat: bool) -> bool:
     """Copy a tokenizer's files without what names code; return whether the tokenizer needs no code of its own."""
     options = {"_raise_exceptions_for_missing_entries": False, **reading}
-    paths = {name: cached_file(source, name, **options) for name in TOKENIZER_FILES if name != CHAT}
+    paths = {name: cached_file(source, name, **options) for name in TOKENIZER_FILES if chat or name != CHAT}
     files = {name: path for name, path in paths.items() if path is not None}
     for name, path in files.items():
         shutil.copyfile(path, folder / name)
@@ -1049,7 +1053,12 @@ def backbone_tokenizer(config: KAdapterConfig) -> PreTrainedTokenizerBase | None
     source = config.backbone_name_or_path
     if not source:
         return None
-    return read_tokenizer(source, config, revision=config.backbone_revision, local_files_only=True)
+    reading = {"revision": config.backbone_revision, "local_files_only": True}
+    return read_tokenizer(source, config, _is_decoder(config), **reading)
+
+
+def _is_decoder(config: KAdapterConfig) -> bool:
+    return bool(config.backbone_config) and is_decoder(config.typed_backbone_config())
 
 
 def _names_its_class(directory: Path) -> bool:
@@ -1159,15 +1168,16 @@ def model_card(config: KAdapterConfig) -> str:
     shown = (
         as_code(Path(backbone).name if local else backbone) if backbone else "a backbone that exists only in memory"
     )
+    sort = "language model" if _is_decoder(config) else "encoder"
     lines = ["---", data.to_yaml(), "---", CARD_MARK, f"# {_title(config)}", ""]
     lines += [
-        f"For the encoder {shown} (revision {as_code(config.backbone_revision or '-')}, fingerprint "
+        f"For the {sort} {shown} (revision {as_code(config.backbone_revision or '-')}, fingerprint "
         f"{as_code((config.backbone_fingerprint or '-')[:12])}), after K-Adapter (Wang et al., Findings of ACL 2021).",
         f"Outputs are fused by `{config.fusion}`.",
         *_lm_head(config),
         "The backbone was changed along and is part of this artifact."
         if config.backbone_modified
-        else "The encoder is frozen and comes from its own repository.",
+        else f"The {sort} is frozen and comes from its own repository.",
         "",
         *("| adapter | layers | inner width | trained on | objective | result |", "|---|---|---|---|---|---|"),
         *(_row(name, values) for name, values in config.adapters.items()),
@@ -1247,7 +1257,7 @@ def _usage(config: KAdapterConfig) -> list[str]:
     lines += ['tokenizer = AutoTokenizer.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)']
     lines += [_example(config, head), "```", ""]
     if head:
-        lines += [f"The model with its head is a `{head}`; `AutoModel` gives the encoder and its adapters alone.", ""]
+        lines += [f"The model with its head is a `{head}`; `AutoModel` gives the backbone and its adapters alone.", ""]
     return lines
 
 

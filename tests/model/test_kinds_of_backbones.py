@@ -1,13 +1,13 @@
-"""Which models adapters can stand beside: text encoders that look both ways; all others are refused in a sentence."""
+"""Which models adapters can stand beside: text encoders, and decoders with adapters that do not look ahead."""
 
 import pytest
 import torch
-from helpers import FAMILIES, SIZES, tiny_backbone
+from helpers import FAMILIES, SIZES, shake, tiny_backbone
 from huggingface_hub import constants
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, T5Config, T5EncoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from kadapter import KAdapterModel
+from kadapter import KAdapterModel, KnowledgeAdapterConfig, PreNormAdapterConfig
 
 SPECIAL = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 LLAMA_LIKE = {**SIZES, **SPECIAL, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 40}
@@ -33,20 +33,36 @@ def tiny(model_type, **values):
 
 
 @pytest.mark.parametrize("model_type", DECODERS)
-def test_a_decoder_is_refused_since_an_adapter_would_look_ahead(tmp_path, model_type):
+def test_beside_a_decoder_an_adapter_that_would_look_ahead_is_refused_and_another_kind_named(model_type):
     decoder = tiny(model_type, **DECODERS[model_type])
-    with pytest.raises(ValueError, match=r"is a decoder: its tokens see only those before them.*use an encoder"):
-        KAdapterModel.from_backbone(decoder)
-    decoder.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"backbone '{tmp_path}'.*is a decoder"):
-        KAdapterModel.from_backbone(str(tmp_path))
+    refused = (
+        rf"'fac' is of kind 'k_adapter', which looks both ways, and the backbone \({model_type}\) is a decoder: its "
+        r"tokens see only those before them.*use PreNormAdapterConfig\(\), kind 'prenorm'"
+    )
+    with pytest.raises(ValueError, match=refused):
+        KAdapterModel.from_backbone(decoder, adapters={"fac": KnowledgeAdapterConfig()})
+    model = KAdapterModel.from_backbone(decoder)
+    with pytest.raises(ValueError, match=refused):
+        model.add_adapter("fac")
+    assert model.active_adapters() == [] and model.config.adapters == {}
+    model.add_adapter("fac", PreNormAdapterConfig())
+    assert model.config.adapters["fac"]["causal"] is True
 
 
-def test_a_decoder_is_refused_before_its_weights_are_fetched(tmp_path):
-    AutoConfig.for_model("llama", **LLAMA_LIKE).save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"never read")
-    with pytest.raises(ValueError, match="is a decoder"):
-        KAdapterModel.from_backbone(str(tmp_path))
+@pytest.mark.parametrize("model_type", DECODERS)
+def test_beside_a_decoder_a_new_adapter_changes_no_bit_and_a_later_token_no_earlier_output(model_type):
+    decoder = tiny(model_type, **DECODERS[model_type])
+    small = {"hidden_size": 16, "intermediate_size": 16}
+    configs = {"fac": PreNormAdapterConfig(**small), "both": PreNormAdapterConfig(**small, causal=False)}
+    model = KAdapterModel.from_backbone(decoder, adapters=configs).eval()
+    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, 10]])  # alike but for the last token
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).last_hidden_state, decoder(input_ids=ids).last_hidden_state)
+        shake(model)
+        states = model(input_ids=ids).adapter_hidden_states
+    assert torch.equal(states["fac"][0, :4], states["fac"][1, :4])
+    assert all(not torch.equal(states[name][0, 4], states[name][1, 4]) for name in configs)
+    assert not torch.equal(states["both"][0, :4], states["both"][1, :4])  # which was asked to look ahead
 
 
 @pytest.mark.parametrize("model_type", NO_TEXT)
@@ -114,8 +130,10 @@ def test_a_model_of_code_of_its_own_is_judged_by_what_it_does():
     AutoModel.register(OwnConfig, OwnModel, exist_ok=True)
     encoder = OwnModel(OwnConfig())
     assert KAdapterModel.from_backbone(encoder).backbone is encoder
-    with pytest.raises(ValueError, match=r"own.*is a decoder"):
-        KAdapterModel.from_backbone(OwnModel(OwnConfig(looks_ahead=False)))
+    decoder = KAdapterModel.from_backbone(OwnModel(OwnConfig(looks_ahead=False)))
+    assert decoder.causal and not KAdapterModel.from_backbone(encoder).causal
+    with pytest.raises(ValueError, match=r"\(own\) is a decoder"):
+        decoder.add_adapter("fac")
 
 
 def test_a_module_of_any_cached_commit_is_pinned_to_that_commit(tmp_path, monkeypatch):

@@ -12,13 +12,18 @@ import pytest
 from helpers import ROOT
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files, get_relative_imports
 
-from kadapter import heads_kadapter, map_kadapter
+from kadapter import heads_kadapter, language_modeling_kadapter, map_kadapter, prenorm_kadapter
 from kadapter.artifacts_kadapter import CODE
 from kadapter.configuration_kadapter import RELEASE
 
 REMOTE = sorted(ROOT.glob("*_kadapter.py"))
 # Downward only: each file that travels to the Hub imports none but those before it.
-ORDER = ("configuration", "backbone", "processing", "artifacts", "embeddings", "modeling", "heads", "map")
+ORDER = (
+    *("configuration", "backbone", "processing", "artifacts", "embeddings", "modeling", "heads", "language_modeling"),
+    *("map", "prenorm"),
+)
+KINDS = ("map_kadapter.py", "prenorm_kadapter.py")  # of plug-ins
+HEADS = ("heads_kadapter.py", "language_modeling_kadapter.py")
 LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
 PLUGINS = ("data_builders", "graphs/formats", "metrics", "trainers/pretraining", "trainers/probes", "trainers/tasks")
 CODE_FILES = [
@@ -68,17 +73,23 @@ def test_transformers_finds_the_imports_that_python_finds(path):
     assert set(get_relative_imports(path)) == found  # it searches the text, so a docstring could mislead it
 
 
-def test_six_files_travel_and_a_model_without_a_head_reads_all_but_that_of_heads():
+def test_seven_files_travel_and_a_model_without_a_head_reads_all_but_those_of_heads():
     assert {path.name for path in REMOTE} == {f"{name}_kadapter.py" for name in ORDER}
     # a table holds no code, and the file of a kind of plug-ins travels with artifacts of that kind
-    assert {path.name for path in REMOTE} - set(CODE) == {"embeddings_kadapter.py", "map_kadapter.py"}
+    assert {path.name for path in REMOTE} - set(CODE) == {"embeddings_kadapter.py", *KINDS}
     read = {Path(path).name for path in get_relative_import_files(ROOT / "modeling_kadapter.py")}
-    assert read | {"modeling_kadapter.py"} == set(CODE) - {"heads_kadapter.py"}
+    assert read | {"modeling_kadapter.py"} == set(CODE) - set(HEADS)
     with_heads = {Path(path).name for path in get_relative_import_files(ROOT / "heads_kadapter.py")}
-    assert with_heads | {"heads_kadapter.py"} == set(CODE)
-    with_map = {Path(path).name for path in get_relative_import_files(ROOT / "map_kadapter.py")}
-    assert with_map == set(CODE)  # so the Auto classes find its heads there
-    assert {name for name in heads_kadapter.__all__ if name.startswith("KAdapterFor")} <= set(map_kadapter.__all__)
+    assert with_heads | {"heads_kadapter.py"} == set(CODE) - {"language_modeling_kadapter.py"}
+    with_lm_heads = {Path(path).name for path in get_relative_import_files(ROOT / "language_modeling_kadapter.py")}
+    assert with_lm_heads | {"language_modeling_kadapter.py"} == set(CODE)
+
+
+@pytest.mark.parametrize("kind", [map_kadapter, prenorm_kadapter], ids=lambda kind: kind.__name__)
+def test_the_auto_classes_find_all_heads_in_the_file_of_a_kind(kind):
+    assert {Path(path).name for path in get_relative_import_files(kind.__file__)} == set(CODE)
+    heads = {*heads_kadapter.__all__, *language_modeling_kadapter.__all__}
+    assert {name for name in heads if name.startswith("KAdapterFor")} <= set(kind.__all__)
 
 
 def test_the_configuration_names_the_release_that_all_travelling_files_make():
