@@ -752,7 +752,7 @@ def read_artifacts(name: Any, compose_with: Sequence[str | os.PathLike], reading
 def merge(artifacts: Sequence[Artifact]) -> Artifact:
     """Compose artifacts of one backbone into one: all their adapters, without learned fusions and heads.
 
-    They are fused by "delta" if all of the artifacts are, else by "add".
+    They are fused by "delta" or "max" if all of the artifacts are, else by "add".
 
     Raises:
         ValueError: an adapter name occurs twice, or two artifacts belong to different backbones.
@@ -780,7 +780,8 @@ def merge(artifacts: Sequence[Artifact]) -> Artifact:
         say_what_is_left_out(artifact)
     config = {key: value for key, value in artifacts[0].config.items() if key not in ("id2label", "label2id")}
     config.update({key: pinned.get(key) for key in PINS})
-    fusion = "delta" if all(artifact.config.get("fusion") == "delta" for artifact in artifacts) else "add"
+    fusions = {artifact.config.get("fusion", "add") for artifact in artifacts}
+    fusion = fusions.pop() if len(fusions) == 1 and fusions <= set(WITHOUT_WEIGHTS) else "add"
     config.update({**UNFUSED, "fusion": fusion}, adapters=adapters, architectures=["KAdapterModel"])
     config.update(lm_head=None, lm_head_source=None)
     files = {path: stored for artifact in artifacts for path, stored in artifact.files.items()}
@@ -968,10 +969,10 @@ class ArtifactVerbs:
         """Load one artifact, or compose several, onto their frozen backbone, which comes from its own repository.
 
         Several are named by a list, by `compose_with`, or by the shorthand "org/kadapter-fac+lin". A composition is
-        fused by "add", or by "delta" if all of its parts are; neither has weights. Another `fusion` can be asked for,
-        for one adapter too, and a learned one is new then. `revision`, `subfolder` and `trust_remote_code` mean the
-        artifact's repository; the backbone has `backbone_kwargs` and its pinned revision, and `backbone` to say where
-        it is found now. With `subfolder` and without the package, transformers looks for our Python files at the
+        fused by "add", or by "delta" or "max" if all of its parts are; none has weights. Another `fusion` can be asked
+        for, for one adapter too, and a learned one is new then. `revision`, `subfolder` and `trust_remote_code` mean
+        the artifact's repository; the backbone has `backbone_kwargs` and its pinned revision, and `backbone` to say
+        where it is found now. With `subfolder` and without the package, transformers looks for our Python files at the
         repository's root. `dtype`, `device_map`, `attn_implementation`, `quantization_config` and `token` reach the
         backbone too. Adapters are frozen until `train_adapter` is called; fusion and head train.
         `ignore_mismatched_sizes` makes new weights for what a head has in another size than the artifact, as for

@@ -338,9 +338,9 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "2ebc31eb5ecee87e"
-FUSIONS = ("add", "concat", "gated", "gated_token", "delta")
-WITHOUT_WEIGHTS = ("add", "delta")  # fusions that can be exchanged at any time
+RELEASE = "2cf29afb1381590a"
+FUSIONS = ("add", "concat", "gated", "gated_token", "delta", "max")
+WITHOUT_WEIGHTS = ("add", "delta", "max")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")
 LM_HEADS = ("backbone", "transform", "linear")
 SOURCE = {  # what tells where something was loaded from, and the types of it
@@ -394,8 +394,9 @@ class KAdapterConfig(PreTrainedConfig):
         active_adapters: names of the adapters in use; None for all.
         fusion: "add" (backbone + sum of adapters, no parameters), "concat" (learned, as in the official code),
             "gated" (learned, starting from the plain backbone), "gated_token" (the same with gates that each token
-            opens for itself) or "delta" (backbone + sum of what the adapters add to the states that they tap, no
-            parameters, starting from the plain backbone).
+            opens for itself), "delta" (backbone + sum of what the adapters add to the states that they tap, no
+            parameters, starting from the plain backbone) or "max" (as "delta", but at each token only of the adapter
+            that adds most).
         inner_projections: whether each adapter has a frozen projection of its own within "concat", as in the official
             CosmosQA model.
         classifier_dropout: dropout in heads.

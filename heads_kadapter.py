@@ -523,7 +523,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
     ) -> dict[str, Tensor]:
         """Return all that fusion and head read: {"backbone": R, "adapters.NAME": A}, where the head reads it.
 
-        With the fusion "delta" it is "contributions.NAME" of each adapter, so that neither stands in for the other.
+        With "delta" and "max" it is "contributions.NAME" of each adapter, so that neither stands in for the other.
         Shapes: each (batch, n, hidden), n the positions that the head reads. Keywords are those of `forward`; labels
         may be among them and are not looked at.
 

@@ -276,7 +276,7 @@ class KnowledgePlugin(nn.Module):
     A kind has one file, `KIND_kadapter.py` beside this one, found by its name. It defines `Plugin`, a subclass of this
     class, and `Config`, a subclass of `KnowledgeAdapterConfig`. Plug-ins see nothing of each other.
 
-    A plug-in's contribution, which the fusion "delta" reads, is its output without the hidden states that it taps. A
+    A plug-in's contribution, which "delta" and "max" fuse, is its output without the hidden states that it taps. A
     class whose output holds them sets `holds_tapped_states`, and its forward takes `contribution=True` to leave them
     out; of all others the output is the contribution.
 
@@ -445,6 +445,21 @@ class DeltaFusion(AddFusion):
     reads = "contributions"
 
 
+class MaxFusion(DeltaFusion):
+    """R + at each token the largest of the adapters' contributions by their norm: no parameters.
+
+    Where adapters are silent about what others know, nothing is added to what the one that knows it says.
+    """
+
+    def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
+        """Fuse R and the active adapters' contributions, all (..., hidden)."""
+        if not adapters:
+            return backbone
+        each = torch.stack([states.to(backbone.device) for states in adapters.values()])  # (adapters, ..., hidden)
+        largest = each.norm(dim=-1, keepdim=True).argmax(dim=0, keepdim=True)
+        return backbone + each.gather(0, largest.expand_as(each[:1]))[0]
+
+
 class ConcatFusion(AddFusion):
     """Linear of [R; A] for each adapter and, where there are several, a Linear over those (the official "concat").
 
@@ -590,7 +605,8 @@ def new_fusion(config: KAdapterConfig, names: Sequence[str]) -> AddFusion:
     """Return a new fusion, as the configuration says, for adapters of these names."""
     if config.fusion == "concat":
         return ConcatFusion(names, config.hidden_size, config.inner_projections)
-    fusions = {"add": AddFusion, "delta": DeltaFusion, "gated": GatedFusion, "gated_token": TokenGatedFusion}
+    learned = {"gated": GatedFusion, "gated_token": TokenGatedFusion}
+    fusions = {"add": AddFusion, "delta": DeltaFusion, "max": MaxFusion, **learned}
     return fusions[config.fusion](names, config.hidden_size)
 
 
@@ -1059,7 +1075,7 @@ class KAdapterModelOutput(ModelOutput):
         last_hidden_state: fused features, (batch, sequence, hidden).
         backbone_hidden_state: the backbone's last hidden state, (batch, sequence, hidden).
         adapter_hidden_states: for each active adapter what is fused of it, (batch, sequence, hidden): its output, or
-            with the fusion "delta" its contribution, which is the output without the tapped states.
+            with the fusions "delta" and "max" its contribution, which is the output without the tapped states.
         hidden_states: all hidden states of the backbone, if asked for by output_hidden_states=True.
         attentions: the backbone's attention weights, if asked for by output_attentions=True.
     """
@@ -1168,7 +1184,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return R and what is fused of each active adapter, at all positions or those `at` (batch, n).
 
-        Of an adapter that is its output, or with the fusion "delta" its contribution.
+        Of an adapter that is its output, or with the fusions "delta" and "max" its contribution.
         """
         last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
         adapters = self._run_adapters(states, attention_mask, at, kwargs.get("past_key_values"))

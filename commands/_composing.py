@@ -37,7 +37,8 @@ def compose(
         artifacts: Hub ids or directories, or shorthands such as "org/kadapter-fac+lin".
         output_dir: directory to write.
         backbone: the new location of the backbone, if it has moved.
-        fusion: "add" or "delta", which need no training; by default "delta" if all artifacts are fused so, else "add".
+        fusion: "add", "delta" or "max", which need no training; by default that of all artifacts if it is the same for
+            all and needs none, else "add".
         overwrite: whether `output_dir` may hold files already.
         log: function that receives each line about the result.
 

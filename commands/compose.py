@@ -15,6 +15,7 @@ class Fusion(StrEnum):
 
     ADD = "add"
     DELTA = "delta"
+    MAX = "max"
 
 
 Artifacts = Annotated[
@@ -25,8 +26,9 @@ MovedBackbone = Annotated[str | None, typer.Option(help="New location of the bac
 FusionMode = Annotated[
     Fusion | None,
     typer.Option(
-        help="Add to the encoder's states the adapters' outputs, or what the adapters change of the states they tap.",
-        show_default="add, or delta if all parts are",
+        help="Add to the backbone's states the adapters' outputs, or what they change of the states they tap, or at "
+        "each token only the largest change.",
+        show_default="add, or delta or max if all parts are",
     ),
 ]
 

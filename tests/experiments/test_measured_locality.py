@@ -62,7 +62,7 @@ def test_one_command_measures_all_fusions_and_adapters(locality, ground, tmp_pat
     done = command(locality, ground, tmp_path)
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "locality.json").read_text(encoding="utf-8"))["results"]
-    assert list(results) == ["add", "concat", "gated", "gated_token", "delta"]
+    assert list(results) == ["add", "concat", "gated", "gated_token", "delta", "max"]
     rows = ["new adapter", "new adapter of zeros", "fac", "lin", "fac + lin"]
     assert all(list(by_row) == rows for by_row in results.values())
     for run in results["delta"]["new adapter of zeros"]:
@@ -79,7 +79,7 @@ def test_one_command_measures_all_fusions_and_adapters(locality, ground, tmp_pat
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--fusion", "deltas"], "--fusion deltas is none of add, concat, gated, gated_token, delta"),
+        (["--fusion", "deltas"], "--fusion deltas is none of add, concat, gated, gated_token, delta, max"),
         (["--neighbours", "20"], "--neighbours 20 needs more than the 20 texts there are"),
         (["--split", "tests"], "has no split 'tests', only train, validation"),
     ],

@@ -18,6 +18,31 @@ def gated(*names, fusion="gated", **kwargs):
     return KAdapterModel.from_backbone(tiny_backbone(), adapters=adapters, fusion=fusion, **kwargs).eval()
 
 
+def test_the_largest_contribution_at_each_token_is_added_and_no_other(tmp_path):
+    backbone = save_backbone(tmp_path / "backbone")
+    model = make_model(backbone, "fac", "lin", fusion="max")
+    with torch.no_grad():
+        found = model(**batch())
+        sizes = {name: states.norm(dim=-1) for name, states in found.adapter_hidden_states.items()}
+    first = sizes["fac"] > sizes["lin"]
+    assert 0 < first.sum() < first.numel()  # each is the larger somewhere
+    chosen = torch.where(first[..., None], *found.adapter_hidden_states.values())
+    assert torch.equal(found.last_hidden_state, found.backbone_hidden_state + chosen)
+    model.set_adapter("lin")
+    alone = found.backbone_hidden_state + found.adapter_hidden_states["lin"]
+    assert torch.equal(output(model), alone)
+    model.disable_adapters()
+    assert torch.equal(output(model), found.backbone_hidden_state)
+    model.enable_adapters()
+    for name in ("fac", "lin"):
+        model.save_adapter(tmp_path / name, name)
+    again = KAdapterModel.from_pretrained([tmp_path / "fac", tmp_path / "lin"])
+    assert again.config.fusion == "max" and torch.equal(output(again), found.last_hidden_state)
+    added = KAdapterModel.from_pretrained(tmp_path / "fac", compose_with=[tmp_path / "lin"], fusion="delta")
+    added.delete_adapter("fac")
+    assert torch.equal(output(added), alone)
+
+
 @pytest.mark.parametrize("fusion", GATED)
 def test_gated_fusion_starts_as_the_plain_backbone_whatever_the_adapters(fusion):
     model = gated("fac", "lin", fusion=fusion)
