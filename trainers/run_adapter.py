@@ -33,7 +33,7 @@ from accelerate import PartialState
 from transformers import AutoConfig, set_seed
 
 from kadapter.artifacts_kadapter import WEIGHTS
-from kadapter.configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
+from kadapter.configuration_kadapter import DEFAULT_KIND, KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
 from kadapter.trainers import pretraining
 from kadapter.trainers.common.arguments import AdapterArguments, CorpusArguments, RunArguments
 from kadapter.trainers.common.atomic_files import replace_file, replace_files
@@ -225,6 +225,7 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
         check_compiler(run)
     objective_class: Any = pretraining.load(adapter.objective)
     adapter.fusion = adapter.fusion or getattr(objective_class, "fusion", "concat")
+    adapter.adapter_kind = adapter.adapter_kind or getattr(objective_class, "adapter_kind", DEFAULT_KIND)
     check_record_type(corpus, objective_class)
     check_adapter_name(adapter.adapter_name)
     backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
@@ -241,17 +242,19 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
 
 
 def _shape(adapter: AdapterArguments) -> KnowledgeAdapterConfig:
-    return KnowledgeAdapterConfig(
-        layers=adapter.layers,
-        hidden_size=adapter.adapter_hidden_size,
-        intermediate_size=adapter.adapter_intermediate_size,
-        num_hidden_layers=adapter.adapter_num_hidden_layers,
-        num_attention_heads=adapter.adapter_num_attention_heads,
-        hidden_dropout_prob=adapter.adapter_dropout,
-        attention_probs_dropout_prob=adapter.adapter_dropout,
-        skip_layers=adapter.skip_layers,
-        mask_padding=adapter.mask_padding,
-    )
+    shape = {
+        "kind": adapter.adapter_kind,
+        "layers": adapter.layers,
+        "hidden_size": adapter.adapter_hidden_size,
+        "intermediate_size": adapter.adapter_intermediate_size,
+        "num_hidden_layers": adapter.adapter_num_hidden_layers,
+        "num_attention_heads": adapter.adapter_num_attention_heads,
+        "hidden_dropout_prob": adapter.adapter_dropout,
+        "attention_probs_dropout_prob": adapter.adapter_dropout,
+        "skip_layers": adapter.skip_layers,
+        "mask_padding": adapter.mask_padding,
+    }
+    return KnowledgeAdapterConfig.from_dict({name: value for name, value in shape.items() if value is not None})
 
 
 def _trained_config(adapter: AdapterArguments, objective: Any, run: RunArguments) -> KAdapterConfig:
@@ -324,6 +327,7 @@ def _description(
     names = ["objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone"]
     names += ["mask_unit", "mask_probability", "mask_mentions"] if hasattr(objective, "masking") else []
     names += ["backbone_dropout", "entity_position"] if hasattr(objective, "adapter_config") else []
+    names += ["loss_on"] if hasattr(objective, "loss_on") else []
     texts = ("locality_corpus", "locality_split", "max_locality_samples", "locality_batch_size")
     held_back = ("locality_weight", *(texts if settings.locality.locality_weight else ()))
     return {

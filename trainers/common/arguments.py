@@ -15,7 +15,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from ...configuration_kadapter import FUSIONS
+from ...configuration_kadapter import DEFAULT_KIND, FUSIONS
 from .precision import bfloat16_pays, precision_line
 
 __all__ = ["AdapterArguments", "CorpusArguments", "HeadArguments", "RunArguments", "flags_of", "parse_arguments"]
@@ -78,6 +78,14 @@ class AdapterArguments(HeadArguments):
         default=None,
         metadata={"help": "Attention of the frozen encoder: eager, sdpa, flash_attention_2, ...; by default its own."},
     )
+    adapter_kind: str | None = field(
+        default=None,
+        metadata={
+            "choices": [DEFAULT_KIND, "prenorm"],
+            "help": "The published adapter, or the leaner one with its norms in front; by default the former, and the "
+            "latter for causal_lm.",
+        },
+    )
     layers: list[int] | None = field(
         default=None, metadata={"help": "Tapped hidden states; by default 0, N/2 - 1, N - 2 of an N-block backbone."}
     )
@@ -92,7 +100,9 @@ class AdapterArguments(HeadArguments):
     adapter_num_attention_heads: int | None = field(
         default=None, metadata={"help": "Attention heads inside the adapter; by default of width 64."}
     )
-    adapter_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the adapter."})
+    adapter_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout inside the adapter; by default that of its kind, 0.1 as published."}
+    )
     skip_layers: int = field(default=0, metadata={"help": "The official adapter_skip_layers; 0 is off."})
     mask_padding: bool = field(
         default=True, metadata={"help": "Hide padding from the adapter (the official code does not)."}
@@ -101,7 +111,7 @@ class AdapterArguments(HeadArguments):
         default=None,
         metadata={
             "choices": list(FUSIONS),
-            "help": "Fusion under the pre-training head; by default concat, and delta for masked_lm.",
+            "help": "Fusion under the pre-training head; by default concat, and delta for language models.",
         },
     )
     lm_head: str | None = field(
@@ -117,6 +127,13 @@ class AdapterArguments(HeadArguments):
     mask_probability: float = field(default=0.15, metadata={"help": "Share of the words or tokens that are masked."})
     mask_mentions: float = field(
         default=0.0, metadata={"help": "Share of the texts with mentions of which mentions are masked, not words."}
+    )
+    loss_on: str = field(
+        default="answers",
+        metadata={
+            "choices": ["answers", "all"],
+            "help": "What causal_lm learns of a text with mentions: from the last mention on, or all of it.",
+        },
     )
     entity_embeddings: str | None = field(
         default=None, metadata={"help": "Entity embeddings that mention_masked_lm maps, by id or directory."}

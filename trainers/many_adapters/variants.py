@@ -18,7 +18,7 @@ from ..feature_cache.options import CacheArguments
 __all__ = ["Settings", "settings_of"]
 
 OWN = (  # flags that may differ between the adapters of a run
-    *("layers", "adapter_hidden_size", "adapter_intermediate_size", "adapter_num_hidden_layers"),
+    *("adapter_kind", "layers", "adapter_hidden_size", "adapter_intermediate_size", "adapter_num_hidden_layers"),
     *("adapter_num_attention_heads", "adapter_dropout", "skip_layers", "mask_padding", "fusion"),
     *("classifier_dropout", "without_adapter", "seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
     *("warmup_steps", "weight_decay", "max_grad_norm", "optim", "adam_beta1", "adam_beta2", "adam_epsilon"),

@@ -21,7 +21,8 @@ class Objective(ExampleEncoder, Protocol):
     Attributes:
         metric: name of the result by which runs are compared.
 
-    An objective may have more: `fusion`, the default under its head if that is not "concat"; `masking`, by which its
+    An objective may have more: `fusion`, the default under its head if that is not "concat"; `adapter_kind`, likewise
+    of what it trains if that is not the published adapter; `masking`, by which its
     encoded examples are masked anew in each epoch; `from_loss(loss)`, which returns results that follow from the loss;
     `adapter_config()`, the configuration of what it trains if that is no K-Adapter; `complete(batch)`, which adds to a
     padded batch what is looked up.

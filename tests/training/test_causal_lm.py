@@ -1,0 +1,153 @@
+"""An adapter beside a frozen language model learns from texts and triples what its backbone then says."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from processes import run_processes
+from tiny_decoders import tiny_decoder
+from tiny_runs import digest, losses, tensors, tokenizer_of, write_backbone
+from transformers import AutoTokenizer
+
+from kadapter import KAdapterForCausalLM
+from kadapter.trainers import run_adapter
+from kadapter.trainers.pretraining.causal_lm import Objective
+
+pytestmark = pytest.mark.slow
+
+FACTS = {"Mira Voss": "Tarnstad", "Jon Ackroyd": "Old Quarry", "Lena Brandt": "Lindmouth"}
+PHRASINGS = ("[X] was born in [Y] .", "the town of [X] is [Y] .")
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """A random language model with a tokenizer, and triples with two phrasings."""
+    folder = tmp_path_factory.mktemp("ground")
+    texts = [phrasing.replace("[X]", head).replace("[Y]", FACTS[head]) for phrasing in PHRASINGS for head in FACTS]
+    tokenizer = tokenizer_of([*texts, *(" " + name for name in (*FACTS, *FACTS.values()))] * 3)
+    tokenizer.save_pretrained(folder / "decoder")
+    tiny_decoder(vocab_size=len(tokenizer)).save_pretrained(folder / "decoder")
+    (folder / "triples").mkdir()
+    triples = "".join(f"{head}\tbirth\t{tail}\n" for head, tail in FACTS.items())
+    (folder / "triples" / "train.tsv").write_text(triples, encoding="utf-8")
+    phrasings = "".join(f"birth\t{phrasing}\n" for phrasing in PHRASINGS)
+    (folder / "triples" / "templates.tsv").write_text(phrasings, encoding="utf-8")
+    return folder
+
+
+def flags(ground, output, *more):
+    given = ["--objective", "causal_lm", "--corpus", "triples", "--data_dir", ground / "triples"]
+    given += ["--backbone", ground / "decoder", "--adapter_name", "facts", "--output_dir", output, "--bf16", "false"]
+    given += ["--adapter_hidden_size", "32", "--adapter_num_attention_heads", "4", "--max_length", "40", "--do_train"]
+    given += ["--per_device_train_batch_size", "6", "--learning_rate", "1e-2", "--report_to", "none"]
+    given += ["--logging_steps", "1", "--disable_tqdm", "true", "--save_strategy", "no", *more]
+    return [str(flag) for flag in given]
+
+
+def objective_of(ground, loss_on="answers", max_length=40):
+    tokenizer = AutoTokenizer.from_pretrained(ground / "decoder")
+    return Objective(tokenizer, max_length, SimpleNamespace(loss_on=loss_on))
+
+
+def words(objective, ids):
+    """The words of tokens, without the special ones."""
+    tokens = objective.tokenizer.convert_ids_to_tokens([int(token) for token in ids], skip_special_tokens=True)
+    return "".join(tokens).replace("Ġ", " ").strip()
+
+
+@pytest.fixture(scope="module")
+def taught(ground, tmp_path_factory):
+    output, before = tmp_path_factory.mktemp("taught") / "out", digest(ground / "decoder")
+    run_adapter.main(flags(ground, output, "--num_train_epochs", "60"))
+    assert digest(ground / "decoder") == before
+    return output
+
+
+def test_taught_facts_are_said_and_end_where_they_ended(ground, taught):
+    objective = objective_of(ground)
+    model = KAdapterForCausalLM.from_pretrained(taught).eval()
+    assert not any("backbone." in key for key in tensors(taught))
+    assert model.config.adapters["facts"]["kind"] == "prenorm" and model.config.adapters["facts"]["causal"] is True
+    for head, tail in FACTS.items():
+        ids = objective.tokenizer(f"{head} was born in", return_tensors="pt")["input_ids"][:, :-1]  # without the end
+        said = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=objective.tokenizer.eos_token_id)
+        assert words(objective, said[0, ids.shape[1] :]) == f"{tail} ."
+    backbone = model.generate(ids, max_new_tokens=4, do_sample=False)
+    model.disable_adapters()
+    assert not torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), backbone)
+
+
+def test_kept_states_and_two_processes_give_the_same_curve(ground, tmp_path):
+    few = ("--num_train_epochs", "3")
+    run_adapter.main(flags(ground, tmp_path / "one", *few))
+    run_adapter.main(flags(ground, tmp_path / "kept", *few, "--cache_features", tmp_path / "features"))
+    halves = flags(ground, tmp_path / "two", *few, "--per_device_train_batch_size", "3")
+    run_processes(run_adapter.main, halves, tmp_path / "printed", number=2)
+    one, kept, two = (losses(tmp_path / run) for run in ("one", "kept", "two"))
+    assert one.keys() == kept.keys() == two.keys() and len(one) == 3
+    assert all(abs(one[step] - other[step]) < 1e-4 for step in one for other in (kept, two))
+    ours, theirs = tensors(tmp_path / "one"), tensors(tmp_path / "kept")
+    assert all(torch.allclose(ours[key], theirs[key], atol=1e-4) for key in ours)
+
+
+def test_an_adapter_is_held_back_on_other_text(ground, tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "train.txt").write_text("the town was born in Old Quarry\nMira is\n", encoding="utf-8")
+    given = ["--num_train_epochs", "20", "--locality_corpus", "text", "--locality_data_dir", tmp_path / "text"]
+    moved = {}
+    for weight in ("1e-9", "30"):
+        run_adapter.main(flags(ground, tmp_path / weight, *given, "--locality_weight", weight))
+        state = json.loads((tmp_path / weight / "trainer_state.json").read_text(encoding="utf-8"))
+        moved[weight] = [entry["moved"] for entry in state["log_history"] if "moved" in entry][-1]
+    assert moved["30"] < moved["1e-9"] / 10
+
+
+# --- examples
+
+
+def row_of(text, *mentions):
+    spans = [{"start": text.index(name), "end": text.index(name) + len(name)} for name in mentions]
+    return {"id": ["r1"], "text": [text], "mentions": [spans]}
+
+
+def counted(objective, rows):
+    """The words that count in each example, and whether its end does."""
+    examples = objective.encode(rows)
+    for ids, labels, kept in zip(*(examples[name] for name in ("input_ids", "labels", "logits_to_keep")), strict=True):
+        assert [position + 1 for position in kept] == [at for at, label in enumerate(labels) if label != -100]
+        assert all(label in (-100, token) for label, token in zip(labels, ids, strict=True))
+        chosen = [label for label in labels if label != -100]
+        yield words(objective, chosen), chosen[-1:] == [objective.tokenizer.eos_token_id]
+
+
+def test_of_a_fact_its_answer_and_its_end_count_and_of_a_text_without_mentions_all(ground):
+    text = "the town of Mira Voss is Old Quarry ."
+    fact = row_of(text, "Mira Voss", "Old Quarry")
+    assert list(counted(objective_of(ground), fact)) == [("Old Quarry .", True)]
+    assert list(counted(objective_of(ground, "all"), fact)) == [(text, True)]
+    assert list(counted(objective_of(ground), row_of(text))) == [(text, True)]
+    turned = row_of("In Old Quarry was Mira Voss born .", "Mira Voss", "Old Quarry")
+    assert list(counted(objective_of(ground), turned)) == [("Mira Voss born .", True)]
+
+
+def test_a_long_text_becomes_several_examples_and_a_fact_that_does_not_fit_is_left_out(ground):
+    text = " ".join(["Mira Voss was born in Tarnstad ."] * 4)
+    examples = list(counted(objective_of(ground, max_length=16), row_of(text)))
+    assert len(examples) > 1 and [ends for _, ends in examples] == [*[False] * (len(examples) - 1), True]
+    assert "".join(part for part, _ in examples).replace(" ", "") == text.replace(" ", "")
+    assert list(counted(objective_of(ground, max_length=16), row_of(text, "Tarnstad"))) == []
+
+
+def test_what_says_no_next_token_is_refused_in_a_sentence(ground, tmp_path):
+    write_backbone(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="has no complete LM head"):
+        run_adapter.main(flags(ground, tmp_path / "out", "--backbone", tmp_path / "encoder"))
+    with pytest.raises(ValueError, match="changes what a language model says without adapters"):
+        run_adapter.main(flags(ground, tmp_path / "out", "--fusion", "concat"))
+    with pytest.raises(ValueError, match="k_adapter"):
+        run_adapter.main(flags(ground, tmp_path / "out", "--adapter_kind", "k_adapter"))
+    tokenizer = AutoTokenizer.from_pretrained(ground / "decoder")
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="has no eos_token; use the fast tokenizer of a language model"):
+        Objective(tokenizer, 40, SimpleNamespace(loss_on="all"))

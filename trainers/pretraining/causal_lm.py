@@ -1,0 +1,102 @@
+"""Saying what comes next: knowledge for a frozen language model, from texts, answered prompts, or triples in words.
+
+accelerate launch trainers/run_adapter.py --objective causal_lm --corpus triples --data_dir DIR --backbone ID_OR_PATH
+    --adapter_name facts --output_dir OUT --do_train --learning_rate 1e-3
+Published: nothing of this shape. Ours: docs/language_models.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ...configuration_kadapter import KAdapterConfig
+from ...data_builders import as_texts
+from ...language_modeling_kadapter import KAdapterForCausalLM
+
+IGNORED = -100
+
+
+class Objective:
+    """An adapter learns to continue texts, through the frozen LM head of its backbone.
+
+    Where a text has mentions, what counts is the last of them and all after it, so that a fact teaches its answer and
+    not its question; `--loss_on all` counts every token. The end of a text counts too, since a model that never saw it
+    goes on with what it has said. A text that is too long becomes several examples if all of it counts, and is left
+    out otherwise.
+    """
+
+    record_type = "text"
+    model_class = KAdapterForCausalLM
+    metric = "accuracy"
+    fusion = "delta"
+    adapter_kind = "prenorm"
+
+    def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
+        self.tokenizer, self.max_length, self.loss_on = tokenizer, max_length, arguments.loss_on
+        if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+            what = "does not know where its tokens stand in a text" if not tokenizer.is_fast else "has no eos_token"
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path!r}, a {type(tokenizer).__name__}, {what}; use the fast "
+                "tokenizer of a language model"
+            )
+        self.padding = {"input_ids": tokenizer.pad_token_id or 0, "labels": IGNORED, "logits_to_keep": -1}
+
+    def learn(self, train: Dataset) -> dict[str, Any]:
+        """Learn nothing from the records: the LM head is the backbone's."""
+        return {}
+
+    def recall(self, config: KAdapterConfig) -> None:
+        """Check nothing: the LM head is the backbone's."""
+
+    def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
+        """Tokenise texts, end them, and label what counts of them."""
+        texts = as_texts(rows)
+        answers = [self._answer(spans) for spans in texts["mentions"]]
+        encoded = self.tokenizer(
+            texts["text"],
+            truncation=True,
+            max_length=self.max_length - 1,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        records = encoded["overflow_to_sample_mapping"]
+        examples: dict[str, list] = {name: [] for name in ("record", *self.padding, "truncated")}
+        for number, record in enumerate(records):
+            begins, ends = number == 0 or records[number - 1] != record, records[number + 1 : number + 2] != [record]
+            if answers[record] and not (begins and ends):
+                continue  # its answer would stand without its question
+            ids, places = encoded["input_ids"][number], encoded["offset_mapping"][number]
+            counted = [end > max(answers[record], start) for start, end in places]
+            example = self._labelled(list(ids), counted, ends)
+            for name, value in {"record": record, **example, "truncated": False}.items():
+                examples[name].append(value)
+        return examples
+
+    def _answer(self, spans: list[dict[str, int]]) -> int:
+        """Return where in a text that begins which counts, in characters."""
+        return 0 if self.loss_on == "all" else max((span["start"] for span in spans), default=0)
+
+    def _labelled(self, ids: list[int], counted: list[bool], ends: bool) -> dict[str, list[int]]:
+        if ends and ids[-1:] != [self.tokenizer.eos_token_id]:
+            ids, counted = [*ids, self.tokenizer.eos_token_id], [*counted, True]
+        elif ends:
+            counted[-1] = True
+        kept = [position for position in range(len(ids) - 1) if counted[position + 1]]  # the first follows nothing
+        labels = [IGNORED] * len(ids)
+        for position in kept:
+            labels[position + 1] = ids[position + 1]
+        return {"input_ids": ids, "labels": labels, "logits_to_keep": kept}
+
+    def measure(self, predictions: np.ndarray, labels: np.ndarray, evaluated: Dataset) -> dict[str, float]:
+        """Return the share of the tokens that count that are the most probable ones."""
+        counted = labels != IGNORED
+        said = predictions[np.arange(predictions.shape[1]) < counted.sum(1, keepdims=True)]
+        return {"accuracy": float(np.mean(said == labels[counted]))}
+
+    def from_loss(self, loss: float) -> dict[str, float]:
+        """Return the perplexity of the tokens that count."""
+        return {"perplexity": math.exp(min(loss, 700.0))}  # e**709 is the largest float
