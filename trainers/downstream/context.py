@@ -134,12 +134,16 @@ def trained_config(context: TaskContext, folder: Path) -> KAdapterConfig:
             f"the model in {str(folder)!r} was trained with --fusion {known['fusion']}, not {context.flags.fusion}; "
             "leave --fusion out"
         )
+    config = KAdapterConfig.from_pretrained(folder)
     if context.flags.trained_model is not None:
         _check_plugged(context.flags, known, folder)
         context.flags.fusion = known["fusion"]
+        if context.flags.classifier_dropout is not None:
+            config.classifier_dropout = context.flags.classifier_dropout
+        context.flags.classifier_dropout = config.classifier_dropout
     elif context.flags.adapters:
         _check_adapters_of(context.flags, known, folder)
-    return KAdapterConfig.from_pretrained(folder)
+    return config
 
 
 def _check_plugged(flags: TaskArguments, known: dict[str, Any], folder: Path) -> None:
