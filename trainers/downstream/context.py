@@ -71,7 +71,7 @@ def _adapters_of_row(flags: TaskArguments, folder: Path | None) -> dict[str, dic
     held = {}
     if folder is not None and (folder / CONFIG).is_file():
         held = read_artifact(folder).config["adapters"]
-    return {**held, **stored_adapters(flags)}
+    return {**stored_adapters(flags), **held}  # what a trained model says of its own maps counts
 
 
 def prepare_splits(context: TaskContext, run: TaskRunArguments, folder: Path) -> None:
