@@ -272,7 +272,7 @@ def adapter_hash(values: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     typed = KnowledgeAdapterConfig.from_dict(values)
     usual = {**type(typed)().to_dict(), **PUBLISHED_SIZES, "kind": DEFAULT_KIND}
     own = {key: value for key, value in typed.to_dict().items() if value != usual[key]}
-    return _hash({key: value for key, value in own.items() if key not in ("training", "source")}, tensors)
+    return _hash({key: value for key, value in own.items() if key not in typed.beside_the_shape}, tensors)
 
 
 def lm_head_hash(lm_head: str, tensors: dict[str, Tensor]) -> str:

@@ -54,6 +54,7 @@ __all__ = [
     "check_takes_embeddings",
     "check_tapped",
     "digest_of_tensor",
+    "dropout_settings",
     "embedding_size_of",
     "embeddings_of",
     "fingerprint_of",
@@ -865,6 +866,14 @@ def run_and_tap(
             "asked for; use a backbone that returns them when output_hidden_states is given"
         )
     return output, tapped
+
+
+def dropout_settings(backbone: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return the modules and attributes that hold its probabilities of dropout: of modules, and of attention."""
+    found = [(module, "p") for module in backbone.modules() if isinstance(module, nn.Dropout)]
+    for module in backbone.modules():
+        found += [(module, name) for name in vars(module) if "dropout" in name and type(vars(module)[name]) is float]
+    return found
 
 
 def without_capturing_hooks(module: nn.Module, copies: dict[nn.Module, nn.Module] | None = None) -> nn.Module:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -114,6 +114,7 @@ class KnowledgeMapConfig(KnowledgeAdapterConfig):
     separator: str = "/"
     missing_entity: str = "skip"
     kind: str = "map"
+    beside_the_shape: ClassVar[tuple[str, ...]] = ("training", "source", "missing_entity")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,6 +38,7 @@ from .backbone_kadapter import (
     READING,
     check_keywords,
     check_tapped,
+    dropout_settings,
     embedding_size_of,
     is_causal,
     making_models_in_turn,
@@ -1124,7 +1125,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
     """
 
     _auto_classes = ("AutoModel",)
-    _drops_out = False
+    _drops_out: bool | None = None  # whether the backbone does in training; None: where it trains
 
     def __init__(self, config: KAdapterConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -1273,24 +1274,26 @@ class KAdapterModel(KAdapterPreTrainedModel):
         return {"past_key_values": past_key_values, "use_cache": True}
 
     def backbone_dropout(self, probability: float | str | None) -> None:
-        """Let the frozen backbone drop out in training, as for a map that learns before it; None for eval mode.
+        """Set the dropout of the backbone in training, frozen (as for a map that learns before it) or not.
 
-        All its dropout modules get this probability, and `config` of the backbone stays as it is; "configured" leaves
-        them those with which the backbone was made.
+        All its modules drop out with this probability, and its `config` stays as it is; "configured" leaves them
+        what they were made with. With 0 it stays in eval mode, whatever trains. None is the default: a frozen
+        backbone is in eval mode, and one that trains drops out as configured.
 
         Raises:
-            ValueError: it is no probability, or the backbone has no dropout modules.
+            ValueError: it is no probability, or the backbone has no dropout.
         """
-        modules = [module for module in self.backbone.modules() if isinstance(module, nn.Dropout)]
-        between = isinstance(probability, int | float) and 0 < probability < 1 and bool(modules)
-        if probability not in (None, "configured") and not between:
+        is_number = isinstance(probability, int | float)
+        settings = dropout_settings(self.backbone) if is_number and 0 < probability < 1 else []
+        if not (probability in (None, "configured", 0) or settings):
             raise ValueError(
-                f"backbone_dropout={probability} must lie between 0 and 1, for a backbone with dropout modules, of "
-                f"which {type(self.backbone).__name__} has {len(modules)}; None leaves it in eval mode"
+                f"backbone_dropout={probability} must lie between 0 and 1, for a backbone with dropout, of which "
+                f"{type(self.backbone).__name__} has {len(dropout_settings(self.backbone))} settings; None leaves it "
+                "as it is configured"
             )
-        self._drops_out = probability is not None
-        for module in modules if between else ():
-            module.p = probability  # type: ignore[assignment]  # a number, as was checked
+        self._drops_out = None if probability is None else probability != 0
+        for module, name in settings:
+            setattr(module, name, probability)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> KAdapterModel:
@@ -1301,7 +1304,9 @@ class KAdapterModel(KAdapterPreTrainedModel):
                 set_mode(child, mode)
         for child in (self.backbone, *self.adapters.values()):
             trains = any(parameter.requires_grad for parameter in child.parameters())
-            set_mode(child, mode and (trains or (child is self.backbone and self._drops_out)))
+            if child is self.backbone and self._drops_out is not None:
+                trains = self._drops_out
+            set_mode(child, mode and trains)
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -61,3 +61,25 @@ def test_attention_weights_that_are_dropped_leave_the_mean_as_it_is():
         drawn = torch.cat([attention.train()(states.expand(500, -1, -1), mask) for _ in range(20)])
     spread = drawn.std(dim=0) / len(drawn) ** 0.5
     assert spread.min() > 0 and ((drawn.mean(dim=0) - without[0]).abs() < 5 * spread).all()
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "deberta-v2"])
+def test_the_dropout_of_a_backbone_that_trains_is_what_it_is_set_to(model_type):
+    """ModernBERT's attention keeps its dropout in a number, without a module."""
+    model = KAdapterModel.from_backbone(tiny_backbone(model_type))
+    model.backbone.requires_grad_(True)
+    given = batch(model_type)
+
+    def differs():
+        return not torch.equal(*(model.train()(**given).last_hidden_state for _ in range(2)))
+
+    model.backbone_dropout(0.5)
+    assert differs()
+    model.backbone_dropout(1e-9)  # so small that only what was not set could drop anything
+    assert not differs()
+    model.backbone_dropout(0.5)
+    model.backbone_dropout(0)
+    assert not differs()
+    expected = model(**given).last_hidden_state
+    model.backbone_dropout(None)
+    assert differs() and torch.equal(model.eval()(**given).last_hidden_state, expected)

@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+from processes import run_processes
 from tiny_knowledge import ID_OF, LACKING, linked_typing, write_linked, write_map_ground
-from tiny_runs import ROOT, digest, tensors
+from tiny_runs import ROOT, digest, losses, tensors
 from tiny_tasks import predictions, run_of, task_flags
 
 from kadapter import (
     EntityEmbeddings,
+    KAdapterConfig,
     KAdapterForEntityPairClassification,
     KAdapterModel,
     KnowledgeMap,
@@ -155,6 +157,16 @@ def test_an_entity_that_the_table_lacks_is_skipped_or_is_a_vector_of_zeros_as_th
     assert not batch["knowledge_embeds"][0, 1].any()
 
 
+def test_the_run_can_say_what_becomes_of_an_entity_that_the_table_lacks(ground, tmp_path, capsys):
+    run_task.main(flags(ground, tmp_path / "out", "--missing_entity", "bias"))
+    assert "have the bias of the map" in capsys.readouterr().out
+    assert run_of(tmp_path / "out")["knowledge"]["missing_entity"] == "bias"
+    assert KnowledgeMap.from_pretrained(tmp_path / "out", "wikidata").config.missing_entity == "bias"
+    trained = predictions(tmp_path / "out")
+    run_task.main(flags(ground, tmp_path / "out", train=False))
+    assert predictions(tmp_path / "out") == trained
+
+
 def test_an_entity_that_would_stand_instead_of_a_mention_with_another_is_refused(ground):
     rows = relation_rows()
     rows["tail"] = [{"start": rows["head"][0]["start"], "end": rows["head"][0]["end"] + 4}]
@@ -267,6 +279,35 @@ def test_a_head_and_its_encoder_learn_beside_a_frozen_map(ground, tmp_path):
     again = ("--trained_model", tmp_path / "out", "--shuffle_entities", "1")  # the encoder is another now
     run_task.main(flags(ground, tmp_path / "shuffled", *again, adapters=("none",), train=False))
     assert run_of(tmp_path / "shuffled")["row"] == "fac+wikidata, fine-tuned with it, shuffled table"
+
+
+@pytest.mark.parametrize("stage", ["task-specific", "fine-tuned with it"])
+def test_two_processes_train_beside_a_map_as_one_does(ground, base, tmp_path, stage):
+    own = {
+        "task-specific": ("--trained_model", base, *TUNING),
+        "fine-tuned with it": ("--freeze_backbone", "false"),
+    }[stage]
+    more = (
+        *own,
+        "--backbone_dropout",
+        "0",
+        "--classifier_dropout",
+        "0",
+        "--learning_rate",
+        "1e-3",
+        "--logging_steps",
+        "1",
+    )
+    run_task.main(flags(ground, tmp_path / "one", *more, "--per_device_train_batch_size", "8"))
+    halves = flags(ground, tmp_path / "two", *more, "--per_device_train_batch_size", "4")
+    run_processes(run_task.main, halves, tmp_path / "printed", number=2)
+    one, two = (losses(tmp_path / run) for run in ("one", "two"))
+    assert one.keys() == two.keys() and max(abs(one[step] - two[step]) for step in one) < 1e-4
+    alone, together = (tensors(tmp_path / run) for run in ("one", "two"))
+    assert alone.keys() == together.keys()
+    assert all(torch.allclose(alone[key], together[key], atol=1e-3) for key in alone)
+    assert run_of(tmp_path / "two")["row"].endswith(stage)
+    assert KAdapterConfig.from_pretrained(tmp_path / "two").classifier_dropout == 0
 
 
 def test_a_map_is_plugged_into_an_encoder_that_was_fine_tuned(ground, tmp_path):
@@ -401,6 +442,7 @@ REFUSED = {
         ("--trained_model", "{base}", "--freeze_head", "true"),
         "--freeze_head leaves nothing to train",
     ),
+    "a rule for no map": (("--missing_entity", "bias"), "--missing_entity bias is of a knowledge map"),
     "dropout of nothing": (("--backbone_dropout", "0.3"), r"--backbone_dropout 0\.3 is of an encoder that trains"),
     "the same folder": (
         ("--trained_model", "{base}", "--output_dir", "{base}"),

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
+from processes import run_processes
 from tiny_knowledge import (
     INFO,
     bert_tokenizer,
@@ -16,6 +17,7 @@ from tiny_knowledge import (
     save_bert,
     tensors_of,
 )
+from tiny_runs import losses
 
 from kadapter import EntityEmbeddings, KAdapterForMaskedLM, KAdapterModel, KnowledgeMap, KnowledgeMapConfig
 from kadapter.trainers import run_adapter
@@ -128,6 +130,20 @@ def test_the_program_trains_a_map_and_leaves_the_encoder_alone(folder, tmp_path,
     assert (folder / "bert" / "model.safetensors").read_bytes() == before
     again = run_adapter.main([flag for flag in flags if flag != "--do_train"])
     assert again["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_map_of_one(folder, tmp_path):
+    paths = ("--entity_embeddings", folder / "table", "--backbone", folder / "bert", "--data_dir", folder / "data")
+    given = [*FLAGS, *map(str, paths), "--max_grad_norm", "0"]
+    run_adapter.main([*given, "--output_dir", str(tmp_path / "one")])
+    halves = ["--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two")]
+    run_processes(run_adapter.main, [*given, *halves], tmp_path / "printed", number=2)
+    one, two = (losses(tmp_path / run) for run in ("one", "two"))
+    assert one.keys() == two.keys() and len(one) >= 6
+    assert max(abs(one[step] - two[step]) for step in one) < 1e-4
+    ours, theirs = (KnowledgeMap.from_pretrained(tmp_path / run).projection.weight for run in ("one", "two"))
+    assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 def test_the_frozen_encoder_drops_out_only_where_it_is_asked_to(folder):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ...configuration_kadapter import FUSIONS
+from ...processing_kadapter import MISSING_ENTITIES
 from ..common.arguments import CorpusArguments, RunArguments, parse_arguments
 
 __all__ = ["RowArguments", "TaskArguments", "TaskCorpusArguments", "TaskRunArguments", "parse_task_arguments"]
@@ -104,7 +105,9 @@ class TaskArguments(RowArguments):
         default=False, metadata={"help": "Whether head and fusion are frozen, those of --trained_model."}
     )
     freeze_map: bool = field(default=True, metadata={"help": "Whether the knowledge map is frozen."})
-    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout in the task's head."})
+    classifier_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout in the task's head; by default 0.1, or that of --trained_model."}
+    )
     backbone_dropout: float | None = field(
         default=None,
         metadata={
@@ -121,6 +124,14 @@ class TaskArguments(RowArguments):
     )
     entity_embeddings: str | None = field(
         default=None, metadata={"help": "Entity embeddings of the knowledge map, by id or directory."}
+    )
+    missing_entity: str | None = field(
+        default=None,
+        metadata={
+            "choices": list(MISSING_ENTITIES),
+            "help": "What an entity that the table lacks becomes: nothing, or the bias of the map, as in the official "
+            "tasks; by default as the map says.",
+        },
     )
     shuffle_entities: int | None = field(
         default=None, metadata={"help": "Exchange the vectors among all entities by this seed, for a control."}
@@ -220,6 +231,7 @@ def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskCorpusArgum
     _check_frozen(task, run)
     if (run.do_train and task.trained_model is None) or task.episodes:
         task.fusion = task.fusion or "concat"
+        task.classifier_dropout = 0.1 if task.classifier_dropout is None else task.classifier_dropout
     return corpus, task, run
 
 

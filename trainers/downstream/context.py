@@ -71,7 +71,7 @@ def _adapters_of_row(flags: TaskArguments, folder: Path | None) -> dict[str, dic
     held = {}
     if folder is not None and (folder / CONFIG).is_file():
         held = read_artifact(folder).config["adapters"]
-    return {**held, **stored_adapters(flags)}
+    return {**stored_adapters(flags), **held}  # what a trained model says of its own maps counts
 
 
 def prepare_splits(context: TaskContext, run: TaskRunArguments, folder: Path) -> None:
@@ -134,12 +134,16 @@ def trained_config(context: TaskContext, folder: Path) -> KAdapterConfig:
             f"the model in {str(folder)!r} was trained with --fusion {known['fusion']}, not {context.flags.fusion}; "
             "leave --fusion out"
         )
+    config = KAdapterConfig.from_pretrained(folder)
     if context.flags.trained_model is not None:
         _check_plugged(context.flags, known, folder)
         context.flags.fusion = known["fusion"]
+        if context.flags.classifier_dropout is not None:
+            config.classifier_dropout = context.flags.classifier_dropout
+        context.flags.classifier_dropout = config.classifier_dropout
     elif context.flags.adapters:
         _check_adapters_of(context.flags, known, folder)
-    return KAdapterConfig.from_pretrained(folder)
+    return config
 
 
 def _check_plugged(flags: TaskArguments, known: dict[str, Any], folder: Path) -> None:

@@ -49,7 +49,8 @@ def open_knowledge(flags: TaskArguments, task_class: Any, adapters: dict[str, di
         check_table(config, table)
     except ValueError as error:
         raise ValueError(f"--entity_embeddings {flags.entity_embeddings!r}, for the map {name!r}: {error}") from error
-    source = KnowledgeSource(table, config.entity_position, config.separator, config.missing_entity)
+    missing = flags.missing_entity or config.missing_entity
+    source = KnowledgeSource(table, config.entity_position, config.separator, missing)
     alone = flags.freeze_head and flags.freeze_backbone and flags.freeze_adapters  # trains the map, if anything
     return Knowledge(source, flags.shuffle_entities, task_class.ids_are_rows, required=alone)
 
@@ -68,7 +69,8 @@ def _check_flags(flags: TaskArguments, maps: dict[str, KnowledgeMapConfig]) -> N
                 f"--entity_embeddings is missing: the knowledge map {name!r} needs the table that it was trained "
                 f"with{f', {source!r}' if source else ''}"
             )
-    flagged = {"--entity_embeddings": flags.entity_embeddings, "--shuffle_entities": flags.shuffle_entities}
+    names = ("entity_embeddings", "missing_entity", "shuffle_entities")
+    flagged = {f"--{name}": getattr(flags, name) for name in names}
     flagged |= {"--freeze_map": None if flags.freeze_map else False}
     for flag, value in flagged.items():
         if value is not None and not maps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def new_model(model_class: Any, task: TaskArguments, fields: dict[str, Any], see
     model.config.fusion = task.fusion
     torch.manual_seed(seed)  # independent of what the adapters drew
     core.fusion = new_fusion(model.config, core.adapters.featured)
+    _note_missing_entity(core, task)
     torch.manual_seed(seed)  # independent of what the fusion drew
     model.renew_head()
     return freeze(model, task)
@@ -98,6 +100,14 @@ def add_adapters(model: Any, task: RowArguments) -> None:
             _add_random(model, artifact, task)
         else:
             model.load_adapter(artifact)
+
+
+def _note_missing_entity(core: Any, task: TaskArguments) -> None:
+    """Let the maps of a row say what becomes of an entity that the table lacks, for whoever uses the model later."""
+    for name in core.adapters.in_front if task.missing_entity else ():
+        adapter = core.adapters[name]
+        adapter.config = replace(adapter.config, missing_entity=task.missing_entity)
+        core.config.adapters[name] = adapter.config.to_dict()
 
 
 def _artifacts(task: RowArguments) -> Iterator[tuple[str, bool]]:
@@ -164,9 +174,9 @@ def freeze(model: Any, task: TaskArguments) -> Any:
             weight.requires_grad_(True)
     for adapter in core.adapters.values():
         adapter.requires_grad_(not (task.freeze_map if adapter.changes_inputs else task.freeze_adapters))
-    if task.backbone_dropout:
+    if task.backbone_dropout is not None:
         core.backbone_dropout(task.backbone_dropout)
-    elif task.backbone_dropout is None and any(weight.requires_grad for weight in _in_front(core)):
+    elif any(weight.requires_grad for weight in _in_front(core)):
         core.backbone_dropout("configured")
     return model.train(model.training)
 
@@ -195,7 +205,8 @@ def trained_model(
 ) -> Any:
     """Load the model that an earlier run left in a folder, frozen; the flags say where its backbone comes from."""
     backbone = None if config.backbone_modified else task.backbone
-    model = model_class.from_pretrained(folder, backbone=backbone, backbone_kwargs={"dtype": dtype})
+    own = {"backbone_kwargs": {"dtype": dtype}, "classifier_dropout": config.classifier_dropout}
+    model = model_class.from_pretrained(folder, backbone=backbone, **own)
     model.requires_grad_(False)
     return model
 
@@ -212,6 +223,7 @@ def plugged_model(
     model = trained_model(model_class, folder, config, task, dtype)
     set_seed(seed)
     add_adapters(model, task)
+    _note_missing_entity(model.base_model, task)
     model.requires_grad_(False)
     return model.eval()
 
