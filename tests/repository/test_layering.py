@@ -18,7 +18,7 @@ from kadapter.configuration_kadapter import RELEASE
 
 REMOTE = sorted(ROOT.glob("*_kadapter.py"))
 # Downward only: each file that travels to the Hub imports none but those before it.
-ORDER = ("configuration", "backbone", "processing", "artifacts", "embeddings", "modeling", "heads", "map")
+ORDER = ("configuration", "backbone", "processing", "artifacts", "embeddings", "modeling", "heads", "map", "pipelines")
 LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
 PLUGINS = ("data_builders", "graphs/formats", "metrics", "trainers/pretraining", "trainers/probes", "trainers/tasks")
 CODE_FILES = [
@@ -70,8 +70,11 @@ def test_transformers_finds_the_imports_that_python_finds(path):
 
 def test_six_files_travel_and_a_model_without_a_head_reads_all_but_that_of_heads():
     assert {path.name for path in REMOTE} == {f"{name}_kadapter.py" for name in ORDER}
-    # a table holds no code, and the file of a kind of plug-ins travels with artifacts of that kind
-    assert {path.name for path in REMOTE} - set(CODE) == {"embeddings_kadapter.py", "map_kadapter.py"}
+    # a table holds no code; the file of a kind of plug-ins travels with artifacts of that kind, pipelines with heads
+    others = {f"{name}_kadapter.py" for name in ("embeddings", "map", "pipelines")}
+    assert {path.name for path in REMOTE} - set(CODE) == others
+    of_pipelines = {Path(path).name for path in get_relative_import_files(ROOT / "pipelines_kadapter.py")}
+    assert of_pipelines <= set(CODE)
     read = {Path(path).name for path in get_relative_import_files(ROOT / "modeling_kadapter.py")}
     assert read | {"modeling_kadapter.py"} == set(CODE) - {"heads_kadapter.py"}
     with_heads = {Path(path).name for path in get_relative_import_files(ROOT / "heads_kadapter.py")}
