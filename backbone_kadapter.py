@@ -55,6 +55,7 @@ __all__ = [
     "digest_of_tensor",
     "embedding_size_of",
     "embeddings_of",
+    "find_checkpoint",
     "fingerprint_of",
     "has_lm_head",
     "head_of",
@@ -140,7 +141,7 @@ def resolve_backbone(
         if commit := extract_commit_hash(cached_file(source, CONFIG_NAME, **finding), None):
             kwargs["revision"] = commit  # all files are of one commit, and the Hub is asked for it once
         _check_kind(_configuration(source, kwargs), f"backbone {source!r}")
-    checkpoint = _find(source, kwargs, anew=not config.backbone_fingerprint)
+    checkpoint = find_checkpoint(source, kwargs, anew=not config.backbone_fingerprint)
     if config.backbone_fingerprint and checkpoint.fingerprint != config.backbone_fingerprint:
         raise ValueError(_another(config, source, checkpoint.fingerprint))
     module = _load(source, kwargs, lm_head=lm_head)
@@ -240,7 +241,7 @@ def _equal(module: PreTrainedModel, source: str, revision: str | None) -> Checkp
     """Return the checkpoint at a revision if it is at hand and the module equals it."""
     finding = {"local_files_only": True, "revision": revision}
     try:
-        checkpoint = _find(source, finding)
+        checkpoint = find_checkpoint(source, finding)
         stored = _load(source, {"dtype": module.dtype, **finding}, lm_head=has_lm_head(module)).state_dict()
     except (OSError, ValueError, TypeError):  # moved, or in need of keywords that only its owner knows
         return None
@@ -253,7 +254,7 @@ def _equal(module: PreTrainedModel, source: str, revision: str | None) -> Checkp
 # ---- a backbone's checkpoint ----------------------------------------------------------------------------------------
 
 
-def _find(source: str, kwargs: dict[str, Any], anew: bool = True) -> Checkpoint:
+def find_checkpoint(source: str, kwargs: dict[str, Any], anew: bool = True) -> Checkpoint:
     """Find a checkpoint and its fingerprint, which is read anew unless it is only compared.
 
     Raises:

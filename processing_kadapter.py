@@ -33,6 +33,7 @@ __all__ = [
     "HEADS",
     "MARKERS",
     "MISSING_ENTITIES",
+    "TOKENIZER_FILES",
     "VOCABULARIES",
     "EntityLink",
     "KnowledgeSource",
@@ -805,7 +806,7 @@ def encode_words(
 
 def split_words(text: str) -> list[str]:
     """Split raw text into words and single marks of punctuation; apostrophes and hyphens within a word stay in it."""
-    return re.findall(r"\w+(?:['’\-]\w+)*|[^\w\s]", text)
+    return re.findall(r"\w+(?:['\u2019\-]\w+)*|[^\w\s]", text)
 
 
 def word_tokens(tokenizer: Any, sentences: Sequence[Sequence[str]]) -> list[tuple[list[int], list[int]]]:
