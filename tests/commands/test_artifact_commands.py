@@ -1,6 +1,8 @@
-"""`kadapter inspect`, `verify` and `predict` on directories: what an artifact is, whether it is so, what it answers."""
+"""`kadapter inspect`, `verify` and `predict` on directories: what an artifact is, and what it answers."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -246,8 +248,11 @@ def test_predict_prints_words(parts):
     assert lines[0] == TEXT and lines[2] == "Kell." and lines[1].split()[0] in LABELS["label2id"]
     tree = printed("predict", parts / "parser", TEXT).splitlines()
     assert tree[0] == TEXT and len(tree) == 1 + len(TEXT.replace(".", " .").split())
-    tagged = printed("predict", parts / "tokens", TEXT).splitlines()[1]
-    assert "Mira" in tagged.replace(" ", "") or ":" in tagged
+    (tagged,) = predicted(parts / "tokens", TEXT)
+    made = pipeline("token-classification", model=str(parts / "tokens"), device=-1)(TEXT)
+    assert [(own["label"], own["start"], own["end"]) for own in tagged["answers"]] == [
+        (own["entity"], own["start"], own["end"]) for own in made
+    ]
 
 
 def test_several_masks_have_answers_each_and_masks_are_written_as_people_do(parts):
@@ -294,6 +299,7 @@ def test_damaged_weights_predict_nothing(copied):
     assert "are not those that were saved" in sentence(run("predict", copied, MARKED))
 
 
+@pytest.mark.slow
 def test_no_code_of_an_artifact_is_run(copied):
     for path in copied.glob("*.py"):
         path.write_text("from pathlib import Path\nPath('harmed').touch()\n")
@@ -315,3 +321,23 @@ def test_the_release_that_is_installed_is_what_code_is_compared_with(parts):
     names = sorted(path.name for path in (parts / "pair").glob("*.py"))
     assert all((ROOT / name).read_bytes() == (parts / "pair" / name).read_bytes() for name in names)
     assert "pipelines_kadapter.py" in names and len(names) == 7
+
+
+SHOWN_ELSEWHERE = ("push", "list", "train", "task")  # in test_hub_commands and test_launching
+
+
+def test_the_commands_and_lines_of_python_of_the_documentation_run(parts, tmp_path, monkeypatch, capsys):
+    names = {"relations": "pair", "kadapter-fac": "kadapter-fac", "kadapter-lin": "kadapter-lin", "types": "types"}
+    names |= {"parser": "parser", "words": "words", "backbone": "backbone"}
+    for name, target in names.items():
+        (tmp_path / name).symlink_to(parts / target)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^kadapter (.+)$", text, flags=re.MULTILINE)
+    assert {line.split()[0] for line in lines} >= {"inspect", "verify", "predict", *SHOWN_ELSEWHERE}
+    for line in lines:
+        if line.split()[0] not in SHOWN_ELSEWHERE:
+            assert printed(*shlex.split(line)), line
+    (code,) = re.findall("```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile(code, "command_line.md", "exec"), {})
+    assert "Mira" in capsys.readouterr().out

@@ -33,10 +33,11 @@ class Hub(ThreadingHTTPServer):
         return sha
 
     def snapshot(self, repo, revision):
-        commits = self.repositories[repo]
-        if (repo, revision) in self.branches:
-            return self.branches[repo, revision][-1]
-        return commits[-1] if revision == "main" else next(one for one in commits if one[0] == revision)
+        commits = self.branches.get((repo, revision), self.repositories[repo])
+        if revision == "main" or (repo, revision) in self.branches:
+            return commits[-1]
+        every = [commits, *(own for (name, _), own in self.branches.items() if name == repo)]
+        return next(one for own in every for one in own if one[0] == revision)
 
 
 @contextlib.contextmanager
@@ -65,7 +66,8 @@ class Answer(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length)
-        self.server.asked.append(f"{self.command} {path}")
+        part = f" {self.headers['Range']}" if self.headers.get("Range") else ""
+        self.server.asked.append(f"{self.command} {path}{part}")
         for pattern, route in ROUTES:
             found = re.fullmatch(pattern, path)
             if found:
