@@ -42,7 +42,7 @@ class KAdapterPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if type(self.model).__name__ != self.head:
+        if self.head not in {each.__name__ for each in type(self.model).__mro__}:
             raise ValueError(
                 f"the pipeline {self.task_name} is for a {self.head}, and this is a {type(self.model).__name__}; use "
                 "an artifact with that head, or another pipeline"
@@ -99,7 +99,7 @@ class MentionsPipeline(KAdapterPipeline):
                 raise ValueError("give a list of texts and as many lists of entity_spans, or dicts with both")
             pairs = zip(inputs, entity_spans, strict=True)
             inputs = [{"text": text, "entity_spans": spans} for text, spans in pairs]
-        return [] if inputs == [] else super().__call__(inputs, **kwargs)
+        return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
         self, top_k: int | None = None, threshold: float | None = None, max_length: int | None = None
@@ -192,7 +192,7 @@ class DependencyParsingPipeline(KAdapterPipeline):
         Raises:
             ValueError: a sentence has no word, or more tokens than `max_length`.
         """
-        return [] if inputs == [] else super().__call__(inputs, **kwargs)
+        return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
         self, max_length: int | None = None

@@ -23,8 +23,13 @@ NAMES = (
 )
 BARE = """
 import json, sys
-from transformers import pipeline
+from pathlib import Path
+from transformers import AutoModelForSequenceClassification, pipeline
 answers = {}
+head = AutoModelForSequenceClassification.from_pretrained("EntityPairClassification", trust_remote_code=True)
+assert not [name for name in sys.modules if name.endswith("pipelines_kadapter")]
+head.save_pretrained("head")  # with the pipeline, though its file was never read
+assert "custom_pipelines" in Path("head", "config.json").read_text() and Path("head", "pipelines_kadapter.py").exists()
 for task, name, inputs in json.loads(sys.argv[1]):
     try:
         pipeline(task, model=name)
