@@ -35,10 +35,12 @@ class KAdapterPipeline(Pipeline):
 
     task_name = ""
     head = ""  # the class of models that the pipeline is for
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = True
+    model: Any
+    tokenizer: Any
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

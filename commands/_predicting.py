@@ -75,7 +75,8 @@ def predictor(
     where = os.path.expanduser(artifact)
     model = getattr(heads_kadapter, head).from_pretrained(where, backbone=backbone, **reading)
     tokenizer = _tokenizer(where, model.config, reading)
-    pipe = pipeline(PIPELINES[head], model=model, tokenizer=tokenizer, device=device)
+    task: Any = PIPELINES[head]  # three of them are none that transformers' types know
+    pipe = pipeline(task, model=model, tokenizer=tokenizer, device=device)
 
     def predict(examples: Sequence[dict[str, Any]], top: int | None, batch_size: int) -> Iterator[Prediction]:
         options = {} if head == "KAdapterForMaskedLM" else {"batch_size": batch_size}

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from huggingface_hub.utils import validate_repo_id
 
 __all__ = [
+    "MASKS",
     "check_artifacts",
     "check_number",
     "check_prompt",

@@ -18,6 +18,8 @@ from ._preflight import config_of, file_of, is_remote, read_header
 __all__ = ["described", "header_of", "summary"]
 
 SHAPE = ("layers", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+RESULTS = "all_results.json"  # which transformers' Trainer writes
+TIMES = ("_runtime", "_per_second", "epoch", "flos")
 BACKBONE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
 
@@ -41,6 +43,7 @@ def summary(artifact: str, revision: str | None = None) -> dict[str, Any]:
             "fusion": {"name": config.get("fusion", "add"), **_size(tensors, "fusion.")},
             "adapters": _adapters(config, tensors, json.loads(metadata.get("hashes", "{}"))),
             "head": _head(config, tensors),
+            "results": _results(Path(name)),
             "record_digest": config.get("record_digest"),
             **_size(tensors, ""),
         }
@@ -144,6 +147,16 @@ def _head(config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any] | N
     return {**read, **lm_head, **parser}
 
 
+def _results(folder: Path) -> dict[str, float]:
+    """Return the scores that a training left beside an artifact."""
+    try:
+        written = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    kept = written.items() if isinstance(written, dict) else ()
+    return {key: value for key, value in kept if isinstance(value, float) and not key.endswith(TIMES)}
+
+
 # ---- in words -------------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +180,7 @@ def described(values: dict[str, Any]) -> Iterable[str]:
         yield f"head: {head['class']}{extra}, {_counted(head)}"
         if head["labels"]:
             yield f"  {len(head['labels'])} labels: {_few(head['labels'])}"
+    yield from (f"{key} {value:.4f}" for key, value in values["results"].items())
     yield f"in all: {_counted(values)}, record {values['record_digest'] or '-'}"
 
 

@@ -35,9 +35,9 @@ def run(
 ) -> None:
     """Show what a model answers with and without adapters, side by side.
 
-    There is a column for the backbone, for each adapter alone and, if there are several, for all together.
-
     Example: kadapter probe-text "Dante was born in <mask>." org/kadapter-fac org/kadapter-lin
+
+    There is a column for the backbone, for each adapter alone and, if there are several, for all together.
     """
     from ._preflight import check_prompt
 

@@ -40,7 +40,7 @@ def run(
     where = artifact.expanduser()
     if not where.is_dir():
         raise OSError(f"there is no directory {str(artifact)!r}; name the directory of an artifact")
-    backbone = config_of(os.path.join(where, "")).get("backbone_name_or_path")
+    backbone = config_of(str(where)).get("backbone_name_or_path")
     typer.echo(f"checking {artifact}", err=True)
     if not backbone or os.path.isabs(backbone):
         typer.echo(

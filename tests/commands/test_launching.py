@@ -12,6 +12,7 @@ from helpers import ROOT
 from tiny_runs import flags, write_ground
 from typer.testing import CliRunner
 
+from kadapter import discovery
 from kadapter.commands import app
 
 COMMAND = [sys.executable, "-P", "-m", "kadapter.commands"]
@@ -32,6 +33,15 @@ def test_help_says_what_the_command_stands_for_and_lists_the_flags_of_the_progra
         assert flag in words and "TrainingArguments" in words
 
 
+def test_the_help_of_each_command_begins_with_what_it_does_and_an_example():
+    lines = [[name] for name in discovery.available("kadapter.commands") if name != "embeddings"]
+    for words in (*lines, ["embeddings", "import"], ["embeddings", "train"]):
+        command = [word.replace("_", "-") for word in words]
+        usage, purpose, example, *_ = CliRunner().invoke(app, [*command, "--help"]).output.split("\n\n")
+        assert usage.startswith("Usage: ") and purpose.strip().endswith(".")
+        assert example.strip().startswith(f"Example: kadapter {' '.join(command)} "), command
+
+
 def test_an_unknown_flag_is_refused_before_anything_is_started():
     result = CliRunner().invoke(app, ["train", "--adapter_nmae", "fac"])
     assert result.exit_code == 1 and "running" not in result.output
@@ -48,6 +58,7 @@ def test_an_adapter_is_trained_inspected_and_asked(tmp_path):
     assert "running: accelerate launch --quiet -m kadapter.trainers.run_adapter --objective factual" in done.stderr
     shown = CliRunner().invoke(app, ["inspect", str(output), "--json"])
     training = json.loads(shown.stdout)["adapters"]["fac"]["training"]
+    assert json.loads(shown.stdout)["results"]["eval_loss"] > 0
     assert (training["corpus"], training["objective"]) == ("trex", "factual") and training["results"]
     text = "[[Mira Voss]] works in [[Kell]] ."
     asked = CliRunner().invoke(app, ["predict", str(output / "pretraining_head"), text, "--json"])
