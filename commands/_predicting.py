@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedTokenizerBase, pipeline
+from transformers import pipeline
 
 from .. import heads_kadapter, pipelines_kadapter
 from ..configuration_kadapter import KAdapterConfig
@@ -89,7 +89,7 @@ def predictor(
     return predict
 
 
-def _tokenizer(where: str, config: KAdapterConfig, reading: dict[str, Any]) -> PreTrainedTokenizerBase:
+def _tokenizer(where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Any:
     own = read_tokenizer(where, config, **reading)
     source = config.backbone_name_or_path
     if own is None and source:
