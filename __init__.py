@@ -1,14 +1,17 @@
 """kadapter: knowledge adapters for Hugging Face encoders and language models.
 
 Importing the package is fast and imports no torch; a name imports what it needs when it is first asked for. With the
-first one, whichever it is, the model and its heads register themselves with the Auto classes.
+first one, whichever it is, models and heads register themselves with the Auto classes, and pipelines by their tasks.
 """
 
 from typing import Any
 
 __version__ = "0.1.0"
 _HOMES = {
+    "DependencyParsingPipeline": "pipelines_kadapter",
+    "EntityClassificationPipeline": "pipelines_kadapter",
     "EntityEmbeddings": "embeddings_kadapter",
+    "EntityPairClassificationPipeline": "pipelines_kadapter",
     "EntityLinker": "graphs.linking",
     "KAdapterConfig": "configuration_kadapter",
     "KnowledgeAdapterConfig": "configuration_kadapter",
@@ -49,7 +52,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     import importlib
 
-    importlib.import_module(f"{__name__}.language_modeling_kadapter")  # registers all models with the Auto classes
+    for module in ("language_modeling_kadapter", "pipelines_kadapter"):  # which register themselves with transformers
+        importlib.import_module(f"{__name__}.{module}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

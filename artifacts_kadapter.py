@@ -12,6 +12,7 @@ import copy
 import glob
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import re
@@ -401,24 +402,29 @@ def digest_of(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def travelling_code(folder: Path, kinds: Collection[str] = (), source: str | None = None) -> dict[str, Path]:
+def travelling_code(
+    folder: Path, kinds: Collection[str] = (), source: str | None = None, own_pipeline: bool = False
+) -> dict[str, Path]:
     """Return the Python files that an artifact brings along by their names, from the folder of the running ones.
 
-    They are the seven files, those of the other `kinds` of plug-ins in the artifact, and what these import.
-    Where no head was asked for, remote code lies there without the files of heads, which then come from the `source`
-    that the model was loaded from (several joined by " + ") if it is of the very same release, and else stay behind.
+    They are the seven files, those of the other `kinds` of plug-ins in the artifact, what these import, and that of
+    pipelines for a head that needs an `own_pipeline`. Where no head or pipeline was asked for, remote code lies there
+    without their files, which then come from the `source` that the model was loaded from (several joined by " + ") if
+    it is of the very same release, and else stay behind.
     """
     of_kinds = [path for kind in sorted(kinds) if (path := folder / f"{kind}_kadapter.py").is_file()]
     imported = (Path(path).name for file in of_kinds for path in get_relative_import_files(file))
     names = dict.fromkeys((*CODE, *(path.name for path in of_kinds), *sorted(imported)))
+    if own_pipeline:
+        names[PIPELINES] = None
     code = {name: folder / name for name in names if (folder / name).is_file()}
-    missing = [name for name in HEADS if name not in code]
-    for artifact in (source or "").split(" + ") if missing else ():
+    missing = [name for name in (*HEADS, PIPELINES) if name in names and name not in code]
+    for artifact, name in itertools.product((source or "").split(" + "), missing):
         with contextlib.suppress(OSError, ValueError):
-            theirs = [cached_file(artifact, name, local_files_only=True) for name in (CONFIGURATION, *missing)]
-            configuration, *heads = (Path(path) for path in theirs if path is not None)
+            theirs = [cached_file(artifact, file, local_files_only=True) for file in (name, CONFIGURATION)]
+            file, configuration = (Path(path) for path in theirs if path is not None)
             if configuration.read_bytes() == (folder / CONFIGURATION).read_bytes():  # which holds the release's digest
-                code.update(zip(missing, heads, strict=True))
+                code[name] = file
     return code
 
 
@@ -896,6 +902,12 @@ TASKS = {
     "TokenClassification": HEADS[0],
 }
 MASKED_LM = "KAdapterForMaskedLM"
+PIPELINES = "pipelines_kadapter.py"
+OWN_PIPELINES = {  # of heads that no pipeline of transformers knows: the task, and its class in that file
+    "KAdapterForEntityPairClassification": ("entity-pair-classification", "EntityPairClassificationPipeline"),
+    "KAdapterForEntityClassification": ("entity-classification", "EntityClassificationPipeline"),
+    "KAdapterForDependencyParsing": ("dependency-parsing", "DependencyParsingPipeline"),
+}
 HEAD_FIELDS = ("dependency_head", "arc_size", "num_positions")
 LABEL_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "active_adapters")
 # What from_backbone takes for our configuration; every other keyword is the backbone's.
@@ -1208,14 +1220,20 @@ class ArtifactVerbs:
             config.lm_head = config.lm_head_source = None
         config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.") if tensors else None
         kinds = {config.adapter_config(name).kind for name in config.adapters} - {DEFAULT_KIND}
-        code = travelling_code(Path(inspect.getfile(self.model_class)).parent, kinds, self.name_or_path)
+        package, _, home = model_class.__module__.rpartition(".")
+        of_ours = f"{home}.py" in HEADS and package == self.model_class.__module__.rpartition(".")[0]
+        own_pipeline = OWN_PIPELINES.get(model_class.__name__) if of_ours else None
+        folder = Path(inspect.getfile(self.model_class)).parent
+        code = travelling_code(folder, kinds, self.name_or_path, own_pipeline is not None)
         config.auto_map = {"AutoConfig": "configuration_kadapter.KAdapterConfig"}
         config.auto_map["AutoModel"] = "modeling_kadapter.KAdapterModel"
-        homes = {task: file[:-3] for task, file in TASKS.items() if file in code}
-        config.auto_map.update({f"AutoModelFor{task}": f"{home}.KAdapterFor{task}" for task, home in homes.items()})
-        package, _, home = model_class.__module__.rpartition(".")
-        if f"{home}.py" in HEADS and package == self.model_class.__module__.rpartition(".")[0]:  # else it stays here
+        tasks = {
+            f"AutoModelFor{task}": f"{file[:-3]}.KAdapterFor{task}" for task, file in TASKS.items() if file in code
+        }
+        config.auto_map.update(tasks)
+        if of_ours:  # a head from elsewhere does not travel along
             config.auto_map.update(dict.fromkeys(model_class._auto_classes, f"{home}.{model_class.__name__}"))
+        _name_pipeline(config, own_pipeline if PIPELINES in code else None, model_class._auto_classes)
         for kind in sorted(kinds)[:1]:  # its file imports the others, and would not be fetched if those were named
             module = plugin_module(kind)
             for name, target in config.auto_map.items():
@@ -1246,6 +1264,15 @@ class ArtifactVerbs:
         refuse_keywords(kwargs, UPLOADING, "push_to_hub")
         saving = {"bundle_adapters": bundle_adapters, "tokenizer": tokenizer}
         return upload(repo_id, lambda folder: self.save_pretrained(folder, **saving), **kwargs)
+
+
+def _name_pipeline(config: Any, own: tuple[str, str] | None, auto_classes: Sequence[str]) -> None:
+    """Name a head's own pipeline in a configuration, which then says nothing of any other."""
+    vars(config).pop("custom_pipelines", None)  # transformers takes its length, so it can't be None
+    if own is not None:
+        task, name = own
+        implementation = {"impl": f"{PIPELINES[:-3]}.{name}", "pt": list(auto_classes[:1]), "type": "text"}
+        config.custom_pipelines = {task: implementation}
 
 
 def _taken_for_backbone(kwargs: dict[str, Any], reading: dict[str, Any], config: Any, dtype: Any) -> dict[str, Any]:

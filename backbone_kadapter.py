@@ -57,6 +57,7 @@ __all__ = [
     "dropout_settings",
     "embedding_size_of",
     "embeddings_of",
+    "find_checkpoint",
     "fingerprint_of",
     "head_of",
     "is_causal",
@@ -143,7 +144,7 @@ def resolve_backbone(
         if commit := extract_commit_hash(cached_file(source, CONFIG_NAME, **finding), None):
             kwargs["revision"] = commit  # all files are of one commit, and the Hub is asked for it once
         _check_kind(_configuration(source, kwargs), f"backbone {source!r}")
-    checkpoint = _find(source, kwargs, anew=not config.backbone_fingerprint)
+    checkpoint = find_checkpoint(source, kwargs, anew=not config.backbone_fingerprint)
     if config.backbone_fingerprint and checkpoint.fingerprint != config.backbone_fingerprint:
         raise ValueError(_another(config, source, checkpoint.fingerprint))
     module = _load(source, kwargs, lm_task=lm_task)
@@ -242,7 +243,7 @@ def _equal(module: PreTrainedModel, source: str, revision: str | None) -> Checkp
     """Return the checkpoint at a revision if it is at hand and the module equals it."""
     finding = {"local_files_only": True, "revision": revision}
     try:
-        checkpoint = _find(source, finding)
+        checkpoint = find_checkpoint(source, finding)
         lm_task = next((task for task in LANGUAGE_MODELS if is_language_model(module, task)), None)
         stored = _load(source, {"dtype": module.dtype, **finding}, lm_task=lm_task).state_dict()
     except (OSError, ValueError, TypeError):  # moved, or in need of keywords that only its owner knows
@@ -256,7 +257,7 @@ def _equal(module: PreTrainedModel, source: str, revision: str | None) -> Checkp
 # ---- a backbone's checkpoint ----------------------------------------------------------------------------------------
 
 
-def _find(source: str, kwargs: dict[str, Any], anew: bool = True) -> Checkpoint:
+def find_checkpoint(source: str, kwargs: dict[str, Any], anew: bool = True) -> Checkpoint:
     """Find a checkpoint and its fingerprint, which is read anew unless it is only compared.
 
     Raises:

@@ -63,6 +63,7 @@ from .processing_kadapter import MARKERS, encode_entities
 
 __all__ = [
     "AdapterSet",
+    "AdapterStatus",
     "Attention",
     "Dropout",
     "KAdapterModel",
@@ -432,6 +433,14 @@ class AddFusion(nn.Module):
         """Take over what was learned for the adapters that stay; True if something must be trained anew."""
         return False
 
+    def rename(self, old: str, new: str) -> None:
+        """Call what was learned for an adapter by its new name, in its old place."""
+        for modules in self.children():
+            if isinstance(modules, nn.ModuleDict):
+                renamed = {new if name == old else name: module for name, module in modules.items()}
+                modules.clear()
+                modules.update(renamed)
+
     def gates(self) -> dict[str, float]:
         """Return how far each adapter is let through; none are without gates."""
         return {}
@@ -788,6 +797,22 @@ class AdapterSet(nn.ModuleDict):
         if self._config.active_adapters is not None:
             self._config.active_adapters = [other for other in self._config.active_adapters if other != name]
 
+    def rename(self, old: str, new: str) -> None:
+        """Give an adapter another name, in its old place.
+
+        Raises:
+            ValueError: there is no such adapter, or the new name is taken or unfit.
+        """
+        self.known(old)
+        self._check_free(new)
+        renamed = {new if name == old else name: adapter for name, adapter in self.items()}
+        stored, chosen = self._config.adapters, self._config.active_adapters
+        self._config.adapters = {new if name == old else name: values for name, values in stored.items()}
+        if chosen is not None:
+            self._config.active_adapters = [new if name == old else name for name in chosen]
+        self.clear()
+        self.update(renamed)
+
     def embed(self, inputs_embeds: Tensor, entities: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Let the plug-ins before the backbone change input embeddings (batch, sequence, embedding).
 
@@ -869,6 +894,35 @@ class AdapterSet(nn.ModuleDict):
         return adapter
 
 
+@dataclass(frozen=True)
+class AdapterStatus:
+    """What `get_adapter_status` tells of a model, by PEFT's names.
+
+    Args:
+        enabled: whether adapters are used at all.
+        active_adapters: the names of those in use.
+        available_adapters: the names of all.
+        kinds: for each the kind of plug-in that it is.
+        requires_grad: for each whether it trains; "irregular" where only some of its parameters do.
+        devices: for each where its parameters are.
+        dtypes: for each the dtypes of its parameters.
+        parameters: for each how many it has.
+        trainable_params: how many parameters of the whole model train.
+        total_params: how many it has, those of the backbone included.
+    """
+
+    enabled: bool
+    active_adapters: list[str]
+    available_adapters: list[str]
+    kinds: dict[str, str]
+    requires_grad: dict[str, bool | str]
+    devices: dict[str, list[str]]
+    dtypes: dict[str, list[str]]
+    parameters: dict[str, int]
+    trainable_params: int
+    total_params: int
+
+
 class AdapterVerbs:
     """The verbs of PEFT's mixin in transformers, for adapters that stand outside the backbone.
 
@@ -943,6 +997,34 @@ class AdapterVerbs:
             for name in core.adapters.known(adapter_names):
                 core.adapters.remove(name)
             core.renew_fusion()
+
+    def rename_adapter(self, old_name: str, new_name: str) -> None:
+        """Give an adapter another name, by which it is saved too; what a fusion learned for it stays its own.
+
+        Raises:
+            ValueError: there is no such adapter, or the new name is taken or unfit.
+        """
+        self.base_model.adapters.rename(old_name, new_name)
+        self.base_model.fusion.rename(old_name, new_name)
+
+    def get_adapter_status(self) -> AdapterStatus:
+        """Return which adapters there are and what becomes of each: in use, trained, where, in which dtype."""
+        adapters = self.base_model.adapters
+        parameters = {name: list(adapter.parameters()) for name, adapter in adapters.items()}
+        training = {name: {parameter.requires_grad for parameter in own} for name, own in parameters.items()}
+        every = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
+        return AdapterStatus(
+            enabled=adapters.enabled,
+            active_adapters=self.active_adapters(),
+            available_adapters=list(adapters),
+            kinds={name: adapter.config.kind for name, adapter in adapters.items()},
+            requires_grad={name: "irregular" if len(own) > 1 else own == {True} for name, own in training.items()},
+            devices={name: sorted({str(parameter.device) for parameter in own}) for name, own in parameters.items()},
+            dtypes={name: sorted({str(parameter.dtype) for parameter in own}) for name, own in parameters.items()},
+            parameters={name: sum(parameter.numel() for parameter in own) for name, own in parameters.items()},
+            trainable_params=sum(size for size, trains in every if trains),
+            total_params=sum(size for size, _ in every),
+        )
 
     def set_adapter(self, adapter_names: str | Sequence[str]) -> None:
         """Make exactly these adapters active, in the order in which they were added.

@@ -35,6 +35,7 @@ __all__ = [
     "LANGUAGE_MODELS",
     "MARKERS",
     "MISSING_ENTITIES",
+    "TOKENIZER_FILES",
     "VOCABULARIES",
     "EntityLink",
     "KnowledgeSource",
@@ -61,6 +62,7 @@ __all__ = [
     "put_tokenizer",
     "read_tokenizer",
     "special_tokens",
+    "split_words",
     "tokenize_apart",
     "word_tokens",
 ]
@@ -802,6 +804,11 @@ def encode_words(
     widest = max(len(positions) for _, positions in encoded)
     word_positions = torch.tensor([positions + [-1] * (widest - len(positions)) for _, positions in encoded])
     return {**_padded(tokenizer, [ids for ids, _ in encoded]), "word_positions": word_positions}
+
+
+def split_words(text: str) -> list[str]:
+    """Split raw text into words and single marks of punctuation; apostrophes and hyphens within a word stay in it."""
+    return re.findall(r"\w+(?:['\u2019\-]\w+)*|[^\w\s]", text)
 
 
 def word_tokens(tokenizer: Any, sentences: Sequence[Sequence[str]]) -> list[tuple[list[int], list[int]]]:

@@ -1,41 +1,39 @@
 """The `kadapter` command. Each file here without an underscore is a subcommand of that name.
 
-It has a function `run`, or, where it is a group of commands, these as an `app`.
-
-Underscores in its name are hyphens in that of the subcommand. A class `Command` in it parses options in its own way.
-Expected errors end a command with a single line on stderr and exit code 1.
+It has a function `run`, or, where it is a group of commands, these as an `app`; `SETTINGS` are those of its context.
+Underscores in its name are hyphens in that of the subcommand. Expected errors end a command with a single line on
+stderr and exit code 1.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from huggingface_hub.errors import StrictDataclassError
-from typer.core import TyperGroup
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 
 from .. import __version__, discovery
 
 __all__ = ["app"]
 
 
-class OneLineErrors(TyperGroup):
-    """A group of commands that prints errors caused by bad input on a single line, without a traceback."""
+def in_one_line(run: Callable[..., None]) -> Callable[..., None]:
+    """Let a command print errors caused by bad input on a single line, without a traceback, and exit with code 1."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
-        """Run a command, and exit with code 1 after an expected error."""
+    @functools.wraps(run)
+    def run_or_refuse(*args: Any, **kwargs: Any) -> None:
         try:
-            return super().invoke(ctx)
-        except (ValueError, OSError, TypeError, StrictDataclassError) as error:
+            run(*args, **kwargs)
+        except BrokenPipeError:  # who reads has seen enough, which typer ends quietly
+            raise
+        except (ValueError, OSError, TypeError, StrictDataclassError, HfHubHTTPError) as error:
             typer.echo(f"kadapter: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(1) from error
 
+    return run_or_refuse
 
-app = typer.Typer(
-    cls=OneLineErrors,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _show_version(requested: bool) -> None:
@@ -50,12 +48,15 @@ def kadapter(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Knowledge adapters for frozen encoders: convert, compose, probe, report, and entity embeddings."""
+    """Knowledge adapters for frozen encoders: train, compose, inspect, predict and share them."""
 
 
 for _name in discovery.available(__name__):
     _module = discovery.find(__name__, "command", _name)
     if hasattr(_module, "app"):
+        for _command in _module.app.registered_commands:
+            _command.callback = in_one_line(_command.callback)
         app.add_typer(_module.app, name=_name)
     else:
-        app.command(_name.replace("_", "-"), cls=getattr(_module, "Command", None))(_module.run)
+        _settings = getattr(_module, "SETTINGS", None)
+        app.command(_name.replace("_", "-"), context_settings=_settings)(in_one_line(_module.run))

@@ -15,8 +15,20 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
-__all__ = ["check_artifacts", "check_number", "check_prompt", "refuse_used"]
+__all__ = [
+    "MASKS",
+    "check_artifacts",
+    "check_number",
+    "check_prompt",
+    "check_repository",
+    "config_of",
+    "file_of",
+    "is_remote",
+    "read_header",
+    "refuse_used",
+]
 
 MASKS = ("<mask>", "[mask]")
 MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors library
@@ -48,7 +60,7 @@ def check_artifacts(artifacts: Sequence[str | os.PathLike]) -> None:
     owners: dict[str, str] = {}
     pinned: dict[str, str] = {}
     for name in plain:
-        config = _config_of(name)
+        config = config_of(name)
         for adapter in config.get("adapters") or {}:
             if adapter in owners:
                 raise ValueError(
@@ -81,7 +93,7 @@ def check_prompt(text: str, adapters: Sequence[str], backbone: str | None) -> No
         raise ValueError("there is nothing to ask; name a --backbone or --adapters")
     for name in map(os.path.expanduser, adapters):
         if "+" not in os.path.basename(name) or os.path.isdir(name):
-            _config_of(name)
+            config_of(name)
 
 
 def check_number(names: Sequence[str], adapters: int) -> None:
@@ -92,9 +104,14 @@ def check_number(names: Sequence[str], adapters: int) -> None:
         )
 
 
-def _config_of(name: str) -> dict[str, Any]:
-    """Return the configuration of an artifact, after checking that its weights are there."""
-    path = _file(name, CONFIG_NAME)
+def config_of(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Return the configuration of an artifact, after checking that its weights are there.
+
+    Raises:
+        OSError: it is missing.
+        ValueError: it is damaged, or of another model.
+    """
+    path = file_of(name, CONFIG_NAME, revision)
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -105,25 +122,53 @@ def _config_of(name: str) -> dict[str, Any]:
     if not isinstance(config.get("adapters") or {}, dict):
         raise ValueError(f"{path}: its adapters don't map names to shapes; fetch or save the artifact again")
     if os.path.isdir(name):  # weights on the Hub are fetched only when they are loaded
-        _check_header(_file(name, SAFETENSORS_SINGLE_FILE))
+        read_header(file_of(name, SAFETENSORS_SINGLE_FILE))
     return config
 
 
-def _file(name: str, file: str) -> str:
-    if os.path.isdir(name) or name.startswith((".", "/")) or name.count("/") != 1:  # an id on the Hub is owner/name
+def check_repository(repo_id: str) -> None:
+    """Refuse a name that the Hub does not take.
+
+    Raises:
+        ValueError: it holds a "+", or is no name of a repository.
+    """
+    if "+" in repo_id:
+        raise ValueError(f"the Hub takes no '+' in a name, so not {repo_id!r}; push to {repo_id.replace('+', '-')!r}")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no name of a repository on the Hub ({error}); give OWNER/NAME") from error
+
+
+def is_remote(name: str) -> bool:
+    """Return whether a name is that of a repository on the Hub, OWNER/NAME, and of no directory."""
+    return not (os.path.isdir(name) or name.startswith((".", "/")) or name.count("/") != 1)
+
+
+def file_of(name: str, file: str, revision: str | None = None) -> str:
+    """Return the path of a file of an artifact, which is fetched from the Hub where it is no directory.
+
+    Raises:
+        OSError: there is none.
+    """
+    if not is_remote(name):
         path = os.path.join(name, file)
         if os.path.isfile(path):
             return path
         missing = f"there is no {file} in it" if os.path.isdir(name) else "there is no such directory"
         raise OSError(f"no {file} of a K-Adapter artifact at {name!r}: {missing}; check its id or path")
     try:
-        return hf_hub_download(name, file)
+        return hf_hub_download(name, file, revision=revision)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise OSError(f"no {file} of a K-Adapter artifact at {name!r} ({error}); check its id or path") from error
 
 
-def _check_header(path: str) -> None:
-    """Refuse weights whose header can't be read, such as a file that was cut short."""
+def read_header(path: str) -> dict[str, Any]:
+    """Return the header of a file of weights: for each tensor its dtype, shape and offsets, and `__metadata__`.
+
+    Raises:
+        ValueError: it can't be read, as of a file that was cut short.
+    """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
@@ -134,3 +179,4 @@ def _check_header(path: str) -> None:
         raise ValueError(
             f"{path} is damaged or cut short (its header can't be read); fetch or save the artifact again"
         )
+    return header

@@ -42,9 +42,9 @@ def run(
 ) -> None:
     """Compose adapters into a single artifact.
 
-    The adapters must share a backbone, and are fused by addition. AutoModel loads the resulting directory.
-
     Example: kadapter compose org/kadapter-fac org/kadapter-lin -o org/kadapter-fac+lin
+
+    The adapters must share a backbone, and are fused by addition. AutoModel loads the resulting directory.
     """
     from ._preflight import check_artifacts, refuse_used
 

@@ -59,14 +59,14 @@ def run(
 ) -> None:
     """Convert an official checkpoint into an artifact, or a knowledge map into an official file.
 
-    The artifact computes what the official code computed; adapters, if called with position_ids=torch.arange(2,
-    length + 2). The layout (pre-training, RobertaModelwithAdapter, fine-tuning or map) is recognised by the names in
-    the file.
-
     Example: kadapter convert --official fac-adapter/pytorch_model.bin --backbone roberta-large
     --layers 0 --layers 11 --layers 22 --name fac -o kadapter-fac
 
     Example: kadapter convert --official Affine.bin --backbone bert-base-uncased --name wikidata -o kadapter-map
+
+    The artifact computes what the official code computed; adapters, if called with position_ids=torch.arange(2,
+    length + 2). The layout (pre-training, RobertaModelwithAdapter, fine-tuning or map) is recognised by the names in
+    the file.
     """
     from ._preflight import refuse_used
 

@@ -59,10 +59,10 @@ def import_embeddings(
 ) -> None:
     """Import entity embeddings that were trained elsewhere.
 
+    Example: kadapter embeddings import kg_embed --knowledge-base wikidata -o wikidata-transe
+
     Read are OpenKE's and ERNIE's files, PyKEEN's result directory with exported vectors, word2vec's text, NumPy with a
     list of ids, and Parquet. No pickle is read.
-
-    Example: kadapter embeddings import kg_embed --knowledge-base wikidata -o wikidata-transe
     """
     from ._preflight import refuse_used
 
@@ -101,9 +101,9 @@ def train_embeddings(
 ) -> None:
     """Train entity embeddings on the triples of a graph, by PyKEEN.
 
-    The card shows how well links that were held out are predicted: the mean reciprocal rank (MRR) and hits@k.
-
     Example: kadapter embeddings train --triples facts.tsv --model TransE --dimension 128 -o facts-transe
+
+    The card shows how well links that were held out are predicted: the mean reciprocal rank (MRR) and hits@k.
     """
     from ._preflight import refuse_used
 

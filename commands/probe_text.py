@@ -1,34 +1,18 @@
 """The command `kadapter probe-text`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
-__all__ = ["Command", "run"]
-
-SEVERAL = "--adapters"
-
-
-class Command(TyperCommand):
-    """A command whose option `--adapters` takes several values, as that of the trainers does."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat the option before each of its values."""
-        repeated: list[str] = []
-        inside = False
-        for argument in args:
-            option = argument.startswith("-")
-            repeated += [SEVERAL] * (inside and not option and repeated[-1:] != [SEVERAL])
-            repeated.append(argument)
-            inside = argument == SEVERAL or (inside and not option)
-        return super().parse_args(ctx, repeated)
-
+__all__ = ["run"]
 
 Text = Annotated[str, typer.Argument(help="Sentence with <mask> or [MASK] where the answer belongs.")]
 Adapters = Annotated[
     list[str] | None,
-    typer.Option(SEVERAL, help="Artifacts of adapters, one or several; without any, the backbone alone is asked."),
+    typer.Argument(help="Artifacts of adapters, one or several; without any, the backbone alone is asked."),
+]
+AsInPrograms = Annotated[
+    list[str] | None, typer.Option("--adapters", help="The same as a flag, as the training programs have it.")
 ]
 Backbone = Annotated[
     str | None,
@@ -42,17 +26,23 @@ Top = Annotated[int, typer.Option(min=1, help="How many answers are shown.")]
 
 
 def run(
-    text: Text, adapters: Adapters = None, backbone: Backbone = None, lm_head: LMHead = None, top: Top = 5
+    text: Text,
+    artifacts: Adapters = None,
+    adapters: AsInPrograms = None,
+    backbone: Backbone = None,
+    lm_head: LMHead = None,
+    top: Top = 5,
 ) -> None:
     """Show what a model answers with and without adapters, side by side.
 
-    There is a column for the backbone, for each adapter alone and, if there are several, for all together.
+    Example: kadapter probe-text "Dante was born in <mask>." org/kadapter-fac org/kadapter-lin
 
-    Example: kadapter probe-text "Dante was born in <mask>." --adapters org/kadapter-fac org/kadapter-lin
+    There is a column for the backbone, for each adapter alone and, if there are several, for all together.
     """
     from ._preflight import check_prompt
 
-    check_prompt(text, adapters or [], backbone)
+    names = [*(adapters or []), *(artifacts or [])]
+    check_prompt(text, names, backbone)
     from ._probing import probe_text  # after the checks, since torch takes seconds to import
 
-    probe_text(text, adapters or [], backbone, lm_head, top, log=typer.echo)
+    probe_text(text, names, backbone, lm_head, top, log=typer.echo)

@@ -39,10 +39,10 @@ def run(
 ) -> None:
     """Report which adapter helps on which task, by how much, and whether by more than chance.
 
+    Example: kadapter report runs/semeval runs/wiki80 -o report
+
     The table of all runs is printed and written as Markdown, CSV and a bar chart (PNG and SVG). A difference from a
     reference row is marked if the interval of the paired bootstrap over examples and seeds excludes zero.
-
-    Example: kadapter report runs/semeval runs/wiki80 -o report
     """
     from ..reports.comparison import Resampling  # metrics and matplotlib take seconds to import
     from ..reports.report import report as report_on

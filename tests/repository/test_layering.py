@@ -20,7 +20,7 @@ REMOTE = sorted(ROOT.glob("*_kadapter.py"))
 # Downward only: each file that travels to the Hub imports none but those before it.
 ORDER = (
     *("configuration", "backbone", "processing", "artifacts", "embeddings", "modeling", "heads", "language_modeling"),
-    *("map", "prenorm"),
+    *("map", "prenorm", "pipelines"),
 )
 KINDS = ("map_kadapter.py", "prenorm_kadapter.py")  # of plug-ins
 HEADS = ("heads_kadapter.py", "language_modeling_kadapter.py")
@@ -75,8 +75,11 @@ def test_transformers_finds_the_imports_that_python_finds(path):
 
 def test_seven_files_travel_and_a_model_without_a_head_reads_all_but_those_of_heads():
     assert {path.name for path in REMOTE} == {f"{name}_kadapter.py" for name in ORDER}
-    # a table holds no code, and the file of a kind of plug-ins travels with artifacts of that kind
-    assert {path.name for path in REMOTE} - set(CODE) == {"embeddings_kadapter.py", *KINDS}
+    # a table holds no code; the file of a kind of plug-ins travels with artifacts of that kind, pipelines with heads
+    others = {"embeddings_kadapter.py", "pipelines_kadapter.py", *KINDS}
+    assert {path.name for path in REMOTE} - set(CODE) == others
+    of_pipelines = {Path(path).name for path in get_relative_import_files(ROOT / "pipelines_kadapter.py")}
+    assert of_pipelines <= set(CODE)
     read = {Path(path).name for path in get_relative_import_files(ROOT / "modeling_kadapter.py")}
     assert read | {"modeling_kadapter.py"} == set(CODE) - set(HEADS)
     with_heads = {Path(path).name for path in get_relative_import_files(ROOT / "heads_kadapter.py")}

@@ -7,29 +7,37 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
+
+import yaml
 
 
 class Hub(ThreadingHTTPServer):
-    """`repositories` holds for each id its commits, oldest first: (sha, {path: content})."""
+    """`repositories` holds for each id its commits, oldest first: (sha, {path: content}).
+
+    `branches` holds the same for each (id, branch) that was made beside main; `private` the ids that are private.
+    """
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answer)
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
-        self.repositories, self.blobs, self.asked = {}, {}, []
+        self.repositories, self.branches, self.blobs, self.asked, self.private = {}, {}, {}, [], set()
 
-    def commit(self, repo, changes):
-        commits = self.repositories.setdefault(repo, [])
+    def commit(self, repo, changes, revision="main"):
+        commits = self.branches.get((repo, revision), self.repositories.setdefault(repo, []))
         files = {**(commits[-1][1] if commits else {}), **changes}
-        sha = hashlib.sha1(f"{repo} {len(commits)}".encode()).hexdigest()
+        sha = hashlib.sha1(f"{repo} {revision} {len(commits)}".encode()).hexdigest()
         commits.append((sha, files))
         return sha
 
     def snapshot(self, repo, revision):
-        commits = self.repositories[repo]
-        return commits[-1] if revision == "main" else next(one for one in commits if one[0] == revision)
+        commits = self.branches.get((repo, revision), self.repositories[repo])
+        if revision == "main" or (repo, revision) in self.branches:
+            return commits[-1]
+        every = [commits, *(own for (name, _), own in self.branches.items() if name == repo)]
+        return next(one for own in every for one in own if one[0] == revision)
 
 
 @contextlib.contextmanager
@@ -58,7 +66,8 @@ class Answer(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length)
-        self.server.asked.append(f"{self.command} {path}")
+        part = f" {self.headers['Range']}" if self.headers.get("Range") else ""
+        self.server.asked.append(f"{self.command} {path}{part}")
         for pattern, route in ROUTES:
             found = re.fullmatch(pattern, path)
             if found:
@@ -81,8 +90,28 @@ class Answer(BaseHTTPRequestHandler):
         repo = "/".join(one for one in (asked.get("organization"), asked["name"]) if one)
         known = repo in self.server.repositories
         if not known:
+            self.server.private |= {repo} if asked.get("private") or asked.get("visibility") == "private" else set()
             self.server.commit(repo, {".gitattributes": b""})
         self.send(409 if known else 200, {"url": f"{self.server.endpoint}/{repo}", "id": repo})
+
+    def branch(self, repo, name):
+        known = (repo, name) in self.server.branches
+        self.server.branches.setdefault((repo, name), list(self.server.repositories[repo]))
+        self.send(409 if known else 200, {})
+
+    def models(self):
+        """Those of an author that have all the tags asked for, as the cards say."""
+        asked = parse_qs(self.path.partition("?")[2])
+        author, wanted = (
+            asked.get("author", [None])[0],
+            {one for own in asked.get("filter", []) for one in own.split(",")},
+        )
+        answers = [
+            {"id": repo, "modelId": repo, "tags": tags, "downloads": 3, "lastModified": "2026-11-29T00:00:00.000Z"}
+            for repo, commits in self.server.repositories.items()
+            if wanted <= set(tags := tags_of(commits[-1][1])) and author in (None, repo.partition("/")[0])
+        ]
+        self.send(200, answers[: int(asked.get("limit", [1000])[0])])
 
     def validate(self):
         self.send(200, {"errors": [], "warnings": []})
@@ -114,7 +143,7 @@ class Answer(BaseHTTPRequestHandler):
                 changes[value["path"]] = base64.b64decode(value["content"])
             elif one["key"] == "lfsFile":
                 changes[value["path"]] = self.server.blobs[value["oid"]]
-        sha = self.server.commit(repo, changes)
+        sha = self.server.commit(repo, changes, revision)
         self.send(200, {"success": True, "commitOid": sha, "commitUrl": f"{self.server.endpoint}/{repo}/commit/{sha}"})
 
     def info(self, repo, revision="main"):
@@ -138,7 +167,22 @@ class Answer(BaseHTTPRequestHandler):
             return self.send(404, {}, X_Error_Code="RevisionNotFound")
         if path not in files:
             return self.send(404, {}, X_Error_Code="EntryNotFound", X_Repo_Commit=sha)
-        return self.send(200, files[path], X_Repo_Commit=sha, ETag=f'"{etag(files[path])}"')
+        headers = {"X_Repo_Commit": sha, "ETag": f'"{etag(files[path])}"'}
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or ""):
+            return self.send(206, files[path][int(asked[1]) : int(asked[2]) + 1], **headers)
+        return self.send(200, files[path], **headers)
+
+
+def tags_of(files):
+    """The tags of a repository, as the Hub makes them of its card."""
+    front = re.match(rb"---\n(.*?)\n---", files.get("README.md", b""), flags=re.DOTALL)
+    card = yaml.safe_load(front[1]) if front else {}
+    base = (
+        [f"base_model:{card['base_model']}", f"base_model:adapter:{card['base_model']}"]
+        if "base_model" in card
+        else []
+    )
+    return [*card.get("tags", []), *base]
 
 
 def etag(data):
@@ -149,6 +193,8 @@ REPO = r"([^/]+/[^/]+)"
 ROUTES = (
     (r"/api/repos/create", Answer.create),
     (r"/api/validate-yaml", Answer.validate),
+    (r"/api/models", Answer.models),
+    (rf"/api/models/{REPO}/branch/([^/]+)", Answer.branch),
     (rf"/api/models/{REPO}/preupload/([^/]+)", Answer.preupload),
     (rf"/{REPO}\.git/info/lfs/objects/batch", Answer.batch),
     (r"/blobs/(\w+)", Answer.put),

@@ -1,0 +1,130 @@
+"""Predictions of an artifact's head, by the pipelines of transformers and of this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from transformers import pipeline
+
+from .. import heads_kadapter, pipelines_kadapter
+from ..configuration_kadapter import KAdapterConfig
+from ..processing_kadapter import read_tokenizer
+from ._printing import printable
+
+__all__ = ["Prediction", "predictor"]
+
+PIPELINES = {
+    **{
+        pipeline_class.head: pipeline_class.task_name
+        for pipeline_class in (
+            pipelines_kadapter.EntityPairClassificationPipeline,
+            pipelines_kadapter.EntityClassificationPipeline,
+            pipelines_kadapter.DependencyParsingPipeline,
+        )
+    },
+    "KAdapterForSequenceClassification": "text-classification",
+    "KAdapterForTokenClassification": "token-classification",
+    "KAdapterForMaskedLM": "fill-mask",
+}
+MASK = re.compile(r"<mask>|\[mask\]", flags=re.IGNORECASE)
+
+
+class Prediction(NamedTuple):
+    """A text and what was predicted of it, as plain values by name."""
+
+    text: str
+    values: dict[str, Any]
+
+    def as_json(self) -> str:
+        """Return a line of JSON."""
+        return json.dumps({"text": self.text, **self.values}, ensure_ascii=False)
+
+    def in_words(self) -> str:
+        """Return the text, and below it the answers, a line each, or the tree."""
+        if "heads" in self.values:
+            lines = self.values["tree"].splitlines()
+        else:
+            lines = [
+                "  ".join(map(_shown, answers)) or "none"
+                for answers in self.values.get("masks", [self.values.get("answers", [])])
+            ]
+        return "\n".join([printable(self.text), *(f"  {line}" for line in lines)])
+
+
+def _shown(answer: dict[str, Any]) -> str:
+    word = f"{printable(answer['word']).strip()}: " if "word" in answer else ""
+    return f"{word}{printable(answer['label'])} {answer['score']:.3f}"
+
+
+def predictor(
+    artifact: str, head: str, device: str, backbone: str | None = None, revision: str | None = None
+) -> Callable[[Sequence[dict[str, Any]], int | None, int], Iterator[Prediction]]:
+    """Load an artifact and return what predicts of examples, how many answers of each, in batches of a size.
+
+    The classes are the package's own, and the tokenizer is one that needs no code: nothing of the artifact runs.
+
+    Raises:
+        OSError: the artifact, its backbone or a tokenizer can't be read.
+        ValueError: the artifact is damaged.
+    """
+    reading = {} if revision is None else {"revision": revision}
+    where = os.path.expanduser(artifact)
+    model = getattr(heads_kadapter, head).from_pretrained(where, backbone=backbone, **reading)
+    tokenizer = _tokenizer(where, model.config, reading)
+    task: Any = PIPELINES[head]  # three of them are none that transformers' types know
+    pipe = pipeline(task, model=model, tokenizer=tokenizer, device=device)
+
+    def predict(examples: Sequence[dict[str, Any]], top: int | None, batch_size: int) -> Iterator[Prediction]:
+        options = {} if head == "KAdapterForMaskedLM" else {"batch_size": batch_size}
+        if top is not None and pipe.task not in ("token-classification", "dependency-parsing"):
+            options["top_k"] = top
+        inputs = (_input(pipe, example) for example in examples)
+        for example, answer in zip(examples, pipe(inputs, **options), strict=True):
+            yield Prediction(example["text"], _values(pipe, answer))
+
+    return predict
+
+
+def _tokenizer(where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Any:
+    own = read_tokenizer(where, config, **reading)
+    source = config.backbone_name_or_path
+    if own is None and source:
+        own = read_tokenizer(source, config, revision=config.backbone_revision)
+    if own is None:
+        raise OSError(
+            f"neither {where} nor its backbone {source} has a tokenizer that can be read; save one beside it"
+        )
+    return own
+
+
+def _input(pipe: Any, example: dict[str, Any]) -> Any:
+    """Return an example as its pipeline takes it."""
+    if pipe.task == "fill-mask":
+        return MASK.sub(lambda found: pipe.tokenizer.mask_token, example["text"])
+    return example if "entity_spans" in example else example["text"]
+
+
+def _values(pipe: Any, answer: Any) -> dict[str, Any]:
+    """Return the answer of a pipeline, of whatever nesting, by one layout for each task."""
+    if pipe.task == "dependency-parsing":
+        return answer
+    answers = [answer] if isinstance(answer, dict) else answer
+    if pipe.task == "fill-mask":
+        masks = answers if answers and isinstance(answers[0], list) else [answers]
+        return {"masks": [[_labelled(own, "token_str") for own in mask] for mask in masks]}
+    if pipe.task == "token-classification":
+        extra = ("word", "start", "end")
+        return {
+            "answers": [
+                {**_labelled(own, "entity"), **{key: own[key] for key in extra if key in own}} for own in answers
+            ]
+        }
+    return {"answers": [_labelled(own, "label") for own in answers]}
+
+
+def _labelled(answer: dict[str, Any], label: str) -> dict[str, Any]:
+    return {"label": str(answer[label]).strip(), "score": float(answer["score"])}

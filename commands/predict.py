@@ -1,0 +1,71 @@
+"""The command `kadapter predict`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._flags import AsJson, Backbone, Revision
+
+__all__ = ["run"]
+
+Artifact = Annotated[str, typer.Argument(help="Artifact with a head: a Hub id or a directory.")]
+Texts = Annotated[list[str] | None, typer.Argument(help="Texts; mentions stand in double square brackets.")]
+TextFile = Annotated[
+    Path | None, typer.Option("--file", help="File of texts, one in each line; - reads the standard input.")
+]
+Top = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="How many answers are shown.", show_default="1 label, all types from 0.5 on, 5 words for a mask"
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts of a batch.")]
+Device = Annotated[str, typer.Option(help="Device to run on, such as cpu or cuda.")]
+
+
+def run(
+    artifact: Artifact,
+    texts: Texts = None,
+    file: TextFile = None,
+    top: Top = None,
+    batch_size: BatchSize = 8,
+    device: Device = "cpu",
+    backbone: Backbone = None,
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask an artifact's head about texts: labels, types of mentions, heads of words, or what a mask hides.
+
+    Example: kadapter predict org/kadapter-relations "[[Marie Curie]] was born in [[Warsaw]]."
+
+    The head decides. Relations and types are asked of mentions in double square brackets; of a pair the first is the
+    head and the second the tail, unless they say so: "[[Warsaw|tail]] bore [[Marie Curie|head]]." Words are asked of
+    <mask> or [MASK]. A parser splits a text into words and punctuation. With --json there is a line of JSON for each
+    text. No code in the artifact is run.
+    """
+    from ._preflight import config_of
+    from ._printing import printable
+    from ._texts import examples_of
+
+    asked = [*(texts or []), *(_lines(file) if file is not None else [])]
+    head = (config_of(artifact, revision).get("architectures") or ["KAdapterModel"])[0]
+    examples = examples_of(artifact, head, asked)
+    typer.echo(f"loading {printable(artifact)}", err=True)
+    from ._predicting import predictor  # torch takes seconds to import
+
+    predict = predictor(artifact, head, device, backbone, revision)
+    for prediction in predict(examples, top, batch_size):
+        typer.echo(prediction.as_json() if as_json else prediction.in_words())
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the lines of a file that are not empty."""
+    if str(file) != "-" and not file.is_file():
+        raise OSError(f"there is no file {str(file)!r}; name a file of texts, one in each line")
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8 ({error}); save it so") from error
+    return [line for line in text.split("\n") if line.strip()]  # splitlines ends lines at rarer characters, too

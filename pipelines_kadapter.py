@@ -1,0 +1,286 @@
+"""Pipelines for the heads that those of transformers don't know: mentions, pairs of mentions, and dependency trees.
+
+Text-classification, token-classification, fill-mask and feature-extraction are transformers' own and run on our models
+as they are. Dimensions: B batch, W words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    Pipeline,
+)
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import ModelOutput
+
+from .backbone_kadapter import positions_of
+from .processing_kadapter import encode_words, split_words
+
+__all__ = [
+    "DependencyParsingPipeline",
+    "EntityClassificationPipeline",
+    "EntityPairClassificationPipeline",
+    "draw_tree",
+]
+
+
+class KAdapterPipeline(Pipeline):
+    """What our pipelines share: examples stay lists until a batch is padded, on the right, as positions require."""
+
+    task_name = ""
+    head = ""  # the class of models that the pipeline is for
+    model: Any
+    tokenizer: Any
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.head not in {each.__name__ for each in type(self.model).__mro__}:
+            raise ValueError(
+                f"the pipeline {self.task_name} is for a {self.head}, and this is a {type(self.model).__name__}; use "
+                "an artifact with that head, or another pipeline"
+            )
+
+    def longest(self, max_length: int | None) -> int | None:
+        """Return the largest number of tokens of an input: what is asked for, but no more than model and tokenizer."""
+        limits = (max_length, positions_of(self.model.base_model.backbone).longest, self.tokenizer.model_max_length)
+        return min(limit for limit in limits if limit is not None)
+
+    def _forward(self, model_inputs: dict[str, Any], **parameters: Any) -> ModelOutput:
+        examples = model_inputs["examples"]  # a list where there is a batch
+        batch = examples if isinstance(examples, list) else [examples]
+        columns = {"input_ids": [example["input_ids"] for example in batch]}
+        inputs = self.tokenizer.pad(columns, return_tensors="pt", padding_side="right")
+        tensors = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], **self.beside(batch)}
+        logits = self.model(**{key: tensor.to(self.device) for key, tensor in tensors.items()}).logits
+        return ModelOutput(logits=logits, examples=examples)
+
+    def beside(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return what the head reads besides tokens, of a batch of encoded examples."""
+        return {}
+
+
+# ---- mentions -------------------------------------------------------------------------------------------------------
+
+
+class MentionsPipeline(KAdapterPipeline):
+    """What both pipelines for marked mentions share: their inputs, and scores by label."""
+
+    mentions = 1
+
+    def __call__(self, inputs: Any, entity_spans: Any = None, **kwargs: Any) -> Any:
+        """Return the labels of texts whose mentions are spans of characters.
+
+        Args:
+            inputs: a text with `entity_spans`, or a list of texts with a list of these; or dicts with "text" and
+                "entity_spans", one, a list, a generator or a dataset of them.
+            entity_spans: the mentions of a text, each (start, end); of a pair, head and tail.
+            kwargs: `top_k`, how many labels are returned; `threshold`, of types, the least score; `max_length`, in
+                tokens; `batch_size` and all that a pipeline of transformers takes.
+
+        Returns:
+            For a text a list of {"label", "score"}, best first; for several texts a list of such lists.
+
+        Raises:
+            ValueError: a span is empty, reversed or outside its text, its mention is cut off by `max_length`, or
+                the mentions are too few or too many; the sentence shows the text.
+        """
+        if entity_spans is not None and isinstance(inputs, str):
+            inputs = {"text": inputs, "entity_spans": entity_spans}
+        elif entity_spans is not None:
+            if isinstance(inputs, dict) or len(inputs) != len(entity_spans):
+                raise ValueError("give a list of texts and as many lists of entity_spans, or dicts with both")
+            pairs = zip(inputs, entity_spans, strict=True)
+            inputs = [{"text": text, "entity_spans": spans} for text, spans in pairs]
+        return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(
+        self, top_k: int | None = None, threshold: float | None = None, max_length: int | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k={top_k} must be at least 1: how many labels are returned")
+        choice = {"top_k": top_k, "threshold": threshold}
+        sizes = {} if max_length is None else {"max_length": max_length}
+        return sizes, {}, {key: value for key, value in choice.items() if value is not None}
+
+    def preprocess(self, example: Any, max_length: int | None = None) -> dict[str, Any]:
+        """Return the token ids of a text with marked mentions, and the positions of the markers."""
+        if not isinstance(example, dict) or not {"text", "entity_spans"} <= example.keys():
+            raise ValueError(
+                f"there are no mentions in {example!r}; give entity_spans=[(start, end)] in characters, or a dict "
+                "with 'text' and 'entity_spans'"
+            )
+        text, spans = example["text"], example["entity_spans"]
+        if not isinstance(text, str):
+            raise TypeError(f"text is {text!r}; give a string")
+        spans = [spans] if len(spans) == 2 and all(isinstance(side, int) for side in spans) else spans
+        if len(spans) != self.mentions:
+            raise ValueError(f"{len(spans)} mentions in {text!r}, and {self.head} reads {self.mentions}")
+        try:
+            encoded = self.model.encode_entities(self.tokenizer, [text], [spans], max_length=self.longest(max_length))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{str(error).removeprefix('text 0: ')}; the text is {text!r}") from error
+        return {"examples": {key: encoded[key][0].tolist() for key in ("input_ids", "entity_positions")}}
+
+    def beside(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return `entity_positions` (batch, mentions)."""
+        return {"entity_positions": as_tensor([example["entity_positions"] for example in batch])}
+
+    def answers(self, scores: Tensor) -> list[dict[str, Any]]:
+        """Return all labels with their scores (labels,), best first."""
+        ranked = sorted(enumerate(scores.tolist()), key=lambda pair: -pair[1])
+        return [{"label": self.model.config.id2label[number], "score": score} for number, score in ranked]
+
+
+class EntityPairClassificationPipeline(MentionsPipeline):
+    """The relation between two mentions of a text: `pipe(text, entity_spans=[(0, 11), (24, 30)])`."""
+
+    task_name = "entity-pair-classification"
+    head = "KAdapterForEntityPairClassification"
+    mentions = 2
+
+    def postprocess(self, model_outputs: Any, top_k: int = 1, threshold: float = 0.0) -> list[dict[str, Any]]:
+        """Return the likeliest relations with their probabilities."""
+        answers = self.answers(model_outputs["logits"][0].float().softmax(-1))
+        return [answer for answer in answers[:top_k] if answer["score"] >= threshold]
+
+
+class EntityClassificationPipeline(MentionsPipeline):
+    """The types of a mention of a text, any number of them: `pipe(text, entity_spans=[(0, 11)])`."""
+
+    task_name = "entity-classification"
+    head = "KAdapterForEntityClassification"
+
+    def postprocess(
+        self, model_outputs: Any, top_k: int | None = None, threshold: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the types with a probability of their own from the threshold on, 0.5 if `top_k` is not asked for."""
+        least = (0.0 if top_k else 0.5) if threshold is None else threshold
+        answers = self.answers(model_outputs["logits"][0].float().sigmoid())
+        return [answer for answer in answers[:top_k] if answer["score"] >= least]
+
+
+# ---- dependency trees -----------------------------------------------------------------------------------------------
+
+
+class DependencyParsingPipeline(KAdapterPipeline):
+    """The head of each word of a sentence: `pipe("Birds sing at dawn.")`."""
+
+    task_name = "dependency-parsing"
+    head = "KAdapterForDependencyParsing"
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Return the words of sentences, their heads, and a drawing of the tree.
+
+        Args:
+            inputs: a sentence as raw text, which is split into words and punctuation, or {"words": [...]} as they
+                are; or several, where a sentence may be a list of words, too.
+            kwargs: `max_length` in tokens; `batch_size` and all that a pipeline of transformers takes.
+
+        Returns:
+            For each sentence {"words", "heads", "scores", "tree"}: of each word the number of its head, 1 for the
+            first, 0 for the root and None where the official head names no word, and its probability. Heads are the
+            likeliest of each word, as they are evaluated; words that hang on each other in a circle are drawn last.
+
+        Raises:
+            ValueError: a sentence has no word, or more tokens than `max_length`.
+        """
+        return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(
+        self, max_length: int | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return ({} if max_length is None else {"max_length": max_length}), {}, {}
+
+    def preprocess(self, sentence: Any, max_length: int | None = None) -> dict[str, Any]:
+        """Return the words of a sentence, its token ids, and the positions of root and words."""
+        words = sentence["words"] if isinstance(sentence, dict) else sentence
+        words = split_words(words) if isinstance(words, str) else list(words)
+        if not words or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"the sentence {sentence!r} has no words; give a text or a list of words, at least one")
+        try:
+            encoded = encode_words(self.tokenizer, [words], self.longest(max_length))
+        except ValueError as error:
+            raise ValueError(f"{str(error).removeprefix('sentence 0: ')}; it is {' '.join(words)!r}") from error
+        values = {key: encoded[key][0].tolist() for key in ("input_ids", "word_positions")}
+        return {"examples": {"words": words, **values}}
+
+    def beside(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return `word_positions` (batch, 1 + words), which the official head does not read."""
+        if self.model.config.dependency_head == "official":
+            return {}
+        positions = [example["word_positions"] for example in batch]
+        widest = max(map(len, positions))
+        return {"word_positions": as_tensor([own + [-1] * (widest - len(own)) for own in positions])}
+
+    def postprocess(self, model_outputs: Any) -> dict[str, Any]:
+        """Return the words, their heads with probabilities, and the tree."""
+        example, logits = model_outputs["examples"], model_outputs["logits"][0].float()
+        words, starts = example["words"], example["word_positions"]
+        if self.model.config.dependency_head == "official":
+            scores, tokens = logits[starts[1:]].softmax(-1).max(dim=-1)  # classes are positions from 1 on
+            numbers = {start: number for number, start in enumerate(starts)}
+            heads = [numbers.get(token - 1) for token in tokens.tolist()]
+        else:
+            scores, tokens = logits[: len(words), : len(words) + 1].softmax(-1).max(dim=-1)
+            heads = tokens.tolist()
+        return {"words": words, "heads": heads, "scores": scores.tolist(), "tree": draw_tree(words, heads)}
+
+
+def draw_tree(words: Sequence[str], heads: Sequence[int | None]) -> str:
+    """Return the drawing of a tree, a word a line, each below its head; what does not hang on the root stands last."""
+    children: dict[int | None, list[int]] = {}
+    for number, head in enumerate(heads, start=1):
+        children.setdefault(head, []).append(number)
+    lines = list(_branches(words, children, children.get(0, [])))
+    drawn = {number for number, _ in lines}
+    for number in (number for number in range(1, len(words) + 1) if number not in drawn):
+        head = heads[number - 1]
+        lines.append((number, f"{words[number - 1]} <- {'?' if head is None else words[head - 1]}"))
+    return "\n".join(line for _, line in lines)
+
+
+def _branches(
+    words: Sequence[str], children: dict[int | None, list[int]], roots: Sequence[int]
+) -> Iterator[tuple[int, str]]:
+    """Yield the number of each word below the root and its line; a stack of its own lets trees be of any depth."""
+    stack = [(root, "", "") for root in reversed(roots)]
+    while stack:
+        number, branch, indent = stack.pop()
+        yield number, branch + words[number - 1]
+        below = children.get(number, [])
+        for child in reversed(below):
+            last = child == below[-1]
+            stack.append((child, indent + ("└── " if last else "├── "), indent + ("    " if last else "│   ")))
+
+
+def as_tensor(rows: list[list[int]]) -> Tensor:
+    """Return rows of positions as a tensor (batch, n)."""
+    return torch.tensor(rows)
+
+
+def _register() -> None:
+    """Let `pipeline(TASK, model=...)` know these tasks."""
+    for pipeline_class, auto_class in (
+        (EntityPairClassificationPipeline, AutoModelForSequenceClassification),
+        (EntityClassificationPipeline, AutoModelForSequenceClassification),
+        (DependencyParsingPipeline, AutoModelForTokenClassification),
+    ):
+        PIPELINE_REGISTRY.register_pipeline(
+            pipeline_class.task_name, pipeline_class=pipeline_class, pt_model=auto_class, type="text"
+        )
+
+
+if (
+    __name__ == "kadapter.pipelines_kadapter"
+):  # installed: as remote code it must not stand in for another repository's
+    _register()
