@@ -1236,10 +1236,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
             return hidden_states[-1], check_tapped(hidden_states, self.tapped()), None
         kwargs.update(self._caching(past_key_values))
         if position_ids is None:
-            self._positions.check_length(tokens, past)
-        if position_ids is None and attention_mask is not None:
-            numbers = self._positions.number(attention_mask, by_mask_alone=inputs_embeds is not None)
-            position_ids = numbers if numbers is None else numbers[:, past:]
+            position_ids = self._number(tokens, attention_mask, past, by_mask_alone=inputs_embeds is not None)
         entities = entities_by_name(knowledge_slots, knowledge_embeds, self.adapters.in_front)
         if entities and input_ids is not None:
             if position_ids is None:
@@ -1257,6 +1254,14 @@ class KAdapterModel(KAdapterPreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             output, states = run_and_tap(self.backbone, inputs, None if every else self.tapped())
         return output.last_hidden_state, states, getattr(output, "attentions", None)
+
+    def _number(
+        self, tokens: Tensor | None, attention_mask: Tensor | None, past: int, by_mask_alone: bool
+    ) -> Tensor | None:
+        """Return the positions of tokens after `past` others, where the backbone would count left padding along."""
+        self._positions.check_length(tokens, past)
+        numbers = None if attention_mask is None else self._positions.number(attention_mask, by_mask_alone)
+        return None if numbers is None else numbers[:, past:]
 
     def _caching(self, past_key_values: Cache | None) -> dict[str, Any]:
         """Return the keywords by which a backbone keeps its tokens in a cache, or makes none.
