@@ -871,7 +871,9 @@ def run_and_tap(
 
 def dropout_settings(backbone: nn.Module) -> list[tuple[nn.Module, str]]:
     """Return the modules and attributes that hold its probabilities of dropout: of modules, and of attention."""
-    found = [(module, "p") for module in backbone.modules() if isinstance(module, nn.Dropout)]
+    found: list[tuple[nn.Module, str]] = [
+        (module, "p") for module in backbone.modules() if isinstance(module, nn.Dropout)
+    ]
     for module in backbone.modules():
         found += [(module, name) for name in vars(module) if "dropout" in name and type(vars(module)[name]) is float]
     return found

@@ -464,9 +464,9 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
             use_cache = not self.training and labels is None and getattr(self._own_config(), "use_cache", False)
         if past_key_values is None and use_cache and reads:
             past_key_values = DynamicCache(config=self._own_config())
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        inputs.update(past_key_values=past_key_values, inputs_embeds=inputs_embeds, logits_to_keep=logits_to_keep)
-        inputs = {**inputs, **kwargs}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs.update(position_ids=position_ids, inputs_embeds=inputs_embeds, logits_to_keep=logits_to_keep)
+        inputs.update(kwargs, past_key_values=past_key_values)
         logits = self.logits(self.fuse(states, **inputs), inputs)
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch, inputs)
         output = self.output_class(loss, logits, past_key_values)
@@ -514,7 +514,7 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         )
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, past_key_values: Cache | None = None, **kwargs: Any
+        self, input_ids: Any, past_key_values: Cache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Return the inputs of one step of `generate`; see transformers.
 

@@ -1,6 +1,7 @@
 """K-Adapter: knowledge adapters beside a frozen backbone (Wang et al., Findings of ACL 2021, arXiv 2002.01808).
 
-From top to bottom in the order of the paper: attention, the adapter layer, the adapter, fusion, the model.
+From top to bottom in the order of the paper: attention, the adapter layer, the adapter, the model. Their fusion stands
+in a file of its own.
 Dimensions: B batch, S sequence, H backbone width, D adapter width.
 """
 
@@ -59,6 +60,7 @@ from .configuration_kadapter import (
     plugin_module,
     refuse_keywords,
 )
+from .fusion_kadapter import DeltaFusion, new_fusion
 from .processing_kadapter import MARKERS, encode_entities
 
 __all__ = [
@@ -79,7 +81,6 @@ __all__ = [
     "check_mask",
     "entities_by_name",
     "gather",
-    "new_fusion",
     "tokens_in",
 ]
 
@@ -410,214 +411,6 @@ def check_slots_apart(slots: dict[str, Tensor]) -> None:
 def plugin_class(kind: str) -> type[KnowledgePlugin]:
     """Return the class of the knowledge plug-ins of a kind."""
     return KnowledgeAdapter if kind == DEFAULT_KIND else plugin_module(kind).Plugin
-
-
-# ---- fusion ---------------------------------------------------------------------------------------------------------
-
-
-class AddFusion(nn.Module):
-    """R + the sum of the adapters' outputs: no parameters, and what composing without training gives."""
-
-    reads = "adapters"  # of each adapter its output; or its "contributions"
-
-    def __init__(self, names: Sequence[str], hidden_size: int) -> None:
-        super().__init__()
-
-    def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
-        """Fuse R and the active adapters' outputs, all (..., hidden)."""
-        for states in adapters.values():
-            backbone = backbone.to(states.device) + states
-        return backbone
-
-    def keep(self, old: Any) -> bool:
-        """Take over what was learned for the adapters that stay; True if something must be trained anew."""
-        return False
-
-    def rename(self, old: str, new: str) -> None:
-        """Call what was learned for an adapter by its new name, in its old place."""
-        for modules in self.children():
-            if isinstance(modules, nn.ModuleDict):
-                renamed = {new if name == old else name: module for name, module in modules.items()}
-                modules.clear()
-                modules.update(renamed)
-
-    def gates(self) -> dict[str, float]:
-        """Return how far each adapter is let through; none are without gates."""
-        return {}
-
-
-class DeltaFusion(AddFusion):
-    """R + the sum of the adapters' contributions: no parameters, and R itself where they contribute nothing.
-
-    An adapter's output holds the hidden states that it taps, so "add" moves R before an adapter has learned anything.
-    """
-
-    reads = "contributions"
-
-
-class MaxFusion(DeltaFusion):
-    """R + at each token the largest of the adapters' contributions by their norm: no parameters.
-
-    Where adapters are silent about what others know, nothing is added to what the one that knows it says.
-    """
-
-    def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
-        """Fuse R and the active adapters' contributions, all (..., hidden)."""
-        if not adapters:
-            return backbone
-        each = torch.stack([states.to(backbone.device) for states in adapters.values()])  # (adapters, ..., hidden)
-        largest = each.norm(dim=-1, keepdim=True).argmax(dim=0, keepdim=True)
-        return backbone + each.gather(0, largest.expand_as(each[:1]))[0]
-
-
-class ConcatFusion(AddFusion):
-    """Linear of [R; A] for each adapter and, where there are several, a Linear over those (the official "concat").
-
-    The official CosmosQA model has an inner Linear of [R; A] before each, at random and frozen; its `a_rate` and
-    `b_rate` are taken for 1, and others can be multiplied into the halves of that Linear's weight.
-    """
-
-    def __init__(self, names: Sequence[str], hidden_size: int, inner_projections: bool = False) -> None:
-        super().__init__(names, hidden_size)
-        self.projections = nn.ModuleDict({name: nn.Linear(2 * hidden_size, hidden_size) for name in names})
-        self.combine = nn.Linear(len(names) * hidden_size, hidden_size) if len(names) > 1 else None
-        inner = names if inner_projections else ()
-        self.inner = nn.ModuleDict({name: nn.Linear(2 * hidden_size, hidden_size) for name in inner})
-        self.inner.requires_grad_(False)
-
-    def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
-        """Fuse R and the active adapters' outputs, all (..., hidden)."""
-        if not adapters:
-            return backbone
-        features = []
-        for name, projection in self.projections.items():
-            states = adapters[name]
-            if name in self.inner:
-                states = _joined(self.inner[name], backbone, states)
-            features.append(_joined(projection, backbone, states))
-        if self.combine is None:
-            return features[0]
-        return self.combine(torch.cat(features, dim=-1).to(self.combine.weight.dtype))
-
-    def requires_grad_(self, requires_grad: bool = True) -> ConcatFusion:
-        """Train all but the inner projections, or nothing."""
-        super().requires_grad_(requires_grad)
-        self.inner.requires_grad_(False)
-        return self
-
-    def keep(self, old: Any) -> bool:
-        """Take over each adapter's projection; what combines several is new, unless they are the same as before."""
-        for ours, theirs in ((self.projections, old.projections), (self.inner, old.inner)):
-            for name in set(ours) & set(theirs):
-                ours[name] = theirs[name]
-        if list(self.projections) == list(old.projections):  # a plug-in without features came or went
-            self.combine = old.combine
-            return False
-        return self.combine is not None
-
-
-def _joined(projection: Any, backbone: Tensor, states: Tensor) -> Tensor:
-    both = torch.cat([backbone.to(states), states], dim=-1)  # (..., 2H)
-    return projection(both.to(projection.weight.dtype))
-
-
-class Gate(nn.Module):
-    """One adapter's way into the fused features: gate * Linear(layer norm of A), shut at the start."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.gate = nn.Parameter(torch.zeros(()))
-        self.dense = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, states: Tensor, normed: Tensor) -> Tensor:
-        """Map A, and R after its layer norm, both (..., hidden), to what is added to the latter."""
-        states = F.layer_norm(states.to(self.dense.weight.dtype), states.shape[-1:])
-        return self.openness(normed) * self.dense(states)
-
-    def openness(self, normed: Tensor) -> Tensor:
-        """Return the gate, which is the same for all tokens of R."""
-        return self.gate
-
-    def mean_square(self) -> Tensor:
-        """Return the mean square of the gate."""
-        return self.gate.square()
-
-
-class TokenGate(Gate):
-    """A gate that each token opens for itself: gate + the mean over all channels of weight * layer norm of R.
-
-    As a mean it opens no more quickly than the scalar alone, beside which it starts: shut.
-    """
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__(hidden_size)
-        self.weight = nn.Parameter(torch.zeros(hidden_size))
-
-    def openness(self, normed: Tensor) -> Tensor:
-        """Return the gates of all tokens (..., 1)."""
-        return self.gate + (self.weight * normed).mean(dim=-1, keepdim=True)
-
-    def mean_square(self) -> Tensor:
-        """Return the mean square of the gates, for which the layer-normed R is taken to be white."""
-        return self.gate.square() + self.weight.square().sum() / len(self.weight) ** 2
-
-
-class GatedFusion(AddFusion):
-    """Layer norm of R + for each adapter gate * Linear(layer norm of A).
-
-    Gates are zero at the start, so that training starts from the plain backbone and lets in what helps; an adapter
-    that does not help stays out.
-    """
-
-    gate_class = Gate
-
-    def __init__(self, names: Sequence[str], hidden_size: int) -> None:
-        super().__init__(names, hidden_size)
-        self.layer_norm = nn.LayerNorm(hidden_size)
-        self.sources = nn.ModuleDict({name: self.gate_class(hidden_size) for name in names})
-
-    def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
-        """Fuse R and the active adapters' outputs, all (..., hidden)."""
-        fused = normed = self.layer_norm(backbone.to(self.layer_norm.weight))
-        for name, states in adapters.items():
-            fused = fused + self.sources[name](states.to(fused.device), normed)
-        return fused
-
-    def keep(self, old: Any) -> bool:
-        """Take over the layer norm and each adapter's gate; a new one is shut and harms nothing."""
-        self.layer_norm = old.layer_norm
-        for name in set(self.sources) & set(old.sources):
-            self.sources[name] = old.sources[name]
-        return False
-
-    def gates(self) -> dict[str, float]:
-        """Return the size of what each adapter adds to the layer-normed backbone, as a root mean square.
-
-        It is |gate| times that of the Linear, for which a layer-normed input is taken to be white: the gate alone
-        would not tell, since the Linear can grow in its place.
-        """
-        sizes = {}
-        gate: Any
-        for name, gate in self.sources.items():
-            weight, bias = gate.dense.weight.detach().double(), gate.dense.bias.detach().double()
-            square = (weight.square().sum() + bias.square().sum()) / len(bias)
-            sizes[name] = float((gate.mean_square().detach().double() * square).sqrt())
-        return sizes
-
-
-class TokenGatedFusion(GatedFusion):
-    """As "gated", with gates that each token opens for itself."""
-
-    gate_class = TokenGate
-
-
-def new_fusion(config: KAdapterConfig, names: Sequence[str]) -> AddFusion:
-    """Return a new fusion, as the configuration says, for adapters of these names."""
-    if config.fusion == "concat":
-        return ConcatFusion(names, config.hidden_size, config.inner_projections)
-    learned = {"gated": GatedFusion, "gated_token": TokenGatedFusion}
-    fusions = {"add": AddFusion, "delta": DeltaFusion, "max": MaxFusion, **learned}
-    return fusions[config.fusion](names, config.hidden_size)
 
 
 # ---- what adapters keep of earlier tokens while a text is generated -------------------------------------------------
@@ -1319,10 +1112,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
             return hidden_states[-1], check_tapped(hidden_states, self.tapped()), None
         kwargs.update(self._caching(past_key_values))
         if position_ids is None:
-            self._positions.check_length(tokens, past)
-        if position_ids is None and attention_mask is not None:
-            numbers = self._positions.number(attention_mask, by_mask_alone=inputs_embeds is not None)
-            position_ids = numbers if numbers is None else numbers[:, past:]
+            position_ids = self._number(tokens, attention_mask, past, by_mask_alone=inputs_embeds is not None)
         entities = entities_by_name(knowledge_slots, knowledge_embeds, self.adapters.in_front)
         if entities and input_ids is not None:
             if position_ids is None:
@@ -1340,6 +1130,14 @@ class KAdapterModel(KAdapterPreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             output, states = run_and_tap(self.backbone, inputs, None if every else self.tapped())
         return output.last_hidden_state, states, getattr(output, "attentions", None)
+
+    def _number(
+        self, tokens: Tensor | None, attention_mask: Tensor | None, past: int, by_mask_alone: bool
+    ) -> Tensor | None:
+        """Return the positions of tokens after `past` others, where the backbone would count left padding along."""
+        self._positions.check_length(tokens, past)
+        numbers = None if attention_mask is None else self._positions.number(attention_mask, by_mask_alone)
+        return None if numbers is None else numbers[:, past:]
 
     def _caching(self, past_key_values: Cache | None) -> dict[str, Any]:
         """Return the keywords by which a backbone keeps its tokens in a cache, or makes none.
@@ -1365,8 +1163,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
         Raises:
             ValueError: it is no probability, or the backbone has no dropout.
         """
-        is_number = isinstance(probability, int | float)
-        settings = dropout_settings(self.backbone) if is_number and 0 < probability < 1 else []
+        share = probability if isinstance(probability, int | float) else 0
+        settings = dropout_settings(self.backbone) if 0 < share < 1 else []
         if not (probability in (None, "configured", 0) or settings):
             raise ValueError(
                 f"backbone_dropout={probability} must lie between 0 and 1, for a backbone with dropout, of which "

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from transformers import pipeline
 
-from .. import heads_kadapter, pipelines_kadapter
+from .. import heads_kadapter, language_modeling_kadapter, pipelines_kadapter
 from ..configuration_kadapter import KAdapterConfig
 from ..processing_kadapter import read_tokenizer
 from ._printing import printable
@@ -73,7 +73,8 @@ def predictor(
     """
     reading = {} if revision is None else {"revision": revision}
     where = os.path.expanduser(artifact)
-    model = getattr(heads_kadapter, head).from_pretrained(where, backbone=backbone, **reading)
+    home = language_modeling_kadapter if hasattr(language_modeling_kadapter, head) else heads_kadapter
+    model = getattr(home, head).from_pretrained(where, backbone=backbone, **reading)
     tokenizer = _tokenizer(where, model.config, reading)
     task: Any = PIPELINES[head]  # three of them are none that transformers' types know
     pipe = pipeline(task, model=model, tokenizer=tokenizer, device=device)

@@ -37,7 +37,7 @@ from transformers import AutoTokenizer
 
 from kadapter import KAdapterModel, KnowledgeAdapterConfig, data_builders
 from kadapter.configuration_kadapter import FUSIONS
-from kadapter.modeling_kadapter import new_fusion
+from kadapter.fusion_kadapter import new_fusion
 from kadapter.trainers.common.atomic_files import replace_file
 from kadapter.trainers.common.encoding import sample
 

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from .. import data_builders
 from ..configuration_kadapter import KAdapterConfig
+from ..fusion_kadapter import new_fusion
 from ..heads_kadapter import ArcHead
-from ..modeling_kadapter import KAdapterModel, new_fusion
+from ..modeling_kadapter import KAdapterModel
 from ..trainers import pretraining
 from .common.arguments import AdapterArguments
 from .common.collator import PadToBatch

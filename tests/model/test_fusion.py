@@ -23,10 +23,12 @@ def test_the_largest_contribution_at_each_token_is_added_and_no_other(tmp_path):
     model = make_model(backbone, "fac", "lin", fusion="max")
     with torch.no_grad():
         found = model(**batch())
-        sizes = {name: states.norm(dim=-1) for name, states in found.adapter_hidden_states.items()}
-    first = sizes["fac"] > sizes["lin"]
-    assert 0 < first.sum() < first.numel()  # each is the larger somewhere
-    chosen = torch.where(first[..., None], *found.adapter_hidden_states.values())
+    first = torch.tensor([True, False, False, True])[None, :, None]  # each is the larger somewhere
+    last, large, small = torch.randn(1, 4, 32), torch.full((1, 4, 32), 2.0), torch.full((1, 4, 32), -1.0)
+    contributions = {"fac": torch.where(first, large, small), "lin": torch.where(first, small, large)}
+    assert torch.equal(model.fusion(last, contributions), last + large)
+    sizes = [states.norm(dim=-1, keepdim=True) for states in found.adapter_hidden_states.values()]
+    chosen = torch.where(sizes[0] >= sizes[1], *found.adapter_hidden_states.values())
     assert torch.equal(found.last_hidden_state, found.backbone_hidden_state + chosen)
     model.set_adapter("lin")
     alone = found.backbone_hidden_state + found.adapter_hidden_states["lin"]

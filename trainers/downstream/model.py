@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from ...artifacts_kadapter import read_artifact
 from ...configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, split_composition
-from ...modeling_kadapter import new_fusion
+from ...fusion_kadapter import new_fusion
 from ..common.output_directory import MULTITASK
 from .arguments import RowArguments, TaskArguments
 

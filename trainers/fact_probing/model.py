@@ -11,8 +11,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
 
 from ...artifacts_kadapter import read_artifact
 from ...configuration_kadapter import LM_HEADS, split_composition
+from ...fusion_kadapter import new_fusion
 from ...language_modeling_kadapter import KAdapterForMaskedLM
-from ...modeling_kadapter import new_fusion
 from ..common.encoding import open_tokenizer
 from ..downstream.arguments import RowArguments
 from ..downstream.model import NONE, TAPS, add_adapters
