@@ -5,8 +5,6 @@ to bottom: the configuration, the map, and plugging it into any model of transfo
 Dimensions: B batch, S sequence, n slots, K width of the entity embeddings, E width of the input embeddings.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Sequence
@@ -129,7 +127,7 @@ class KnowledgeMapConfig(KnowledgeAdapterConfig):
 
     def for_backbone(
         self, num_hidden_layers: int, hidden_size: int, embedding_size: int | None = None, causal: bool = False
-    ) -> KnowledgeMapConfig:
+    ) -> "KnowledgeMapConfig":
         """Return this configuration with the width of the input embeddings filled in.
 
         Raises:
@@ -155,7 +153,7 @@ class KnowledgeMapConfig(KnowledgeAdapterConfig):
         )
 
     @classmethod
-    def for_table(cls, entity_embeddings: Any, **values: Any) -> KnowledgeMapConfig:
+    def for_table(cls, entity_embeddings: Any, **values: Any) -> "KnowledgeMapConfig":
         """Return the configuration of a map for a table, to which its artifact will refer."""
         return cls(
             **{
@@ -300,7 +298,7 @@ class KnowledgeMap(KnowledgePlugin):
     @classmethod
     def from_pretrained(
         cls, id_or_path: str | os.PathLike, adapter_name: str | None = None, **reading: Any
-    ) -> KnowledgeMap:
+    ) -> "KnowledgeMap":
         """Load a map alone, frozen, without its encoder; `adapter_name` says which, if an artifact holds several.
 
         Raises:
@@ -398,7 +396,7 @@ def plug(
     entity_embeddings: Any,
     name: str = "knowledge",
     train_model: bool = False,
-) -> Plugs:
+) -> "Plugs":
     """Put a map into any model of transformers, a fine-tuned one for example, and return what encodes its texts.
 
     The model then takes `knowledge_slots` and `knowledge_embeds` beside its inputs, as `encode` of what is returned
@@ -503,7 +501,7 @@ class Plugs:
             parameter.requires_grad_(parameter.requires_grad or name in self.trained)
         delattr(model, PLUGGED)
 
-    def __deepcopy__(self, memory: dict[int, Any]) -> Plugs:
+    def __deepcopy__(self, memory: dict[int, Any]) -> "Plugs":
         """Copy the maps along with their model, but not the tables, which may be of any size."""
         twin = copy.copy(self)
         memory[id(self)] = twin
@@ -530,7 +528,7 @@ class Plugs:
         entities, pending.entities = pending.entities, {}
         return self._changed(output, entities)
 
-    def _changed(self, embeds: Tensor, entities: Entities) -> Tensor:
+    def _changed(self, embeds: Tensor, entities: "Entities") -> Tensor:
         """Put mapped entities into embeddings, whose texts may be in rows of choices or passages."""
         for name, (slots, rows) in entities.items():
             if slots.dim() > 2:
@@ -560,7 +558,7 @@ Entities = dict[str, tuple[Tensor, Tensor]]  # slots and rows by the name of the
 class Pending:
     """Entities of the forward pass that runs, until its tokens are looked up, and those of a pass around it."""
 
-    def __init__(self, plugs: Plugs, entities: Entities, before: Pending | None) -> None:
+    def __init__(self, plugs: Plugs, entities: Entities, before: "Pending | None") -> None:
         self.plugs, self.entities, self.before = plugs, entities, before
 
 

@@ -1,5 +1,6 @@
 """Configurations say what is wrong, where, and what to do; the backbone's fields are its own."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from helpers import tiny_backbone
 from transformers import AutoConfig, AutoModel
 
-from kadapter import KAdapterConfig, KAdapterModel, KnowledgeAdapterConfig
+from kadapter import KAdapterConfig, KAdapterModel, KnowledgeAdapterConfig, KnowledgeMapConfig, PreNormAdapterConfig
 from kadapter.artifacts_kadapter import adapter_hash
 
 PUBLISHED = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -161,3 +162,12 @@ def test_a_configuration_without_backbone_says_how_to_get_one():
 def test_a_newer_format_asks_for_a_newer_kadapter():
     with pytest.raises(ValueError, match=r"saved in format 99, .* install a newer kadapter"):
         KAdapterConfig(format_version=99)
+
+
+@pytest.mark.parametrize("config_class", [KnowledgeAdapterConfig, KnowledgeMapConfig, PreNormAdapterConfig])
+def test_every_field_of_every_kind_refuses_a_value_of_another_type(config_class):
+    fields = dataclasses.fields(config_class)
+    assert len(fields) > 14
+    for each in fields:
+        with pytest.raises(TypeError, match=f"{each.name}="):
+            config_class(**{each.name: b"no such thing"})
