@@ -165,8 +165,9 @@ def questions_of(
             asked[fact] = own
     if unusable:
         dropped[f"phrasings_{NOT_AT_THE_END}"] = len(unusable)
-    build = _sequences if isinstance(prompter, CausalPrompter) else _single_tokens
-    return list(build(asked, prompter, closed)), dropped
+    if isinstance(prompter, CausalPrompter):
+        return list(_sequences(asked, prompter, closed)), dropped
+    return list(_single_tokens(asked, prompter, closed)), dropped
 
 
 def _answers_of(
