@@ -1,4 +1,4 @@
-"""Ask a model with and without adapters what fills the masks of a text."""
+"""Ask a model with and without adapters what fills the masks of a text, or how it goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..artifacts_kadapter import read_artifact
 from ..configuration_kadapter import split_composition
-from ..language_modeling_kadapter import KAdapterForMaskedLM
+from ..language_modeling_kadapter import KAdapterForCausalLM, KAdapterForMaskedLM
 from ..trainers.downstream.arguments import RowArguments
 from ..trainers.fact_probing.language_model import LanguageModel
 from ..trainers.fact_probing.model import language_model, without_adapters
@@ -32,7 +32,7 @@ def probe_text(
     """Log a table for each mask of a text, with the best answers and their probabilities by row, and return them.
 
     Args:
-        text: the text, with <mask> or [MASK].
+        text: the text, with <mask> or [MASK]; for a decoder at its end.
         adapters: artifacts of adapters.
         backbone: id or path of the backbone; by default that of the first adapter.
         lm_head: artifact of a trained LM head; by default the backbone's own, or that of a whole masked-LM model.
@@ -44,15 +44,14 @@ def probe_text(
 
     Raises:
         OSError: the backbone, an adapter or the LM head can't be read.
-        ValueError: they don't fit together, or the text has no mask or is too long.
+        ValueError: they don't fit together, or the text has no mask, goes on after it before a decoder, or is too
+            long.
     """
     source = backbone or _backbone_of(adapters[0])
     model = language_model(RowArguments(backbone=source, adapters=list(adapters)), lm_head)
-    masked = model.prompter.masked(text)
-    if masked is None:
+    asked = model.prompter.every_mask(text)
+    if asked is None:
         raise ValueError(f"the mask is cut off: the text has more tokens than {source!r} takes; shorten it")
-    mask = model.prompter.tokenizer.mask_token_id
-    asked = Masked(masked.ids, tuple(place for place, token in enumerate(masked.ids) if token == mask))
     answers = {row: _best(model, asked, top) for row in rows_of(model.model)}
     for number in range(len(asked.positions)):
         title = f"mask {number + 1}" if len(asked.positions) > 1 else ""
@@ -65,7 +64,7 @@ def _backbone_of(artifact: str) -> str:
     return str(read_artifact(split_composition(artifact)[0]).config["backbone_name_or_path"])
 
 
-def rows_of(model: KAdapterForMaskedLM) -> Iterator[str]:
+def rows_of(model: KAdapterForMaskedLM | KAdapterForCausalLM) -> Iterator[str]:
     """Yield the names of rows while the model is switched to each: the backbone, each adapter, and all together."""
     with without_adapters(model):
         yield "backbone"

@@ -6,7 +6,9 @@ import typer
 
 __all__ = ["run"]
 
-Text = Annotated[str, typer.Argument(help="Sentence with <mask> or [MASK] where the answer belongs.")]
+Text = Annotated[
+    str, typer.Argument(help="Sentence with <mask> or [MASK] where the answer belongs; for a decoder at its end.")
+]
 Adapters = Annotated[
     list[str] | None,
     typer.Argument(help="Artifacts of adapters, one or several; without any, the backbone alone is asked."),

@@ -1,4 +1,4 @@
-"""Teach a masked language model facts that it does not know, and measure what was gained and what it cost.
+"""Teach a language model facts that it does not know, and measure what was gained and what it cost.
 
 python trainers/run_injection.py --corpus NAME --data_dir DIR --templates PHRASINGS.jsonl --backbone ID_OR_PATH
     --lm_head LM_HEAD --output_dir OUT --rows adapter lora full --seeds 0 1 2
@@ -30,18 +30,19 @@ from datasets import Dataset, concatenate_datasets
 
 from kadapter import data_builders
 from kadapter.reports.comparison import Resampling
-from kadapter.trainers.common.encoding import open_tokenizer, sample, writing_the_cache
+from kadapter.trainers.common.encoding import sample, writing_the_cache
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.locality import LocalityArguments, read_texts
-from kadapter.trainers.common.masking import MaskedExamples, Masking
 from kadapter.trainers.common.output_directory import check_output_directory, clear, in_use, mark_finished
 from kadapter.trainers.fact_probing.language_model import LanguageModel
+from kadapter.trainers.fact_probing.model import prompter_of
 from kadapter.trainers.fact_probing.prompts import Prompter
 from kadapter.trainers.injection.arguments import InjectionArguments, parse_injection_arguments
-from kadapter.trainers.injection.measures import compare, losses, values_of
+from kadapter.trainers.injection.measures import compare, losses, perplexity, values_of
 from kadapter.trainers.injection.questions import Plan, phrasings_of, plan_of, questions_of
 from kadapter.trainers.injection.results import TABLE, RowResult, table, write
-from kadapter.trainers.injection.rows import base_model, check_rows, examples_of, model_of, teach
+from kadapter.trainers.injection.rows import base_model, check_rows, lesson_of, model_of, teach
+from kadapter.trainers.injection.texts import asked_texts
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -57,11 +58,9 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
     with in_use([run.output_dir]):
         check_rows(flags)
         check_output_directory(run.output_dir, False, run.overwrite_output_dir, flags.backbone, [flags.lm_head])
-        prompter = Prompter(
-            open_tokenizer(flags.backbone, flags.backbone_revision, flags.max_length), flags.max_length
-        )
+        prompter = prompter_of(flags.backbone, flags.backbone_revision, flags.max_length)
         plan = _plan(flags, run, prompter)
-        texts = _masked_texts(flags, prompter)
+        texts = _texts(flags, prompter)
         other = _locality_texts(locality)
         clear(run.output_dir, resume=False)
         rows = [_row(name, settings, prompter, plan, texts, other) for name in flags.rows]
@@ -82,7 +81,8 @@ def _plan(flags: InjectionArguments, run: Any, prompter: Prompter) -> Plan:
     """Read the facts, ask the frozen model, and choose what is taught."""
     rows = _facts(flags)
     phrasings = phrasings_of(flags.templates, rows.unique("relation"), flags.taught_phrasings)
-    facts, dropped = questions_of(list(rows), phrasings, prompter, flags.candidates == "relation")
+    closed = flags.candidates == "relation"
+    facts, dropped = questions_of(list(rows), phrasings, prompter, closed, flags.taught_phrasings)
     if not facts:
         raise ValueError(f"none of the {len(rows)} facts in {flags.data_dir!r} can be asked: {dict(dropped)}")
     frozen = LanguageModel(base_model(flags, run), prompter)
@@ -109,14 +109,12 @@ def _facts(flags: InjectionArguments) -> Dataset:
     return concatenate_datasets([sample(rows.select(own), flags.max_facts) for own in by_relation])
 
 
-def _masked_texts(flags: InjectionArguments, prompter: Prompter) -> list[dict[str, Any]]:
-    """Return the texts that nothing trains on, masked always in the same way; none if none are named."""
+def _texts(flags: InjectionArguments, prompter: Prompter) -> list[dict[str, Any]]:
+    """Return the texts that nothing trains on, with what is always asked of them; none if none are named."""
     if flags.text_corpus is None:
         return []
-    masking = Masking(prompter.tokenizer)
     texts = read_texts(flags.text_corpus, str(flags.text_data_dir), flags.text_split, flags.max_texts)
-    encoded = masking.encode(texts, [[]] * len(texts), flags.max_length)
-    return list(MaskedExamples(Dataset.from_dict(encoded), masking, fixed=True))
+    return asked_texts(prompter, texts, flags.max_length)
 
 
 def _locality_texts(locality: LocalityArguments) -> list[str]:
@@ -132,17 +130,21 @@ def _row(
     """Teach a row with each seed, and measure it."""
     flags, _, run = settings
     row, taught = RowResult(name), flags.taught_phrasings
-    examples = examples_of([each for each in plan.taught if each.number in taught])
+    lesson = lesson_of(prompter, flags.max_length, [each for each in plan.taught if each.number in taught])
+    numbers = np.array([len(text["labels"]) for text in texts], dtype=float)
     for seed in flags.seeds:
         print(f"{name}, seed {seed}")
         model = model_of(name, flags, run, seed)
-        row.costs.append(teach(name, model, examples, prompter.tokenizer, settings, seed, other))
+        row.costs.append(teach(name, model, lesson, settings, seed, other))
         after, before = (LanguageModel(each, prompter) for each in (model, base_model(flags, run)))
         asked = {"taught": plan.taught, "known": plan.known, "untaught": plan.untaught}
         row.outcomes.append({kind: compare(after, before, questions) for kind, questions in asked.items()})
-        row.moved.append(losses(before, texts) - losses(after, texts))
-    masks = np.array([len(text["labels"]) for text in texts], dtype=float)
-    row.values = values_of(taught, row.outcomes, np.stack(row.moved), masks)
+        lost = [losses(each, texts) for each in (before, after)]
+        row.moved.append(lost[0] - lost[1])
+        if texts:
+            old, new = (perplexity(own, numbers) for own in lost)
+            row.perplexities.append((old, new))
+    row.values = values_of(taught, row.outcomes, np.stack(row.moved), numbers)
     return row
 
 

@@ -1,11 +1,12 @@
-"""Ask a masked language model for facts: what does it know with an adapter, and what without?
+"""Ask a language model for facts: what does it know with an adapter, and what without?
 
 python trainers/run_probe.py --probe NAME --data_dir DIR --backbone ID_OR_PATH --lm_head LM_HEAD
     --adapters OUT_FAC OUT_LIN --output_dir OUT
 
 `--adapters`: artifacts, added up; `none`, the backbone with its LM head; `taps`, the sum of the tapped states without
 any adapter; `random ARTIFACTS`, their shapes initialised at random. A single artifact of a whole masked-LM model keeps
-its fusion and LM head. `--lm_head` is the artifact of a trained LM head, or `backbone`, the backbone's own.
+its fusion and LM head. `--lm_head` is the artifact of a trained LM head, or `backbone`, the backbone's own. A decoder
+is asked through its own, how the text before the answer goes on.
 OUT gets predictions.jsonl (the rank of each answer and the best candidates), all_results.json, run.json, and results
 by relation as relations.csv, .png and .svg. `--against OUT_OTHER` compares with earlier runs by relation, and
 `kadapter report OUT OUT_OTHER` tabulates rows with paired intervals. Facts that can't be asked are counted by reason.
@@ -36,9 +37,16 @@ from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.output_directory import RUN, check_output_directory, clear, in_use
 from kadapter.trainers.fact_probing.arguments import ProbeArguments, parse_probe_arguments
 from kadapter.trainers.fact_probing.candidates import common_words, vocabulary, words_as_tokens
-from kadapter.trainers.fact_probing.facts import Asked, draw, facts_of, without_repeated
+from kadapter.trainers.fact_probing.facts import Asked, draw, facts_of, without_repeated, without_unaskable
 from kadapter.trainers.fact_probing.language_model import LanguageModel
-from kadapter.trainers.fact_probing.model import OWN, guesser_of, language_model, without_adapters
+from kadapter.trainers.fact_probing.model import (
+    OWN,
+    check_lm_head,
+    guesser_of,
+    is_causal,
+    language_model,
+    without_adapters,
+)
 from kadapter.trainers.fact_probing.results import write_results
 from kadapter.trainers.fact_probing.scoring import Answered, ListScorer, Scorer, VocabularyScorer
 from kadapter.trainers.fact_probing.unhelpful_names import drop_guessed, drop_matching
@@ -55,6 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     flags, probe = parse_probe_arguments(argv)
     with in_use([flags.output_dir]):
         _check_output(flags)
+        _check_way(flags)
         asked, split = _facts(flags, probe)
         answers = _answers_of(asked)
         model = language_model(flags, flags.lm_head, flags.fusion, flags.seed, flags.max_length, flags.batch_tokens)
@@ -79,6 +88,16 @@ def _check_output(flags: ProbeArguments) -> None:
         )
     read = [*flags.adapters, *filter(None, [flags.lm_head])]
     check_output_directory(flags.output_dir, False, True, flags.backbone, read)
+
+
+def _check_way(flags: ProbeArguments) -> None:
+    """Refuse for a decoder what only a model that fills masks can do."""
+    check_lm_head(flags.lm_head, flags.backbone, flags.backbone_revision)
+    if flags.multi_token == "pll" and is_causal(flags.backbone, flags.backbone_revision):
+        raise ValueError(
+            f"--multi_token pll masks tokens in turn, and {flags.backbone!r} is a decoder, which has no mask; give "
+            "closed, which adds up the log-probabilities of an answer's tokens"
+        )
 
 
 def _facts(flags: ProbeArguments, probe: type[probes.Probe]) -> tuple[Asked, str]:
@@ -108,6 +127,7 @@ def _answers_of(asked: Asked) -> dict[str, list[str]]:
 
 
 def _filter(flags: ProbeArguments, asked: Asked, model: LanguageModel) -> None:
+    without_unaskable(asked, model.prompter.unaskable)
     without_repeated(asked)
     if "string_match" in flags.uhn:
         drop_matching(asked)

@@ -2,6 +2,7 @@
 
 import torch
 from helpers import SIZES
+from tiny_runs import tokenizer_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kadapter import KAdapterForCausalLM, PreNormAdapterConfig
@@ -69,3 +70,23 @@ def texts(lengths=(9, 6, 4), side="left", seed=3):
         ids[row, place] = torch.randint(5, 60, (length,), generator=generator)
         mask[row, place] = 1
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def write_decoder(folder, texts, family="llama", **changes):
+    """Write a random language model and a byte-level tokenizer of texts, which adds a start and an end."""
+    tokenizer = tokenizer_of(texts)
+    tokenizer.save_pretrained(folder)
+    tiny_decoder(family, vocab_size=len(tokenizer), **changes).save_pretrained(folder)
+    return tokenizer
+
+
+def by_token(model, tokenizer, text, answer):
+    """The log-probability of each token of an answer behind a text, read one after the other without any batch."""
+    ids = tokenizer(text).input_ids[:-1]  # without the end
+    logs = []
+    for token in tokenizer(answer, add_special_tokens=False).input_ids:
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        logs.append((scores, token))
+        ids = [*ids, token]
+    return logs

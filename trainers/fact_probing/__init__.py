@@ -1,1 +1,1 @@
-"""Ask masked language models for facts: prompts, candidates, scores and ranks, filters and results."""
+"""Ask language models for facts: prompts, candidates, scores and ranks, filters and results."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from .prompts import Prompter
+from .prompts import CausalPrompter, Prompter
 
 __all__ = ["CANDIDATES", "common_words", "vocabulary", "words_as_tokens"]
 
@@ -56,7 +56,8 @@ def common_words(prompter: Prompter, others: Sequence[str]) -> frozenset[str]:
 
 
 def _open(model: str) -> Prompter:
-    return Prompter(AutoTokenizer.from_pretrained(model))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return (CausalPrompter if tokenizer.mask_token is None else Prompter)(tokenizer)
 
 
 def _words_of(path: str) -> set[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Asked", "Fact", "draw", "facts_of", "without_repeated"]
+__all__ = ["Asked", "Fact", "draw", "facts_of", "without_repeated", "without_unaskable"]
 
 SUBJECT, ANSWER, MASK = "[X]", "[Y]", "[MASK]"
 
@@ -92,6 +92,24 @@ def _prompts(row: dict[str, Any], prompts: str) -> tuple[str, ...]:
         return ()
     # The answer's slot first: a subject may be called anything.
     return (template.replace(ANSWER, MASK).replace(SUBJECT, row["subject"]),) if template else ()
+
+
+def without_unaskable(asked: Asked, unaskable: Callable[[str], str | None]) -> None:
+    """Leave out prompts that a model of this sort can't be asked, and count facts that have no other by the reason.
+
+    Args:
+        asked: the facts.
+        unaskable: returns the reason why a prompt can't be asked, None if it can.
+    """
+    kept = []
+    for fact in asked.facts:
+        reasons = {prompt: unaskable(prompt) for prompt in fact.prompts}
+        usable = tuple(prompt for prompt, reason in reasons.items() if reason is None)
+        if usable:
+            kept.append(replace(fact, prompts=usable))
+        else:
+            asked.drop(fact, str(next(iter(reasons.values()))))
+    asked.facts = kept
 
 
 def without_repeated(asked: Asked) -> None:

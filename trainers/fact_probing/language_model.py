@@ -1,4 +1,4 @@
-"""A masked language model that is asked for the tokens at masked positions."""
+"""A language model that is asked for the tokens at masked positions, or after those of a text."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...language_modeling_kadapter import KAdapterForMaskedLM
+from ...language_modeling_kadapter import KAdapterForCausalLM, KAdapterForMaskedLM
 from .prompts import Masked, Prompter
 
 __all__ = ["LanguageModel"]
 
 WINDOW = 512  # inputs that are sorted by length at a time
+SCORED = 1024  # positions of a batch, since scores of a whole vocabulary take most of the memory
 
 
 @dataclass(eq=False)
@@ -23,8 +24,8 @@ class LanguageModel:
     """A model that returns logits (batch, sequence, vocabulary), its prompts, and how many tokens it reads at once.
 
     Args:
-        model: a `KAdapterForMaskedLM`, which computes the logits of the masks alone, or any masked language model of
-            transformers.
+        model: a `KAdapterForMaskedLM` or `KAdapterForCausalLM`, which compute the logits that are asked for alone, or
+            any language model of transformers.
         prompter: its tokenizer.
         batch_tokens: tokens of a batch, padding included.
     """
@@ -51,10 +52,12 @@ class LanguageModel:
 
     def _batches(self, inputs: Sequence[tuple[int, Masked]]) -> Iterator[list[tuple[int, Masked]]]:
         batch: list[tuple[int, Masked]] = []
+        most = 0  # positions that an input of the batch asks for
         for pair in inputs:  # the last is the longest
-            if batch and (len(batch) + 1) * len(pair[1].ids) > self.batch_tokens:
+            number, most = len(batch) + 1, max(most, len(pair[1].positions))
+            if batch and (number * len(pair[1].ids) > self.batch_tokens or number * most > SCORED):
                 yield batch
-                batch = []
+                batch, most = [], len(pair[1].positions)
             batch.append(pair)
         if batch:
             yield batch
@@ -74,6 +77,8 @@ class LanguageModel:
     def _logits(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         if isinstance(self.model, KAdapterForMaskedLM):
             return self.model(input_ids=ids, attention_mask=mask, positions=positions).logits
+        if isinstance(self.model, KAdapterForCausalLM):
+            return self.model(input_ids=ids, attention_mask=mask, logits_to_keep=positions, use_cache=False).logits
         logits = self.model(input_ids=ids, attention_mask=mask).logits
         return logits[torch.arange(len(ids), device=ids.device)[:, None], positions]
 

@@ -8,6 +8,9 @@ not decide:
 closed: the prompt has as many masks as the candidate has tokens, all at once (Kassner et al., EACL 2021).
 pll: the candidate is in the prompt, and each of its tokens is masked in turn: the pseudo-log-likelihood of Salazar et
     al., ACL 2020. It costs as many readings as all candidates have tokens, for every prompt.
+
+A decoder has a single way, also called closed: the candidate stands behind the prompt, and its score is the sum of the
+log-probabilities of its tokens, each after those before it, which is the log-probability of the candidate.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from torch import Tensor
 
 from .facts import Asked, Fact
 from .language_model import LanguageModel
-from .prompts import Masked
+from .prompts import CausalPrompter, Masked
 
 __all__ = ["MULTI_TOKEN", "Answered", "ListScorer", "Scorer", "VocabularyScorer", "rank_of"]
 
@@ -170,7 +173,7 @@ class ListScorer:
 
     def _fits(self, prompt: str) -> bool:
         longest = max((len(tokens) for tokens in self.places), default=1)
-        return self.model.prompter.masked(prompt, longest) is not None
+        return self.model.prompter.fits(prompt, longest)
 
     def _right(self, fact: Fact) -> list[int] | str:
         ways = (self.model.prompter.answer_ids(answer, " ") for answer in fact.answers)
@@ -193,10 +196,17 @@ class ListScorer:
     def _readings(self, prompt: str) -> Iterator[Reading]:
         for places, tokens in self._table(self.model.prompter.before(prompt)):
             length = tokens.shape[1]
-            if self.multi_token == "pll" and length > 1:
+            if isinstance(self.model.prompter, CausalPrompter):
+                yield from self._after(self.model.prompter, prompt, places, tokens)
+            elif self.multi_token == "pll" and length > 1:
                 yield from self._in_turn(prompt, places, tokens)
             elif masked := self.model.prompter.masked(prompt, length):
                 yield Reading(masked, places, tokens, 1 / length)
+
+    def _after(self, prompter: CausalPrompter, prompt: str, places: Tensor, tokens: Tensor) -> Iterator[Reading]:
+        """Yield the readings of a decoder's prompt with candidates (k, n) behind it."""
+        for masked, own in prompter.in_turn(prompt, [tuple(each) for each in tokens.tolist()]):
+            yield Reading(masked, places[own], tokens[own], 1.0)
 
     def _in_turn(self, prompt: str, places: Tensor, tokens: Tensor) -> Iterator[Reading]:
         """Yield the readings of a prompt with each candidate (k, n) in it, each of its tokens masked in turn."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...configuration_kadapter import FUSIONS
+from ...configuration_kadapter import DEFAULT_KIND, FUSIONS
 from ..common.arguments import RunArguments, parse_arguments
 from ..common.locality import LocalityArguments, check_locality
 
@@ -21,10 +21,11 @@ class InjectionArguments:
     corpus: str = field(metadata={"help": "Name of a corpus of facts: a file of data_builders/."})
     data_dir: str = field(metadata={"help": "Directory with the facts as released."})
     templates: str = field(metadata={"help": "File with several phrasings of each relation (docs/injection.md)."})
-    backbone: str = field(metadata={"help": "Hub id or directory of the encoder."})
+    backbone: str = field(metadata={"help": "Hub id or directory of the encoder or decoder."})
     backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
     lm_head: str = field(
-        default="backbone", metadata={"help": "The LM head: backbone, or the artifact of a trained one."}
+        default="backbone",
+        metadata={"help": "The LM head: backbone, or, beside an encoder, a trained one's artifact."},
     )
     split: str | None = field(
         default=None,
@@ -65,6 +66,14 @@ class InjectionArguments:
     max_length: int = field(default=128, metadata={"help": "Longest input in tokens, special tokens included."})
     fusion: str = field(
         default="delta", metadata={"choices": list(FUSIONS), "help": "How the adapter is fused with the encoder."}
+    )
+    adapter_kind: str | None = field(
+        default=None,
+        metadata={
+            "choices": [DEFAULT_KIND, "prenorm"],
+            "help": "The published adapter, or the leaner one with its norms in front; by default the former beside "
+            "an encoder, and the latter beside a decoder.",
+        },
     )
     layers: list[int] | None = field(
         default=None, metadata={"help": "Tapped hidden states; by default 0, N/2 - 1, N - 2 of an N-block backbone."}

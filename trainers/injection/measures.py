@@ -4,14 +4,15 @@ reliability: taught facts that are answered rightly in a taught phrasing.
 generality: taught facts that are answered rightly in a phrasing that was never taught.
 known: known facts, in taught phrasings, that are still answered rightly.
 agreement: questions about facts that were not taught, known and unknown, whose most probable token is the frozen
-    model's; kl: the mean Kullback-Leibler divergence of the frozen model's probabilities from the new ones there, in
-    nats.
-loss: the mean cross-entropy at the masks of text that nothing was trained on, in nats, before minus after; below zero
-    something was forgotten.
+    model's, of a decoder the token after the prompt; kl: the mean Kullback-Leibler divergence of the frozen model's
+    probabilities from the new ones there, in nats.
+loss: the mean cross-entropy at the masks of text that nothing was trained on, of a decoder that of each next token, in
+    nats, before minus after; below zero something was forgotten.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,9 @@ import numpy as np
 from ...reports.comparison import Resampling
 from ..fact_probing.language_model import LanguageModel
 from ..fact_probing.prompts import Masked
-from .questions import Question, ask, right
+from .questions import AnyQuestion, ask
 
-__all__ = ["MEASURES", "Outcome", "Values", "compare", "interval", "losses", "values_of"]
+__all__ = ["MEASURES", "Outcome", "Values", "compare", "interval", "losses", "perplexity", "values_of"]
 
 MEASURES = ("reliability", "generality", "known", "agreement", "kl", "loss")
 
@@ -32,7 +33,7 @@ MEASURES = ("reliability", "generality", "known", "agreement", "kl", "loss")
 class Outcome:
     """What became of a question: whether it was and is answered rightly, and how far the probabilities moved."""
 
-    question: Question
+    question: AnyQuestion
     before: bool
     after: bool
     agrees: bool
@@ -54,23 +55,23 @@ class Values:
         return float(self.sums.sum() / (self.numbers.sum() * len(self.sums))) if self.numbers.sum() else float("nan")
 
 
-def compare(model: LanguageModel, frozen: LanguageModel, questions: Sequence[Question]) -> list[Outcome]:
+def compare(model: LanguageModel, frozen: LanguageModel, questions: Sequence[AnyQuestion]) -> list[Outcome]:
     """Ask two models the same questions, and return the outcomes in their order."""
     outcomes: dict[int, Outcome] = {}
-    for (index, after), (_, before) in zip(ask(model, questions), ask(frozen, questions), strict=True):
+    both = zip(ask(model, questions), ask(frozen, questions), strict=True)
+    for (index, right_after, after), (_, right_before, before) in both:
         kl = float((before.exp() * (before - after)).sum())
         agrees = int(before.argmax()) == int(after.argmax())
-        question = questions[index]
-        outcomes[index] = Outcome(question, right(question, before), right(question, after), agrees, kl)
+        outcomes[index] = Outcome(questions[index], right_before, right_after, agrees, kl)
     return [outcomes[index] for index in range(len(questions))]
 
 
 def losses(model: LanguageModel, texts: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Return the summed cross-entropy at the masks of each text, (texts,).
+    """Return the summed cross-entropy at the positions of each text, (texts,).
 
     Args:
-        model: the model that fills the masks.
-        texts: masked examples, with `input_ids`, `positions` and `labels`.
+        model: the model that is asked.
+        texts: examples with `input_ids`, the `positions` that are asked, and in `labels` the tokens that are right.
     """
     inputs = [Masked(tuple(text["input_ids"]), tuple(text["positions"])) for text in texts]
     sums = np.zeros(len(texts))
@@ -78,6 +79,11 @@ def losses(model: LanguageModel, texts: Sequence[dict[str, Any]]) -> np.ndarray:
         labels = texts[index]["labels"]
         sums[index] = -float(logs[range(len(labels)), labels].sum())
     return sums
+
+
+def perplexity(sums: np.ndarray, numbers: np.ndarray) -> float:
+    """Return the perplexity of texts from their summed cross-entropy and their numbers of tokens, (texts,) each."""
+    return math.exp(min(float(sums.sum() / numbers.sum()), 700.0))  # e**709 is the largest float
 
 
 def values_of(

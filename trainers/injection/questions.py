@@ -1,17 +1,21 @@
 """Facts in several phrasings, and which of them a frozen model knows.
 
 A question is a fact in one phrasing with its answer masked. It is answered rightly if no candidate but right answers
-scores as high as the best right answer. A fact is known if the frozen model answers it rightly in every phrasing that
-would be taught, and unknown if it answers it rightly in no phrasing at all; between the two it is left out.
+scores as high as the best right answer. A decoder reads the phrasing up to the answer, which may have several tokens:
+it is right if each of them is the most probable token after those before it, as greedy decoding would say it, or, in a
+closed list, if no wrong candidate is as probable as a whole. A fact is known if the frozen model answers it rightly in
+every phrasing that would be taught, and unknown if it answers it rightly in no phrasing at all; between the two it is
+left out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,16 +24,24 @@ from torch import Tensor
 from ... import data_builders
 from ..fact_probing.candidates import vocabulary
 from ..fact_probing.language_model import LanguageModel
-from ..fact_probing.prompts import MASK, Masked, Prompter
+from ..fact_probing.prompts import MASK, NOT_AT_THE_END, CausalPrompter, Masked, Prompter
+from ..fact_probing.scoring import CUT_OFF, NO_TOKENS, SEVERAL
 
-__all__ = ["Plan", "Question", "ask", "plan_of", "questions_of", "right"]
+__all__ = ["AnyQuestion", "Plan", "Question", "SequenceQuestion", "ask", "phrasings_of", "plan_of", "questions_of"]
 
 SUBJECT, ANSWER = "[X]", "[Y]"
 
 
+class Reading(NamedTuple):
+    """An input, and what makes of its log-probabilities (positions, vocabulary) the best right and wrong scores."""
+
+    masked: Masked
+    scores: Callable[[Tensor], tuple[float, float]]
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A fact in a phrasing: its input, and the tokens that answer it.
+    """A fact in a phrasing for a model that fills masks: its input, and the tokens that answer it.
 
     Args:
         fact: relation and subject.
@@ -47,30 +59,121 @@ class Question:
     right: tuple[int, ...]
     candidates: Tensor = field(repr=False)
 
+    def readings(self) -> Iterator[Reading]:
+        """Yield the input."""
+        yield Reading(self.masked, self._scores)
+
+    def _scores(self, logs: Tensor) -> tuple[float, float]:
+        scores = logs[0, self.candidates]
+        wrong = scores.masked_fill(torch.isin(self.candidates, torch.tensor(self.right)), -torch.inf)
+        return float(logs[0, list(self.right)].max()), float(wrong.max())
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceQuestion:
+    """A fact in a phrasing for a decoder: the prompt before its answer, and the sequences of tokens that answer it.
+
+    Args:
+        fact: relation and subject.
+        number: the number of the phrasing, from 1.
+        prompt: the phrasing with the subject, and with a mask in the place of the answer.
+        prompter: the tokenizer that makes the inputs.
+        right: the right answers as they are written, by their tokens.
+        candidates: the tokens of all answers of a closed list; None for the whole vocabulary at every token.
+    """
+
+    fact: tuple[str, str]
+    number: int
+    prompt: str
+    prompter: CausalPrompter = field(repr=False)
+    right: dict[tuple[int, ...], str]
+    candidates: Sequence[tuple[int, ...]] | None = field(repr=False)
+
+    def readings(self) -> Iterator[Reading]:
+        """Yield the inputs, each of which begins to ask at the prompt's last token."""
+        answers = [*(self.right if self.candidates is None else self.candidates)]
+        for masked, own in self.prompter.in_turn(self.prompt, answers):
+            chosen = [answers[number] for number in own]
+            yield Reading(masked, partial(self._greedy if self.candidates is None else self._whole, chosen))
+
+    def _whole(self, answers: list[tuple[int, ...]], logs: Tensor) -> tuple[float, float]:
+        """Return the log-probabilities of the best right and wrong answer, which are sums over tokens."""
+        tokens = torch.tensor(answers)  # (k, n)
+        sums = logs[torch.arange(tokens.shape[1]), tokens].sum(dim=1)
+        right = torch.tensor([answer in self.right for answer in answers])
+        return float(sums.masked_fill(~right, -torch.inf).max()), float(sums.masked_fill(right, -torch.inf).max())
+
+    def _greedy(self, answers: list[tuple[int, ...]], logs: Tensor) -> tuple[float, float]:
+        """Return by how much the tokens of the best answer are more probable than all others, the least of them; 0."""
+        tokens = torch.tensor(answers)  # (k, n)
+        own = logs[torch.arange(tokens.shape[1]), tokens]
+        (best, second), (most, _) = (each.T for each in logs.topk(2))  # (n,) each
+        return float((own - torch.where(tokens == most, second, best)).amin(dim=1).max()), 0.0
+
+
+AnyQuestion = Question | SequenceQuestion
+
 
 @dataclass
 class Plan:
     """The questions about the facts that are taught and about others, and what was left out for what reason."""
 
-    taught: list[Question]
-    known: list[Question]
-    untaught: list[Question]
+    taught: list[AnyQuestion]
+    known: list[AnyQuestion]
+    untaught: list[AnyQuestion]
     counts: dict[str, int]
 
 
-def questions_of(
-    rows: Sequence[dict[str, Any]], phrasings: dict[str, list[str]], prompter: Prompter, closed: bool
-) -> tuple[list[list[Question]], Counter[str]]:
-    """Return the questions of each fact, in all phrasings of its relation, and how many facts were left out and why.
+class Asked(NamedTuple):
+    """A prompt that can be asked for a fact: the number of its phrasing, and its right answers by their tokens."""
 
-    Facts of the same subject and relation are one, with all their answers.
+    number: int
+    prompt: str
+    right: dict[tuple[int, ...], str]
+
+
+def questions_of(
+    rows: Sequence[dict[str, Any]],
+    phrasings: dict[str, list[str]],
+    prompter: Prompter,
+    closed: bool,
+    taught: Sequence[int] = (),
+) -> tuple[list[list[AnyQuestion]], Counter[str]]:
+    """Return the questions of each fact, in all phrasings that can be asked, and how many facts were left out and why.
+
+    Facts of the same subject and relation are one, with all their answers. Phrasings that a decoder can't be asked,
+    since their answer does not end them, are counted too.
 
     Args:
         rows: records of the type "fact".
         phrasings: of each relation; facts of others are left out.
-        prompter: the tokenizer that masks prompts.
+        prompter: the tokenizer that makes prompts inputs.
         closed: whether candidates are the answers of the relation, not the vocabulary.
+        taught: the numbers of the phrasings that are taught: one of them, and one of the others, must be usable.
     """
+    answers, dropped = _answers_of(rows, phrasings)
+    asked: dict[tuple[str, str], list[Asked]] = {}
+    unusable: set[tuple[str, int]] = set()
+    for fact, names in answers.items():
+        prompts = {n: _prompt(each, fact[1]) for n, each in enumerate(phrasings[fact[0]], 1)}
+        usable = {n: prompt for n, prompt in prompts.items() if prompter.unaskable(prompt) is None}
+        unusable |= {(fact[0], n) for n in prompts.keys() - usable.keys()}
+        own = [Asked(n, prompt, _right(prompter, prompt, names)) for n, prompt in usable.items()]
+        if reason := _reason(prompter, own, taught):
+            dropped[reason] += 1
+        else:
+            asked[fact] = own
+    if unusable:
+        dropped[f"phrasings_{NOT_AT_THE_END}"] = len(unusable)
+    if isinstance(prompter, CausalPrompter):
+        return list(_sequences(asked, prompter, closed)), dropped
+    return list(_single_tokens(asked, prompter, closed)), dropped
+
+
+def _answers_of(
+    rows: Sequence[dict[str, Any]], phrasings: dict[str, list[str]]
+) -> tuple[dict[tuple[str, str], list[str]], Counter[str]]:
+    """Return the different answers of each fact, by relation and subject, and why other records have none."""
     dropped: Counter[str] = Counter()
     answers: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
@@ -79,43 +182,98 @@ def questions_of(
             answers.setdefault((row["relation"], row["subject"]), {}).update(dict.fromkeys(row["answers"]))
         else:
             dropped[reason] += 1
+    return {fact: list(names) for fact, names in answers.items()}, dropped
+
+
+def _prompt(phrasing: str, subject: str) -> str:
+    return phrasing.replace(ANSWER, MASK).replace(SUBJECT, subject)
+
+
+def _right(prompter: Prompter, prompt: str, answers: Sequence[str]) -> dict[tuple[int, ...], str]:
+    """Return the answers by their tokens in a prompt: those of a single token for a mask, all for a decoder."""
+    known = {tokens: name for name in answers if (tokens := prompter.answer_in(prompt, name))}
+    return {tokens: name for tokens, name in known.items() if prompter.causal or len(tokens) == 1}
+
+
+def _reason(prompter: Prompter, asked: Sequence[Asked], taught: Sequence[int]) -> str | None:
+    """Return why a fact can't be asked, None if it can."""
+    usable = {each.number for each in asked}
+    if not usable or (taught and not (usable & set(taught) and usable - set(taught))):
+        return NOT_AT_THE_END
+    if not all(prompter.fits(each.prompt, max(map(len, each.right), default=1)) for each in asked):
+        return CUT_OFF
+    if not all(each.right for each in asked):
+        return NO_TOKENS if prompter.causal else SEVERAL
+    return None
+
+
+def _single_tokens(
+    asked: dict[tuple[str, str], list[Asked]], prompter: Prompter, closed: bool
+) -> Iterator[list[AnyQuestion]]:
+    """Yield the questions of each fact for a model that fills masks."""
     whole, lists = vocabulary(prompter), dict[str, set[int]]()
-    asked: list[list[tuple[tuple[str, str], int, str, Masked, tuple[int, ...]]]] = []
-    for fact, names in answers.items():
-        prompts = [each.replace(ANSWER, MASK).replace(SUBJECT, fact[1]) for each in phrasings[fact[0]]]
-        inputs = [prompter.masked(prompt) for prompt in prompts]
-        tokens = [_single(prompter, prompt, list(names)) for prompt in prompts]
-        if None in inputs or not all(tokens):
-            dropped["mask_cut_off" if None in inputs else "answer_of_several_tokens"] += 1
-            continue
-        lists.setdefault(fact[0], set()).update(token for own in tokens for token in own)
-        pairs = zip(prompts, inputs, tokens, strict=True)
-        asked.append([(fact, n, prompt, masked, own) for n, (prompt, masked, own) in enumerate(pairs, 1) if masked])
+    for (relation, _), own in asked.items():
+        lists.setdefault(relation, set()).update(token for each in own for (token,) in each.right)
     chosen = {relation: torch.tensor(sorted(own)) for relation, own in lists.items()}
-    return [[Question(*each, chosen[each[0][0]] if closed else whole) for each in own] for own in asked], dropped
+    for fact, own in asked.items():
+        candidates = chosen[fact[0]] if closed else whole
+        inputs = [
+            (each, prompter.masked(each.prompt), tuple(sorted(token for (token,) in each.right))) for each in own
+        ]
+        yield [Question(fact, each.number, each.prompt, masked, r, candidates) for each, masked, r in inputs if masked]
 
 
-def _single(prompter: Prompter, prompt: str, answers: Sequence[str]) -> tuple[int, ...]:
-    """Return the tokens of those answers that are a single token at the mask of a prompt."""
-    known = (prompter.answer_in(prompt, answer) for answer in answers)
-    return tuple(sorted({tokens[0] for tokens in known if tokens is not None and len(tokens) == 1}))
+def _sequences(
+    asked: dict[tuple[str, str], list[Asked]], prompter: CausalPrompter, closed: bool
+) -> Iterator[list[AnyQuestion]]:
+    """Yield the questions of each fact for a decoder."""
+    names: dict[str, dict[str, None]] = {}
+    for (relation, _), own in asked.items():
+        names.setdefault(relation, {}).update((name, None) for each in own for name in each.right.values())
+    tables: dict[tuple[str, str], Sequence[tuple[int, ...]]] = {}  # of a relation's candidates after a text
+    for fact, own in asked.items():
+        questions: list[AnyQuestion] = []
+        for number, prompt, right in own:
+            place = fact[0], prompter.before(prompt)
+            if closed and place not in tables:
+                known = (prompter.answer_in(prompt, name) for name in names[fact[0]])
+                tables[place] = list(dict.fromkeys(tokens for tokens in known if tokens is not None))
+            candidates = tables[place] if closed else None
+            questions.append(SequenceQuestion(fact, number, prompt, prompter, right, candidates))
+        yield questions
 
 
-def ask(model: LanguageModel, questions: Sequence[Question]) -> Iterator[tuple[int, Tensor]]:
-    """Yield for each question its index and the log-probabilities (vocabulary,) at its mask, by length."""
-    return ((index, logs[0]) for index, logs in model.log_probabilities(each.masked for each in questions))
+def ask(model: LanguageModel, questions: Sequence[AnyQuestion]) -> Iterator[tuple[int, bool, Tensor]]:
+    """Yield for each question its index, whether it is answered rightly, and what the model says in its place.
 
+    A tie with a wrong answer is not right. What the model says are the log-probabilities (vocabulary,) at the mask or,
+    of a decoder, of the token after the prompt. Questions come in the order of lengths.
+    """
+    waiting: dict[int, tuple[int, Reading]] = {}
+    left: dict[int, int] = {}
+    scores: dict[int, list[tuple[float, float]]] = {}
 
-def right(question: Question, logs: Tensor) -> bool:
-    """Return whether log-probabilities (vocabulary,) answer a question rightly; a tie with a wrong answer does not."""
-    wrong = logs[question.candidates].masked_fill(
-        torch.isin(question.candidates, torch.tensor(question.right)), -np.inf
-    )
-    return bool(logs[list(question.right)].max() > wrong.max())
+    def inputs() -> Iterator[Masked]:
+        position = 0
+        for index, question in enumerate(questions):
+            readings = list(question.readings())
+            left[index], scores[index] = len(readings), []
+            for reading in readings:
+                waiting[position] = index, reading
+                position += 1
+                yield reading.masked
+
+    for position, logs in model.log_probabilities(inputs()):
+        index, reading = waiting.pop(position)
+        scores[index].append(reading.scores(logs))
+        left[index] -= 1
+        if not left[index]:
+            right, wrong = (max(values) for values in zip(*scores.pop(index), strict=True))
+            yield index, right > wrong, logs[0]
 
 
 def plan_of(
-    facts: Sequence[list[Question]], frozen: LanguageModel, taught: Sequence[int], most: int, others: int
+    facts: Sequence[list[AnyQuestion]], frozen: LanguageModel, taught: Sequence[int], most: int, others: int
 ) -> Plan:
     """Ask a frozen model, and return the questions about facts that are taught and about others.
 
@@ -130,7 +288,7 @@ def plan_of(
         ValueError: there is nothing to teach.
     """
     flat = [question for own in facts for question in own]
-    answered = {id(flat[index]): right(flat[index], logs) for index, logs in ask(frozen, flat)}
+    answered = {id(flat[index]): right for index, right, _ in ask(frozen, flat)}
     known = [own for own in facts if all(answered[id(each)] for each in own if each.number in taught)]
     unknown = [own for own in facts if not any(answered[id(each)] for each in own)]
     if not unknown:
@@ -148,7 +306,7 @@ def plan_of(
     )
 
 
-def _flat(facts: Sequence[list[Question]], chosen: np.ndarray) -> list[Question]:
+def _flat(facts: Sequence[list[AnyQuestion]], chosen: np.ndarray) -> list[AnyQuestion]:
     return [question for index in np.sort(chosen) for question in facts[index]]
 
 

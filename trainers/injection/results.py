@@ -33,6 +33,7 @@ class RowResult:
     costs: list[Cost] = field(default_factory=list)
     outcomes: list[dict[str, list[Outcome]]] = field(default_factory=list)
     moved: list[np.ndarray] = field(default_factory=list)
+    perplexities: list[tuple[float, float]] = field(default_factory=list)  # before and after, of the texts
     values: dict[str, Values] = field(default_factory=dict)
 
 
@@ -51,15 +52,22 @@ def summary(rows: Sequence[RowResult], resampling: Resampling) -> dict[str, dict
                 "minus_first_row_interval": interval(own, resampling, reference),
             }
         costs = [asdict(cost) for cost in row.costs]
-        described[row.name] = {"measures": measures, **{name: [cost[name] for cost in costs] for name in COSTS}}
+        before, after = ([pair[when] for pair in row.perplexities] for when in (0, 1))
+        perplexity = {"before": before[0] if before else None, "after": after}
+        described[row.name] = {
+            "measures": measures,
+            "perplexity": perplexity,
+            **{name: [cost[name] for cost in costs] for name in COSTS},
+        }
     return described
 
 
 def table(described: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Return the lines of a table, the first of which names its columns: measures with intervals, and mean costs."""
-    lines = [["row", *MEASURES, "trained weights", "seconds", "CPU seconds", "peak MB"]]
+    lines = [["row", *MEASURES, "perplexity", "trained weights", "seconds", "CPU seconds", "peak MB"]]
     for name, row in described.items():
         cells = [_cell(row["measures"][measure]) for measure in MEASURES]
+        cells.append(_change(row["perplexity"]))
         peaks = [peak for peak in row["peak_bytes"] if peak is not None]
         costs = [
             f"{row['trainable'][0]:,}",
@@ -68,6 +76,10 @@ def table(described: dict[str, dict[str, Any]]) -> list[list[str]]:
         ]
         lines.append([name, *cells, *costs, f"{max(peaks) / 1e6:.0f}" if peaks else "-"])
     return lines
+
+
+def _change(perplexity: dict[str, Any]) -> str:
+    return f"{perplexity['before']:.4g} to {np.mean(perplexity['after']):.4g}" if perplexity["after"] else "-"
 
 
 def _cell(measure: dict[str, Any]) -> str:

@@ -18,20 +18,24 @@ import datasets
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from ...configuration_kadapter import KnowledgeAdapterConfig
-from ...language_modeling_kadapter import KAdapterForMaskedLM
-from ..common.arguments import RunArguments
+from ...configuration_kadapter import DEFAULT_KIND, KnowledgeAdapterConfig
+from ...language_modeling_kadapter import KAdapterForCausalLM, KAdapterForMaskedLM
+from .. import pretraining
+from ..common.arguments import AdapterArguments, RunArguments
 from ..common.collator import PadToBatch
 from ..common.locality import Locality, LocalityArguments, keep_texts
 from ..common.memory import give_back
 from ..common.trainer import KAdapterTrainer
+from ..fact_probing.model import check_lm_head, is_causal
+from ..fact_probing.prompts import MASKS, Prompter
 from ..feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
 from .arguments import InjectionArguments
-from .questions import Question
+from .questions import AnyQuestion, Question, SequenceQuestion
 
-__all__ = ["Cost", "base_model", "check_rows", "examples_of", "model_of", "teach"]
+__all__ = ["Cloze", "Continuation", "Cost", "base_model", "check_rows", "lesson_of", "model_of", "teach"]
 
 ADAPTER = "injected"
+OBJECTIVE = "causal_lm"
 IGNORED = -100
 
 
@@ -50,50 +54,98 @@ class Cost:
 
 
 class Cloze:
-    """The objective of all rows: the answer's token at the mask of a question; what comes of it is asked elsewhere."""
+    """What all rows learn on a model that fills masks: the answer's token at the mask of a question.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    Args:
+        tokenizer: the backbone's tokenizer.
+        max_length: the longest input in tokens.
+        questions: the questions, of which each right answer makes an example.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, questions: Sequence[AnyQuestion]) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "positions": -1, "labels": IGNORED}
+        pairs = [(each.masked, answer) for each in questions if isinstance(each, Question) for answer in each.right]
+        columns: dict[str, list] = {
+            "input_ids": [list(masked.ids) for masked, _ in pairs],
+            "positions": [list(masked.positions) for masked, _ in pairs],
+            "labels": [[answer] for _, answer in pairs],
+            "length": [len(masked.ids) for masked, _ in pairs],
+        }
+        self.examples = datasets.Dataset.from_dict(columns)
+
+
+class Continuation:
+    """What all rows learn on a decoder: the answer of a question, and all that ends its text.
+
+    The text is the phrasing with an answer in it, as the objective `causal_lm` encodes it.
+
+    Args:
+        tokenizer: the backbone's tokenizer.
+        max_length: the longest input in tokens.
+        questions: the questions, of which each right answer makes an example.
+
+    Raises:
+        ValueError: the tokenizer does not know where texts end, or a text does not fit.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, questions: Sequence[AnyQuestion]) -> None:
+        arguments = AdapterArguments(objective=OBJECTIVE, backbone="", adapter_name=ADAPTER)
+        objective: Any = pretraining.load(OBJECTIVE)(tokenizer, max_length, arguments)
+        self.tokenizer, self.max_length, self.padding = tokenizer, max_length, objective.padding
+        rows: dict[str, list] = {"id": [], "text": [], "mentions": []}
+        for question in questions:
+            for answer in question.right.values() if isinstance(question, SequenceQuestion) else ():
+                before, behind = MASKS.split(question.prompt, maxsplit=1)
+                rows["id"].append(f"{question.fact[1]!r} in {question.prompt!r}")
+                rows["text"].append(f"{before}{answer}{behind}")
+                rows["mentions"].append([{"start": len(before), "end": len(before) + len(answer)}])
+        encoded = objective.encode(rows)
+        if missing := sorted(set(range(len(rows["id"]))) - set(encoded["record"])):
+            raise ValueError(
+                f"with its answer {rows['id'][missing[0]]} has more than --max_length {max_length} tokens; raise it"
+            )
+        columns = {name: encoded[name] for name in self.padding}
+        self.examples = datasets.Dataset.from_dict({**columns, "length": [len(ids) for ids in columns["input_ids"]]})
+
+
+def lesson_of(prompter: Prompter, max_length: int, questions: Sequence[AnyQuestion]) -> Cloze | Continuation:
+    """Return what all rows learn from questions, with its examples."""
+    return (Continuation if prompter.causal else Cloze)(prompter.tokenizer, max_length, questions)
 
 
 def check_rows(flags: InjectionArguments) -> None:
     """Refuse rows that can't be trained here.
 
     Raises:
-        ValueError: PEFT is missing.
+        OSError: there is no such backbone.
+        ValueError: PEFT is missing, or a decoder is to have another LM head.
     """
     if "lora" in flags.rows and importlib.util.find_spec("peft") is None:
         raise ValueError("--rows lora needs PEFT; pip install peft, or leave the row out")
+    check_lm_head(flags.lm_head, flags.backbone, flags.backbone_revision)
 
 
-def examples_of(questions: Sequence[Question]) -> datasets.Dataset:
-    """Return training examples, one for each question and right answer."""
-    pairs = [(each, answer) for each in questions for answer in each.right]
-    return datasets.Dataset.from_dict(
-        {
-            "input_ids": [list(each.masked.ids) for each, _ in pairs],
-            "positions": [list(each.masked.positions) for each, _ in pairs],
-            "labels": [[answer] for _, answer in pairs],
-            "length": [len(each.masked.ids) for each, _ in pairs],
-        }
-    )
-
-
-def base_model(flags: InjectionArguments, run: RunArguments) -> KAdapterForMaskedLM:
+def base_model(flags: InjectionArguments, run: RunArguments) -> KAdapterForMaskedLM | KAdapterForCausalLM:
     """Return the frozen model: the backbone with its LM head and without adapters.
 
     Raises:
         OSError: the backbone or the LM head can't be read.
         ValueError: they don't fit together.
     """
-    options = {"lm_head": flags.lm_head, "revision": flags.backbone_revision, "fusion": flags.fusion}
-    model = KAdapterForMaskedLM.from_backbone(flags.backbone, **options)
+    options = {"revision": flags.backbone_revision, "fusion": flags.fusion}
+    model: Any
+    if is_causal(flags.backbone, flags.backbone_revision):
+        model = KAdapterForCausalLM.from_backbone(flags.backbone, **options)
+    else:
+        model = KAdapterForMaskedLM.from_backbone(flags.backbone, lm_head=flags.lm_head, **options)
     model.requires_grad_(False)
     return model.eval().to(run.device)
 
 
-def model_of(row: str, flags: InjectionArguments, run: RunArguments, seed: int) -> KAdapterForMaskedLM:
+def model_of(
+    row: str, flags: InjectionArguments, run: RunArguments, seed: int
+) -> KAdapterForMaskedLM | KAdapterForCausalLM:
     """Return the model of a row, of which only what the row trains has gradients.
 
     Raises:
@@ -108,13 +160,19 @@ def model_of(row: str, flags: InjectionArguments, run: RunArguments, seed: int) 
         _add_lora(model, flags)
     else:
         shape = {name: getattr(flags, f"adapter_{name}") for name in ("hidden_size", "num_attention_heads")}
-        model.add_adapter(ADAPTER, KnowledgeAdapterConfig(layers=flags.layers, **shape))
+        shape |= {"layers": flags.layers, "kind": flags.adapter_kind or _kind_beside(model)}
+        chosen = {name: value for name, value in shape.items() if value is not None}
+        model.add_adapter(ADAPTER, KnowledgeAdapterConfig.from_dict(chosen))
         model.train_adapter(ADAPTER)
         model.head.requires_grad_(False)
     return model.to(run.device)
 
 
-def _add_lora(model: KAdapterForMaskedLM, flags: InjectionArguments) -> None:
+def _kind_beside(model: KAdapterForMaskedLM | KAdapterForCausalLM) -> str:
+    return "prenorm" if isinstance(model, KAdapterForCausalLM) else DEFAULT_KIND
+
+
+def _add_lora(model: KAdapterForMaskedLM | KAdapterForCausalLM, flags: InjectionArguments) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     try:
@@ -126,9 +184,8 @@ def _add_lora(model: KAdapterForMaskedLM, flags: InjectionArguments) -> None:
 
 def teach(
     row: str,
-    model: KAdapterForMaskedLM,
-    examples: datasets.Dataset,
-    tokenizer: PreTrainedTokenizerBase,
+    model: KAdapterForMaskedLM | KAdapterForCausalLM,
+    lesson: Cloze | Continuation,
     settings: tuple[InjectionArguments, LocalityArguments, RunArguments],
     seed: int,
     texts: Sequence[str],
@@ -138,8 +195,7 @@ def teach(
     Args:
         row: the name of the row.
         model: its model.
-        examples: the questions.
-        tokenizer: the backbone's tokenizer.
+        lesson: what it learns.
         settings: the flags.
         seed: of dropout and of the order of examples.
         texts: on which an adapter with the locality term is held back.
@@ -148,9 +204,8 @@ def teach(
         FloatingPointError: the loss became NaN.
     """
     flags, _, run = settings
-    objective = Cloze(tokenizer, flags.max_length)
-    collate = PadToBatch.of(objective, model)
-    shared = {"model": model, "train_dataset": examples, "processing_class": tokenizer, "objective": objective}
+    collate, tokenizer = PadToBatch.of(lesson, model), lesson.tokenizer
+    shared = {"model": model, "train_dataset": lesson.examples, "processing_class": tokenizer, "objective": lesson}
     with TemporaryDirectory() as scratch:  # a Trainer needs a directory, and nothing of it is kept
         own = _arguments(row, flags, run, seed, scratch)
         with measured(model, run.device) as cost:
@@ -172,7 +227,7 @@ def _arguments(row: str, flags: InjectionArguments, run: RunArguments, seed: int
 
 
 def _held_back(
-    model: KAdapterForMaskedLM,
+    model: KAdapterForMaskedLM | KAdapterForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     settings: tuple[InjectionArguments, LocalityArguments, RunArguments],

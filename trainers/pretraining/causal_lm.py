@@ -8,6 +8,7 @@ Published: nothing of this shape. Ours: docs/language_models.md.
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from datasets import Dataset
 from ...configuration_kadapter import KAdapterConfig
 from ...data_builders import as_texts
 from ...language_modeling_kadapter import KAdapterForCausalLM
+from ..common.arguments import AdapterArguments
 
 IGNORED = -100
+FOR_MASKS = ("lm_head", "mask_unit", "mask_probability", "mask_mentions")  # flags of objectives that fill masks
 
 
 class Objective:
@@ -36,6 +39,7 @@ class Objective:
     adapter_kind = "prenorm"
 
     def __init__(self, tokenizer: Any, max_length: int, arguments: Any) -> None:
+        _refuse_masks(arguments)
         self.tokenizer, self.max_length, self.loss_on = tokenizer, max_length, arguments.loss_on
         if not tokenizer.is_fast or tokenizer.eos_token_id is None:
             what = "does not know where its tokens stand in a text" if not tokenizer.is_fast else "has no eos_token"
@@ -100,3 +104,15 @@ class Objective:
     def from_loss(self, loss: float) -> dict[str, float]:
         """Return the perplexity of the tokens that count."""
         return {"perplexity": math.exp(min(loss, 700.0))}  # e**709 is the largest float
+
+
+def _refuse_masks(arguments: Any) -> None:
+    """Refuse flags that only objectives with masks have a use for."""
+    usual = {own.name: own.default for own in fields(AdapterArguments)}
+    for name in FOR_MASKS:
+        value = getattr(arguments, name, usual[name])
+        if value not in (usual[name], "backbone"):
+            raise ValueError(
+                f"--{name} {value} is for models that fill masks, and causal_lm teaches a decoder what comes next, "
+                "through its own LM head; leave it out"
+            )
