@@ -701,6 +701,7 @@ OF_DECODERS = ("cache_position", "encoder_attention_mask", "encoder_hidden_state
 ALWAYS = (
     *("input_ids", "attention_mask", "position_ids", "inputs_embeds", "hidden_states"),
     *("knowledge_slots", "knowledge_embeds"),  # of plug-ins before the backbone
+    "adapter_names",  # of mixed batches
 )
 INSTALLED = "_output_capturing_hooks_installed"  # by which transformers notes on a model that its hooks are placed
 

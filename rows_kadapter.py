@@ -86,7 +86,7 @@ class RowAdapters:
         if len(rows) == len(self.names):
             return states
         whole = states.new_full((len(self.names), *states.shape[1:]), math.nan)
-        return whole.index_copy(0, torch.tensor(rows, device=states.device), states)
+        return whole.index_copy_(0, torch.tensor(rows, device=states.device), states)
 
     def joined(self, states: Sequence[Tensor], device: torch.device) -> Tensor:
         """Return the states of all groups, in their order, as those of the batch."""
@@ -142,7 +142,7 @@ class Linear(nn.Linear):
             return super().forward(states)
         batch, rows = selected
         index = torch.tensor(rows)
-        whole = states.new_zeros(batch, *states.shape[1:]).index_copy(0, index, states)
+        whole = states.new_zeros(batch, *states.shape[1:]).index_copy_(0, index, states)
         return super().forward(whole).index_select(0, index)
 
 
