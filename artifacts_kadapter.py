@@ -387,7 +387,7 @@ def fetch_referred(
 CONFIGURATION = "configuration_kadapter.py"
 CODE = (  # the Python files that travel with an artifact; a model without a head reads all but those of heads
     *(CONFIGURATION, "backbone_kadapter.py", "processing_kadapter.py", "artifacts_kadapter.py"),
-    *("fusion_kadapter.py", "modeling_kadapter.py", *HEADS),
+    *("rows_kadapter.py", "fusion_kadapter.py", "modeling_kadapter.py", *HEADS),
 )
 ALIGNMENT = 64  # bytes; so a mapped tensor begins where one that PyTorch made does, and multiplies to the same bits
 STRUCTURE = (  # the fields that the tensors belong to: nobody changes them without saving again
@@ -407,7 +407,7 @@ def travelling_code(
 ) -> dict[str, Path]:
     """Return the Python files that an artifact brings along by their names, from the folder of the running ones.
 
-    They are the eight files, those of the other `kinds` of plug-ins in the artifact, what these import, and that of
+    They are the nine files, those of the other `kinds` of plug-ins in the artifact, what these import, and that of
     pipelines for a head that needs an `own_pipeline`. Where no head or pipeline was asked for, remote code lies there
     without their files, which then come from the `source` that the model was loaded from (several joined by " + ") if
     it is of the very same release, and else stay behind.

@@ -701,6 +701,7 @@ OF_DECODERS = ("cache_position", "encoder_attention_mask", "encoder_hidden_state
 ALWAYS = (
     *("input_ids", "attention_mask", "position_ids", "inputs_embeds", "hidden_states"),
     *("knowledge_slots", "knowledge_embeds"),  # of plug-ins before the backbone
+    "adapter_names",  # of mixed batches
 )
 INSTALLED = "_output_capturing_hooks_installed"  # by which transformers notes on a model that its hooks are placed
 
@@ -748,11 +749,6 @@ def check_keywords(keywords: dict[str, Any], backbone: nn.Module, own: Collectio
     parameters = inspect.signature(type(backbone).forward).parameters
     known = [*ALWAYS, *own, *DOCUMENTED, *(name for name in parameters if name not in OF_DECODERS)]
     for key, value in keywords.items():
-        if key == "adapter_names":
-            raise TypeError(
-                "forward has no keyword 'adapter_names': all rows of a batch go through the active adapters; choose "
-                "them by set_adapter, and give the rows of other adapters in a batch of their own"
-            )
         if key not in known and not _means_nothing(key, value):
             close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
             hint = (

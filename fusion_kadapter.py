@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration_kadapter import KAdapterConfig
+from .rows_kadapter import BASE, Linear, RowAdapters
 
 __all__ = ["AddFusion", "ConcatFusion", "DeltaFusion", "GatedFusion", "MaxFusion", "TokenGatedFusion", "new_fusion"]
 
@@ -30,6 +31,20 @@ class AddFusion(nn.Module):
         for states in adapters.values():
             backbone = backbone.to(states.device) + states
         return backbone
+
+    def fuse_rows(self, backbone: Tensor, adapters: dict[str, Tensor], row_adapters: RowAdapters | None) -> Tensor:
+        """Fuse R and of each row the outputs of its own adapters, all (batch, ..., hidden); None for all of each."""
+        if row_adapters is None:
+            return self(backbone, adapters)
+        fused = []
+        for names, rows in row_adapters.groups.items():
+            own = {name: row_adapters.select(adapters[name], rows) for name in names if name in adapters}
+            with row_adapters.only(rows):
+                fused.append(self(row_adapters.select(backbone, rows), own))
+        return row_adapters.joined(fused, backbone.device)
+
+    def check_rows(self, row_adapters: RowAdapters) -> None:
+        """Refuse adapters of a row that this fusion can't fuse alone."""
 
     def keep(self, old: Any) -> bool:
         """Take over what was learned for the adapters that stay; True if something must be trained anew."""
@@ -81,10 +96,10 @@ class ConcatFusion(AddFusion):
 
     def __init__(self, names: Sequence[str], hidden_size: int, inner_projections: bool = False) -> None:
         super().__init__(names, hidden_size)
-        self.projections = nn.ModuleDict({name: nn.Linear(2 * hidden_size, hidden_size) for name in names})
-        self.combine = nn.Linear(len(names) * hidden_size, hidden_size) if len(names) > 1 else None
+        self.projections = nn.ModuleDict({name: Linear(2 * hidden_size, hidden_size) for name in names})
+        self.combine = Linear(len(names) * hidden_size, hidden_size) if len(names) > 1 else None
         inner = names if inner_projections else ()
-        self.inner = nn.ModuleDict({name: nn.Linear(2 * hidden_size, hidden_size) for name in inner})
+        self.inner = nn.ModuleDict({name: Linear(2 * hidden_size, hidden_size) for name in inner})
         self.inner.requires_grad_(False)
 
     def forward(self, backbone: Tensor, adapters: dict[str, Tensor]) -> Tensor:
@@ -100,6 +115,20 @@ class ConcatFusion(AddFusion):
         if self.combine is None:
             return features[0]
         return self.combine(torch.cat(features, dim=-1).to(self.combine.weight.dtype))
+
+    def check_rows(self, row_adapters: RowAdapters) -> None:
+        """Refuse a row with some of the adapters alone.
+
+        Raises:
+            ValueError: there is such a row.
+        """
+        fused = list(self.projections)
+        for row, names in enumerate(row_adapters.names):
+            if names and not set(fused) <= set(names):
+                raise ValueError(
+                    f"adapter_names[{row}] = {list(names)}, and fusion 'concat' was trained for all of {fused} "
+                    f"together, so it has no weights for some alone; name all in this row, or {BASE!r}"
+                )
 
     def requires_grad_(self, requires_grad: bool = True) -> ConcatFusion:
         """Train all but the inner projections, or nothing."""
@@ -129,7 +158,7 @@ class Gate(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.gate = nn.Parameter(torch.zeros(()))
-        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dense = Linear(hidden_size, hidden_size)
 
     def forward(self, states: Tensor, normed: Tensor) -> Tensor:
         """Map A, and R after its layer norm, both (..., hidden), to what is added to the latter."""

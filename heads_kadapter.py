@@ -36,6 +36,7 @@ from .modeling_kadapter import (
     tokens_in,
 )
 from .processing_kadapter import best_spans, encode_choices, encode_passages, encode_words
+from .rows_kadapter import RowAdapters
 
 __all__ = [
     "IGNORED",
@@ -224,6 +225,8 @@ def as_rows(inputs: dict[str, Any], what: str) -> tuple[Tensor, dict[str, Any]]:
                 f"each question and in each input, here {tuple(first.shape[:2])}"
             )
     rows = {key: value.flatten(0, 1) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+    if isinstance(rows.get("adapter_names"), RowAdapters):
+        rows["adapter_names"] = rows["adapter_names"].repeated(first.shape[1])
     own_rows = {key: {name: own.flatten(0, 1) for name, own in values.items()} for key, values in several.items()}
     return first, {**rows, **own_rows}
 
@@ -499,10 +502,12 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         """Return logits and, given `labels`, the loss; the class says their shapes and which loss it is.
 
         `states`, what `read` returned for the same inputs, stand in for a run of backbone and adapters.
+        `adapter_names` names the adapters of each row of a mixed batch, as `KAdapterModel.forward` says.
 
         Raises:
             TypeError: a keyword is unknown.
-            ValueError: inputs and states are missing, or inputs, states or labels have another shape.
+            ValueError: inputs and states are missing, inputs, states or labels have another shape, or
+                `adapter_names` don't go with the batch or the adapters.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         logits = self.logits(self.fuse(states, **inputs), inputs)
@@ -524,6 +529,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         """Return all that fusion and head read: {"backbone": R, "adapters.NAME": A}, where the head reads it.
 
         With "delta" and "max" it is "contributions.NAME" of each adapter, so that neither stands in for the other.
+        With `adapter_names` it is of each adapter that a row names, and NaN in the rows that do not.
         Shapes: each (batch, n, hidden), n the positions that the head reads. Keywords are those of `forward`; labels
         may be among them and are not looked at.
 
@@ -531,6 +537,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
             ValueError: inputs or positions are missing, of another shape or out of range.
         """
         inputs = {key: value for key, value in kwargs.items() if key not in NOT_READ}
+        names = inputs.pop("adapter_names", None)
         self._check_keywords(inputs)
         tokens = input_ids if input_ids is not None else inputs.get("inputs_embeds")
         if tokens is None:
@@ -539,12 +546,19 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
             )
         check_mask(attention_mask, tokens, tokens_in(inputs.get("past_key_values")))
         positions = self._positions_read(tokens, attention_mask, inputs)
-        backbone, adapters = self.kadapter.encode(input_ids, attention_mask, positions, **inputs)
-        return {"backbone": backbone, **{self.sources()[name]: states for name, states in adapters.items()}}
+        backbone, adapters = self.kadapter.encode(input_ids, attention_mask, positions, names, **inputs)
+        return {"backbone": backbone, **{self._source(name): states for name, states in adapters.items()}}
 
-    def sources(self) -> dict[str, str]:
-        """Return for each active adapter that makes features the key of what `read` returns of it."""
-        return {name: f"{self.kadapter.fusion.reads}.{name}" for name in self.kadapter.adapters.fused}
+    def sources(self, row_adapters: RowAdapters | None = None) -> dict[str, str]:
+        """Return for each adapter in use that makes features the key of what `read` returns of it."""
+        return {name: self._source(name) for name in self.kadapter.adapters.fused_in(row_adapters)}
+
+    def _source(self, name: str) -> str:
+        return f"{self.kadapter.fusion.reads}.{name}"
+
+    def _with_rows(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return inputs whose `adapter_names` were checked: before a text becomes several rows."""
+        return {**inputs, "adapter_names": self.kadapter.row_adapters(inputs.pop("adapter_names", None), **inputs)}
 
     def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
         """Return the positions (batch, n) that the head reads, None for all; takes its keywords out of `inputs`."""
@@ -561,21 +575,27 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
 
         Raises:
             ValueError: the states are of other adapters than the active ones or of another shape, or inputs were given
-                beside them.
+                beside them; or they are of other `adapter_names` than these.
         """
+        names, rows = inputs.pop("adapter_names", None), None
         if states is None:
+            inputs["adapter_names"] = rows = self.kadapter.row_adapters(names, **inputs)
             states = self.read(**inputs)
+            self._check_states(states, rows)
         elif any(inputs.get(key) is not None for key in ("input_ids", "inputs_embeds")):
             raise ValueError("give states or input_ids, not both: states are what was read of input_ids before")
         else:
             self._check_keywords(inputs)
-        self._check_states(states)
-        adapters = {name: states[source] for name, source in self.sources().items()}
-        return self.kadapter.fusion(states["backbone"], adapters)
+            rows = self.kadapter.row_adapters(names, states.get("backbone"))
+            self._check_states(states, rows)
+            self._check_read(states, rows)
+        adapters = {name: states[source] for name, source in self.sources(rows).items()}
+        return self.kadapter.fusion.fuse_rows(states["backbone"], adapters, rows)
 
-    def _check_states(self, states: dict[str, Tensor]) -> None:
-        expected = ["backbone", *self.sources().values()]
-        if set(states) != set(expected):
+    def _check_states(self, states: dict[str, Tensor], row_adapters: RowAdapters | None) -> None:
+        expected = ["backbone", *self.sources(row_adapters).values()]
+        missing = set(expected) - set(states)
+        if missing if row_adapters is not None else set(states) != set(expected):
             raise ValueError(
                 f"states hold {sorted(states)}, and this model reads {sorted(expected)}; read them again with its read"
             )
@@ -586,6 +606,18 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
                     f"states[{key!r}] has shape {tuple(tensor.shape)} and must have (batch, n, hidden), {shape}; read "
                     "it again with this model's read"
                 )
+
+    def _check_read(self, states: dict[str, Tensor], row_adapters: RowAdapters | None) -> None:
+        """Refuse states of a mixed batch that hold nothing of an adapter in a row that names it."""
+        for name, source in self.sources(row_adapters).items() if row_adapters is not None else ():
+            tensor = states[source]
+            if tensor.numel() and can_be_looked_at(tensor):
+                empty = tensor[:, 0, 0].isnan()  # (B,)
+                for row in (row for row in row_adapters.rows[name] if empty[row]):
+                    raise ValueError(
+                        f"adapter_names[{row}] names {name!r}, of which the states hold nothing in row {row}; read "
+                        "them again with these adapter_names"
+                    )
 
 
 class KAdapterForSequenceClassification(KAdapterHeadModel):
@@ -699,7 +731,8 @@ class KAdapterForMultipleChoice(KAdapterHeadModel):
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
         """Return all that fusion and head read, (batch, choices, hidden) each; see `KAdapterHeadModel.read`."""
-        inputs, rows = as_rows({"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}, "choices")
+        given = self._with_rows({"input_ids": input_ids, "attention_mask": attention_mask, **kwargs})
+        inputs, rows = as_rows(given, "choices")
         return {key: states.view(len(inputs), -1, states.shape[-1]) for key, states in super().read(**rows).items()}
 
     def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
@@ -828,7 +861,7 @@ class KAdapterForQuestionAnswering(KAdapterHeadModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         if input_ids is None or input_ids.dim() == 2:
             return super().read(**inputs)
-        questions, rows = as_rows(inputs, "passages")
+        questions, rows = as_rows(self._with_rows(inputs), "passages")
         return {key: states.view(len(questions), -1, states.shape[-1]) for key, states in super().read(**rows).items()}
 
     def forward(

@@ -34,6 +34,7 @@ from .backbone_kadapter import READING, BackboneHead, head_of, making_models_in_
 from .configuration_kadapter import LM_HEADS, WITHOUT_WEIGHTS, KAdapterConfig, refuse_keywords
 from .heads_kadapter import IGNORED, KAdapterHeadModel, check_classes, register_heads
 from .modeling_kadapter import check_cache
+from .rows_kadapter import RowAdapters
 
 __all__ = ["KAdapterForCausalLM", "KAdapterForMaskedLM", "LinearLMHead", "TransformLMHead"]
 
@@ -443,6 +444,7 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
+        adapter_names: Any = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple:
         """Return logits, the cache, and, given `labels`, the mean cross-entropy of each token's successor.
@@ -451,12 +453,14 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         fewer; labels are of the whole sequence whatever they are. `past_key_values` hold earlier tokens, which the
         mask begins with; without it a cache is made as the backbone's configuration says, but not in training or
         where there are labels or states. `states`, what `read` returned, stand in for a run of backbone and adapters.
+        `adapter_names` names the adapters of each row of a mixed batch, as `KAdapterModel.forward` says.
 
         Raises:
             TypeError: a keyword is unknown, or `past_key_values` are no cache.
             ValueError: an adapter looks ahead, the cache does not go with the adapters, or an input has another shape.
         """
-        self._check_looks_back()
+        rows = self.kadapter.row_adapters(adapter_names, input_ids, inputs_embeds, (states or {}).get("backbone"))
+        self._check_looks_back(rows)
         reads = states is None and kwargs.get("hidden_states") is None
         if not reads and past_key_values is not None:
             raise ValueError("states were read of whole texts, so there is no cache to go on from; leave it out")
@@ -466,7 +470,7 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
             past_key_values = DynamicCache(config=self._own_config())
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         inputs.update(position_ids=position_ids, inputs_embeds=inputs_embeds, logits_to_keep=logits_to_keep)
-        inputs.update(kwargs, past_key_values=past_key_values)
+        inputs.update(kwargs, past_key_values=past_key_values, adapter_names=rows)
         logits = self.logits(self.fuse(states, **inputs), inputs)
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch, inputs)
         output = self.output_class(loss, logits, past_key_values)
@@ -475,10 +479,10 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
     def _own_config(self) -> Any:
         return self.kadapter.backbone.config
 
-    def _check_looks_back(self) -> None:
-        """Refuse active adapters whose tokens see those after them, which they would only have to repeat."""
+    def _check_looks_back(self, row_adapters: RowAdapters | None) -> None:
+        """Refuse adapters in use whose tokens see those after them, which they would only have to repeat."""
         adapters = self.kadapter.adapters
-        for name in adapters.fused:
+        for name in adapters.fused_in(row_adapters):
             if adapters[name].looks_ahead:
                 raise ValueError(
                     f"adapter {name!r} looks ahead (causal=False), so it can't tell the next token; use it under a "
@@ -513,8 +517,21 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
             shift_labels=following.contiguous(),
         )
 
+    def generate(self, inputs: Tensor | None = None, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
+        """Go on from texts as transformers does, each through the adapters that `adapter_names` has for it.
+
+        Beams and several answers of a text share its adapters.
+
+        Raises:
+            ValueError: `adapter_names` don't go with the texts or the adapters.
+        """
+        if adapter_names is not None:
+            texts = [text for text in (inputs, *map(kwargs.get, ("input_ids", "inputs_embeds"))) if text is not None]
+            kwargs["adapter_names"] = self.kadapter.row_adapters(adapter_names, *texts[:1])
+        return super().generate(inputs, *args, **kwargs)
+
     def prepare_inputs_for_generation(
-        self, input_ids: Any, past_key_values: Cache | None = None, **kwargs: Any
+        self, input_ids: Any, past_key_values: Cache | None = None, adapter_names: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Return the inputs of one step of `generate`; see transformers.
 
@@ -523,6 +540,8 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         """
         if past_key_values is not None:
             check_cache(past_key_values)
+        if isinstance(adapter_names, RowAdapters):  # of the texts, before they became beams
+            kwargs["adapter_names"] = adapter_names.repeated(len(input_ids) // len(adapter_names.names))
         return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
 
 

@@ -62,6 +62,7 @@ from .configuration_kadapter import (
 )
 from .fusion_kadapter import DeltaFusion, new_fusion
 from .processing_kadapter import MARKERS, encode_entities
+from .rows_kadapter import Linear, RowAdapters, RowsOfLayer
 
 __all__ = [
     "AdapterSet",
@@ -90,15 +91,6 @@ SHORTCUT_RATIO = 8  # where fewer than one position in 8 is read, the last adapt
 
 
 # ---- attention ------------------------------------------------------------------------------------------------------
-
-
-class Linear(nn.Linear):
-    """torch's Linear, which draws no weights where others are about to take their place."""
-
-    def reset_parameters(self) -> None:
-        """Draw new weights, unless they have no memory: on the meta device too that takes longer than a load."""
-        if not self.weight.is_meta:
-            super().reset_parameters()
 
 
 class Dropout(nn.Dropout):
@@ -449,11 +441,17 @@ def check_cache(past_key_values: Cache) -> None:
         )
 
 
-def open_cache(past_key_values: Cache, backbone_config: Any, adapters: Mapping[str, int]) -> None:
+def open_cache(
+    past_key_values: Cache,
+    backbone_config: Any,
+    adapters: Mapping[str, int],
+    row_adapters: RowAdapters | None = None,
+) -> None:
     """Add layers for adapters, of each name so many, to an empty cache, or check those of a filled one.
 
     Raises:
-        ValueError: it was filled by another model, or without one of these adapters; nothing was added.
+        ValueError: it was filled by another model, or without one of these adapters, all the time or in some rows;
+            nothing was added.
     """
     check_cache(past_key_values)
     layers, past = past_key_values.layers, tokens_in(past_key_values)
@@ -471,10 +469,29 @@ def open_cache(past_key_values: Cache, backbone_config: Any, adapters: Mapping[s
                 f"the cache holds {past} tokens, and of adapter {name!r} {max(lengths[name], default=0)}: it was "
                 "filled by another model or while the adapter was off; generate anew, with a new cache"
             )
+    if past:
+        check_rows_cached(own, row_adapters)
     if usual is not None and not layers:
         layers.extend(usual.layers)
     for name, number in adapters.items():
         layers.extend(AdapterCacheLayer(name) for _ in range(number - len(lengths[name])))
+
+
+def check_rows_cached(layers: Sequence[AdapterCacheLayer], row_adapters: RowAdapters | None) -> None:
+    """Raise ValueError where an adapter's layers hold nothing of some tokens in a row that goes through it now."""
+    checked = set()
+    for layer in layers:
+        name = layer.adapter_name
+        if name in checked or layer.keys is None or not can_be_looked_at(layer.keys):
+            continue
+        checked.add(name)  # its other layers hold the same rows
+        empty = layer.keys[:, 0, :, 0].isnan().any(dim=1)  # (B,)
+        rows = range(len(empty)) if row_adapters is None else row_adapters.rows.get(name, ())
+        for row in (row for row in rows if row < len(empty) and empty[row]):
+            raise ValueError(
+                f"row {row} goes through adapter {name!r} now, and the cache was filled while it did not; generate "
+                "anew, with a new cache"
+            )
 
 
 # ---- adapters in parallel -------------------------------------------------------------------------------------------
@@ -531,17 +548,53 @@ class AdapterSet(nn.ModuleDict):
     @property
     def fused(self) -> list[str]:
         """The names of the adapters in use whose features are fused."""
-        return [name for name in self.active if self[name].makes_features]
+        return self.fused_in(None)
 
     @property
     def in_front(self) -> list[str]:
         """The names of the adapters in use that change the input embeddings."""
-        return [name for name in self.active if self[name].changes_inputs]
+        return self.in_front_in(None)
 
     @property
     def tapped_layers(self) -> list[int]:
         """The layers whose hidden states the active adapters read, in ascending order."""
-        return sorted({layer for name in self.active for layer in self[name].tapped_layers})
+        return self.tapped_in(None)
+
+    def used_in(self, row_adapters: RowAdapters | None) -> list[str]:
+        """Return the names of the adapters that rows of a batch go through; None for the active ones."""
+        return self.active if row_adapters is None else [name for name in self if name in row_adapters.rows]
+
+    def fused_in(self, row_adapters: RowAdapters | None) -> list[str]:
+        """Return the names of those among them whose features are fused."""
+        return [name for name in self.used_in(row_adapters) if self[name].makes_features]
+
+    def in_front_in(self, row_adapters: RowAdapters | None) -> list[str]:
+        """Return the names of those among them that change the input embeddings."""
+        return [name for name in self.used_in(row_adapters) if self[name].changes_inputs]
+
+    def tapped_in(self, row_adapters: RowAdapters | None) -> list[int]:
+        """Return the layers whose hidden states they read, in ascending order."""
+        return sorted({layer for name in self.used_in(row_adapters) for layer in self[name].tapped_layers})
+
+    def of_rows(self, adapter_names: Any, batch: int) -> RowAdapters:
+        """Return the adapters of each row of a batch, which need not be active.
+
+        Raises:
+            TypeError: an entry is neither a name nor a list of names.
+            ValueError: adapters are disabled, names and rows are of unequal number, a name is unknown, or an adapter
+                that changes the input embeddings is for some rows alone.
+        """
+        if not self.enabled:
+            raise ValueError("adapters are disabled, and adapter_names asks for some; call enable_adapters first")
+        row_adapters = RowAdapters.of(adapter_names, batch, list(self))
+        for name in self.in_front_in(row_adapters):
+            without = sorted({*range(batch)} - {*row_adapters.rows[name]})
+            if without:
+                raise ValueError(
+                    f"adapter {name!r} changes the input embeddings of a whole batch, and row {without[0]} does not "
+                    "name it; name it in all rows, and give those without entities no slots"
+                )
+        return row_adapters
 
     def known(self, names: str | Sequence[str]) -> list[str]:
         """Return one name or several as a list without repeats.
@@ -625,12 +678,14 @@ class AdapterSet(nn.ModuleDict):
         at: Tensor | None = None,
         contributions: bool = False,
         past_key_values: Cache | None = None,
+        row_adapters: RowAdapters | None = None,
     ) -> dict[str, Tensor]:
         """Run the active adapters on the states that they tap, and let go of all others.
 
-        With `contributions` the tapped states are left out of what is returned. A cache was opened by `open_cache`.
+        With `row_adapters` those run that rows name, each on its rows alone; what is returned is NaN in others. With
+        `contributions` the tapped states are left out of what is returned. A cache was opened by `open_cache`.
         """
-        fused, tapped = self.fused, {layer: states[layer] for layer in self.tapped_layers}
+        fused, tapped = self.fused_in(row_adapters), {layer: states[layer] for layer in self.tapped_in(row_adapters)}
         states.clear()
         outputs = {}
         for name in fused:
@@ -643,13 +698,20 @@ class AdapterSet(nn.ModuleDict):
                 chosen["cache"] = [
                     layer for layer in past_key_values.layers if getattr(layer, "adapter_name", None) == name
                 ]
-            outputs[name] = adapter(read, attention_mask, at, **chosen)
+            if row_adapters is None:
+                outputs[name] = adapter(read, attention_mask, at, **chosen)
+            else:
+                rows = row_adapters.rows[name]
+                outputs[name] = on_rows(adapter, read, attention_mask, at, chosen, row_adapters, rows)
         return outputs
 
-    def open_cache(self, past_key_values: Cache, backbone_config: Any) -> None:
-        """Add layers for the active adapters to an empty cache, or check those of a filled one; see `open_cache`."""
-        numbers = {name: self[name].cached_layers for name in self.fused}
-        open_cache(past_key_values, backbone_config, {name: number for name, number in numbers.items() if number})
+    def open_cache(
+        self, past_key_values: Cache, backbone_config: Any, row_adapters: RowAdapters | None = None
+    ) -> None:
+        """Add layers for the adapters in use to an empty cache, or check those of a filled one; see `open_cache`."""
+        numbers = {name: self[name].cached_layers for name in self.fused_in(row_adapters)}
+        cached = {name: number for name, number in numbers.items() if number}
+        open_cache(past_key_values, backbone_config, cached, row_adapters)
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -685,6 +747,24 @@ class AdapterSet(nn.ModuleDict):
             )
         self._config.adapters[name] = adapter_config.to_dict()
         return adapter
+
+
+def on_rows(
+    adapter: Any,
+    read: Sequence[Tensor],
+    attention_mask: Tensor | None,
+    at: Tensor | None,
+    chosen: dict[str, Any],
+    row_adapters: RowAdapters,
+    rows: Sequence[int],
+) -> Tensor:
+    """Return what an adapter makes of some rows of the states that it reads (batch, sequence, hidden); else NaN."""
+    read = [row_adapters.select(states, rows) for states in read]
+    attention_mask, at = (row_adapters.select(tensor, rows) for tensor in (attention_mask, at))
+    if "cache" in chosen:
+        chosen["cache"] = [RowsOfLayer(layer, row_adapters, rows) for layer in chosen["cache"]]
+    with row_adapters.only(rows):
+        return row_adapters.spread(adapter(read, attention_mask, at, **chosen), rows)
 
 
 @dataclass(frozen=True)
@@ -951,7 +1031,8 @@ class KAdapterModelOutput(ModelOutput):
         last_hidden_state: fused features, (batch, sequence, hidden).
         backbone_hidden_state: the backbone's last hidden state, (batch, sequence, hidden).
         adapter_hidden_states: for each active adapter what is fused of it, (batch, sequence, hidden): its output, or
-            with the fusions "delta" and "max" its contribution, which is the output without the tapped states.
+            with the fusions "delta" and "max" its contribution, which is the output without the tapped states. In a
+            mixed batch each that a row names, with NaN in the rows that do not.
         hidden_states: all hidden states of the backbone, if asked for by output_hidden_states=True.
         attentions: the backbone's attention weights, if asked for by output_attentions=True.
     """
@@ -1028,6 +1109,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        adapter_names: Any = None,
         **kwargs: Any,
     ) -> KAdapterModelOutput | tuple:
         """Return fused features, and what they were fused from; other keywords that the backbone knows go to it.
@@ -1039,55 +1121,102 @@ class KAdapterModel(KAdapterPreTrainedModel):
         (with `mask_padding`). Beside a decoder `past_key_values`, a dynamic cache, holds earlier tokens, which the
         mask begins with, and these are added to it.
 
+        Mixed batches: `adapter_names` names for each row the adapter that it goes through, "__base__" for none, or a
+        list of adapters, whichever are active. The backbone reads the batch once, each adapter its rows alone. What
+        becomes of a row is what becomes of it in the same batch after `set_adapter` of its adapters (for "__base__",
+        after `disable_adapters`); in eval mode, in float32 on a CPU, to the bit.
+
         Raises:
             TypeError: neither this model nor its backbone knows a keyword.
-            ValueError: the mask has another shape, the sequence is too long, or `hidden_states` lack a tapped one.
+            ValueError: the mask has another shape, the sequence is too long, `hidden_states` lack a tapped one, or
+                `adapter_names` don't go with the batch or the adapters.
         """
         if kwargs.get("hidden_states") is not None and (output_hidden_states or kwargs.get("output_attentions")):
             raise ValueError(
                 "hidden_states stand for a run of the backbone, so it has no others to output; give input_ids"
             )
         inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
+        inputs["row_adapters"] = rows = self.row_adapters(adapter_names, input_ids, **inputs)
         last, states, attentions = self._run_backbone(input_ids, attention_mask, output_hidden_states, **inputs)
         every = tuple(states.values()) if output_hidden_states else None
-        adapters = self._run_adapters(states, attention_mask, past_key_values=kwargs.get("past_key_values"))
-        fused = self.fusion(last, adapters)  # (B, S, H)
+        adapters = self._run_adapters(states, attention_mask, None, kwargs.get("past_key_values"), rows)
+        fused = self.fusion.fuse_rows(last, adapters, rows)  # (B, S, H)
         output = KAdapterModelOutput(fused, last, adapters, every, attentions)
         return output.to_tuple() if return_dict is False else output
 
-    def encode(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, at: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return R and what is fused of each active adapter, at all positions or those `at` (batch, n).
+    def row_adapters(
+        self,
+        adapter_names: Any,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        hidden_states: dict[int, Tensor] | None = None,
+        **others: Any,
+    ) -> RowAdapters | None:
+        """Return the adapters of each row of inputs, None where there are no `adapter_names`.
 
-        Of an adapter that is its output, or with the fusions "delta" and "max" its contribution.
+        Raises:
+            TypeError: an entry is neither a name nor a list of names.
+            ValueError: the names don't go with the rows, the adapters, or what the fusion was trained for.
         """
-        last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
-        adapters = self._run_adapters(states, attention_mask, at, kwargs.get("past_key_values"))
+        if adapter_names is None:
+            return None
+        batches = [
+            tensor for tensor in (input_ids, inputs_embeds, (hidden_states or {}).get(-1)) if tensor is not None
+        ]
+        if not batches:
+            raise ValueError("adapter_names are for the rows of a batch, and there is none; give input_ids")
+        row_adapters = self.adapters.of_rows(adapter_names, len(batches[0]))
+        self.fusion.check_rows(row_adapters)
+        return row_adapters
+
+    def encode(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        at: Tensor | None = None,
+        adapter_names: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return R and what is fused of each adapter in use, at all positions or those `at` (batch, n).
+
+        Of an adapter that is its output, or with the fusions "delta" and "max" its contribution; with `adapter_names`
+        NaN in rows that do not name it.
+        """
+        rows = self.row_adapters(adapter_names, input_ids, **kwargs)
+        last, states, _ = self._run_backbone(input_ids, attention_mask, row_adapters=rows, **kwargs)
+        adapters = self._run_adapters(states, attention_mask, at, kwargs.get("past_key_values"), rows)
         return last if at is None else gather(last, at), adapters
 
     def contributions(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, adapter_names: Any = None, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return R and, whatever the fusion, the active adapters' contributions, each (batch, sequence, hidden)."""
-        last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
-        return last, self.adapters(states, attention_mask, contributions=True)
+        """Return R and, whatever the fusion, the contributions of adapters in use, each (batch, sequence, hidden)."""
+        rows = self.row_adapters(adapter_names, input_ids, **kwargs)
+        last, states, _ = self._run_backbone(input_ids, attention_mask, row_adapters=rows, **kwargs)
+        return last, self.adapters(states, attention_mask, contributions=True, row_adapters=rows)
 
     def _run_adapters(
         self,
         states: dict[int, Tensor],
         attention_mask: Tensor | None,
-        at: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        at: Tensor | None,
+        past_key_values: Cache | None,
+        row_adapters: RowAdapters | None,
     ) -> dict[str, Tensor]:
-        """Return what the fusion reads of each active adapter."""
+        """Return what the fusion reads of each adapter in use."""
         contributions = self.fusion.reads == DeltaFusion.reads
-        return self.adapters(states, attention_mask, at, contributions, past_key_values)
+        return self.adapters(states, attention_mask, at, contributions, past_key_values, row_adapters)
 
-    def tap(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> dict[int, Tensor]:
-        """Return the hidden states (batch, sequence, hidden) that active adapters tap by layer, and the last as -1."""
-        last, states, _ = self._run_backbone(input_ids, attention_mask, **kwargs)
-        return check_tapped({**states, -1: last}, self.tapped())
+    def tap(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, adapter_names: Any = None, **kwargs: Any
+    ) -> dict[int, Tensor]:
+        """Return the hidden states (batch, sequence, hidden) that active adapters tap by layer, and the last as -1.
+
+        With `adapter_names`, see `forward`, it is what the adapters of any row tap.
+        """
+        rows = self.row_adapters(adapter_names, input_ids, **kwargs)
+        last, states, _ = self._run_backbone(input_ids, attention_mask, row_adapters=rows, **kwargs)
+        return check_tapped({**states, -1: last}, self.adapters.tapped_in(rows))
 
     def _run_backbone(
         self,
@@ -1100,6 +1229,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         knowledge_slots: Any = None,
         knowledge_embeds: Any = None,
         past_key_values: Cache | None = None,
+        row_adapters: RowAdapters | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[int, Tensor], Any]:
         """Return R, the tapped or all hidden states, and the attentions; a graph only if backbone or input train."""
@@ -1109,11 +1239,11 @@ class KAdapterModel(KAdapterPreTrainedModel):
         if hidden_states is not None and past_key_values is not None:
             raise ValueError("hidden_states stand for a run of the backbone as a whole; leave out past_key_values")
         if hidden_states is not None:
-            return hidden_states[-1], check_tapped(hidden_states, self.tapped()), None
-        kwargs.update(self._caching(past_key_values))
+            return hidden_states[-1], check_tapped(hidden_states, self.adapters.tapped_in(row_adapters)), None
+        kwargs.update(self._caching(past_key_values, row_adapters))
         if position_ids is None:
             position_ids = self._number(tokens, attention_mask, past, by_mask_alone=inputs_embeds is not None)
-        entities = entities_by_name(knowledge_slots, knowledge_embeds, self.adapters.in_front)
+        entities = entities_by_name(knowledge_slots, knowledge_embeds, self.adapters.in_front_in(row_adapters))
         if entities and input_ids is not None:
             if position_ids is None:
                 position_ids = self._positions.of_tokens(input_ids)
@@ -1128,7 +1258,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
             self.config.backbone_modified = True  # whatever happens next: a changed backbone is never lost in saving
         trains = trains or (inputs_embeds is not None and inputs_embeds.requires_grad)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-            output, states = run_and_tap(self.backbone, inputs, None if every else self.tapped())
+            tapped = None if every else self.adapters.tapped_in(row_adapters)
+            output, states = run_and_tap(self.backbone, inputs, tapped)
         return output.last_hidden_state, states, getattr(output, "attentions", None)
 
     def _number(
@@ -1139,7 +1270,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         numbers = None if attention_mask is None else self._positions.number(attention_mask, by_mask_alone)
         return None if numbers is None else numbers[:, past:]
 
-    def _caching(self, past_key_values: Cache | None) -> dict[str, Any]:
+    def _caching(self, past_key_values: Cache | None, row_adapters: RowAdapters | None) -> dict[str, Any]:
         """Return the keywords by which a backbone keeps its tokens in a cache, or makes none.
 
         Raises:
@@ -1150,7 +1281,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
             return {"use_cache": False} if self.causal and takes else {}
         if not self.causal or not takes:
             raise ValueError(f"{type(self.backbone).__name__} is no decoder with a cache; leave out past_key_values")
-        self.adapters.open_cache(past_key_values, self.backbone.config)
+        self.adapters.open_cache(past_key_values, self.backbone.config, row_adapters)
         return {"past_key_values": past_key_values, "use_cache": True}
 
     def backbone_dropout(self, probability: float | str | None) -> None:

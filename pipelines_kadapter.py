@@ -61,12 +61,50 @@ class KAdapterPipeline(Pipeline):
         columns = {"input_ids": [example["input_ids"] for example in batch]}
         inputs = self.tokenizer.pad(columns, return_tensors="pt", padding_side="right")
         tensors = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], **self.beside(batch)}
-        logits = self.model(**{key: tensor.to(self.device) for key, tensor in tensors.items()}).logits
+        rows = {} if (names := names_of(batch)) is None else {"adapter_names": names}
+        logits = self.model(**{key: tensor.to(self.device) for key, tensor in tensors.items()}, **rows).logits
         return ModelOutput(logits=logits, examples=examples)
 
     def beside(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return what the head reads besides tokens, of a batch of encoded examples."""
         return {}
+
+
+def with_names(inputs: Any, adapter_names: Any) -> Any:
+    """Return a text, or a list of texts, as dicts that say which adapters each goes through.
+
+    Raises:
+        ValueError: there are more or fewer names than texts.
+    """
+    if adapter_names is None:
+        return inputs
+    if not isinstance(inputs, list):
+        return {**inputs, "adapter_names": adapter_names}
+    if isinstance(adapter_names, str) or len(adapter_names) != len(inputs):
+        raise ValueError(
+            f"adapter_names is {adapter_names!r}, and there are {len(inputs)} texts; give a list, an entry for each"
+        )
+    return [{**text, "adapter_names": names} for text, names in zip(inputs, adapter_names, strict=True)]
+
+
+def own_names(example: Any) -> dict[str, Any]:
+    """Return the adapters of an example as they are kept beside its tokens."""
+    named = isinstance(example, dict) and example.get("adapter_names") is not None
+    return {"adapter_names": example["adapter_names"]} if named else {}
+
+
+def names_of(batch: Sequence[dict[str, Any]]) -> list[Any] | None:
+    """Return the adapters of each encoded example, None where none names any.
+
+    Raises:
+        ValueError: some name adapters and others do not.
+    """
+    named = ["adapter_names" in example for example in batch]
+    if any(named) and not all(named):
+        raise ValueError(
+            "some texts of a batch name their adapters and others none; give adapter_names to all, '__base__' for none"
+        )
+    return [example["adapter_names"] for example in batch] if all(named) else None
 
 
 # ---- mentions -------------------------------------------------------------------------------------------------------
@@ -77,13 +115,15 @@ class MentionsPipeline(KAdapterPipeline):
 
     mentions = 1
 
-    def __call__(self, inputs: Any, entity_spans: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, entity_spans: Any = None, adapter_names: Any = None, **kwargs: Any) -> Any:
         """Return the labels of texts whose mentions are spans of characters.
 
         Args:
             inputs: a text with `entity_spans`, or a list of texts with a list of these; or dicts with "text" and
                 "entity_spans", one, a list, a generator or a dataset of them.
             entity_spans: the mentions of a text, each (start, end); of a pair, head and tail.
+            adapter_names: which adapters a text goes through, a name, "__base__" or a list of names; of several texts
+                a list of these. Dicts may hold their own. By default the active ones.
             kwargs: `top_k`, how many labels are returned; `threshold`, of types, the least score; `max_length`, in
                 tokens; `batch_size` and all that a pipeline of transformers takes.
 
@@ -101,6 +141,7 @@ class MentionsPipeline(KAdapterPipeline):
                 raise ValueError("give a list of texts and as many lists of entity_spans, or dicts with both")
             pairs = zip(inputs, entity_spans, strict=True)
             inputs = [{"text": text, "entity_spans": spans} for text, spans in pairs]
+        inputs = with_names(inputs, adapter_names)
         return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
@@ -129,7 +170,8 @@ class MentionsPipeline(KAdapterPipeline):
             encoded = self.model.encode_entities(self.tokenizer, [text], [spans], max_length=self.longest(max_length))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{str(error).removeprefix('text 0: ')}; the text is {text!r}") from error
-        return {"examples": {key: encoded[key][0].tolist() for key in ("input_ids", "entity_positions")}}
+        values = {key: encoded[key][0].tolist() for key in ("input_ids", "entity_positions")}
+        return {"examples": {**values, **own_names(example)}}
 
     def beside(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return `entity_positions` (batch, mentions)."""
@@ -178,12 +220,14 @@ class DependencyParsingPipeline(KAdapterPipeline):
     task_name = "dependency-parsing"
     head = "KAdapterForDependencyParsing"
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
         """Return the words of sentences, their heads, and a drawing of the tree.
 
         Args:
             inputs: a sentence as raw text, which is split into words and punctuation, or {"words": [...]} as they
                 are; or several, where a sentence may be a list of words, too.
+            adapter_names: which adapters a sentence goes through, a name, "__base__" or a list of names; of several
+                sentences a list of these. By default the active ones.
             kwargs: `max_length` in tokens; `batch_size` and all that a pipeline of transformers takes.
 
         Returns:
@@ -194,6 +238,10 @@ class DependencyParsingPipeline(KAdapterPipeline):
         Raises:
             ValueError: a sentence has no word, or more tokens than `max_length`.
         """
+        if adapter_names is not None:
+            several = inputs if isinstance(inputs, list) else [inputs]
+            dicts = [sentence if isinstance(sentence, dict) else {"words": sentence} for sentence in several]
+            inputs = with_names(dicts if isinstance(inputs, list) else dicts[0], adapter_names)
         return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
@@ -212,7 +260,7 @@ class DependencyParsingPipeline(KAdapterPipeline):
         except ValueError as error:
             raise ValueError(f"{str(error).removeprefix('sentence 0: ')}; it is {' '.join(words)!r}") from error
         values = {key: encoded[key][0].tolist() for key in ("input_ids", "word_positions")}
-        return {"examples": {"words": words, **values}}
+        return {"examples": {"words": words, **values, **own_names(sentence)}}
 
     def beside(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return `word_positions` (batch, 1 + words), which the official head does not read."""

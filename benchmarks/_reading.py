@@ -42,7 +42,7 @@ def _read(job: dict[str, Any], size: Size, model: torch.nn.Module, batch: int) -
     lengths = _lengths.draw(job["lengths"], batch * job["repeats"], job["longest"], job["round"])
     ordered = sorted(lengths, reverse=True)  # as in evaluation, for little padding
     batches = [ordered[first : first + batch] for first in range(0, len(ordered), batch)]
-    inputs = [_inputs(size, sentences, device) for sentences in batches]
+    inputs = [inputs_of(size, sentences, device) for sentences in batches]
     for warmup in inputs[:2]:  # the first pass locates the tapped modules, and the second is the first to tap them
         model(**warmup)
     taken = [span(lambda batch=batch: model(**batch), device) for batch in inputs]
@@ -58,7 +58,8 @@ def _read(job: dict[str, Any], size: Size, model: torch.nn.Module, batch: int) -
     }
 
 
-def _inputs(size: Size, lengths: list[int], device: str) -> dict[str, Tensor]:
+def inputs_of(size: Size, lengths: list[int], device: str) -> dict[str, Tensor]:
+    """Return random sentences of these lengths, padded to the longest, and their mask."""
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()  # (B, S)
     ids = torch.randint(5, size.vocabulary, mask.shape).where(mask.bool(), torch.tensor(_models.PAD))
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}

@@ -169,6 +169,17 @@ def test_a_plugged_map_is_compared_with_the_model_alone_and_its_training_with_th
     assert_drawn(picture, "plugged", "loop")
 
 
+@pytest.mark.parametrize("kind", ["k_adapter", "prenorm"])
+def test_a_mixed_batch_is_compared_with_one_adapter_on_all_rows_and_with_those_of_peft(benchmark, tmp_path, kind):
+    pytest.importorskip("peft", reason="peft comes with the extras benchmarks and test")
+    picture = tmp_path / "mixed.svg"
+    rows = ["--adapters", "3", "--batch", "4", "--length", "8", "--repeats", "1", "--kind", kind]
+    results, printed = benchmark("mixed_batches", *rows, "--plot", str(picture))
+    assert_told(results, ["backbone", "ours-one", "ours-mixed", "lora-one", "lora-mixed"], {"milliseconds"})
+    assert "ours-mixed against it" in printed and f"3 adapters ({kind}) over 4 rows" in printed
+    assert_drawn(picture, "ours-mixed", "lora-mixed")
+
+
 def test_a_backbone_is_hashed_at_a_first_load_alone(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(constants, "HF_HOME", constants.HF_HOME)
@@ -260,7 +271,7 @@ def test_no_column_tells_cpu_time_of_what_a_gpu_computes(monkeypatch, capsys):
 
 def test_every_benchmark_tells_its_options(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    for name in ("train_step", "inference", "scaling", "load", "entity_embeddings"):
+    for name in ("train_step", "inference", "scaling", "load", "entity_embeddings", "mixed_batches"):
         command = [sys.executable, str(FOLDER / f"{name}.py"), "--help"]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         assert "--rounds" in done.stdout and "--json" in done.stdout and f"benchmarks/{name}.py" in done.stdout

@@ -42,7 +42,7 @@ def models(tmp_path_factory):
 
 
 WRONG = {
-    "adapter_names": (["fac", "fac", "lin"], "choose them by set_adapter"),
+    "adapter_name": ("a secret", "did you mean 'adapter_names'"),
     "atention_mask": (torch.ones(3, 9), "did you mean 'attention_mask'"),
     "output_hidden_state": (True, "did you mean 'output_hidden_states'"),
     "past_key_values": ("a secret", "leave it out"),
@@ -68,8 +68,8 @@ def test_states_that_were_read_before_excuse_no_unknown_keyword(models):
     model, inputs = models[KAdapterForEntityPairClassification]
     states = model.read(**inputs)
     assert model(states=states, labels=torch.tensor([0, 1, 0])).loss.isfinite()
-    with pytest.raises(TypeError, match="no keyword 'adapter_names'"):
-        model(states=states, adapter_names=["fac"])
+    with pytest.raises(TypeError, match="no keyword 'adapter_name'"):
+        model(states=states, adapter_name="fac")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

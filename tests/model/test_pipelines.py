@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from helpers import make_model, run_python, save_backbone, shake
+from helpers import make_model, run_python, save_backbone, shake, small_adapter
 from safetensors.torch import load_file
 from tiny_runs import tokenizer_of
 from transformers import pipeline
@@ -162,6 +162,38 @@ def test_wrong_calls_are_refused_in_a_sentence(folder):
         pipe(TEXT, entity_spans=["a", "b"])
     with pytest.raises(ValueError, match="entity-classification is for a KAdapterForEntityClassification"):
         made("entity-classification", folder / "EntityPairClassification")
+
+
+def test_each_text_of_a_batch_goes_through_the_adapters_that_it_names(folder, tmp_path):
+    model = kadapter.KAdapterForEntityPairClassification.from_pretrained(folder / "EntityPairClassification")
+    model.add_adapter("lin", small_adapter())
+    shake(model, std=0.1).save_pretrained(tmp_path / "both")
+    pipe = made("entity-pair-classification", tmp_path / "both", tokenizer=str(folder / "EntityPairClassification"))
+    texts, spans, names = [TEXT] * 4, [SPANS] * 4, ["fac", "__base__", ["fac", "lin"], "lin"]
+    scores = {}
+    for size in (1, 4):
+        answers = pipe(texts, entity_spans=spans, adapter_names=names, batch_size=size)
+        scores[size] = [answer[0]["score"] for answer in answers]
+    assert len(set(scores[4])) == 4 and scores[1] == pytest.approx(scores[4], abs=1e-5)
+    assert pipe(TEXT, entity_spans=SPANS)[0]["score"] == pytest.approx(scores[4][2], abs=1e-5)  # both are active
+    pipe.model.set_adapter("lin")
+    assert pipe(TEXT, entity_spans=SPANS)[0]["score"] == pytest.approx(scores[4][3], abs=1e-5)
+    assert pipe(TEXT, entity_spans=SPANS, adapter_names="fac")[0]["score"] == pytest.approx(scores[4][0], abs=1e-5)
+    with pytest.raises(ValueError, match="adapter_names is 'fac', and there are 4 texts"):
+        pipe(texts, entity_spans=spans, adapter_names="fac")
+    with pytest.raises(ValueError, match="names 'gee', and there are"):
+        pipe(TEXT, entity_spans=SPANS, adapter_names="gee")
+    some = [{"text": TEXT, "entity_spans": SPANS}, {"text": TEXT, "entity_spans": SPANS, "adapter_names": "fac"}]
+    with pytest.raises(ValueError, match="some texts of a batch name their adapters and others none"):
+        pipe(some, batch_size=2)
+
+
+def test_each_sentence_is_parsed_by_the_adapters_that_it_names(folder):
+    pipe = made("dependency-parsing", folder / "DependencyParsing")
+    parsed = pipe([OTHER, OTHER], adapter_names=["fac", "__base__"], batch_size=2)
+    assert parsed[0]["scores"] == pytest.approx(pipe(OTHER)["scores"], abs=1e-5)
+    assert parsed[1]["scores"] != pytest.approx(parsed[0]["scores"], abs=1e-4)
+    assert pipe(OTHER, adapter_names="__base__")["scores"] == pytest.approx(parsed[1]["scores"], abs=1e-5)
 
 
 # ---- trees ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""Measure what a mixed batch costs, each row of which goes through its own adapter, here and with PEFT's LoRA.
+
+    python benchmarks/mixed_batches.py --adapters 16 --batch 32 --rounds 5 --json FILE
+
+"ours-mixed" has so many adapters over the rows of a batch, as many rows each, and "ours-one" a single adapter on all
+rows of the same batches; "lora-mixed" and "lora-one" do this with LoRA of rank 8 on query and value. All have the same
+encoder in float32, "backbone" nothing but it. The weights are random.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Annotated, Any, Literal
+
+import _commands as commands
+import typer
+from _plots import Bars
+from _rounds import Results
+from _tables import times
+
+CONTESTANTS = ("backbone", "ours-one", "ours-mixed", "lora-one", "lora-mixed")
+COMPARED = "ours-mixed"
+
+
+def main(
+    adapters: Annotated[int, typer.Option(min=1, help="Adapters over the rows of a mixed batch.")] = 16,
+    batch: commands.Batch = 32,
+    length: Annotated[int, typer.Option(min=1, max=512, help="Tokens of a sentence.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Batches that are read in each round.")] = 8,
+    kind: Annotated[
+        Literal["k_adapter", "prenorm"], typer.Option(help="Our adapters: the published kind, or the lean one.")
+    ] = "k_adapter",
+    size: Annotated[Literal["minilm", "tiny"], typer.Option(help="Size of the encoder.")] = "minilm",
+    rounds: commands.Rounds = 5,
+    device: commands.Device = "cpu",
+    threads: commands.Threads = commands.CORES,
+    json_file: commands.Json = None,
+    markdown: commands.Markdown = None,
+    plot: commands.Plot = None,
+) -> None:
+    """Read in each way in each round and compare."""
+    shared = {"size": size, "kind": kind, "adapters": adapters, "batch": batch, "length": length}
+    shared.update(repeats=repeats, device=device, threads=threads)
+    jobs = {name: {**shared, "contestant": name} for name in CONTESTANTS}
+    title = f"Mixed batches, {adapters} adapters ({kind}) over {batch} rows of {length} tokens, {size} sizes"
+    commands.compare(BENCHMARK, jobs, rounds, title, commands.Files(json_file, markdown, plot))
+
+
+def summary(results: Results) -> dict[str, dict[str, Any]]:
+    """Return each contestant's milliseconds a batch by round, and its highest memory."""
+    return {
+        name: {
+            **{key: [run[key] for run in runs] for key in ("milliseconds", "cpu_milliseconds")},
+            **{key: max(run[key] for run in runs) for key in ("peak_anonymous_mib", "peak_rss_mib")},
+        }
+        for name, runs in results.items()
+        if runs
+    }
+
+
+def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Return a table row for each contestant, with the time of our mixed batch relative to its own."""
+    ours = summary[COMPARED]
+    return [
+        {
+            "contestant": name,
+            "ms a batch": f"{median(result['milliseconds']):.1f}",
+            f"{COMPARED} against it": f"{times(ours['milliseconds'], result['milliseconds']):.2f}x",
+            "lowest and highest": _extremes(ours["milliseconds"], result["milliseconds"]),
+            "CPU time": f"{times(ours['cpu_milliseconds'], result['cpu_milliseconds']):.2f}x",
+            "anonymous MiB": f"{result['peak_anonymous_mib']:.0f}",
+        }
+        for name, result in summary.items()
+    ]
+
+
+def _extremes(ours: list[float], theirs: list[float]) -> str:
+    ratios = [own / other for own, other in zip(ours, theirs, strict=True)]
+    return f"{min(ratios):.2f}x to {max(ratios):.2f}x"
+
+
+def panels(summary: dict[str, dict[str, Any]]) -> list[list[Bars]]:
+    """Return a panel of the time of a batch."""
+    return [[Bars("ms a batch", {name: result["milliseconds"] for name, result in summary.items()})]]
+
+
+BENCHMARK = commands.Benchmark("_mixing", summary, table, panels)
+
+if __name__ == "__main__":
+    commands.start(main)
