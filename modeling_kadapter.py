@@ -1233,7 +1233,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         **kwargs: Any,
     ) -> tuple[Tensor, dict[int, Tensor], Any]:
         """Return R, the tapped or all hidden states, and the attentions; a graph only if backbone or input train."""
-        check_keywords(kwargs, self.backbone)
+        self._check_keywords(kwargs, past_key_values)
         tokens, past = input_ids if input_ids is not None else inputs_embeds, tokens_in(past_key_values)
         check_mask(attention_mask, tokens, past)
         if hidden_states is not None and past_key_values is not None:
@@ -1262,6 +1262,11 @@ class KAdapterModel(KAdapterPreTrainedModel):
             output, states = run_and_tap(self.backbone, inputs, tapped)
         return output.last_hidden_state, states, getattr(output, "attentions", None)
 
+    def _check_keywords(self, keywords: dict[str, Any], past_key_values: Any) -> None:
+        """Refuse keywords that the backbone does not know; an encoder knows no cache."""
+        cache = {} if self.causal or past_key_values is None else {"past_key_values": past_key_values}
+        check_keywords({**keywords, **cache}, self.backbone)
+
     def _number(
         self, tokens: Tensor | None, attention_mask: Tensor | None, past: int, by_mask_alone: bool
     ) -> Tensor | None:
@@ -1274,13 +1279,13 @@ class KAdapterModel(KAdapterPreTrainedModel):
         """Return the keywords by which a backbone keeps its tokens in a cache, or makes none.
 
         Raises:
-            ValueError: it is no decoder, or the cache does not go with it and the active adapters.
+            ValueError: it keeps none, or the cache does not go with it and the active adapters.
         """
         takes = "past_key_values" in inspect.signature(type(self.backbone).forward).parameters
         if past_key_values is None:
             return {"use_cache": False} if self.causal and takes else {}
-        if not self.causal or not takes:
-            raise ValueError(f"{type(self.backbone).__name__} is no decoder with a cache; leave out past_key_values")
+        if not takes:
+            raise ValueError(f"{type(self.backbone).__name__} keeps no cache; leave out past_key_values")
         self.adapters.open_cache(past_key_values, self.backbone.config, row_adapters)
         return {"past_key_values": past_key_values, "use_cache": True}
 

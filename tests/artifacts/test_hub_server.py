@@ -84,5 +84,5 @@ def test_the_first_load_of_an_adapter_asks_the_hub_little_and_shows_few_files_fo
         online = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "offline": False}
         done = run_python(COUNTING, tmp_path, **online, HF_HUB_CACHE=str(tmp_path / "fresh"))
         assert [one for one in hub.asked if one.endswith("heads_kadapter.py")] == []
-        assert len(hub.asked) <= 24, "\n".join(hub.asked)
-    assert done.stderr.count("A new version of the following files was downloaded") <= 6
+        assert len(hub.asked) <= 28, "\n".join(hub.asked)
+    assert done.stderr.count("A new version of the following files was downloaded") <= 8

@@ -154,7 +154,7 @@ def test_an_artifact_as_it_was_saved_is_verified(parts):
     found = checked(parts / "pair", "--backbone", parts / "backbone")
     assert {result for result, _ in found.values()} == {"ok"}
     assert list(found) == ["record", "tensors", "code", "backbone"]
-    assert "9 files are equal to those of this kadapter" in found["code"][1]
+    assert "10 files are equal to those of this kadapter" in found["code"][1]
     assert "those of which checksums were saved" in found["tensors"][1]
     assert checked(parts / "pair")["backbone"][0] == "skipped"
     assert printed("verify", parts / "kadapter-fac+lin").count("ok      tensors") == 2
@@ -322,7 +322,7 @@ def test_inspect_and_refusals_import_no_torch(parts, tmp_path):
 def test_the_release_that_is_installed_is_what_code_is_compared_with(parts):
     names = sorted(path.name for path in (parts / "pair").glob("*.py"))
     assert all((ROOT / name).read_bytes() == (parts / "pair" / name).read_bytes() for name in names)
-    assert "pipelines_kadapter.py" in names and len(names) == 9
+    assert "pipelines_kadapter.py" in names and len(names) == 10
 
 
 SHOWN_ELSEWHERE = ("push", "list", "train", "task")  # in test_hub_commands and test_launching

@@ -73,7 +73,7 @@ def test_one_command_measures_all_fusions_and_adapters(locality, ground, tmp_pat
     assert results["delta"]["fac"][0] == results["delta"]["fac"][1]  # nothing there depends on the seed
     assert results["concat"]["fac"][0] != results["concat"]["fac"][1]
     table = (tmp_path / "locality.md").read_text(encoding="utf-8").splitlines()
-    assert len(table) == 2 + 5 * 5 and table[0].split(" | ")[2:] == ["neighbours", "rank", "moved", "probe", "lost |"]
+    assert len(table) == 2 + 6 * 5 and table[0].split(" | ")[2:] == ["neighbours", "rank", "moved", "probe", "lost |"]
 
 
 @pytest.mark.parametrize(

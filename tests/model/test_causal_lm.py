@@ -399,7 +399,7 @@ def test_a_cache_that_does_not_fit_is_refused_in_a_sentence(folder):
     with pytest.raises(ValueError, match="there is no cache to go on from"):
         model(states=model.read(**inputs), past_key_values=filled)
     encoder = KAdapterModel.from_backbone(tiny_backbone())
-    with pytest.raises(ValueError, match="RobertaModel is no decoder with a cache; leave out past_key_values"):
+    with pytest.raises(TypeError, match="no keyword 'past_key_values'; RobertaModel has none either; leave it out"):
         encoder(torch.tensor([[5, 6]]), past_key_values=DynamicCache())
 
 

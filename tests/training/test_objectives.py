@@ -201,6 +201,7 @@ def test_a_batch_is_padded_to_its_longest_and_may_hold_a_sentence_without_words(
 
 def test_an_unknown_objective_is_told_from_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"no objective 'factal'; there are \['factual', 'linguistic', .*\]; did you mean"
+        ValueError,
+        match=r"no objective 'factal'; there are \['causal_lm', 'factual', 'linguistic', .*\]; did you mean",
     ):
         pretraining.load("factal")
