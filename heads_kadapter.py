@@ -225,8 +225,9 @@ def as_rows(inputs: dict[str, Any], what: str) -> tuple[Tensor, dict[str, Any]]:
                 f"each question and in each input, here {tuple(first.shape[:2])}"
             )
     rows = {key: value.flatten(0, 1) if isinstance(value, Tensor) else value for key, value in inputs.items()}
-    if isinstance(rows.get("adapter_names"), RowAdapters):
-        rows["adapter_names"] = rows["adapter_names"].repeated(first.shape[1])
+    names: Any = rows.get("adapter_names")
+    if isinstance(names, RowAdapters):
+        rows["adapter_names"] = names.repeated(first.shape[1])
     own_rows = {key: {name: own.flatten(0, 1) for name, own in values.items()} for key, values in several.items()}
     return first, {**rows, **own_rows}
 
@@ -609,7 +610,9 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
 
     def _check_read(self, states: dict[str, Tensor], row_adapters: RowAdapters | None) -> None:
         """Refuse states of a mixed batch that hold nothing of an adapter in a row that names it."""
-        for name, source in self.sources(row_adapters).items() if row_adapters is not None else ():
+        if row_adapters is None:
+            return
+        for name, source in self.sources(row_adapters).items():
             tensor = states[source]
             if tensor.numel() and can_be_looked_at(tensor):
                 empty = tensor[:, 0, 0].isnan()  # (B,)

@@ -527,7 +527,7 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         """
         if adapter_names is not None:
             texts = [text for text in (inputs, *map(kwargs.get, ("input_ids", "inputs_embeds"))) if text is not None]
-            kwargs["adapter_names"] = self.kadapter.row_adapters(adapter_names, *texts[:1])
+            kwargs["adapter_names"] = self.kadapter.row_adapters(adapter_names, next(iter(texts), None))
         return super().generate(inputs, *args, **kwargs)
 
     def prepare_inputs_for_generation(
