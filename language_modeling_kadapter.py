@@ -459,7 +459,8 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
             TypeError: a keyword is unknown, or `past_key_values` are no cache.
             ValueError: an adapter looks ahead, the cache does not go with the adapters, or an input has another shape.
         """
-        rows = self.kadapter.row_adapters(adapter_names, input_ids, inputs_embeds, (states or {}).get("backbone"))
+        embeds = inputs_embeds if states is None else states.get("backbone")
+        rows = self.kadapter.row_adapters(adapter_names, input_ids, embeds, kwargs.get("hidden_states"))
         self._check_looks_back(rows)
         reads = states is None and kwargs.get("hidden_states") is None
         if not reads and past_key_values is not None:

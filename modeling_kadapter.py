@@ -1149,7 +1149,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         adapter_names: Any,
         input_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        hidden_states: Any = None,
+        hidden_states: dict[int, Tensor] | None = None,
         **others: Any,
     ) -> RowAdapters | None:
         """Return the adapters of each row of inputs, None where there are no `adapter_names`.

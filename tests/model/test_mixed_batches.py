@@ -243,6 +243,16 @@ def test_logits_of_a_language_model_are_the_same_bits_with_a_cache():
     assert torch.equal(two_steps(model, adapter_names=SPOKEN), row_by_row(model, SPOKEN, two_steps))
 
 
+def test_a_language_model_reads_a_mixed_batch_once_and_goes_on_from_its_states():
+    model = causal_lm(tiny_decoder(), "fac", "lin")
+    ids, names = torch.arange(20).view(2, 10) % 50 + 5, ["lin", "__base__"]
+    expected = model(input_ids=ids, adapter_names=names).logits
+    states = model.read(input_ids=ids, adapter_names=names)
+    assert torch.equal(model(states=states, adapter_names=names).logits, expected)
+    tapped = model.base_model.tap(ids, None, adapter_names=names)
+    assert torch.equal(model(input_ids=ids, hidden_states=tapped, adapter_names=names).logits, expected)
+
+
 @pytest.mark.parametrize("later", [{"adapter_names": ["fac", "fac", "fac"]}, {}], ids=["other rows", "all rows"])
 def test_a_cache_that_was_filled_without_an_adapter_in_a_row_is_refused_for_that_row(later):
     model, cache = causal_lm(tiny_decoder(), "fac"), DynamicCache()
