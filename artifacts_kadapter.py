@@ -1234,7 +1234,7 @@ class ArtifactVerbs:
         if of_ours:  # a head from elsewhere does not travel along
             config.auto_map.update(dict.fromkeys(model_class._auto_classes, f"{home}.{model_class.__name__}"))
         _name_pipeline(config, own_pipeline if PIPELINES in code else None, model_class._auto_classes)
-        for kind in sorted(kinds)[:1]:  # its file imports the others, and would not be fetched if those were named
+        for kind in sorted(kinds)[:1]:  # whose file imports all others, those of later kinds among them
             module = plugin_module(kind)
             for name, target in config.auto_map.items():
                 exported = target.rpartition(".")[2]

@@ -41,6 +41,7 @@ from .modeling_kadapter import (
     can_be_looked_at,
     entities_by_name,
 )
+from .prenorm_kadapter import PreNormAdapterConfig  # noqa: F401 (so that its file travels to where both kinds are)
 from .processing_kadapter import ENTITY_POSITIONS, MISSING_ENTITIES, KnowledgeSource, encode_knowledge
 
 __all__ = [  # with all that the Auto classes find in an artifact with a map

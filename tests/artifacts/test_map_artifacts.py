@@ -14,6 +14,7 @@ from kadapter import (
     KAdapterModel,
     KnowledgeMap,
     KnowledgeMapConfig,
+    PreNormAdapterConfig,
 )
 
 pytestmark = pytest.mark.slow
@@ -28,6 +29,7 @@ with torch.no_grad():
     found["map"] = AutoModel.from_pretrained("map", trust_remote_code=True)(**inputs).last_hidden_state
     both = AutoModel.from_pretrained("map", compose_with=["fac"], trust_remote_code=True)
     found["both"] = both(**inputs).last_hidden_state
+    found["three"] = AutoModel.from_pretrained("three", trust_remote_code=True)(**inputs).last_hidden_state
 torch.save(found, "found.pt")
 """
 FROM_HUB = """
@@ -67,6 +69,8 @@ def folder(tmp_path_factory):
     shake(both).eval()
     for name, directory in (("fac", "fac"), ("wikidata", "map")):
         both.save_adapter(folder / directory, name)
+    both.add_adapter("lean", PreNormAdapterConfig(hidden_size=16, num_attention_heads=2))
+    shake(both, seed=4).eval().save_pretrained(folder / "three")
     head = KAdapterForSequenceClassification.from_backbone(backbone, num_labels=3)
     head.load_adapter(folder / "map")
     shake(head, seed=3).eval().save_pretrained(folder / "head")
@@ -115,7 +119,9 @@ def test_in_a_process_without_kadapter_the_auto_classes_give_the_same_bits(folde
         head = KAdapterForSequenceClassification.from_pretrained(folder / "head")(**inputs()).logits
         alone = KAdapterModel.from_pretrained(folder / "map")(**inputs()).last_hidden_state
         both = KAdapterModel.from_pretrained([folder / "map", folder / "fac"])(**inputs()).last_hidden_state
+        three = KAdapterModel.from_pretrained(folder / "three")(**inputs()).last_hidden_state  # of three kinds
     assert torch.equal(found["head"], head) and torch.equal(found["map"], alone) and torch.equal(found["both"], both)
+    assert torch.equal(found["three"], three)
 
 
 def test_a_pushed_map_loads_from_the_hub(folder):

@@ -20,7 +20,7 @@ REMOTE = sorted(ROOT.glob("*_kadapter.py"))
 # Downward only: each file that travels to the Hub imports none but those before it.
 ORDER = (
     *("configuration", "backbone", "processing", "artifacts", "embeddings", "rows", "fusion", "modeling", "heads"),
-    *("language_modeling", "map", "prenorm", "pipelines"),
+    *("language_modeling", "prenorm", "map", "pipelines"),
 )
 KINDS = ("map_kadapter.py", "prenorm_kadapter.py")  # of plug-ins
 HEADS = ("heads_kadapter.py", "language_modeling_kadapter.py")
@@ -90,7 +90,8 @@ def test_nine_files_travel_and_a_model_without_a_head_reads_all_but_those_of_hea
 
 @pytest.mark.parametrize("kind", [map_kadapter, prenorm_kadapter], ids=lambda kind: kind.__name__)
 def test_the_auto_classes_find_all_heads_in_the_file_of_a_kind(kind):
-    assert {Path(path).name for path in get_relative_import_files(kind.__file__)} == set(CODE)
+    others = {"prenorm_kadapter.py"} if kind is map_kadapter else set()  # whose artifact may hold both kinds
+    assert {Path(path).name for path in get_relative_import_files(kind.__file__)} == set(CODE) | others
     heads = {*heads_kadapter.__all__, *language_modeling_kadapter.__all__}
     assert {name for name in heads if name.startswith("KAdapterFor")} <= set(kind.__all__)
 
