@@ -180,4 +180,4 @@ assert torch.equal(found, expected)
 head = AutoModelForSequenceClassification.from_pretrained("lean", trust_remote_code=True, num_labels=2)
 assert head(**inputs).logits.shape == (3, 2)
 """
-    run_python(code, tmp_path)
+    assert run_python(code, tmp_path).returncode == 0
