@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+MEMORY = ("peak_rss_mib", "peak_anonymous_mib")
 LIBRARIES = ("torch", "transformers", "peft")
 SMALLEST_SHARE = 0.01  # of the time; operations below it share a table row
 
@@ -62,6 +63,30 @@ def _version(name: str) -> str:
 def times(values: Sequence[float], others: Sequence[float]) -> float:
     """Return the ratio of values to others: the median over rounds, since the speed of a machine varies."""
     return median(value / other for value, other in zip(values, others, strict=True))
+
+
+def extremes(values: Sequence[float], others: Sequence[float]) -> str:
+    """Return the lowest and the highest ratio of values to others within a round."""
+    ratios = [value / other for value, other in zip(values, others, strict=True)]
+    return f"{min(ratios):.2f}x to {max(ratios):.2f}x"
+
+
+def gathered(
+    results: Mapping[str, Sequence[Mapping[str, Any]]],
+    by_round: Sequence[str],
+    medians: Sequence[str] = (),
+    highest: Sequence[str] = MEMORY,
+) -> dict[str, dict[str, Any]]:
+    """Return of each contestant that ran its values by round, medians, and highest values, each by its name."""
+    return {
+        name: {
+            **{key: [run[key] for run in runs] for key in by_round},
+            **{key: median(run[key] for run in runs) for key in medians},
+            **{key: max(run[key] for run in runs) for key in highest},
+        }
+        for name, runs in results.items()
+        if runs
+    }
 
 
 def by_operation(shares: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:

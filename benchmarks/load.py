@@ -18,7 +18,7 @@ import _commands as commands
 import typer
 from _plots import Bars
 from _rounds import Marks, Results, play
-from _tables import times
+from _tables import gathered, times
 
 ADAPTERS = [0, 2]
 TIMES = ("seconds", "seconds_to_first_answer", "cpu_seconds_to_first_answer")
@@ -63,16 +63,7 @@ def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:
     """Return each contestant's times by round, memory and median share of the limit."""
-    return {
-        name: {
-            **{key: [run[key] for run in runs] for key in TIMES},
-            "fraction_of_limit": median(run["fraction_of_limit"] for run in runs),
-            "peak_rss_mib": max(run["peak_rss_mib"] for run in runs),
-            "peak_anonymous_mib": max(run["peak_anonymous_mib"] for run in runs),
-        }
-        for name, runs in results.items()
-        if runs
-    }
+    return gathered(results, TIMES, ["fraction_of_limit"])
 
 
 def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:

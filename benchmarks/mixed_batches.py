@@ -16,7 +16,7 @@ import _commands as commands
 import typer
 from _plots import Bars
 from _rounds import Results
-from _tables import times
+from _tables import extremes, gathered, times
 
 CONTESTANTS = ("backbone", "ours-one", "ours-mixed", "lora-one", "lora-mixed")
 COMPARED = "ours-mixed"
@@ -48,14 +48,7 @@ def main(
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:
     """Return each contestant's milliseconds a batch by round, and its highest memory."""
-    return {
-        name: {
-            **{key: [run[key] for run in runs] for key in ("milliseconds", "cpu_milliseconds")},
-            **{key: max(run[key] for run in runs) for key in ("peak_anonymous_mib", "peak_rss_mib")},
-        }
-        for name, runs in results.items()
-        if runs
-    }
+    return gathered(results, ["milliseconds", "cpu_milliseconds"])
 
 
 def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
@@ -66,17 +59,12 @@ def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
             "contestant": name,
             "ms a batch": f"{median(result['milliseconds']):.1f}",
             f"{COMPARED} against it": f"{times(ours['milliseconds'], result['milliseconds']):.2f}x",
-            "lowest and highest": _extremes(ours["milliseconds"], result["milliseconds"]),
+            "lowest and highest": extremes(ours["milliseconds"], result["milliseconds"]),
             "CPU time": f"{times(ours['cpu_milliseconds'], result['cpu_milliseconds']):.2f}x",
             "anonymous MiB": f"{result['peak_anonymous_mib']:.0f}",
         }
         for name, result in summary.items()
     ]
-
-
-def _extremes(ours: list[float], theirs: list[float]) -> str:
-    ratios = [own / other for own, other in zip(ours, theirs, strict=True)]
-    return f"{min(ratios):.2f}x to {max(ratios):.2f}x"
 
 
 def panels(summary: dict[str, dict[str, Any]]) -> list[list[Bars]]:

@@ -17,7 +17,7 @@ import _commands as commands
 import typer
 from _plots import Bars
 from _rounds import Results
-from _tables import times
+from _tables import extremes, gathered, times
 
 CONTESTANTS = {"alone": "reading", "plugged": "reading", "loop": "training", "ours": "training"}
 
@@ -45,14 +45,7 @@ def main(
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:
     """Return each contestant's milliseconds a batch by round, and its highest memory."""
-    return {
-        name: {
-            "milliseconds": [run["milliseconds"] for run in runs],
-            **{key: max(run[key] for run in runs) for key in ("peak_anonymous_mib", "peak_rss_mib")},
-        }
-        for name, runs in results.items()
-        if runs
-    }
+    return gathered(results, ["milliseconds"])
 
 
 def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
@@ -65,15 +58,10 @@ def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
             "ms a batch": f"{median(result['milliseconds']):.1f}",
             "against": first[CONTESTANTS[name]],
             "ratio": f"{times(result['milliseconds'], summary[first[CONTESTANTS[name]]]['milliseconds']):.2f}x",
-            "lowest and highest": _extremes(result["milliseconds"], summary[first[CONTESTANTS[name]]]["milliseconds"]),
+            "lowest and highest": extremes(result["milliseconds"], summary[first[CONTESTANTS[name]]]["milliseconds"]),
         }
         for name, result in summary.items()
     ]
-
-
-def _extremes(ours: list[float], theirs: list[float]) -> str:
-    ratios = [own / other for own, other in zip(ours, theirs, strict=True)]
-    return f"{min(ratios):.2f}x to {max(ratios):.2f}x"
 
 
 def panels(summary: dict[str, dict[str, Any]]) -> list[list[Bars]]:

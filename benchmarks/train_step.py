@@ -21,7 +21,7 @@ import _commands as commands
 import typer
 from _plots import Bars
 from _rounds import Results
-from _tables import times
+from _tables import gathered, times
 from _work import CONTESTANTS, QUANTIZED
 
 ALL = [name for name in CONTESTANTS if name not in QUANTIZED]
@@ -83,15 +83,7 @@ def able(contestants: list[str]) -> list[str]:
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:
     """Return each contestant's rates by round, largest memory and median share of the limit."""
-    return {
-        name: {
-            **{key: [run[key] for run in runs] for key in RATES},
-            **{key: median(run[key] for run in runs) for key in MEDIANS},
-            **{key: max(run[key] for run in runs) for key in PEAKS},
-        }
-        for name, runs in results.items()
-        if runs
-    }
+    return gathered(results, RATES, MEDIANS, PEAKS)
 
 
 def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
