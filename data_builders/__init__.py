@@ -19,7 +19,7 @@ from ._builder import CorpusBuilder
 from ._counts import listed, read_counts
 from ._counts import split_table as render
 from ._features import FEATURES, sentence_of
-from ._mentions import WORD, word_spans
+from ._mentions import WORD, NameFinder, word_spans
 from ._names import INVISIBLE, MARKS, normal
 from ._question_answering import occurrences
 from ._splits import FOLDS
@@ -34,6 +34,7 @@ __all__ = [
     "READABLE",
     "WORD",
     "CorpusBuilder",
+    "NameFinder",
     "as_texts",
     "available",
     "counts",

@@ -32,14 +32,14 @@ from kadapter import data_builders
 from kadapter.reports.comparison import Resampling
 from kadapter.trainers.common.encoding import sample, writing_the_cache
 from kadapter.trainers.common.entry_point import run_program
-from kadapter.trainers.common.locality import LocalityArguments, read_texts
+from kadapter.trainers.common.locality import other_texts, read_texts
 from kadapter.trainers.common.output_directory import check_output_directory, clear, in_use, mark_finished
 from kadapter.trainers.fact_probing.language_model import LanguageModel
 from kadapter.trainers.fact_probing.model import prompter_of
 from kadapter.trainers.fact_probing.prompts import Prompter
 from kadapter.trainers.injection.arguments import InjectionArguments, parse_injection_arguments
 from kadapter.trainers.injection.measures import compare, losses, perplexity, values_of
-from kadapter.trainers.injection.questions import Plan, phrasings_of, plan_of, questions_of
+from kadapter.trainers.injection.questions import Plan, phrasings_of, plan_of, questions_of, taught_texts
 from kadapter.trainers.injection.results import TABLE, RowResult, table, write
 from kadapter.trainers.injection.rows import base_model, check_rows, lesson_of, model_of, teach
 from kadapter.trainers.injection.texts import asked_texts
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
         prompter = prompter_of(flags.backbone, flags.backbone_revision, flags.max_length)
         plan = _plan(flags, run, prompter)
         texts = _texts(flags, prompter)
-        other = _locality_texts(locality)
+        other = other_texts(locality, taught_texts(plan, flags.taught_phrasings), verbose=True)
         clear(run.output_dir, resume=False)
         rows = [_row(name, settings, prompter, plan, texts, other) for name in flags.rows]
         described = {
@@ -115,13 +115,6 @@ def _texts(flags: InjectionArguments, prompter: Prompter) -> list[dict[str, Any]
         return []
     texts = read_texts(flags.text_corpus, str(flags.text_data_dir), flags.text_split, flags.max_texts)
     return asked_texts(prompter, texts, flags.max_length)
-
-
-def _locality_texts(locality: LocalityArguments) -> list[str]:
-    if locality.locality_corpus is None:
-        return []
-    source = locality.locality_corpus, str(locality.locality_data_dir)
-    return read_texts(*source, locality.locality_split, locality.max_locality_samples)
 
 
 def _row(

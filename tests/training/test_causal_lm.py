@@ -151,3 +151,37 @@ def test_what_says_no_next_token_is_refused_in_a_sentence(ground, tmp_path):
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="has no eos_token; use the fast tokenizer of a language model"):
         Objective(tokenizer, 40, SimpleNamespace(loss_on="all"))
+
+
+# --- other texts
+
+
+def test_texts_of_several_corpora_and_taught_ones_about_others_hold_an_adapter_back(ground, tmp_path, capsys):
+    for name, lines in {"some": "Mira Voss was here\nthe town\nof is\n", "more": "was born\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.txt").write_text(lines, encoding="utf-8")
+    given = ["--locality_corpus", "text", "text", "--locality_data_dir", tmp_path / "some", tmp_path / "more"]
+    given += ["--locality_other_names", "12", "--locality_weight", "3", "--num_train_epochs", "2"]
+    run_adapter.main(flags(ground, tmp_path / "out", *given))
+    printed = capsys.readouterr().out
+    assert "locality: 2 texts of text, 1 that name what is taught left out" in printed
+    assert "locality: 1 texts of text\n" in printed and "locality: 12 texts that are learned, about others" in printed
+    assert "locality: 15 texts, " in printed
+    training = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["adapters"]["facts"][
+        "training"
+    ]
+    assert training["locality"] == {"weight": 3.0, "corpora": ["text"] * 2, "texts": 1000, "other_names": 12}
+    (tmp_path / "more" / "train.txt").write_text("of MIRA VOSS\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"all 1 texts of corpus 'text' in .*more' name what is taught"):
+        run_adapter.main(flags(ground, tmp_path / "none", *given))
+    with pytest.raises(ValueError, match="names 2 corpora and --locality_data_dir 1 directories"):
+        run_adapter.main(flags(ground, tmp_path / "none", *given, "--locality_data_dir", tmp_path / "some"))
+
+
+def test_facts_that_contradict_each_other_are_reported(ground, tmp_path, caplog):
+    for name in ("templates.tsv", "train.tsv"):
+        (tmp_path / name).write_text((ground / "triples" / name).read_text(encoding="utf-8"), encoding="utf-8")
+    with (tmp_path / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("Mira Voss\tbirth\tLindmouth\n")
+    run_adapter.main(flags(ground, tmp_path / "out", "--data_dir", tmp_path, "--num_train_epochs", "1"))
+    assert "2 of 6 questions have several answers, such as 'Mira Voss was born in ' with 'Tarnstad .'" in caplog.text

@@ -96,7 +96,12 @@ def test_a_weight_holds_the_adapter_back(ground, tmp_path, objective):
     assert set(terms) == set(range(1, 11)) and all(value >= 0 for value in terms.values())
     training = json.loads((with_term / "config.json").read_text(encoding="utf-8"))["adapters"]
     (training,) = (values["training"] for values in training.values())
-    assert training["locality"] == {"weight": 3.0, "corpus": OTHER[objective], "texts": 1000}
+    assert training["locality"] == {
+        "weight": 3.0,
+        "corpora": [OTHER[objective]],
+        "texts": 1000,
+        "other_names": 0,
+    }
 
 
 @pytest.mark.slow
@@ -185,7 +190,7 @@ def test_adapters_of_one_run_have_weights_of_their_own(ground, tmp_path):
     [
         (["--locality_weight", "-1"], r"--locality_weight -1\.0 must be a number of at least 0"),
         (["--locality_weight", "nan"], "--locality_weight nan must be a number"),
-        (["--locality_weight", "0"], "--locality_corpus 'trex' has no effect without --locality_weight"),
+        (["--locality_weight", "0"], "--locality_corpus trex has no effect without --locality_weight"),
         (["--locality_batch_size", "0"], "--locality_batch_size 0 must be at least 1"),
         (["--max_locality_samples", "0"], "--max_locality_samples 0 must be at least 1"),
         (["--locality_corpus", "trexx"], "trexx.*trex"),
@@ -202,5 +207,7 @@ def test_a_term_that_can_not_be_is_refused(ground, tmp_path, changes, sentence):
 
 
 def test_a_weight_without_texts_is_refused(ground, tmp_path):
-    with pytest.raises(ValueError, match="--locality_weight needs texts; give --locality_corpus too"):
+    with pytest.raises(
+        ValueError, match="--locality_weight needs texts; give --locality_corpus and --locality_data_dir or"
+    ):
         run_adapter.main(flags(ground, "linguistic", tmp_path / "out", "--locality_weight", "1"))

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ... import data_builders
 from .encoding import sample
 from .precision import precision_context
+from .taught_names import TaughtTexts
 
 __all__ = [
     "KeptTexts",
@@ -30,6 +31,7 @@ __all__ = [
     "check_locality",
     "keep_texts",
     "open_texts",
+    "other_texts",
     "read_texts",
 ]
 
@@ -44,13 +46,19 @@ class LocalityArguments:
         default=0.0,
         metadata={"help": "Weight of the adapter's mean squared contribution on other text, relative to the encoder."},
     )
-    locality_corpus: str | None = field(
-        default=None, metadata={"help": "Name of the corpus whose sentences are that text."}
+    locality_corpus: list[str] | None = field(
+        default=None, metadata={"help": "Names of the corpora whose sentences are that text."}
     )
-    locality_data_dir: str | None = field(default=None, metadata={"help": "Directory with that corpus as released."})
+    locality_data_dir: list[str] | None = field(
+        default=None, metadata={"help": "Directories with these corpora as released, in the same order."}
+    )
+    locality_other_names: int = field(
+        default=0,
+        metadata={"help": "Add so many of the texts that are learned, about other names, made from theirs."},
+    )
     locality_split: str = field(default="train", metadata={"help": "The split that they are taken from."})
     max_locality_samples: int = field(
-        default=1000, metadata={"help": "Read a fixed random sample of this many of them."}
+        default=1000, metadata={"help": "Read a fixed random sample of this many of each corpus."}
     )
     locality_batch_size: int = field(
         default=8, metadata={"help": "How many of them each step takes, over all processes."}
@@ -59,7 +67,17 @@ class LocalityArguments:
     @property
     def described(self) -> dict[str, Any]:
         """Return what is stored with an adapter of how it was held back."""
-        return {"weight": self.locality_weight, "corpus": self.locality_corpus, "texts": self.max_locality_samples}
+        return {
+            "weight": self.locality_weight,
+            "corpora": list(self.locality_corpus or ()),
+            "texts": self.max_locality_samples,
+            "other_names": self.locality_other_names,
+        }
+
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """Return the corpora with their directories."""
+        return list(zip(self.locality_corpus or (), self.locality_data_dir or (), strict=True))
 
 
 def check_locality(several: Sequence[LocalityArguments]) -> None:
@@ -71,18 +89,27 @@ def check_locality(several: Sequence[LocalityArguments]) -> None:
     for flags in several:
         if not (math.isfinite(flags.locality_weight) and flags.locality_weight >= 0):
             raise ValueError(f"--locality_weight {flags.locality_weight} must be a number of at least 0")
-    for name in ("max_locality_samples", "locality_batch_size"):
-        if getattr(several[0], name) < 1:
-            raise ValueError(f"--{name} {getattr(several[0], name)} must be at least 1")
-    sources = {name: getattr(several[0], name) for name in ("locality_corpus", "locality_data_dir")}
-    missing = [name for name, value in sources.items() if value is None]
-    if missing and any(flags.locality_weight for flags in several):
-        raise ValueError(f"--locality_weight needs texts; give --{missing[0]} too, or leave it out")
-    for name, value in sources.items():
-        if value is not None and not any(flags.locality_weight for flags in several):
-            raise ValueError(f"--{name} {value!r} has no effect without --locality_weight; give a weight, such as 0.1")
-    if sources["locality_corpus"] is not None:
-        data_builders.get_builder(sources["locality_corpus"])
+    flags = several[0]
+    for name, least in (("max_locality_samples", 1), ("locality_batch_size", 1), ("locality_other_names", 0)):
+        if getattr(flags, name) < least:
+            raise ValueError(f"--{name} {getattr(flags, name)} must be at least {least}")
+    corpora, folders = flags.locality_corpus or [], flags.locality_data_dir or []
+    if len(corpora) != len(folders):
+        raise ValueError(
+            f"--locality_corpus names {len(corpora)} corpora and --locality_data_dir {len(folders)} directories; each "
+            "corpus needs its directory, in the same order"
+        )
+    weighted = any(own.locality_weight for own in several)
+    if weighted and not (corpora or flags.locality_other_names):
+        raise ValueError(
+            "--locality_weight needs texts; give --locality_corpus and --locality_data_dir or --locality_other_names "
+            "too, or leave it out"
+        )
+    if not weighted and (corpora or flags.locality_other_names):
+        useless = f"corpus {' '.join(corpora)}" if corpora else f"other_names {flags.locality_other_names}"
+        raise ValueError(f"--locality_{useless} has no effect without --locality_weight; give a weight, such as 0.1")
+    for corpus in corpora:
+        data_builders.get_builder(corpus)
 
 
 def check_held_back(flags: LocalityArguments, adapter: Any) -> None:
@@ -102,20 +129,41 @@ def check_held_back(flags: LocalityArguments, adapter: Any) -> None:
 
 
 def open_texts(
-    several: Sequence[LocalityArguments], tapped: Any, tokenizer: Any, max_length: int, run: Any, verbose: bool
-) -> KeptTexts | None:
-    """Read and keep the texts on which adapters are held back, which all of a run share; None if none is held back."""
-    if not any(flags.locality_weight for flags in several):
-        return None
-    flags = several[0]
-    corpus, data_dir = str(flags.locality_corpus), str(flags.locality_data_dir)
-    with run.main_process_first(desc="locality"):
-        texts = read_texts(corpus, data_dir, flags.locality_split, flags.max_locality_samples)
+    texts: Sequence[str], tapped: Any, tokenizer: Any, max_length: int, run: Any, verbose: bool
+) -> KeptTexts:
+    """Keep the states of the texts on which adapters are held back, which all of a run share."""
     kept = keep_texts(tapped, tokenizer, texts, max_length, run)
     if verbose:
         size = sum(tensor.nbytes for tensor in kept.states.values()) / 10**6
-        print(f"locality: {len(texts)} texts of {corpus}, {int(kept.lengths.sum())} tokens, {size:.3g} MB of states")
+        print(f"locality: {len(texts)} texts, {int(kept.lengths.sum())} tokens, {size:.3g} MB of states")
     return kept
+
+
+def other_texts(flags: LocalityArguments, taught: TaughtTexts, verbose: bool) -> list[str]:
+    """Return the texts that the flags name, without those that name what is taught, and taught ones about others.
+
+    Raises:
+        ValueError: a corpus can't be used, all of its texts name what is taught, or no other names can be made.
+    """
+    texts: list[str] = []
+    for corpus, data_dir in flags.sources:
+        read = read_texts(corpus, data_dir, flags.locality_split, flags.max_locality_samples)
+        kept = taught.without(read)
+        if not kept:
+            raise ValueError(
+                f"all {len(read)} texts of corpus {corpus!r} in {data_dir!r} name what is taught, so none can hold an "
+                "adapter back; give another --locality_corpus"
+            )
+        if verbose:
+            left_out = f", {len(read) - len(kept)} that name what is taught left out" if len(read) > len(kept) else ""
+            print(f"locality: {len(kept)} texts of {corpus}{left_out}")
+        texts += kept
+    if flags.locality_other_names:
+        made = taught.about_others(flags.locality_other_names)
+        if verbose:
+            print(f"locality: {len(made)} texts that are learned, about others, such as {made[0]!r}")
+        texts += made
+    return texts
 
 
 def read_texts(corpus: str, data_dir: str, split: str, number: int | None) -> list[str]:

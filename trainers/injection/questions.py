@@ -22,12 +22,23 @@ import torch
 from torch import Tensor
 
 from ... import data_builders
+from ..common.taught_names import TaughtTexts
 from ..fact_probing.candidates import vocabulary
 from ..fact_probing.language_model import LanguageModel
-from ..fact_probing.prompts import MASK, NOT_AT_THE_END, CausalPrompter, Masked, Prompter
+from ..fact_probing.prompts import MASK, MASKS, NOT_AT_THE_END, CausalPrompter, Masked, Prompter
 from ..fact_probing.scoring import CUT_OFF, NO_TOKENS, SEVERAL
 
-__all__ = ["AnyQuestion", "Plan", "Question", "SequenceQuestion", "ask", "phrasings_of", "plan_of", "questions_of"]
+__all__ = [
+    "AnyQuestion",
+    "Plan",
+    "Question",
+    "SequenceQuestion",
+    "ask",
+    "phrasings_of",
+    "plan_of",
+    "questions_of",
+    "taught_texts",
+]
 
 SUBJECT, ANSWER = "[X]", "[Y]"
 
@@ -331,3 +342,13 @@ def phrasings_of(path: str, relations: Sequence[str], taught: Sequence[int]) -> 
                 f"{path}; teach some of them by their numbers from 1, and leave at least one to measure generality"
             )
     return phrasings
+
+
+def taught_texts(plan: Plan, taught: Sequence[int]) -> TaughtTexts:
+    """Return the taught phrasings of the taught facts, up to the answer, with the names of their subjects."""
+    texts = []
+    for question in plan.taught:
+        subject, before = question.fact[1], MASKS.split(question.prompt)[0].rstrip()
+        if question.number in taught and subject in before:
+            texts.append((before, before.index(subject), before.index(subject) + len(subject)))
+    return TaughtTexts(texts, list(dict.fromkeys(question.fact[1] for question in plan.taught)))

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from transformers.utils import logging
 
 from ...configuration_kadapter import KAdapterConfig
 from ...data_builders import as_texts
 from ...language_modeling_kadapter import KAdapterForCausalLM
 from ..common.arguments import AdapterArguments
+
+logger = logging.get_logger(__name__)
 
 IGNORED = -100
 FOR_MASKS = ("lm_head", "mask_unit", "mask_probability", "mask_mentions")  # flags of objectives that fill masks
@@ -50,7 +53,10 @@ class Objective:
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "labels": IGNORED, "logits_to_keep": -1}
 
     def learn(self, train: Dataset) -> dict[str, Any]:
-        """Learn nothing from the records: the LM head is the backbone's."""
+        """Learn nothing, the LM head being the backbone's; report facts that contradict each other."""
+        if self.loss_on == "answers":
+            texts = as_texts(train[:])
+            _report_contradictions(texts["text"], [self._answer(spans) for spans in texts["mentions"]])
         return {}
 
     def recall(self, config: KAdapterConfig) -> None:
@@ -104,6 +110,21 @@ class Objective:
     def from_loss(self, loss: float) -> dict[str, float]:
         """Return the perplexity of the tokens that count."""
         return {"perplexity": math.exp(min(loss, 700.0))}  # e**709 is the largest float
+
+
+def _report_contradictions(texts: list[str], starts: list[int]) -> None:
+    """Report how many questions have several answers, with an example; the texts of each begin alike."""
+    answers: dict[str, dict[str, None]] = {}
+    for text, start in zip(texts, starts, strict=True):
+        if start:
+            answers.setdefault(text[:start], {})[text[start:]] = None
+    several = {question: list(own) for question, own in answers.items() if len(own) > 1}
+    if several:
+        question, own = next(iter(several.items()))
+        logger.warning_once(  # learning is done twice
+            f"{len(several)} of {len(answers)} questions have several answers, such as {question!r} with "
+            f"{', '.join(map(repr, own[:3]))}; the adapter can say only one of them, so leave out what is wrong"
+        )
 
 
 def _refuse_masks(arguments: Any) -> None:
