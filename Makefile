@@ -1,5 +1,6 @@
 # These commands do everything on a machine with Python and make, and can be run again:
 #   make quickstart     train two knowledge adapters, compose them, compare (BACKBONE=id-or-path for another encoder)
+#   make quickstart-lm  teach a language model facts, and ask it before and after (BACKBONE=id-or-path for another)
 #   make test           run the whole suite, which takes under ten minutes of two cores
 #   make test-fast      run what fits into a minute and a half of it: the daily round
 # Each first installs what it needs into .venv, once, and again when one of the files it depends on changes.
@@ -11,12 +12,15 @@ BIN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN) -m pip --disable-pip-version-check
 
-.PHONY: install quickstart test test-fast quality style clean
+.PHONY: install quickstart quickstart-lm test test-fast quality style clean
 
 install: $(INSTALLED)
 
 quickstart: $(INSTALLED)
 	$(BIN) -m kadapter.quickstart $(if $(BACKBONE),--backbone "$(BACKBONE)")
+
+quickstart-lm: $(INSTALLED)
+	$(BIN) -m kadapter.quickstart.language_model $(if $(BACKBONE),--backbone "$(BACKBONE)")
 
 # -P: what the tests import is the installed package, not what happens to lie in the working directory.
 # loadfile: the runs that the tests of a file share are made once, not once in each worker.

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from kadapter import KAdapterModel
-from kadapter.quickstart.backbone import default_backbone
+from kadapter.quickstart.backbone import MINILM
 from kadapter.trainers import run_adapter
 from kadapter.trainers.probing import Probe
 
@@ -50,7 +50,7 @@ def main(
 ) -> None:
     """Train fac, then lin, compose them, and compare fresh heads on the features of each."""
     console = Console()
-    source = backbone or str(default_backbone())
+    source = backbone or str(MINILM.folder())
     output_dir.mkdir(parents=True, exist_ok=True)
     for name, data_dir in DATA.items():
         console.rule(f"training the adapter {name}")
