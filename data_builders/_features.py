@@ -11,6 +11,7 @@ multiple_choice: a question about a context, the answers to choose from, and the
 question_answering: a question, the passages in which its answer may occur, and the strings accepted as the answer,
     none if it is unknown. The positions of the answer are not annotated: supervision is distant.
 text: a passage, with the mentions of entities in it as far as they are known, as above.
+conversation: messages, each with the role of who says it and its content; the last is the assistant's.
 fact: what a language model is asked: a relation, its subject ("" if there is none apart from the sentences), and the
     answers accepted. `template` has the slots [X] for the subject and [Y] for the answer, or is "" if the release has
     none; `evidences` are sentences with [MASK] in the place of the answer, possibly none.
@@ -41,6 +42,7 @@ FEATURES = {
     ),
     "question_answering": datasets.Features({"id": TEXT, "question": TEXT, "passages": TEXTS, "answers": TEXTS}),
     "text": datasets.Features({"id": TEXT, "text": TEXT, "mentions": datasets.List(SPAN)}),
+    "conversation": datasets.Features({"id": TEXT, "messages": datasets.List({"role": TEXT, "content": TEXT})}),
     "fact": datasets.Features(
         {"id": TEXT, "relation": TEXT, "subject": TEXT, "answers": TEXTS, "template": TEXT, "evidences": TEXTS}
     ),
@@ -54,12 +56,14 @@ def sentence_of(row: Mapping[str, Any]) -> str:
     """Return the text of a typed row by which corpora are split and compared.
 
     For multiple choice it is the context, or else the question: questions that share a context belong together. For a
-    fact it is the subject, or else the first sentence.
+    fact it is the subject, or else the first sentence, and for a conversation all that is said.
     """
     if "tokens" in row:
         return " ".join(row["tokens"])
     if "evidences" in row:
         return row["subject"] or next(iter(row["evidences"]), row["template"])
+    if "messages" in row:
+        return "\n".join(message["content"] for message in row["messages"])
     return row.get("text") or row.get("context") or row["question"]
 
 

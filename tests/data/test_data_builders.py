@@ -175,6 +175,9 @@ def sound(row: dict[str, Any]) -> bool:
     if "evidences" in row:
         asked = row["template"].count("[Y]") == 1 or not row["template"]
         return asked and bool(row["relation"]) and bool(row["answers"]) and all(row["answers"])
+    if "messages" in row:
+        said = row["messages"]
+        return said[-1]["role"] == "assistant" and all(each["role"] and each["content"].strip() for each in said)
     length = len(row["tokens"])
     return length == len(row["heads"]) == len(row["deprels"]) and all(0 <= head <= length for head in row["heads"])
 

@@ -1,6 +1,7 @@
 """An adapter beside a frozen language model learns from texts and triples what its backbone then says."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -185,3 +186,52 @@ def test_facts_that_contradict_each_other_are_reported(ground, tmp_path, caplog)
         file.write("Mira Voss\tbirth\tLindmouth\n")
     run_adapter.main(flags(ground, tmp_path / "out", "--data_dir", tmp_path, "--num_train_epochs", "1"))
     assert "2 of 6 questions have several answers, such as 'Mira Voss was born in ' with 'Tarnstad .'" in caplog.text
+
+
+# --- conversations
+
+CHAT = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}</s>\n{% endfor %}"
+ASKING = "{% if add_generation_prompt %}<assistant>\n{% endif %}"
+
+
+def said(content, *before):
+    turns = [{"role": "user", "content": text} for text in before]
+    return {"id": ["c1"], "messages": [[*turns, {"role": "assistant", "content": content}]]}
+
+
+def test_of_a_conversation_the_last_message_and_its_end_count(ground):
+    objective = objective_of(ground)
+    objective.tokenizer.chat_template = CHAT + ASKING
+    (example,) = counted(objective, said("Old Quarry", "the town of Mira Voss is"))
+    assert example == ("Old Quarry", True)
+    ids = objective.encode(said("Old Quarry", "Mira"))["input_ids"][0]
+    assert ids.count(objective.tokenizer.eos_token_id) == 2  # one a message, and none after the last
+
+
+def test_conversations_train_an_adapter(ground, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(ground / "decoder")
+    shutil.copytree(ground / "decoder", tmp_path / "decoder")
+    tokenizer.chat_template = CHAT + ASKING
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    (tmp_path / "chats").mkdir()
+    lines = [
+        json.dumps({"messages": said(tail, f"the town of {head} is")["messages"][0]}) for head, tail in FACTS.items()
+    ]
+    (tmp_path / "chats" / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    given = ["--corpus", "messages", "--data_dir", tmp_path / "chats", "--num_train_epochs", "60"]
+    run_adapter.main(flags(ground, tmp_path / "out", "--backbone", tmp_path / "decoder", *given))
+    model = KAdapterForCausalLM.from_pretrained(tmp_path / "out").eval()
+    for head, tail in FACTS.items():
+        asked = [{"role": "user", "content": f"the town of {head} is"}]
+        ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+        out = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=tokenizer.eos_token_id)
+        assert words(objective_of(ground), out[0, ids.shape[1] :]) == tail
+
+
+def test_a_tokenizer_whose_chat_template_can_not_ask_is_refused(ground):
+    objective = objective_of(ground)
+    with pytest.raises(ValueError, match="has no chat template that could put messages into words"):
+        objective.encode(said("Old Quarry", "Mira"))
+    objective.tokenizer.chat_template = "{{ messages | length }} " + CHAT
+    with pytest.raises(ValueError, match="writes a question otherwise once it has an answer"):
+        objective.encode(said("Old Quarry", "Mira"))

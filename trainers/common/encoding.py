@@ -36,7 +36,7 @@ class ExampleEncoder(Protocol):
     """What objectives and tasks share: they turn records into examples, and know what a head must know.
 
     Attributes:
-        record_type: type of corpus record, as data_builders name it.
+        record_type: type of corpus record, as data_builders name it. Some have `more_record_types` that they read too.
         model_class: head model that is trained.
         padding: columns of an encoded example and their padding values, a float for columns of floats.
         tokenizer: the tokenizer that encodes the records.
@@ -81,6 +81,7 @@ def check_record_type(corpus: CorpusArguments, objective: Any) -> None:
     """
     record_type = data_builders.get_builder(corpus.corpus).record_type
     usable = data_builders.READABLE if objective.record_type == "text" else (objective.record_type,)
+    usable = (*usable, *getattr(objective, "more_record_types", ()))
     if record_type not in usable:
         fitting = [name for name in data_builders.available() if data_builders.get_builder(name).record_type in usable]
         raise ValueError(

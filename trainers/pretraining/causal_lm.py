@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,14 @@ class Objective:
     """An adapter learns to continue texts, through the frozen LM head of its backbone.
 
     Where a text has mentions, what counts is the last of them and all after it, so that a fact teaches its answer and
-    not its question; `--loss_on all` counts every token. The end of a text counts too, since a model that never saw it
+    not its question; of a conversation, in the words of the chat template, its last message. `--loss_on all` counts
+    every token. The end of a text counts too, since a model that never saw it
     goes on with what it has said. A text that is too long becomes several examples if all of it counts, and is left
     out otherwise.
     """
 
     record_type = "text"
+    more_record_types = ("conversation",)
     model_class = KAdapterForCausalLM
     metric = "accuracy"
     fusion = "delta"
@@ -55,8 +58,7 @@ class Objective:
     def learn(self, train: Dataset) -> dict[str, Any]:
         """Learn nothing, the LM head being the backbone's; report facts that contradict each other."""
         if self.loss_on == "answers":
-            texts = as_texts(train[:])
-            _report_contradictions(texts["text"], [self._answer(spans) for spans in texts["mentions"]])
+            _report_contradictions(*self._texts(train[:]))
         return {}
 
     def recall(self, config: KAdapterConfig) -> None:
@@ -64,12 +66,13 @@ class Objective:
 
     def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
         """Tokenise texts, end them, and label what counts of them."""
-        texts = as_texts(rows)
-        answers = [self._answer(spans) for spans in texts["mentions"]]
+        texts, answers = self._texts(rows)
+        chat = "messages" in rows  # a chat template writes all special tokens itself, those of the end too
         encoded = self.tokenizer(
-            texts["text"],
+            texts,
+            add_special_tokens=not chat,
             truncation=True,
-            max_length=self.max_length - 1,
+            max_length=self.max_length - (not chat),
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
@@ -81,10 +84,34 @@ class Objective:
                 continue  # its answer would stand without its question
             ids, places = encoded["input_ids"][number], encoded["offset_mapping"][number]
             counted = [end > max(answers[record], start) for start, end in places]
-            example = self._labelled(list(ids), counted, ends)
+            example = self._labelled(list(ids), counted, ends and not chat)
             for name, value in {"record": record, **example, "truncated": False}.items():
                 examples[name].append(value)
         return examples
+
+    def _texts(self, rows: dict[str, list]) -> tuple[list[str], list[int]]:
+        """Return the texts of records, and where that begins which counts of each, in characters."""
+        if "messages" in rows:
+            texts, starts = zip(*(self._rendered(messages) for messages in rows["messages"]), strict=True)
+            return list(texts), list(starts)
+        read = as_texts(rows)
+        return read["text"], [self._answer(spans) for spans in read["mentions"]]
+
+    def _rendered(self, messages: list[dict[str, str]]) -> tuple[str, int]:
+        """Return a conversation in the words of the backbone's chat template, and where what counts begins."""
+        if self.tokenizer.chat_template is None:
+            raise ValueError(
+                f"the tokenizer of {self.tokenizer.name_or_path!r} has no chat template that could put messages into "
+                "words; use a backbone that has, or prompts with answers (--corpus prompt_answers)"
+            )
+        write = partial(self.tokenizer.apply_chat_template, tokenize=False)
+        whole, before = write(messages).rstrip(), write(messages[:-1], add_generation_prompt=True)
+        if not whole.startswith(before):
+            raise ValueError(
+                f"the chat template of {self.tokenizer.name_or_path!r} writes a question otherwise once it has an "
+                f"answer, so what {messages[-1]['content'][:40]!r} answers can't be told; use --corpus prompt_answers"
+            )
+        return whole, 0 if self.loss_on == "all" else len(before)
 
     def _answer(self, spans: list[dict[str, int]]) -> int:
         """Return where in a text that begins which counts, in characters."""
