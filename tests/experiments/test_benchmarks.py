@@ -180,6 +180,17 @@ def test_a_mixed_batch_is_compared_with_one_adapter_on_all_rows_and_with_those_o
     assert_drawn(picture, "ours-mixed", "lora-mixed")
 
 
+def test_generating_with_adapters_and_training_one_are_compared_beside_a_language_model(benchmark, tmp_path):
+    pytest.importorskip("peft", reason="peft comes with the extras benchmarks and test")
+    picture = tmp_path / "language_model.svg"
+    shape = ["--batch", "2", "--length", "6", "--new-tokens", "3", "--repeats", "1"]
+    results, printed = benchmark("language_model", *shape, "--plot", str(picture))
+    names = ["generate-1", "ours-1", "generate-8", "ours-8", "lora", "ours", "ours-held-back"]
+    assert_told(results, names, {"milliseconds", "cpu_milliseconds"})
+    assert "2 texts of 6 tokens a step, 3 new tokens" in printed
+    assert_drawn(picture, "ours-8", "ours-held-back")
+
+
 def test_a_backbone_is_hashed_at_a_first_load_alone(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(constants, "HF_HOME", constants.HF_HOME)
