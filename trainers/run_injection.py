@@ -128,7 +128,8 @@ def _row(
     for seed in flags.seeds:
         print(f"{name}, seed {seed}")
         model = model_of(name, flags, run, seed)
-        row.costs.append(teach(name, model, lesson, settings, seed, other))
+        cost, model = teach(name, model, lesson, settings, seed, other)
+        row.costs.append(cost)
         after, before = (LanguageModel(each, prompter) for each in (model, base_model(flags, run)))
         asked = {"taught": plan.taught, "known": plan.known, "untaught": plan.untaught}
         row.outcomes.append({kind: compare(after, before, questions) for kind, questions in asked.items()})

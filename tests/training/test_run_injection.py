@@ -272,7 +272,7 @@ def test_the_recipe_parses_and_its_phrasings_can_be_taught(tmp_path):
     given = ["--recipe", recipe, "--backbone", "b", "--data_dir", "d", "--output_dir", tmp_path / "out"]
     given += ["--locality_data_dir", "l"]
     injection, locality, run = parse_injection_arguments([str(each) for each in given])
-    assert (injection.rows, run.learning_rate, locality.locality_corpus) == (list(ROWS), 1e-3, "conllu")
+    assert (injection.rows, run.learning_rate, locality.locality_corpus) == (list(ROWS), 1e-3, ["conllu"])
     every = read_templates(ROOT / injection.templates)
     assert phrasings_of(str(ROOT / injection.templates), list(every), injection.taught_phrasings) == every
     assert len(every) == 53 and {len(own) for own in every.values()} == {3}

@@ -28,6 +28,7 @@ from ..common.memory import give_back
 from ..common.trainer import KAdapterTrainer
 from ..fact_probing.model import check_lm_head, is_causal
 from ..fact_probing.prompts import MASKS, Prompter
+from ..feature_cache.options import CacheArguments, open_features
 from ..feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
 from .arguments import InjectionArguments
 from .questions import AnyQuestion, Question, SequenceQuestion
@@ -189,8 +190,11 @@ def teach(
     settings: tuple[InjectionArguments, LocalityArguments, RunArguments],
     seed: int,
     texts: Sequence[str],
-) -> Cost:
-    """Train a row's model on questions, and return what that took.
+) -> tuple[Cost, KAdapterForMaskedLM | KAdapterForCausalLM]:
+    """Train a row's model on questions, and return what that took, and the model that has learned them.
+
+    Beside an adapter a decoder reads each question once: its hidden states are kept. The LM head of an encoder may
+    need the backbone's embeddings, so that it has to stay.
 
     Args:
         row: the name of the row.
@@ -205,17 +209,32 @@ def teach(
     """
     flags, _, run = settings
     collate, tokenizer = PadToBatch.of(lesson, model), lesson.tokenizer
-    shared = {"model": model, "train_dataset": lesson.examples, "processing_class": tokenizer, "objective": lesson}
+    shared = {"model": model, "processing_class": tokenizer, "objective": lesson}
     with TemporaryDirectory() as scratch:  # a Trainer needs a directory, and nothing of it is kept
         own = _arguments(row, flags, run, seed, scratch)
         with measured(model, run.device) as cost:
             if row in ("lora", "full"):
-                KAdapterTrainer(args=own, data_collator=collate, **shared).train()
-            else:
-                term = _held_back(model, tokenizer, texts, settings, own) if row == "adapter_local" else None
-                collate_indexed = CollateWithCacheIndex(collate)
-                FeatureTrainer(args=own, data_collator=collate_indexed, locality=term, **shared).train()
-    return cost
+                KAdapterTrainer(args=own, data_collator=collate, train_dataset=lesson.examples, **shared).train()
+                return cost, model
+            term = _held_back(model, tokenizer, texts, settings, own) if row == "adapter_local" else None
+            features, examples = None, {"train": lesson.examples}
+            if isinstance(lesson, Continuation):
+                cache = CacheArguments(cache_features=str(Path(scratch, "features")))
+                features, examples = open_features(cache, model, examples, own, verbose=False)
+            shared |= {"train_dataset": examples["train"], "features": features, "locality": term}
+            FeatureTrainer(args=own, data_collator=CollateWithCacheIndex(collate), **shared).train()
+        return cost, model if features is None else _with_backbone(model, flags, run, Path(scratch, ADAPTER))
+
+
+def _with_backbone(
+    model: KAdapterForMaskedLM | KAdapterForCausalLM, flags: InjectionArguments, run: RunArguments, folder: Path
+) -> KAdapterForMaskedLM | KAdapterForCausalLM:
+    """Return a model with the adapter of another, whose backbone left memory, through a folder."""
+    model.save_adapter(folder, ADAPTER)
+    whole: Any = base_model(flags, run)
+    whole.load_adapter(str(folder), ADAPTER)
+    whole.set_adapter(ADAPTER)
+    return whole.eval().to(run.device)
 
 
 def _arguments(row: str, flags: InjectionArguments, run: RunArguments, seed: int, scratch: str) -> RunArguments:
