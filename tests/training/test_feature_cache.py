@@ -119,6 +119,27 @@ def test_another_adapter_with_the_same_taps_reuses_it(ground, copied, tmp_path, 
     assert_same_run(tmp_path / "plain", tmp_path / "out")
 
 
+def test_an_adapter_that_taps_some_layers_reads_a_cache_of_more(ground, copied, tmp_path, read):
+    before = shards(copied)
+    run(ground, tmp_path / "out", "--layers", "0", "2", "--cache_features", copied)
+    assert read == [] and shards(copied) == before
+    run(ground, tmp_path / "plain", "--layers", "0", "2")
+    assert_same_run(tmp_path / "plain", tmp_path / "out")
+    read.clear()
+    run(ground, tmp_path / "more", "--layers", "0", "1", "2", "--cache_features", copied)  # 1 is not there
+    assert sum(read) == 40 + 13
+
+
+def test_eight_bits_of_some_layers_are_read_from_those_of_more(ground, tmp_path, read):
+    given = ["--cache_features", tmp_path / "features", "--cache_dtype", "int8"]
+    run(ground, tmp_path / "all", *given)
+    read.clear()
+    run(ground, tmp_path / "some", "--layers", "2", *given)
+    alone = ["--cache_features", tmp_path / "alone", "--cache_dtype", "int8", "--layers", "2"]
+    assert read == []
+    assert_same_run(tmp_path / "some", run(ground, tmp_path / "again", *alone))
+
+
 def test_evaluation_alone_reads_the_cache(ground, plain, copied, tmp_path, read):
     output = shutil.copytree(plain, tmp_path / "out")
     given = flags(ground, "linguistic", output, *QUIET, "--cache_features", copied)

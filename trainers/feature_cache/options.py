@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -156,14 +157,35 @@ def _open(
         np.concatenate([column(split, "length") for split in examples.values()]),
     )
     about = {"layers": list(layout.layers), "stored": str(layout.stored)}
-    features = open_store(
-        directory, flags.cache_budget, model, run, about, layout, different, log=print if verbose else None
-    )
+    log = print if verbose else None
+    features = _with_more_layers(directory, {**_about_encoder(model, run), **about}, layout, different, log)
+    if features is None:
+        features = open_store(directory, flags.cache_budget, model, run, about, layout, different, log=log)
     _check_worth(features, run)
     _describe(features, directory)
     ends = np.cumsum([len(split) for split in examples.values()])[:-1]
     indexed = zip(examples.items(), np.split(indices, ends), strict=True)
     return features, {name: split.add_column("cache_index", own) for (name, split), own in indexed}
+
+
+def _with_more_layers(
+    directory: Path, about: dict[str, Any], layout: Layout, examples: Examples, log: Callable[[str], None] | None
+) -> FeatureStore | None:
+    """Return the store of another adapter that holds all of these examples, and of them these layers among others.
+
+    It is read and never written to: what is kept there has all of its layers.
+    """
+    wanted = json.loads(_text_of(about))
+    for path in sorted(directory.glob("*/about.json")):
+        with suppress(OSError, ValueError, TypeError):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            within = layout.within(tuple(found.get("layers", ())))
+            if within is not None and {**found, "layers": wanted["layers"]} == wanted and found != wanted:
+                store = FeatureStore(path.parent, within, examples, log=log)
+                if store.complete():
+                    store.writing = False
+                    return store
+    return None
 
 
 def directory_of(named: str | None) -> Path:
@@ -199,13 +221,17 @@ def open_store(
     Raises:
         OSError: the folder can't be made or read.
     """
-    text = json.dumps({**_about_encoder(model, run), **about}, indent=2, sort_keys=True, default=repr)
+    text = _text_of({**_about_encoder(model, run), **about})
     source = Path(model.config.backbone_name_or_path or "backbone").name
     folder = directory / f"{source}-{blake2b(text.encode(), digest_size=8).hexdigest()}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "about.json").is_file():
         replace_file(folder / "about.json", text)
     return FeatureStore(folder, layout, examples, partial(room_in, directory, budget), **settings)
+
+
+def _text_of(about: dict[str, Any]) -> str:
+    return json.dumps(about, indent=2, sort_keys=True, default=repr)
 
 
 def _about_encoder(model: Any, run: Any) -> dict[str, Any]:

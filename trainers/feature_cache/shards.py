@@ -33,12 +33,29 @@ class Layout(NamedTuple):
         width: size of each hidden state.
         stored: dtype in the files, None for that of the states; int8 has an additional scale for each token and layer.
         read: dtype in which the states are returned, None for that of the files.
+        filed: the hidden states in the files, if these hold more than `layers`; None for the same.
     """
 
     layers: tuple[int, ...]
     width: int
     stored: torch.dtype | None = None
     read: torch.dtype | None = None
+    filed: tuple[int, ...] | None = None
+
+    def within(self, filed: tuple[int, ...]) -> Layout | None:
+        """Return how these layers are read from files that hold others too; None if one is not in them.
+
+        The last of a file is the backbone's last hidden state by whatever name.
+        """
+        there = {*filed, -1}
+        return self._replace(filed=filed) if there.issuperset(self.layers) else None
+
+    def chosen(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return of stored tensors (tokens, layers in the files, ...) those of the layers, (tokens, layers, ...)."""
+        if self.filed is None:
+            return stored
+        places = [len(self.filed) - 1 if layer == -1 else self.filed.index(layer) for layer in self.layers]
+        return {name: tensor[:, places] for name, tensor in stored.items()}
 
     def bytes_of(self, lengths: np.ndarray) -> np.ndarray:
         """Return the bytes that examples of these lengths in tokens take, including their keys and lengths."""
@@ -124,7 +141,7 @@ def read_shard(path: Path, layout: Layout) -> Shard:
         if made_in != path.parent.name:
             raise ValueError(f"it was made in {made_in!r}, for another backbone, other layers or another precision")
         lengths, keys = stored.pop("lengths").numpy(), stored.pop("keys").numpy()
-        shape = (int(lengths.sum()), len(layout.layers), layout.width)
+        shape = (int(lengths.sum()), len(layout.filed or layout.layers), layout.width)
         if stored["states"].shape != shape:
             raise ValueError(f"its states are {tuple(stored['states'].shape)} and must be {shape}")
     except (SafetensorError, KeyError) as error:

@@ -112,7 +112,7 @@ class FeatureStore:
         shape = (len(self.layout.layers), len(indices), length, self.layout.width)
         states, there = torch.zeros(shape, dtype=self.layout.read, pin_memory=pinned), self.has(indices)
         for number in np.flatnonzero(there):
-            example = self.layout.decode(self.stored(indices[int(number)]))
+            example = self.layout.decode(self.layout.chosen(self.stored(indices[int(number)])))
             states[:, number, : len(example)] = example.transpose(0, 1)
         return states, there
 
