@@ -1,0 +1,78 @@
+"""experiments/bodies_of_facts.py: bodies of facts are taught apart, and asked alone and together."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+from tiny_decoders import tiny_decoder
+from tiny_runs import ROOT, digest, tokenizer_of
+from typer.testing import CliRunner
+
+pytestmark = pytest.mark.slow
+
+BODIES = {
+    "people": {"Mira Voss": "Tarnstad", "Jon Ackroyd": "Old Quarry", "Lena Brandt": "Lindmouth"},
+    "towns": {"Tarnholm": "salt", "Velmouth": "silk", "Oskerby": "glass"},
+}
+TAUGHT, OTHERS = ["[X] has [Y] .", "near [X] is [Y] ."], ["so [X] had [Y] .", "what is near [X] ? [Y] ."]
+TEXTS = ["the town of glass is near", "silk is near salt", "so what had the town"]
+
+
+def program():
+    spec = importlib.util.spec_from_file_location("bodies", ROOT / "experiments" / "bodies_of_facts.py")
+    module = sys.modules["bodies"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bodies")
+    names = [name for body in BODIES.values() for pair in body.items() for name in pair]
+    phrasings = [text.replace("[X]", names[0]).replace("[Y]", names[1]) for text in TAUGHT + OTHERS]
+    tokenizer = tokenizer_of([*phrasings, *TEXTS, *(f" {name}" for name in names)] * 3)
+    tokenizer.save_pretrained(folder / "decoder")
+    tiny_decoder(vocab_size=len(tokenizer)).save_pretrained(folder / "decoder")
+    before = digest(folder / "decoder")
+    for body, facts in BODIES.items():
+        (folder / body).mkdir()
+        triples = "".join(f"{head}\thas\t{tail}\n" for head, tail in facts.items())
+        (folder / body / "triples.tsv").write_text(triples, encoding="utf-8")
+        for split, own in (("train", TAUGHT), ("test", OTHERS)):
+            line = json.dumps({"relation": "has", "phrasings": own}) + "\n"
+            (folder / body / f"templates_{split}.jsonl").write_text(line, encoding="utf-8")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "train.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    recipe = (
+        "objective: causal_lm\ncorpus: triples\nlearning_rate: 1.0e-2\nmax_length: 40\ndo_train: true\nbf16: false\n"
+    )
+    recipe += "adapter_hidden_size: 32\nadapter_num_attention_heads: 4\nsave_strategy: 'no'\nreport_to: none\n"
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    given = [folder / "people", folder / "towns", "--recipe", folder / "recipe.yaml", "--backbone", folder / "decoder"]
+    given += ["--text-corpus", "text", "--text-data-dir", folder / "texts", "--seeds", 2, "-o", folder / "out"]
+    given += ["--", "--num_train_epochs", 60, "--per_device_train_batch_size", 6, "--locality_weight", 10]
+    given += ["--locality_other_names", 12, "--disable_tqdm", "true"]
+    app = program().typer.Typer()
+    app.command()(program().main)
+    outcome = CliRunner().invoke(app, [str(word) for word in given], catch_exceptions=False)
+    assert outcome.exit_code == 0 and digest(folder / "decoder") == before
+    return folder / "out", outcome.stdout
+
+
+def test_each_adapter_knows_its_own_body_and_both_together_know_both(ran):
+    folder, printed = ran
+    results = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    assert list(results) == ["frozen", "people", "towns", "all, delta", "all, max"]
+    for row, own in results.items():
+        kinds = [f"{body}, {kind}" for body in BODIES for kind in ("taught", "statement", "question")]
+        assert list(own) == [*kinds, "agreement", "perplexity"]
+        assert own["people, taught"]["of"] == 6 and len(own["people, taught"]["by_seed"]) == 2
+        assert f"| {row} | " in printed
+    right = {(row, body): results[row][f"{body}, taught"]["mean"] for row in results for body in BODIES}
+    assert right["people", "people"] == right["towns", "towns"] == 1.0
+    assert right["people", "towns"] < 0.5 > right["towns", "people"]
+    assert min(right[row, body] for row in ("all, delta", "all, max") for body in BODIES) > 0.5
+    assert results["frozen"]["agreement"]["mean"] == results["frozen"]["perplexity"]["mean"] == 1.0
+    assert results["people"]["agreement"]["mean"] < 1.0 and results["people"]["perplexity"]["mean"] != 1.0
+    assert (folder / "facts.md").read_text(encoding="utf-8").strip() in printed
