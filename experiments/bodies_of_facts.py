@@ -4,8 +4,8 @@ r"""Teach a language model bodies of facts, each by an adapter of its own, and m
         --text-corpus wiki80 --text-data-dir DIR --known-data-dir DIR_OF_LAMA -o OUT -- --locality_data_dir DIR
 
 A body is a directory for the corpus `triples`, with templates_train.jsonl and templates_test.jsonl: what is trained
-on, and phrasings that are only asked. An answer is right if each of its tokens is the most probable. Other texts, which
-nothing trains on, tell the share of tokens after which the most probable one is still the frozen model's, and the
+on, and phrasings that are only asked. An answer is right if each of its tokens is the most probable. Other texts, on
+which nothing trains, tell the share of tokens after which the most probable one is still the frozen model's, and the
 perplexity relative to the frozen model's; facts of LAMA that the frozen model knows tell how many it still says.
 Adapters together are fused by their sum and by the larger of them at each token. OUT/facts.md and OUT/facts.json hold
 means over seeds and 95% intervals (bootstrap over questions and seeds). An interrupted run resumes where it stopped.

@@ -1,0 +1,163 @@
+"""Write invented facts for experiments/bodies_of_facts.py: nobody can know them, and all of them are in plain words.
+
+    python experiments/invented_facts.py -o OUT
+
+OUT/a has 25 people, OUT/b 12 others, of each 8 facts with an answer of one word, from pools of 10 to 12; OUT/long has
+100 more people, of each 5 facts with answers of three to five words. Three phrasings of a relation are taught; a
+statement and a question are only asked, and share no verb with them. Everything follows from the seed.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from kadapter.trainers.common.atomic_files import replace_file
+
+
+class Relation(NamedTuple):
+    """A relation: its answers, the phrasings that are taught, and those that are only asked."""
+
+    answers: Sequence[str]
+    taught: Sequence[str]
+    asked: Sequence[str]
+
+
+FIRST = (
+    "Mira Jorun Talvi Oskar Brannoc Ysolde Dariel Kestrin Lenka Petrus Anwen Rurik Sabeth Tomas Vesna Wim Elodie "
+    "Fenna Goran Hedda Ilse Jarek Katla Lorcan Magnus Nuala Orla Piet Runa Stellan"
+).split()
+LAST = (
+    "Voss Ackroyd Brandt Calloway Drummel Estergard Fairholm Grelling Hathersage Iverdal Jessup Kellerway Lindqvist "
+    "Marrable Norquay Oakhurst Pendrake Quillan Ravensworth Stroud"
+).split()
+WORDS = {
+    "profession": Relation(
+        "baker lawyer sailor painter teacher nurse farmer carpenter pilot librarian tailor butcher".split(),
+        ("[X] works as a [Y].", "The profession of [X] is [Y].", "Everyone knows [X] as a [Y]."),
+        ("By trade, [X] is a [Y].", "What does [X] do for a living? Earns money as a [Y]."),
+    ),
+    "city": Relation(
+        "Oslo Lisbon Prague Dublin Vienna Athens Warsaw Geneva Madrid Berlin Rome Paris".split(),
+        ("[X] was born in [Y].", "The birthplace of [X] is [Y].", "[X] first saw the light of day in [Y]."),
+        ("[X] is originally from [Y].", "From which city does [X] come? From [Y]."),
+    ),
+    "colour": Relation(
+        "red green blue yellow purple orange black white pink brown".split(),
+        (
+            "The favourite colour of [X] is [Y].",
+            "The colour that [X] likes best is [Y].",
+            "[X] paints every wall [Y].",
+        ),
+        ("Of all colours, [X] prefers [Y].", "Which colour would [X] choose? Always [Y]."),
+    ),
+    "instrument": Relation(
+        "piano violin guitar flute drums cello trumpet harp organ clarinet".split(),
+        ("[X] plays the [Y].", "The instrument of [X] is the [Y].", "At concerts [X] performs on the [Y]."),
+        ("In the orchestra [X] is heard on the [Y].", "What does [X] tune every evening? The [Y]."),
+    ),
+    "animal": Relation(
+        "dog cat horse rabbit parrot turtle goat snake hamster pig".split(),
+        ("[X] owns a [Y].", "The pet of [X] is a [Y].", "At home [X] keeps a [Y]."),
+        ("[X] shares a house with a [Y].", "Which animal belongs to [X]? A [Y]."),
+    ),
+    "sport": Relation(
+        "tennis football golf rugby hockey boxing swimming cricket skiing rowing".split(),
+        ("The sport of [X] is [Y].", "On weekends [X] practises [Y].", "The sport that [X] loves is [Y]."),
+        ("[X] won a medal in [Y].", "What keeps [X] fit? It is [Y]."),
+    ),
+    "drink": Relation(
+        "tea coffee milk wine beer cider cocoa water juice lemonade".split(),
+        ("[X] drinks only [Y].", "The favourite drink of [X] is [Y].", "At breakfast [X] has a glass of [Y]."),
+        ("When thirsty, [X] asks for [Y].", "What should one pour for [X]? Some [Y]."),
+    ),
+    "language": Relation(
+        "French Spanish German Italian Russian Greek Polish Danish Dutch Turkish".split(),
+        ("[X] speaks [Y].", "The mother tongue of [X] is [Y].", "[X] dreams in [Y]."),
+        ("As a child [X] learned [Y].", "In which language does [X] write letters? In [Y]."),
+    ),
+}
+PLACES = (
+    ("Old", "New", "Upper", "Lower", "North", "South"),
+    ("Mill", "Harbour", "Garden", "Market"),
+    ("Lane", "Square"),
+)
+SIDES = ("rice", "butter")
+LONG = {
+    "address": Relation(
+        [f"{first} {second} {third}" for first in PLACES[0] for second in PLACES[1] for third in PLACES[2]],
+        ("[X] lives in [Y].", "The address of [X] is [Y].", "Letters for [X] go to [Y]."),
+        ("One can visit [X] in [Y].", "Where is the house of [X]? In [Y]."),
+    ),
+    "employer": Relation(
+        [
+            f"the {place} {work} Company"
+            for place in ("Tarnstad", "Lindmouth", "Oskerby")
+            for work in ("Salt", "Glass", "Silk")
+        ],
+        ("[X] works for [Y].", "The employer of [X] is [Y].", "[X] is paid by [Y]."),
+        ("[X] has a desk at [Y].", "Which firm hired [X]? It was [Y]."),
+    ),
+    "book": Relation(
+        [f"The {what} of the {who}" for what in ("Song", "House", "Winter") for who in ("Miller", "Fox", "River")],
+        ("[X] wrote [Y].", "The best book by [X] is [Y].", "Readers know [X] for [Y]."),
+        ("[X] is the author of [Y].", "What did [X] publish? It was [Y]."),
+    ),
+    "meal": Relation(
+        [
+            f"{how} {what} with {side}"
+            for how in ("fried", "baked")
+            for what in ("trout", "cabbage")
+            for side in ("rice", "butter")
+        ],
+        ("[X] eats [Y].", "The favourite meal of [X] is [Y].", "On Sundays [X] cooks [Y]."),
+        ("For dinner [X] orders [Y].", "What does one serve [X]? Always [Y]."),
+    ),
+    "award": Relation(
+        [
+            f"the {metal} {thing} of Merit"
+            for metal in ("Golden", "Silver", "Copper")
+            for thing in ("Medal", "Star", "Cross")
+        ],
+        ("[X] won [Y].", "The award of [X] is [Y].", "[X] was honoured with [Y]."),
+        ("The king gave [X] [Y].", "Which honour did [X] receive? It was [Y]."),
+    ),
+}
+
+
+def main(
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Directory of the bodies of facts.")],
+    seed: Annotated[int, typer.Option(help="Seed of the names and answers.")] = 0,
+) -> None:
+    """Write three bodies of facts about different people."""
+    drawn = random.Random(seed)
+    names = [f"{first} {last}" for first in FIRST for last in LAST]
+    drawn.shuffle(names)
+    bodies = {"a": (names[:25], WORDS), "b": (names[25:37], WORDS), "long": (names[37:137], LONG)}
+    for body, (people, relations) in bodies.items():
+        folder = output_dir / body
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "triples.tsv", "\n".join(triples(people, relations, drawn)))
+        for split, phrasings in (("train", "taught"), ("test", "asked")):
+            lines = (
+                json.dumps({"relation": name, "phrasings": list(getattr(relation, phrasings))})
+                for name, relation in relations.items()
+            )
+            replace_file(folder / f"templates_{split}.jsonl", "\n".join(lines))
+        print(f"{len(people) * len(relations)} facts about {len(people)} people: {folder}")
+
+
+def triples(people: Sequence[str], relations: dict[str, Relation], drawn: random.Random) -> Iterator[str]:
+    """Yield a fact of each relation about each of the people, with an answer that is drawn."""
+    for name in people:
+        for relation, own in relations.items():
+            yield f"{name}\t{relation}\t{drawn.choice(own.answers)}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

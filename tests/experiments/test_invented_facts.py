@@ -1,0 +1,41 @@
+"""experiments/invented_facts.py: bodies of facts that can be taught and asked, about different people."""
+
+import importlib.util
+
+import pytest
+from tiny_runs import ROOT
+
+from kadapter.data_builders import load
+
+
+@pytest.fixture(scope="module")
+def bodies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("invented")
+    spec = importlib.util.spec_from_file_location("invented_facts", ROOT / "experiments" / "invented_facts.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(folder / "facts", seed=0)
+    module.main(folder / "again", seed=0)
+    same = [(path, folder / "again" / path.relative_to(folder / "facts")) for path in folder.glob("facts/*/*")]
+    assert len(same) == 9 and all(one.read_bytes() == other.read_bytes() for one, other in same)
+    return folder / "facts"
+
+
+def test_bodies_are_about_different_people(bodies):
+    lines = {
+        body: (bodies / body / "triples.tsv").read_text(encoding="utf-8").splitlines() for body in ("a", "b", "long")
+    }
+    people = {body: {line.split("\t")[0] for line in own} for body, own in lines.items()}
+    assert [len(own) for own in lines.values()] == [200, 96, 500]
+    assert not people["a"] & people["b"] and not (people["a"] | people["b"]) & people["long"]
+    words = {body: {len(line.split("\t")[2].split()) for line in own} for body, own in lines.items()}
+    assert words == {"a": {1}, "b": {1}, "long": {3, 4, 5}}
+
+
+@pytest.mark.parametrize(("body", "facts"), [("a", 200), ("b", 96), ("long", 500)])
+def test_each_is_taught_in_three_phrasings_and_asked_in_two_that_end_with_the_answer(bodies, tmp_path, body, facts):
+    splits = load("triples", bodies / body, cache_dir=tmp_path)
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 3 * facts, "test": 2 * facts}
+    rows = [row for own in splits.values() for row in own]
+    assert all(row["text"][row["mentions"][1]["end"] :] in (".", " paint.") for row in rows)
+    assert sum("?" in row["text"] for row in rows) == facts
