@@ -4,7 +4,8 @@
 
 OUT/a has 25 people, OUT/b 12 others, of each 8 facts with an answer of one word, from pools of 10 to 12; OUT/long has
 100 more people, of each 5 facts with answers of three to five words. Three phrasings of a relation are taught; a
-statement and a question are only asked, and share no verb with them. Everything follows from the seed.
+statement and a question are only asked, and share no verb with them. OUT/a_more has the facts of OUT/a and teaches six
+phrasings, a question among them. Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -21,13 +22,19 @@ from kadapter.trainers.common.atomic_files import replace_file
 
 
 class Relation(NamedTuple):
-    """A relation: its answers, the phrasings that are taught, and those that are only asked."""
+    """A relation: its answers, the phrasings that are taught, those that are only asked, and more to be taught."""
 
     answers: Sequence[str]
     taught: Sequence[str]
     asked: Sequence[str]
+    more: Sequence[str] = ()
+
+    def with_more(self) -> Relation:
+        """Return the relation with all of its phrasings taught but those that are only asked."""
+        return self._replace(taught=(*self.taught, *self.more))
 
 
+SPLITS = {"taught": "train", "asked": "test"}
 FIRST = (
     "Mira Jorun Talvi Oskar Brannoc Ysolde Dariel Kestrin Lenka Petrus Anwen Rurik Sabeth Tomas Vesna Wim Elodie "
     "Fenna Goran Hedda Ilse Jarek Katla Lorcan Magnus Nuala Orla Piet Runa Stellan"
@@ -41,11 +48,21 @@ WORDS = {
         "baker lawyer sailor painter teacher nurse farmer carpenter pilot librarian tailor butcher".split(),
         ("[X] works as a [Y].", "The profession of [X] is [Y].", "Everyone knows [X] as a [Y]."),
         ("By trade, [X] is a [Y].", "What does [X] do for a living? Earns money as a [Y]."),
+        (
+            "Few know that [X] trained as a [Y].",
+            "On the card of [X] stands: [Y].",
+            "What is the job of [X]? The job is [Y].",
+        ),
     ),
     "city": Relation(
         "Oslo Lisbon Prague Dublin Vienna Athens Warsaw Geneva Madrid Berlin Rome Paris".split(),
         ("[X] was born in [Y].", "The birthplace of [X] is [Y].", "[X] first saw the light of day in [Y]."),
         ("[X] is originally from [Y].", "From which city does [X] come? From [Y]."),
+        (
+            "[X] has always called one place home: [Y].",
+            "As a native, [X] praises [Y].",
+            "Where did [X] grow up? It was in [Y].",
+        ),
     ),
     "colour": Relation(
         "red green blue yellow purple orange black white pink brown".split(),
@@ -55,31 +72,49 @@ WORDS = {
             "[X] paints every wall [Y].",
         ),
         ("Of all colours, [X] prefers [Y].", "Which colour would [X] choose? Always [Y]."),
+        (
+            "Among paints, [X] takes [Y].",
+            "The whole wardrobe of [X] is [Y].",
+            "What is the best colour for [X]? It is [Y].",
+        ),
     ),
     "instrument": Relation(
         "piano violin guitar flute drums cello trumpet harp organ clarinet".split(),
         ("[X] plays the [Y].", "The instrument of [X] is the [Y].", "At concerts [X] performs on the [Y]."),
         ("In the orchestra [X] is heard on the [Y].", "What does [X] tune every evening? The [Y]."),
+        (
+            "In the band, [X] is on the [Y].",
+            "For years [X] has taken lessons on the [Y].",
+            "What does [X] perform on? It is the [Y].",
+        ),
     ),
     "animal": Relation(
         "dog cat horse rabbit parrot turtle goat snake hamster pig".split(),
         ("[X] owns a [Y].", "The pet of [X] is a [Y].", "At home [X] keeps a [Y]."),
         ("[X] shares a house with a [Y].", "Which animal belongs to [X]? A [Y]."),
+        ("In the garden of [X] sleeps a [Y].", "Every day [X] feeds a [Y].", "What pet does [X] have? It is a [Y]."),
     ),
     "sport": Relation(
         "tennis football golf rugby hockey boxing swimming cricket skiing rowing".split(),
         ("The sport of [X] is [Y].", "On weekends [X] practises [Y].", "The sport that [X] loves is [Y]."),
         ("[X] won a medal in [Y].", "What keeps [X] fit? It is [Y]."),
+        (
+            "As an athlete, [X] trains for [Y].",
+            "The club of [X] is all about [Y].",
+            "Which game does [X] like? It is [Y].",
+        ),
     ),
     "drink": Relation(
         "tea coffee milk wine beer cider cocoa water juice lemonade".split(),
         ("[X] drinks only [Y].", "The favourite drink of [X] is [Y].", "At breakfast [X] has a glass of [Y]."),
         ("When thirsty, [X] asks for [Y].", "What should one pour for [X]? Some [Y]."),
+        ("In any bar, [X] orders [Y].", "In the cup of [X] there is always [Y].", "What does [X] drink? It is [Y]."),
     ),
     "language": Relation(
         "French Spanish German Italian Russian Greek Polish Danish Dutch Turkish".split(),
         ("[X] speaks [Y].", "The mother tongue of [X] is [Y].", "[X] dreams in [Y]."),
         ("As a child [X] learned [Y].", "In which language does [X] write letters? In [Y]."),
+        ("At school [X] was taught in [Y].", "The diary of [X] is in [Y].", "What does [X] speak at home? It is [Y]."),
     ),
 }
 PLACES = (
@@ -140,16 +175,20 @@ def main(
     drawn.shuffle(names)
     bodies = {"a": (names[:25], WORDS), "b": (names[25:37], WORDS), "long": (names[37:137], LONG)}
     for body, (people, relations) in bodies.items():
-        folder = output_dir / body
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / "triples.tsv", "\n".join(triples(people, relations, drawn)))
-        for split, phrasings in (("train", "taught"), ("test", "asked")):
-            lines = (
-                json.dumps({"relation": name, "phrasings": list(getattr(relation, phrasings))})
-                for name, relation in relations.items()
-            )
-            replace_file(folder / f"templates_{split}.jsonl", "\n".join(lines))
-        print(f"{len(people) * len(relations)} facts about {len(people)} people: {folder}")
+        facts = "\n".join(triples(people, relations, drawn))
+        write(output_dir / body, facts, relations)
+        if body == "a":
+            write(output_dir / "a_more", facts, {name: own.with_more() for name, own in relations.items()})
+        print(f"{len(people) * len(relations)} facts about {len(people)} people: {output_dir / body}")
+
+
+def write(folder: Path, facts: str, relations: dict[str, Relation]) -> None:
+    """Write a body: its triples, the phrasings that are taught, and those that are only asked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "triples.tsv", facts)
+    for split in ("taught", "asked"):
+        lines = [json.dumps({"relation": name, "phrasings": getattr(own, split)}) for name, own in relations.items()]
+        replace_file(folder / f"templates_{SPLITS[split]}.jsonl", "\n".join(lines))
 
 
 def triples(people: Sequence[str], relations: dict[str, Relation], drawn: random.Random) -> Iterator[str]:

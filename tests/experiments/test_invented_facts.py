@@ -17,7 +17,7 @@ def bodies(tmp_path_factory):
     module.main(folder / "facts", seed=0)
     module.main(folder / "again", seed=0)
     same = [(path, folder / "again" / path.relative_to(folder / "facts")) for path in folder.glob("facts/*/*")]
-    assert len(same) == 9 and all(one.read_bytes() == other.read_bytes() for one, other in same)
+    assert len(same) == 12 and all(one.read_bytes() == other.read_bytes() for one, other in same)
     return folder / "facts"
 
 
@@ -32,10 +32,13 @@ def test_bodies_are_about_different_people(bodies):
     assert words == {"a": {1}, "b": {1}, "long": {3, 4, 5}}
 
 
-@pytest.mark.parametrize(("body", "facts"), [("a", 200), ("b", 96), ("long", 500)])
-def test_each_is_taught_in_three_phrasings_and_asked_in_two_that_end_with_the_answer(bodies, tmp_path, body, facts):
+@pytest.mark.parametrize(
+    ("body", "facts", "taught"), [("a", 200, 3), ("a_more", 200, 6), ("b", 96, 3), ("long", 500, 3)]
+)
+def test_each_is_taught_in_several_phrasings_and_asked_in_two_others(bodies, tmp_path, body, facts, taught):
     splits = load("triples", bodies / body, cache_dir=tmp_path)
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 3 * facts, "test": 2 * facts}
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": taught * facts, "test": 2 * facts}
     rows = [row for own in splits.values() for row in own]
     assert all(row["text"][row["mentions"][1]["end"] :] in (".", " paint.") for row in rows)
-    assert sum("?" in row["text"] for row in rows) == facts
+    assert sum("?" in row["text"] for row in splits["test"]) == facts
+    assert not {row["text"] for row in splits["train"]} & {row["text"] for row in splits["test"]}
