@@ -42,6 +42,7 @@ from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import check_record_type, encode_splits, open_tokenizer
 from kadapter.trainers.common.entry_point import run_program
+from kadapter.trainers.common.lessons import describe_lesson, write_card_of_lesson
 from kadapter.trainers.common.locality import KeptTexts, Locality, check_held_back, check_locality, open_texts
 from kadapter.trainers.common.masking import MaskedExamples
 from kadapter.trainers.common.output_directory import (
@@ -52,7 +53,7 @@ from kadapter.trainers.common.output_directory import (
     in_use,
     mark_finished,
 )
-from kadapter.trainers.common.progress import reported, saved_line
+from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.common.trainer import KAdapterTrainer
 from kadapter.trainers.feature_cache.options import check_cache, open_features
 from kadapter.trainers.feature_cache.store import FeatureStore
@@ -379,20 +380,15 @@ def _write_adapter(trainer: Any, settings: Settings, results: dict[str, float]) 
     output, model = Path(trainer.args.output_dir), trainer.model
     adapter, locality = settings.adapter, settings.locality
     if not adapter.without_adapter:
-        model.config.adapters[adapter.adapter_name]["training"] = {
-            "objective": adapter.objective,
-            "corpus": settings.corpus.corpus,
-            "epochs": round(trainer.state.epoch or 0, 2),
-            "steps": trainer.state.global_step,
-            "learning_rate": trainer.args.learning_rate,
-            "seed": trainer.args.seed,
-            **({"locality": locality.described} if locality.locality_weight else {}),
-            "results": reported(results),
-        }
+        described = describe_lesson(trainer, adapter.objective, settings.corpus.corpus, results)
+        held_back = {"locality": locality.described} if locality.locality_weight else {}
+        model.config.adapters[adapter.adapter_name]["training"] = {**described, **held_back}
         model.save_adapter(output, adapter.adapter_name)
         replace_files(output, trainer.processing_class.save_pretrained)
     model.save_pretrained(output / HEAD)
     replace_files(output / HEAD, trainer.processing_class.save_pretrained)
+    for folder in (*([] if adapter.without_adapter else [output]), output / HEAD):
+        write_card_of_lesson(folder, trainer, adapter.objective, settings.corpus.corpus, results)
 
 
 if __name__ == "__main__":
