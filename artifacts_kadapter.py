@@ -89,6 +89,7 @@ __all__ = [
     "copy_strictly",
     "drop_backbone",
     "forgive_backbone",
+    "in_one_line",
     "lm_head_hash",
     "merge",
     "read_artifact",

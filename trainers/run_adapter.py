@@ -162,12 +162,16 @@ def _run(
     if results is None:
         options = {"description": description, "locality": Locality.of(texts, settings.locality, run), **sharing}
         trainer = _trainer(training.model, objective, examples, features, run, **options)
+        if not settings.adapter.without_adapter:
+            trainer.share = partial(training.model.save_adapter, adapter_name=training.name)
         results = trainer.train_and_evaluate(resume if isinstance(resume, str) else None)
         if run.do_train and state.is_main_process:
             _write_adapter(trainer, settings, results)
             weights = [f"{HEAD}/{WEIGHTS}", *([] if settings.adapter.without_adapter else [WEIGHTS])]
             mark_finished(run, description, weights)
             print(_saved(objective, settings))
+            if run.push_to_hub:
+                trainer.push_to_hub()
     state.wait_for_everyone()
     return results
 

@@ -215,6 +215,7 @@ def _trial(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
         clear(run.output_dir, False)
     PartialState().wait_for_everyone()
     trainer = _trainer(context, model, keep, splits, run)
+    trainer.share = model.save_pretrained
     results = _run(context, trainer, splits, resume if isinstance(resume, str) else None)
     if context.main:
         _write(context, model, trainer, results)
@@ -304,6 +305,8 @@ def _write(context: TaskContext, model: Any, trainer: TaskTrainer, results: dict
     replace_file(folder / RUN, json.dumps(description, indent=2))
     if run.do_train and context.flags.save_artifact:
         print(saved_line(folder, type(model).__name__))
+        if run.push_to_hub:
+            trainer.push_to_hub()
 
 
 def _write_card(
