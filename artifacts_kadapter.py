@@ -538,10 +538,11 @@ def upload(repo_id: str, save: Callable[[Path], None], **kwargs: Any) -> str:
             address_card(artifact / CARD, repo_id)
             _leave_cards(api, repo_id, artifact / CARD, kwargs.get("revision"))
             return str(api.upload_folder(repo_id=repo_id, folder_path=artifact, **kwargs))
-        except (HTTPError, OSError) as error:
+        except (HTTPError, OSError, RuntimeError) as error:  # the last where the weights themselves are not taken
+            reason = in_one_line(error if error.__cause__ is None else f"{error} {error.__cause__}")
             raise OSError(
-                f"could not push to {repo_id!r} ({in_one_line(error)}); what the Hub holds there is as it was, and "
-                "the same push goes on where this one stopped"
+                f"could not push to {repo_id!r} ({reason}); what the Hub holds there is as it was, and the same push "
+                "goes on where this one stopped"
             ) from error
 
 
@@ -557,7 +558,7 @@ def _leave_cards(api: HfApi, repo_id: str, card: Path, revision: str | None) -> 
         card.unlink()
 
 
-def in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException | str) -> str:
     """Return what an error says, without the ends of lines."""
     return " ".join(str(error).split())
 
