@@ -325,7 +325,7 @@ def _check_summands(modules: Mapping[str, nn.Module], names: Sequence[str], weig
 
 def _check_same_shape(first: str, one: dict[str, Any], name: str, other: dict[str, Any]) -> None:
     """Refuse to add weights that don't mean the same."""
-    for key in {**one, **other}:
+    for key in {"kind": None, **one, **other}:  # the kind first, since another shape follows from it
         if key not in FREE and one.get(key) != other.get(key):
             raise ValueError(
                 f"adapter {name!r} has {key}={other.get(key)!r}, and {first!r} has {one.get(key)!r}; only adapters of "

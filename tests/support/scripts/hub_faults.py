@@ -50,6 +50,7 @@ def push():
     return model.push_adapter_to_hub("org/fac", "fac")
 
 
+BATCH = "POST /org/fac.git/info/lfs/objects/batch"
 COMMIT, WEIGHTS = "POST /api/models/org/fac/commit/main", "GET /org/fac/resolve/.*/model.safetensors"
 model = KAdapterModel.from_pretrained("fac", backbone=backbone)
 step("pushed", push)
@@ -63,9 +64,10 @@ step("resumed", push)
 step("second", load)
 shift(0.5)
 step("not sent", push, ["PUT /blobs/.*", 1, {"status": 403}])
-step("sent in the end", push, [COMMIT, 1, {"status": 500}])
+step("no commit", push, [COMMIT, 1, {"status": 429, "headers": {"Retry-After": "1"}}])
+step("sent in the end", push)
 shift(0.5)
-step("too many", push, [COMMIT, 1, {"status": 429, "headers": {"Retry-After": "1"}}])
+step("too many", push, [BATCH, 1, {"status": 500}], [BATCH, 1, {"status": 429, "headers": {"Retry-After": "1"}}])
 step("last", load)
 step("cut", load, [WEIGHTS, 1, {"cut": True}])
 step("slow", load, [WEIGHTS, 1, {"slow": 0.5}])
