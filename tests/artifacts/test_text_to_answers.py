@@ -28,13 +28,13 @@ HEADS = {  # what the last printed line of the steps in each card must match
 }
 THREE_LINES = {  # and what that of the pipeline must, where there is one
     "KAdapterModel": r"torch.Size\(\[1, \d+, 32\]\)",
-    "KAdapterForEntityPairClassification": r"\[\{'label': '(born|died)', 'score': 0\.\d+\}.*\]",
-    "KAdapterForEntityClassification": r"\[(\{'label': '(born|died)', 'score': 0\.\d+\}(, )?)*\]",
+    "KAdapterForEntityPairClassification": r"\[\{'label': '(born|died)', 'score': \d\.\d+\}.*\]",
+    "KAdapterForEntityClassification": r"\[(\{'label': '(born|died)', 'score': \d\.\d+\}(, )?)*\]",
     "KAdapterForDependencyParsing": r".+",
     "KAdapterForMultipleChoice": None,
     "KAdapterForPairMatching": None,
     "KAdapterForQuestionAnswering": None,
-    "KAdapterForSequenceClassification": r"\[\{'label': '(born|died)', 'score': 0\.\d+\}\]",
+    "KAdapterForSequenceClassification": r"\[\{'label': '(born|died)', 'score': \d\.\d+\}\]",
     "KAdapterForTokenClassification": r"\[\{'entity': '(born|died)', .*\]",
 }
 VARIANTS = {
