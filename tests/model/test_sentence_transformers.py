@@ -92,7 +92,7 @@ def test_several_processes_give_the_same_embeddings(folder, tmp_path):
     code = f"""
 import numpy
 from sentence_transformers import SentenceTransformer
-import kadapter
+from kadapter import KAdapterModel
 
 if __name__ == "__main__":
     encoder = SentenceTransformer("saved", device="cpu")
