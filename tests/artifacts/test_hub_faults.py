@@ -49,7 +49,7 @@ def story(tmp_path_factory):
         ("refused", "could not push to 'org/fac' (403 Forbidden"),
         ("no repository", "could not push to 'org/new' (Server error '500 Internal Server Error'"),
         ("not sent", "could not push to 'org/fac' ("),
-        ("no commit", "could not push to 'org/fac' (Client error '429 Too Many Requests'"),
+        ("no commit", "could not push to 'org/fac' (429 Too Many Requests"),
         ("pushed by nobody", "could not push to 'org/nobody' (401"),
         ("broken", "no config.json of a K-Adapter artifact at 'org/fac' ("),
         ("no revision", "no config.json of a K-Adapter artifact at 'org/fac' (v9 is not a valid git identifier"),
