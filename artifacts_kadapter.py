@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import EntryNotFoundError, HTTPError, RevisionNotFoundError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -48,6 +48,15 @@ from .backbone_kadapter import (
     making_models_in_turn,
     resolve_backbone,
 )
+from .cards_kadapter import (
+    CARD,
+    address_card,
+    broken_metadata,
+    is_generated,
+    kept_metadata,
+    model_card,
+    report_kept,
+)
 from .configuration_kadapter import (
     BACKBONE_FIELDS,
     DEFAULT_KIND,
@@ -60,11 +69,10 @@ from .configuration_kadapter import (
     refuse_misspelt,
     split_composition,
 )
-from .processing_kadapter import CARD_MARK, HEADS, LANGUAGE_MODELS, model_card, put_tokenizer
+from .processing_kadapter import put_tokenizer
 
 __all__ = [
     "CARD",
-    "CARD_MARK",
     "CONFIG",
     "DTYPES",
     "MASKED_LM",
@@ -81,9 +89,9 @@ __all__ = [
     "copy_strictly",
     "drop_backbone",
     "forgive_backbone",
+    "in_one_line",
     "lm_head_hash",
     "merge",
-    "model_card",
     "read_artifact",
     "read_own",
     "tensors_under",
@@ -101,7 +109,7 @@ except ImportError:  # Windows has no such locks; there two saves at once are to
     fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MODEL_TYPE = "kadapter"
 OWN_TENSORS = ("adapters.", "fusion.", "head.", "backbone.", "kadapter.")
 # Weights of other models, beside which an artifact would make a directory that loads as neither.
@@ -228,8 +236,9 @@ def _became(staging: Path, directory: Path) -> bool:
 
 
 def _replace_files(staging: Path, directory: Path, stale: Collection[str]) -> None:
-    if not is_generated(directory / CARD):
-        (staging / CARD).unlink(missing_ok=True)
+    if (staging / CARD).exists() and not is_generated(directory / CARD):
+        report_kept(directory / CARD, str(directory / CARD))
+        (staging / CARD).unlink()
     for path in sorted(staging.iterdir(), key=lambda path: path.name != WEIGHTS):
         os.replace(path, directory / path.name)
     for name in stale:
@@ -249,11 +258,6 @@ def _alone_in(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def is_generated(card: Path) -> bool:
-    """Return whether a card is of our making, or not there, so that a save may replace it."""
-    return not card.exists() or CARD_MARK in card.read_text(encoding="utf-8", errors="replace")
 
 
 # ---- where adapters come from ---------------------------------------------------------------------------------------
@@ -385,8 +389,10 @@ def fetch_referred(
 
 
 CONFIGURATION = "configuration_kadapter.py"
+LANGUAGE_MODELS = "language_modeling_kadapter.py"
+HEADS = ("heads_kadapter.py", LANGUAGE_MODELS)
 CODE = (  # the Python files that travel with an artifact; a model without a head reads all but those of heads
-    *(CONFIGURATION, "backbone_kadapter.py", "processing_kadapter.py", "artifacts_kadapter.py"),
+    *(CONFIGURATION, "backbone_kadapter.py", "processing_kadapter.py", "cards_kadapter.py", "artifacts_kadapter.py"),
     *("rows_kadapter.py", "fusion_kadapter.py", "modeling_kadapter.py", *HEADS),
 )
 ALIGNMENT = 64  # bytes; so a mapped tensor begins where one that PyTorch made does, and multiplies to the same bits
@@ -407,7 +413,7 @@ def travelling_code(
 ) -> dict[str, Path]:
     """Return the Python files that an artifact brings along by their names, from the folder of the running ones.
 
-    They are the nine files, those of the other `kinds` of plug-ins in the artifact, what these import, and that of
+    They are those of `CODE`, those of the other `kinds` of plug-ins in the artifact, what these import, and that of
     pipelines for a head that needs an `own_pipeline`. Where no head or pipeline was asked for, remote code lies there
     without their files, which then come from the `source` that the model was loaded from (several joined by " + ") if
     it is of the very same release, and else stay behind.
@@ -452,7 +458,9 @@ def write_artifact(
     record = json.loads(config.to_json_string())
     record.pop("record_digest", None)
     record.update({key: getattr(config, key) for key in STRUCTURE})  # in full, and adapters in their own order
-    metadata = _metadata(config, tensors, json.dumps(record))
+    inside = {key.removeprefix("kadapter."): tensor for key, tensor in tensors.items()}
+    adapters = {name: tensors_under(f"adapters.{name}.", inside) for name in config.adapters}
+    metadata = _metadata(config, tensors, adapters, json.dumps(record))
 
     def fill(folder: Path) -> Collection[str]:
         _save_weights({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / WEIGHTS, metadata)
@@ -462,7 +470,9 @@ def write_artifact(
         shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # save_file leaves it readable to its owner only
         for name, path in code.items():
             shutil.copyfile(path, folder / name)
-        (folder / CARD).write_text(model_card(config), encoding="utf-8")
+        sizes = {name: sum(tensor.numel() for tensor in own.values()) for name, own in adapters.items() if own}
+        card = model_card(config, sizes, metadata=kept_metadata(directory / CARD))
+        (folder / CARD).write_text(card, encoding="utf-8")
         return put_tokenizer(config, folder, directory, tokenizer)
 
     write_directory(directory, fill)
@@ -475,11 +485,11 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def _metadata(config: KAdapterConfig, tensors: dict[str, Tensor], record: str) -> dict[str, str]:
+def _metadata(
+    config: KAdapterConfig, tensors: dict[str, Tensor], adapters: dict[str, dict[str, Tensor]], record: str
+) -> dict[str, str]:
     """Return what weights tell of themselves: their configuration, adapters' hashes, and checksums of all there is."""
-    inside = {key.removeprefix("kadapter."): tensor for key, tensor in tensors.items()}
-    parts = {name: tensors_under(f"adapters.{name}.", inside) for name in config.adapters}
-    hashes = {name: adapter_hash(config.adapters[name], own) for name, own in parts.items() if own}
+    hashes = {name: adapter_hash(config.adapters[name], own) for name, own in adapters.items() if own}
     checksums = {
         "record": f"{zlib.crc32(record.encode()):08x}",
         **{key: checksum(tensor) for key, tensor in tensors.items()},
@@ -488,34 +498,69 @@ def _metadata(config: KAdapterConfig, tensors: dict[str, Tensor], record: str) -
 
 
 def _save_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write tensors behind a header of such a length that the first of them begins at a multiple of `ALIGNMENT`."""
+    """Write tensors to the same bytes at each save, the first of them at a multiple of `ALIGNMENT`.
+
+    Padding of spaces behind the header moves it there. The metadata, which are otherwise written in an order that
+    changes from save to save, are sorted, so that what was pushed before is not uploaded again.
+    """
     save_file(tensors, path, metadata={**metadata, "padding": ""})
     with path.open("rb") as file:
         header = file.read(int.from_bytes(file.read(8), "little")).rstrip()
     if missing := -(8 + len(header)) % ALIGNMENT:
-        save_file(tensors, path, metadata={**metadata, "padding": " " * missing})
+        metadata = {**metadata, "padding": " " * missing}
+        save_file(tensors, path, metadata=metadata)
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+        entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+        text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def upload(repo_id: str, save: Callable[[Path], None], **kwargs: Any) -> str:
     """Save an artifact to a temporary directory, upload it as one commit and return the commit's address.
 
     Raises:
+        OSError: the Hub refuses it or can't be reached; what it holds under that name is as it was.
         ValueError: the name holds a "+", which the Hub refuses.
     """
     if "+" in repo_id:
         raise ValueError(f"the Hub takes no '+' in a name, so not {repo_id!r}; push to {repo_id.replace('+', '-')!r}")
-    api = HfApi(token=kwargs.pop("token", None))
-    repo_id = api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True).repo_id
+    api, private = HfApi(token=kwargs.pop("token", None)), kwargs.pop("private", None)
+    kwargs.setdefault("commit_message", "Upload K-Adapter artifact")
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "artifact"
         save(artifact)
-        try:  # a card that somebody made his own stays
-            if not is_generated(Path(api.hf_hub_download(repo_id, CARD, revision=kwargs.get("revision")))):
-                (artifact / CARD).unlink()
-        except EntryNotFoundError:
-            pass
-        kwargs.setdefault("commit_message", "Upload K-Adapter artifact")
-        return str(api.upload_folder(repo_id=repo_id, folder_path=artifact, **kwargs))
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            address_card(artifact / CARD, repo_id)
+            _leave_cards(api, repo_id, artifact / CARD, kwargs.get("revision"))
+            return str(api.upload_folder(repo_id=repo_id, folder_path=artifact, **kwargs))
+        except (HTTPError, OSError, RuntimeError) as error:  # the last where the weights themselves are not taken
+            reason = in_one_line(error if error.__cause__ is None else f"{error} {error.__cause__}")
+            raise OSError(
+                f"could not push to {repo_id!r} ({reason}); what the Hub holds there is as it was, and the same push "
+                "goes on where this one stopped"
+            ) from error
+
+
+def _leave_cards(api: HfApi, repo_id: str, card: Path, revision: str | None) -> None:
+    """Leave a card out of an upload where that of the Hub is somebody's own, or where the Hub would refuse it."""
+    with contextlib.suppress(EntryNotFoundError, RevisionNotFoundError):  # there is no card, or no such branch yet
+        theirs = Path(api.hf_hub_download(repo_id, CARD, revision=revision))
+        if not is_generated(theirs):
+            report_kept(theirs, f"{CARD} of {repo_id}")
+            card.unlink(missing_ok=True)
+    if card.exists() and not is_generated(card) and broken_metadata(card.read_text(encoding="utf-8")):
+        report_kept(card, f"{CARD}, which was not pushed to {repo_id},")
+        card.unlink()
+
+
+def in_one_line(error: BaseException | str) -> str:
+    """Return what an error says, without the ends of lines."""
+    return " ".join(str(error).split())
 
 
 def drop_backbone(module: Any, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
@@ -678,7 +723,8 @@ def _file(where: str, name: str, reading: dict[str, Any]) -> str:
             return path
         raise FileNotFoundError("there is none")
     except OSError as error:
-        raise OSError(f"no {name} of a K-Adapter artifact at {where!r} ({error}); check its id or path") from error
+        reason = in_one_line(error)
+        raise OSError(f"no {name} of a K-Adapter artifact at {where!r} ({reason}); check its id or path") from error
 
 
 def _read_config(path: str, where: str) -> dict[str, Any]:

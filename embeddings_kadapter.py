@@ -27,8 +27,6 @@ from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from .artifacts_kadapter import (
-    CARD,
-    CARD_MARK,
     CONFIG,
     DTYPES,
     UPLOADING,
@@ -38,8 +36,8 @@ from .artifacts_kadapter import (
     write_directory,
 )
 from .backbone_kadapter import READING, backbone_fingerprint, digest_of_tensor, fingerprint_of
+from .cards_kadapter import CARD, PLACEHOLDER, as_code, as_text, signed
 from .configuration_kadapter import refuse_keywords
-from .processing_kadapter import as_code, as_text
 
 __all__ = ["TABLE", "EntityEmbeddings", "IdIndex"]
 
@@ -356,7 +354,7 @@ class EntityEmbeddings:
     def _card(self) -> str:
         """Return the text of README.md: which entities these are, how their vectors were made, and how to use them."""
         data = ModelCardData(library_name="kadapter", tags=["kadapter", "entity-embeddings", "knowledge-graph"])
-        lines = ["---", data.to_yaml(), "---", CARD_MARK, f"# Entity embeddings of {as_text(self.knowledge_base)}", ""]
+        lines = ["---", data.to_yaml(), "---", f"# Entity embeddings of {as_text(self.knowledge_base)}", ""]
         lines += [
             f"Vectors of {len(self)} entities, such as {', '.join(map(as_code, islice(self, 3)))}, of dimension "
             f"{self.dimension} ({str(self.embeddings.dtype).removeprefix('torch.')}), sha256 {as_code(self.sha256)}.",
@@ -368,9 +366,9 @@ class EntityEmbeddings:
             lines += [f"| {as_text(key)} | {as_text(_shown(value))} |" for key, value in self.origin.items()] + [""]
         first = json.dumps(next(iter(self)), ensure_ascii=False)
         lines += ["```python", "from kadapter import EntityEmbeddings", ""]
-        lines += ['table = EntityEmbeddings.from_pretrained("REPO_OR_DIRECTORY")']
+        lines += [f'table = EntityEmbeddings.from_pretrained("{PLACEHOLDER}")']
         lines += [f"vectors = table.lookup([{first}])  # (1, {self.dimension})", "```", ""]
-        return str(ModelCard("\n".join(lines), ignore_metadata_errors=True))
+        return signed(str(ModelCard("\n".join(lines), ignore_metadata_errors=True)))
 
 
 def _shown(value: Any) -> str:

@@ -5,17 +5,28 @@ Dimensions: B batch, S sequence, H backbone width, K adapters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .configuration_kadapter import KAdapterConfig
+from .artifacts_kadapter import adapter_hash
+from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
 from .rows_kadapter import BASE, Linear, RowAdapters
 
-__all__ = ["AddFusion", "ConcatFusion", "DeltaFusion", "GatedFusion", "MaxFusion", "TokenGatedFusion", "new_fusion"]
+__all__ = [
+    "AddFusion",
+    "ConcatFusion",
+    "DeltaFusion",
+    "GatedFusion",
+    "MaxFusion",
+    "TokenGatedFusion",
+    "new_fusion",
+    "weighted_sum",
+]
 
 
 class AddFusion(nn.Module):
@@ -249,3 +260,83 @@ def new_fusion(config: KAdapterConfig, names: Sequence[str]) -> AddFusion:
     learned = {"gated": GatedFusion, "gated_token": TokenGatedFusion}
     fusions = {"add": AddFusion, "delta": DeltaFusion, "max": MaxFusion, **learned}
     return fusions[config.fusion](names, config.hidden_size)
+
+
+# ---- several adapters in one ----------------------------------------------------------------------------------------
+
+
+# What adapters may differ in and still be added: how they train, and what is said of them.
+FREE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "projection_initializer_range", "training", "source")
+
+
+def weighted_sum(
+    modules: Mapping[str, nn.Module],
+    shapes: Mapping[str, dict[str, Any]],
+    names: Sequence[str],
+    weights: Sequence[float],
+    combination_type: str = "linear",
+) -> tuple[KnowledgeAdapterConfig, dict[str, Tensor]]:
+    """Return configuration and tensors of the weighted sum of adapters, in the dtype of the first.
+
+    Args:
+        modules: adapters by name.
+        shapes: their stored configurations.
+        names: which of them are added.
+        weights: of each its weight; a single one with weight 1 is copied to the bit.
+        combination_type: "linear"; the others of PEFT are for matrices of low rank.
+
+    Raises:
+        TypeError: a weight is no number.
+        ValueError: there is no adapter, or no such adapter, weights are fewer, more or not finite, or adapters differ
+            in their shape or their kind.
+    """
+    if combination_type != "linear":
+        raise ValueError(f"combination_type={combination_type!r} is not possible here; give 'linear'")
+    _check_summands(modules, names, weights)
+    for name in names[1:]:
+        _check_same_shape(names[0], shapes[names[0]], name, shapes[name])
+    states = [modules[name].state_dict() for name in names]
+    tensors = {
+        key: _sum([state[key] for state in states], weights) if tensor.is_floating_point() else tensor.clone()
+        for key, tensor in states[0].items()
+    }
+    parents = [
+        {"adapter": name, "weight": float(weight), "hash": adapter_hash(shapes[name], state)}
+        for name, weight, state in zip(names, weights, states, strict=True)
+    ]
+    shape = {**shapes[names[0]], "training": {"parents": parents}, "source": {}}
+    return KnowledgeAdapterConfig.from_dict(shape), tensors
+
+
+def _check_summands(modules: Mapping[str, nn.Module], names: Sequence[str], weights: Sequence[float]) -> None:
+    if isinstance(names, str) or not names:
+        raise ValueError(f"adapters={names!r} must be a list of at least one adapter; there are {list(modules)}")
+    for name in names:
+        if name not in modules:
+            raise ValueError(f"no adapter {name!r}; there are {list(modules)}")
+    if len(weights) != len(names):
+        raise ValueError(f"{len(weights)} weights for {len(names)} adapters ({list(names)}); give one for each")
+    for name, weight in zip(names, weights, strict=True):
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise TypeError(f"the weight of adapter {name!r} is {weight!r}, and must be a number")
+        if not math.isfinite(weight):
+            raise ValueError(f"the weight of adapter {name!r} is {weight}, and must be finite")
+
+
+def _check_same_shape(first: str, one: dict[str, Any], name: str, other: dict[str, Any]) -> None:
+    """Refuse to add weights that don't mean the same."""
+    for key in {"kind": None, **one, **other}:  # the kind first, since another shape follows from it
+        if key not in FREE and one.get(key) != other.get(key):
+            raise ValueError(
+                f"adapter {name!r} has {key}={other.get(key)!r}, and {first!r} has {one.get(key)!r}; only adapters of "
+                "one shape and kind, such as seeds of one training, have a sum: compose others side by side"
+            )
+
+
+def _sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return a weighted sum, computed in at least 32 bits; it begins with the first, so that even -0 stays."""
+    first, dtype = tensors[0], torch.promote_types(tensors[0].dtype, torch.float32)
+    total = first.to(dtype) * weights[0]
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+        total = total + tensor.to(first.device, dtype) * weight
+    return total.to(first.dtype)

@@ -60,7 +60,7 @@ from .configuration_kadapter import (
     plugin_module,
     refuse_keywords,
 )
-from .fusion_kadapter import DeltaFusion, new_fusion
+from .fusion_kadapter import DeltaFusion, new_fusion, weighted_sum
 from .processing_kadapter import MARKERS, encode_entities
 from .rows_kadapter import Linear, RowAdapters, RowsOfLayer
 
@@ -862,6 +862,25 @@ class AdapterVerbs:
             core.renew_fusion()
             part.check(verify)  # after it is known that all tensors are there, in their shapes
         return list(renamed.values())
+
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "linear"
+    ) -> None:
+        """Add the weighted sum of adapters of one shape, such as the mean of several seeds, frozen and active.
+
+        Its record names those that it is made of, with their weights and hashes.
+
+        Raises:
+            TypeError: a weight is no number.
+            ValueError: adapters differ in shape or kind, one is unknown, weights don't fit them, the name is taken or
+                unfit, or another `combination_type` is asked for: the others of PEFT are for low ranks.
+        """
+        core = self.base_model
+        config, tensors = weighted_sum(core.adapters, self.config.adapters, adapters, weights, combination_type)
+        with core.all_or_nothing():
+            core.adapters.add(adapter_name, config, core.backbone.device, tensors, "the weighted sum")
+            core.adapters[adapter_name].meet(core.backbone)
+            core.renew_fusion()
 
     def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:
         """Remove adapters; with "concat" fusion the remaining features are fused anew and need training."""

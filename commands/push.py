@@ -48,9 +48,10 @@ def run(
             "backbone=ID_OR_PATH",
             err=True,
         )
-    from ._pushing import push  # torch takes seconds to import
+    from ..trainers.common.pushing import push  # torch takes seconds to import
 
-    address, left_out = push(where, repo_id, private or None, revision, message)
+    options = {"private": private or None, "revision": revision, "commit_message": message}
+    address, left_out = push(where, repo_id, **options)
     if as_json:
         typer.echo(json.dumps({"repo_id": repo_id, "commit": address, "left_out": left_out}))
         return

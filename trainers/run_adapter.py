@@ -42,6 +42,7 @@ from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import check_record_type, encode_splits, load_splits, open_tokenizer, sample
 from kadapter.trainers.common.entry_point import run_program
+from kadapter.trainers.common.lessons import describe_lesson, write_card_of_lesson
 from kadapter.trainers.common.locality import (
     KeptTexts,
     Locality,
@@ -59,7 +60,7 @@ from kadapter.trainers.common.output_directory import (
     in_use,
     mark_finished,
 )
-from kadapter.trainers.common.progress import reported, saved_line
+from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.common.taught_names import TaughtTexts
 from kadapter.trainers.common.trainer import KAdapterTrainer
 from kadapter.trainers.feature_cache.options import check_cache, open_features
@@ -181,12 +182,16 @@ def _run(
     if results is None:
         options = {"description": description, "locality": Locality.of(texts, settings.locality, run), **sharing}
         trainer = _trainer(training.model, objective, examples, features, run, **options)
+        if not settings.adapter.without_adapter:
+            trainer.share = partial(training.model.save_adapter, adapter_name=training.name)
         results = trainer.train_and_evaluate(resume if isinstance(resume, str) else None)
         if run.do_train and state.is_main_process:
             _write_adapter(trainer, settings, results)
             weights = [f"{HEAD}/{WEIGHTS}", *([] if settings.adapter.without_adapter else [WEIGHTS])]
             mark_finished(run, description, weights)
             print(_saved(objective, settings))
+            if run.push_to_hub:
+                trainer.push_to_hub()
     state.wait_for_everyone()
     return results
 
@@ -405,20 +410,15 @@ def _write_adapter(trainer: Any, settings: Settings, results: dict[str, float]) 
     output, model = Path(trainer.args.output_dir), trainer.model
     adapter, locality = settings.adapter, settings.locality
     if not adapter.without_adapter:
-        model.config.adapters[adapter.adapter_name]["training"] = {
-            "objective": adapter.objective,
-            "corpus": settings.corpus.corpus,
-            "epochs": round(trainer.state.epoch or 0, 2),
-            "steps": trainer.state.global_step,
-            "learning_rate": trainer.args.learning_rate,
-            "seed": trainer.args.seed,
-            **({"locality": locality.described} if locality.locality_weight else {}),
-            "results": reported(results),
-        }
+        described = describe_lesson(trainer, adapter.objective, settings.corpus.corpus, results)
+        held_back = {"locality": locality.described} if locality.locality_weight else {}
+        model.config.adapters[adapter.adapter_name]["training"] = {**described, **held_back}
         model.save_adapter(output, adapter.adapter_name)
         replace_files(output, trainer.processing_class.save_pretrained)
     model.save_pretrained(output / HEAD)
     replace_files(output / HEAD, trainer.processing_class.save_pretrained)
+    for folder in (*([] if adapter.without_adapter else [output]), output / HEAD):
+        write_card_of_lesson(folder, trainer, adapter.objective, settings.corpus.corpus, results)
 
 
 if __name__ == "__main__":

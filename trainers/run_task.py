@@ -39,6 +39,7 @@ from kadapter import metrics
 from kadapter.artifacts_kadapter import WEIGHTS
 from kadapter.configuration_kadapter import KAdapterConfig
 from kadapter.trainers.common.atomic_files import replace_file, replace_files
+from kadapter.trainers.common.cards import results_of, training_of, update_card
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, checksum, describe_model, describe_training
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.entry_point import run_program
@@ -68,11 +69,9 @@ from kadapter.trainers.downstream.model import (
 from kadapter.trainers.downstream.run_record import (
     PREDICTED,
     PREDICTIONS,
-    add_results_to_card,
     describe,
     read_results,
     read_run,
-    title_card,
     trained_folder,
     write_lines,
 )
@@ -216,6 +215,7 @@ def _trial(context: TaskContext, run: TaskRunArguments) -> dict[str, float]:
         clear(run.output_dir, False)
     PartialState().wait_for_everyone()
     trainer = _trainer(context, model, keep, splits, run)
+    trainer.share = model.save_pretrained
     results = _run(context, trainer, splits, resume if isinstance(resume, str) else None)
     if context.main:
         _write(context, model, trainer, results)
@@ -298,15 +298,33 @@ def _write(context: TaskContext, model: Any, trainer: TaskTrainer, results: dict
     if run.do_train and context.flags.save_artifact:
         bundling = context.flags.bundle_adapters
         model.save_pretrained(folder, **({} if bundling is None else {"bundle_adapters": bundling}))
-        title_card(folder, description)
         replace_files(folder, context.task.tokenizer.save_pretrained)
-    if run.do_eval:
-        add_results_to_card(folder, description, results, str(context.corpus.corpus), context.task.tag)
+    _write_card(context, trainer, description, results)
     if run.do_train:
         mark_finished(run, trainer.description, [RUN])
     replace_file(folder / RUN, json.dumps(description, indent=2))
     if run.do_train and context.flags.save_artifact:
         print(saved_line(folder, type(model).__name__))
+        if run.push_to_hub:
+            trainer.push_to_hub()
+
+
+def _write_card(
+    context: TaskContext, trainer: TaskTrainer, description: dict[str, Any], results: dict[str, float]
+) -> None:
+    """Write the card of an artifact with what this run knows of it: its task, its training and its results."""
+    run, folder = trainer.args, Path(trainer.args.output_dir)
+    if not (folder / WEIGHTS).is_file():
+        return
+    known: dict[str, Any] = {"title": f"{description['task']}: {description['row']}"}
+    if run.do_train and context.flags.save_artifact:
+        known["training"] = training_of(trainer, "run_task")
+    if run.do_eval:
+        split = description["split"]
+        known["results"] = [
+            results_of(description["task"], str(context.corpus.corpus), split, results, context.task.tag)
+        ]
+    update_card(folder, **known)
 
 
 def _trained_on(context: TaskContext, split: Split) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def edit(artifact, change):
     path.write_text(json.dumps(config))
 
 
+HEADINGS = [f"## {heading}" for heading in ("Use", "Compose", "Locality", "Limits", "Citation")]
 HOSTILE = [
     "x\n\n# Heading\n\n---\nlicense: mit\n---\n",
     "<script>alert(1)</script><img src=x onerror=alert(1)>",
@@ -49,6 +50,8 @@ HOSTILE = [
 def test_fields_of_a_part_are_plain_text_in_the_composites_card(tmp_path, artifact, backbone, text):
     def change(config):
         training = {"corpus": text, "objective": text, "results": {text: text}, text: text}
+        training |= dict.fromkeys(("knowledge", "examples", "licence", "epochs", "seed"), text)
+        training |= {"locality": {"weight": text, "corpus": text}, "parents": [{"adapter": text, "weight": text}]}
         config["adapters"]["fac"]["training"] = training
         config["backbone_revision"] = text
         config["backbone_fingerprint"] = None
@@ -62,13 +65,14 @@ def test_fields_of_a_part_are_plain_text_in_the_composites_card(tmp_path, artifa
     for name in ("both", "again"):
         card = (tmp_path / name / "README.md").read_text()
         metadata = ModelCard(card).data.to_dict()
-        assert set(metadata) <= {"library_name", "tags", "base_model", "base_model_relation"}
+        assert set(metadata) <= {"library_name", "pipeline_tag", "tags", "base_model", "base_model_relation"}
         body = card.split("\n---\n", 1)[1]
-        assert len(re.findall("^#", re.sub("```.*?```", "", body, flags=re.DOTALL), flags=re.MULTILINE)) == 1
+        headings = re.findall("^#+ .*", re.sub("```.*?```", "", body, flags=re.DOTALL), flags=re.MULTILINE)
+        assert headings == ["# Knowledge adapter fac + lin", *HEADINGS]
         assert not re.search("^(---|\\*\\*\\*|===)", body, flags=re.MULTILINE)
         row = next(line for line in body.splitlines() if line.startswith("| fac |"))
-        assert len(re.findall(r"(?<!\\)\|", row)) == 7
-        assert not re.search(r"<(?!!-- Gen)|(?<!\\)[\[*~`]|javascript:(?!alert\(1\)\))|://", row.split("|", 3)[3])
+        assert len(re.findall(r"(?<!\\)\|", row)) == 8
+        assert not re.search(r"<(?!!-- Gen)|(?<!\\)[\[*~`]|javascript:(?!alert\(1\)\))|://", row.split("|", 4)[4])
 
 
 def test_an_ordinary_name_of_a_corpus_is_shown_as_it_is(tmp_path, backbone):

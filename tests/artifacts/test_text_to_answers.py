@@ -14,7 +14,8 @@ from kadapter import best_spans, encode_choices, encode_passages, encode_words
 pytestmark = pytest.mark.slow
 
 LABELS = {"id2label": {0: "born", 1: "died"}, "label2id": {"born": 0, "died": 1}}
-HEADS = {  # what the last printed line of each card's example must match
+BARE = "KAdapterModel"  # which has no head
+HEADS = {  # what the last printed line of the steps in each card must match
     "KAdapterModel": r"torch.Size\(\[32\]\) torch.Size\(\[32\]\)",
     "KAdapterForEntityPairClassification": "born|died",
     "KAdapterForEntityClassification": r"\[('born'|'died'|, )*\]",
@@ -24,6 +25,17 @@ HEADS = {  # what the last printed line of each card's example must match
     "KAdapterForQuestionAnswering": r".+ \d(\.\d+)?(e-\d+)?",
     "KAdapterForSequenceClassification": "born|died",
     "KAdapterForTokenClassification": r"\[\('<s>', '(born|died)'\), .*\]",
+}
+THREE_LINES = {  # and what that of the pipeline must, where there is one
+    "KAdapterModel": r"torch.Size\(\[1, \d+, 32\]\)",
+    "KAdapterForEntityPairClassification": r"\[\{'label': '(born|died)', 'score': \d\.\d+\}.*\]",
+    "KAdapterForEntityClassification": r"\[(\{'label': '(born|died)', 'score': \d\.\d+\}(, )?)*\]",
+    "KAdapterForDependencyParsing": r".+",
+    "KAdapterForMultipleChoice": None,
+    "KAdapterForPairMatching": None,
+    "KAdapterForQuestionAnswering": None,
+    "KAdapterForSequenceClassification": r"\[\{'label': '(born|died)', 'score': \d\.\d+\}\]",
+    "KAdapterForTokenClassification": r"\[\{'entity': '(born|died)', .*\]",
 }
 VARIANTS = {
     "official parser": ("KAdapterForDependencyParsing", {"dependency_head": "official", "num_positions": 40}),
@@ -50,21 +62,42 @@ def cards(tmp_path_factory, tokenizer):
     for name, (head, fields) in wanted.items():
         model = make_model(backbone, "fac", model_class=getattr(kadapter, head), **LABELS, **fields)
         model.save_pretrained(folder / name)
-        (example,) = re.findall("```python\n(.*?)```", (folder / name / "README.md").read_text(), flags=re.DOTALL)
-        script.append(f"print('=== {name}')\n" + example.replace("REPO_OR_DIRECTORY", str(folder / name)))
+        make_model(backbone, "lin").save_pretrained(folder / "other")
+        blocks = re.findall("```python\n(.*?)```", (folder / name / "README.md").read_text(), flags=re.DOTALL)
+        kinds = [*(["pipeline"] if "pipeline(" in blocks[0] else []), "steps", *(["compose"] if head == BARE else [])]
+        for kind, example in zip(kinds, blocks, strict=True):
+            example = example.replace("REPO_OR_DIRECTORY", str(folder / name)).replace("OTHER_ADAPTER", "other")
+            script.append(f"print('=== {name} {kind}')\n{example}")
     printed = run_python("\n".join(script), folder).stdout
     return dict(re.findall(r"=== (.*?)\n(.*?)(?=\n===|\Z)", printed, flags=re.DOTALL))
 
 
+def last_line(cards, example):
+    return cards[example].strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_every_card_ends_in_words_by_an_example_that_runs(cards, head):
-    assert re.fullmatch(HEADS[head], cards[head].strip().splitlines()[-1])
+    assert re.fullmatch(HEADS[head], last_line(cards, f"{head} steps"))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_three_lines_of_every_card_take_text_to_words_where_a_pipeline_does(cards, head):
+    if THREE_LINES[head] is None:
+        assert f"{head} pipeline" not in cards
+    else:
+        assert re.fullmatch(THREE_LINES[head], last_line(cards, f"{head} pipeline"))
+
+
+def test_the_lines_that_compose_run_from_the_card_of_an_adapter_alone(cards):
+    assert last_line(cards, f"{BARE} compose") == "['fac', 'lin']"
+    assert [example for example in cards if example.endswith("compose")] == [f"{BARE} compose"]
 
 
 def test_a_card_shows_labels_or_numbers_as_the_head_gives_them(cards):
-    assert len(cards["official parser"].strip().splitlines()) == 5
-    assert re.fullmatch(r"\[('born'|'died'|, )*\]", cards["several labels"].strip())
-    assert re.fullmatch(r"\[-?\d.*, -?\d.*\]", cards["a number"].strip())
+    assert len(cards["official parser steps"].strip().splitlines()) == 5
+    assert re.fullmatch(r"\[('born'|'died'|, )*\]", cards["several labels steps"].strip())
+    assert re.fullmatch(r"\[-?\d.*, -?\d.*\]", cards["a number steps"].strip())
 
 
 def test_words_are_encoded_as_the_linguistic_objective_encodes_them(tokenizer):

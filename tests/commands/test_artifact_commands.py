@@ -322,10 +322,10 @@ def test_inspect_and_refusals_import_no_torch(parts, tmp_path):
 def test_the_release_that_is_installed_is_what_code_is_compared_with(parts):
     names = sorted(path.name for path in (parts / "pair").glob("*.py"))
     assert all((ROOT / name).read_bytes() == (parts / "pair" / name).read_bytes() for name in names)
-    assert "pipelines_kadapter.py" in names and len(names) == 10
+    assert "pipelines_kadapter.py" in names and len(names) == 11
 
 
-SHOWN_ELSEWHERE = ("push", "list", "train", "task")  # in test_hub_commands and test_launching
+SHOWN_ELSEWHERE = ("push", "list", "card", "train", "task")  # in test_hub_commands, test_card and test_launching
 
 
 def test_the_commands_and_lines_of_python_of_the_documentation_run(parts, tmp_path, monkeypatch, capsys):

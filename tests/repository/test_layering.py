@@ -19,7 +19,18 @@ from kadapter.configuration_kadapter import RELEASE
 REMOTE = sorted(ROOT.glob("*_kadapter.py"))
 # Downward only: each file that travels to the Hub imports none but those before it.
 ORDER = (
-    *("configuration", "backbone", "processing", "artifacts", "embeddings", "rows", "fusion", "modeling", "heads"),
+    *(
+        "configuration",
+        "backbone",
+        "processing",
+        "cards",
+        "artifacts",
+        "embeddings",
+        "rows",
+        "fusion",
+        "modeling",
+        "heads",
+    ),
     *("language_modeling", "prenorm", "map", "pipelines"),
 )
 KINDS = ("map_kadapter.py", "prenorm_kadapter.py")  # of plug-ins
@@ -73,7 +84,7 @@ def test_transformers_finds_the_imports_that_python_finds(path):
     assert set(get_relative_imports(path)) == found  # it searches the text, so a docstring could mislead it
 
 
-def test_nine_files_travel_and_a_model_without_a_head_reads_all_but_those_of_heads():
+def test_ten_files_travel_and_a_model_without_a_head_reads_all_but_those_of_heads():
     assert {path.name for path in REMOTE} == {f"{name}_kadapter.py" for name in ORDER}
     # a table holds no code; the file of a kind of plug-ins travels with artifacts of that kind, pipelines with heads
     others = {"embeddings_kadapter.py", "pipelines_kadapter.py", *KINDS}

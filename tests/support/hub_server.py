@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote
 
@@ -15,7 +16,11 @@ import yaml
 class Hub(ThreadingHTTPServer):
     """`repositories` holds for each id its commits, oldest first: (sha, {path: content}).
 
-    `branches` holds the same for each (id, branch) that was made beside main; `private` the ids that are private.
+    `branches` holds the same for each (id, branch) that was made beside main; `tags` the commit of each (id, tag);
+    `private` and `gated` the ids that need a token; `messages` what commits were called. A fault is a list of a
+    pattern of requests, such as "GET .*/model.safetensors", how often it strikes, and what happens: {"status": 500,
+    "headers": {}}, {"cut": true} for an answer that ends half way, {"corrupt": true} for one of other bytes, or
+    {"slow": seconds}.
     """
 
     daemon_threads = True
@@ -23,7 +28,8 @@ class Hub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answer)
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
-        self.repositories, self.branches, self.blobs, self.asked, self.private = {}, {}, {}, [], set()
+        self.repositories, self.branches, self.tags, self.blobs, self.messages = {}, {}, {}, {}, {}
+        self.asked, self.faults, self.private, self.gated = [], [], set(), set()
 
     def commit(self, repo, changes, revision="main"):
         commits = self.branches.get((repo, revision), self.repositories.setdefault(repo, []))
@@ -32,7 +38,16 @@ class Hub(ThreadingHTTPServer):
         commits.append((sha, files))
         return sha
 
+    def strikes(self, request):
+        """What goes wrong with a request, if anything does."""
+        for fault in self.faults:
+            if fault[1] > 0 and re.fullmatch(fault[0], request):
+                fault[1] -= 1
+                return fault[2]
+        return {}
+
     def snapshot(self, repo, revision):
+        revision = self.tags.get((repo, revision), revision)
         commits = self.branches.get((repo, revision), self.repositories[repo])
         if revision == "main" or (repo, revision) in self.branches:
             return commits[-1]
@@ -68,6 +83,12 @@ class Answer(BaseHTTPRequestHandler):
         self.body = self.rfile.read(length)
         part = f" {self.headers['Range']}" if self.headers.get("Range") else ""
         self.server.asked.append(f"{self.command} {path}{part}")
+        self.fault = self.server.strikes(f"{self.command} {path}")
+        time.sleep(self.fault.get("slow", 0))
+        if "status" in self.fault:
+            return self.send(self.fault["status"], {"error": "a fault"}, **self.fault.get("headers", {}))
+        if refused := self.refused(path):
+            return self.send(*refused[:2], X_Error_Code=refused[2])
         for pattern, route in ROUTES:
             found = re.fullmatch(pattern, path)
             if found:
@@ -76,14 +97,33 @@ class Answer(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_PUT = do_GET
 
+    def refused(self, path):
+        """The answer to who must not read or write here, if any."""
+        known = self.headers.get("Authorization", "").startswith("Bearer hf_")
+        repo = (re.match(rf"/(?:api/models/)?{REPO}(?:/|$)", path) or [None, None])[1]
+        if not known and (repo in self.server.private or path == "/api/repos/create"):
+            return 401, {"error": "Invalid username or password."}, "RepoNotFound"
+        if not known and repo in self.server.gated and "/resolve/" in path:
+            return 403, {"error": f"Access to model {repo} is restricted."}, "GatedRepo"
+        return None
+
     def send(self, status, content, **headers):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for key, value in {"Content-Length": len(data), **headers}.items():
             self.send_header(key.replace("_", "-"), str(value))
         self.end_headers()
+        if self.fault.get("corrupt"):
+            data = data[: len(data) // 2] + bytes(255 - byte for byte in data[len(data) // 2 :])
+        if self.fault.get("cut"):
+            data, self.close_connection = data[: len(data) // 2], True
         if self.command != "HEAD":
             self.wfile.write(data)
+
+    def take_faults(self):
+        """Faults that a test in another process asks for."""
+        self.server.faults = json.loads(self.body)
+        self.send(200, {})
 
     def create(self):
         asked = json.loads(self.body)
@@ -98,6 +138,10 @@ class Answer(BaseHTTPRequestHandler):
         known = (repo, name) in self.server.branches
         self.server.branches.setdefault((repo, name), list(self.server.repositories[repo]))
         self.send(409 if known else 200, {})
+
+    def tag(self, repo, revision):
+        self.server.tags[repo, json.loads(self.body)["tag"]] = self.server.snapshot(repo, revision)[0]
+        self.send(200, {})
 
     def models(self):
         """Those of an author that have all the tags asked for, as the cards say."""
@@ -125,6 +169,8 @@ class Answer(BaseHTTPRequestHandler):
 
     def batch(self, repo):
         def answer(one):
+            if one["oid"] in self.server.blobs:  # uploaded before
+                return one
             return {**one, "actions": {"upload": {"href": f"{self.server.endpoint}/blobs/{one['oid']}"}}}
 
         objects = [answer(one) for one in json.loads(self.body)["objects"]]
@@ -139,7 +185,9 @@ class Answer(BaseHTTPRequestHandler):
         for line in self.body.splitlines():
             one = json.loads(line)
             value = one["value"]
-            if one["key"] == "file":
+            if one["key"] == "header":
+                self.server.messages.setdefault(repo, []).append(value["summary"])
+            elif one["key"] == "file":
                 changes[value["path"]] = base64.b64decode(value["content"])
             elif one["key"] == "lfsFile":
                 changes[value["path"]] = self.server.blobs[value["oid"]]
@@ -193,8 +241,10 @@ REPO = r"([^/]+/[^/]+)"
 ROUTES = (
     (r"/api/repos/create", Answer.create),
     (r"/api/validate-yaml", Answer.validate),
+    (r"/faults", Answer.take_faults),
     (r"/api/models", Answer.models),
     (rf"/api/models/{REPO}/branch/([^/]+)", Answer.branch),
+    (rf"/api/models/{REPO}/tag/([^/]+)", Answer.tag),
     (rf"/api/models/{REPO}/preupload/([^/]+)", Answer.preupload),
     (rf"/{REPO}\.git/info/lfs/objects/batch", Answer.batch),
     (r"/blobs/(\w+)", Answer.put),

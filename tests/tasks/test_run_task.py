@@ -150,7 +150,7 @@ def test_frozen_parts_keep_every_bit_and_the_artifact_answers_alike(ground, trai
 def test_the_card_is_of_the_task_and_its_lines_load_the_head(trained):
     card = (trained / "README.md").read_text(encoding="utf-8")
     assert "\n# relation_classification: fac+lin\n" in card and "`KAdapterForEntityPairClassification`" in card
-    lines = card.split("```python\n")[1].split("```")[0].replace("REPO_OR_DIRECTORY", str(trained))
+    lines = card.split("```python\n")[2].split("```")[0].replace("REPO_OR_DIRECTORY", str(trained))
     names = {}
     exec(lines, names)
     assert type(names["model"]).__name__ == "KAdapterForEntityPairClassification"

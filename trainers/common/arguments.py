@@ -7,9 +7,10 @@ import difflib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -18,7 +19,15 @@ from transformers import HfArgumentParser, TrainingArguments
 from ...configuration_kadapter import DEFAULT_KIND, FUSIONS
 from .precision import bfloat16_pays, precision_line
 
-__all__ = ["AdapterArguments", "CorpusArguments", "HeadArguments", "RunArguments", "flags_of", "parse_arguments"]
+__all__ = [
+    "AdapterArguments",
+    "CorpusArguments",
+    "HeadArguments",
+    "RunArguments",
+    "flags_of",
+    "parse_arguments",
+    "without_secrets",
+]
 
 
 @dataclass
@@ -207,6 +216,7 @@ class RunArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "All trainable parameters are used."}
     )
+    flags: ClassVar[Sequence[str]] = ()  # those that the run was started with, as a card shows them
 
     def __post_init__(self) -> None:
         if not self.output_dir:
@@ -250,7 +260,9 @@ def parse_arguments(
         "--recipe", help="YAML file of flags and values; flags on the command line override it."
     )
     parser = HfArgumentParser(classes, description=__doc__, parents=[recipe_parser], allow_abbrev=False)
-    known, argv = recipe_parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    shown = without_secrets(argv)
+    known, argv = recipe_parser.parse_known_args(argv)
     if known.recipe is not None:
         argv = _recipe_flags(Path(known.recipe).expanduser(), classes) + argv
     parsed: list[Any]
@@ -261,7 +273,29 @@ def parse_arguments(
         raise ValueError(f"{unknown[0]!r} is no flag" + closest(unknown[0].removeprefix("--"), classes, "--"))
     for arguments in parsed:
         arguments.__dict__.update({name: _expanded(value) for name, value in vars(arguments).items()})
+        if isinstance(arguments, RunArguments):
+            arguments.flags = shown
     return tuple(parsed)
+
+
+SECRETS = ("token", "password", "secret", "api_key")  # ends of names of flags that are never shown
+
+
+def without_secrets(argv: Sequence[str]) -> list[str]:
+    """Return flags as anybody may see them: without tokens, and files and folders by their names alone."""
+    shown, secret = [], False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            secret = name.endswith(SECRETS) or value.startswith("hf_")
+            shown += [] if secret else [f"{name}={_name_of(value)}" if equals else word]
+        elif not secret and not word.startswith("hf_"):
+            shown.append(_name_of(word))
+    return shown
+
+
+def _name_of(value: str) -> str:
+    return Path(value).name if Path(value).expanduser().is_absolute() else value
 
 
 def _expanded(value: Any) -> Any:

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,22 @@ import numpy as np
 import torch
 from accelerate import DistributedType
 from accelerate.optimizer import AcceleratedOptimizer
+from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
 
+from ...artifacts_kadapter import WEIGHTS, in_one_line
 from .atomic_files import PARTIAL, remove, replace_file
 from .checkpoints import check_same_run, damage, last_complete_checkpoint, write_manifest
 from .encoding import column
 from .memory import give_back, limit_native_caches
+from .output_directory import HEAD
 from .progress import Cost
+from .pushing import push, push_progress
 from .sampler import GlobalBatchSampler, InOrder
 
 __all__ = ["KAdapterTrainer"]
@@ -57,6 +62,8 @@ class KAdapterTrainer(Trainer):
     order: Any
     finite: Tensor | bool = True
     staging: Path | None = None
+    hub_model_id: Any = None
+    share: Callable[[Path], None] | None = None  # saves what is pushed during training; by default the whole model
 
     def __init__(self, *, objective: Any, description: dict[str, Any] | None = None, **arguments: Any) -> None:
         limit_native_caches()
@@ -257,6 +264,7 @@ class KAdapterTrainer(Trainer):
             self.staging = None
         self.accelerator.wait_for_everyone()
         self._name_checkpoint(run, name)
+        self._push_checkpoint(run / name)
         self.accelerator.wait_for_everyone()
 
     def _name_checkpoint(self, run: Path, name: str) -> None:
@@ -271,6 +279,59 @@ class KAdapterTrainer(Trainer):
             shutil.rmtree(run / PARTIAL, ignore_errors=True)
             # By step, not by time: the clock may be set back.
             rotate_checkpoints(str(run), self.args.save_total_limit, best_model_checkpoint=best, use_mtime=False)
+
+    # ---- sharing --------------------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository of --push_to_hub, before anything costs time.
+
+        Raises:
+            OSError: the Hub refuses it or can't be reached.
+        """
+        try:
+            super().init_hf_repo(token, private)
+        except (HTTPError, OSError) as error:
+            name = self.args.hub_model_id or Path(self.args.output_dir).name
+            raise OSError(
+                f"--push_to_hub can't make or find {name!r} on the Hub ({in_one_line(error)}); log in with `hf auth "
+                "login`, name another by --hub_model_id, or train without it and use `kadapter push` later"
+            ) from error
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push nothing yet: the checkpoint is pushed when it is complete and has its name."""
+
+    def _push_checkpoint(self, checkpoint: Path) -> None:
+        """Push what is reached at a checkpoint, as --hub_strategy says; a Hub that fails never ends a training."""
+        run = self.args
+        if not (run.push_to_hub and self.is_world_process_zero()) or run.hub_strategy == HubStrategy.END:
+            return
+        options = {"token": run.hub_token, "revision": run.hub_revision}
+        chosen = {key: value for key, value in options.items() if value is not None}
+        save = self.share or self.model.save_pretrained
+        try:
+            push_progress(self.hub_model_id, save, checkpoint, run.hub_strategy, **chosen)
+        except OSError as error:
+            print(f"{error}. The training goes on, and pushes again at its next checkpoint and at its end")
+
+    def push_to_hub(  # type: ignore[override]  # what else it takes would be for a card of transformers
+        self, commit_message: str | None = "End of training", **options: Any
+    ) -> str:
+        """Push the artifact in the output directory as one commit, and return the commit's address.
+
+        Raises:
+            OSError: the Hub refuses it or can't be reached; the artifact is complete on disk.
+        """
+        run = self.args
+        folder = Path(run.output_dir)
+        folder = folder if (folder / WEIGHTS).is_file() else folder / HEAD
+        known = {"token": run.hub_token, "revision": run.hub_revision, **options}
+        try:
+            address, _ = push(folder, self.hub_model_id, commit_message=commit_message, **known)
+        except OSError as error:
+            again = f"kadapter push {folder} {self.hub_model_id}"
+            raise OSError(f"{error}. The run itself is complete; push it by `{again}`") from error
+        print(f"pushed to {address}")
+        return address
 
     def _write_state(self, folder: Path) -> None:
         """Write the state without the best checkpoint's path, which follows from its step: folders move."""

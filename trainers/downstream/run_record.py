@@ -1,20 +1,14 @@
-"""Files that a downstream run writes: predictions, a description of the run, and results on the model card."""
+"""Files that a downstream run writes: predictions, and a description of the run."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard
-
-from ...artifacts_kadapter import CARD
-from ...processing_kadapter import CARD_MARK
 from ...reports.runs import DESCRIPTION, PREDICTIONS, read_description
 from ..common.atomic_files import replace_file
-from ..common.progress import reported
 from .arguments import TaskArguments
 from .knowledge import describe_knowledge, stage
 from .model import RANDOM, random_names, row_name
@@ -22,11 +16,9 @@ from .model import RANDOM, random_names, row_name
 __all__ = [
     "PREDICTED",
     "PREDICTIONS",
-    "add_results_to_card",
     "describe",
     "read_results",
     "read_run",
-    "title_card",
     "trained_folder",
     "write_lines",
 ]
@@ -116,33 +108,3 @@ def read_results(folder: Path) -> dict[str, float]:
     """Read the results of a finished run, empty if it did not evaluate."""
     path = folder / "all_results.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def title_card(folder: Path, description: dict[str, Any]) -> None:
-    """Put the task's name into the title of the card that was generated with an artifact."""
-    path = folder / CARD
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if CARD_MARK in text:
-        title = f"# {description['task']}: {description['row']}"
-        replace_file(path, re.sub("^# .*$", lambda _: title, text, count=1, flags=re.MULTILINE).rstrip("\n"))
-
-
-def add_results_to_card(
-    folder: Path, description: dict[str, Any], results: dict[str, float], corpus: str, tag: str
-) -> None:
-    """Add a split's results to the model card, in the Hub's form (model-index) and as a table."""
-    path = folder / CARD
-    if not path.is_file():
-        return
-    card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-    task, split, shown = description["task"], description["split"], reported(results)
-    data: Any = card.data
-    earlier = [result for result in data.eval_results or [] if result.dataset_split != split]
-    data.model_name = f"{description['row']} on {task}"
-    data.eval_results = earlier + [
-        EvalResult(tag, corpus, task, name, value, dataset_split=split) for name, value in shown.items()
-    ]
-    heading = f"\n## Results on {task}, {split}\n"
-    rows = [f"| {name} | {value:.4f} |" for name, value in shown.items()]
-    card.text = card.text.split(heading)[0] + "\n".join([heading, "| metric | value |", "|---|---|", *rows, ""])
-    replace_file(path, str(card).rstrip("\n"))

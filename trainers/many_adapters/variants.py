@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from ...configuration_kadapter import check_adapter_name
-from ..common.arguments import AdapterArguments, CorpusArguments, RunArguments, flags_of, parse_arguments
+from ..common.arguments import (
+    AdapterArguments,
+    CorpusArguments,
+    RunArguments,
+    flags_of,
+    parse_arguments,
+    without_secrets,
+)
 from ..common.locality import LocalityArguments
 from ..feature_cache.options import CacheArguments
 
@@ -89,6 +96,7 @@ def _several(argv: list[str], file: str, variants: dict[str, dict[str, Any]]) ->
         flags = flags_of(values, KINDS, f"variants {file!r}, adapter {name!r}")
         output = ["--adapter_name", name, "--output_dir", str(Path(common.output_dir, name))]
         own = Settings(*parse_arguments([*argv, *flags, *output], KINDS))
+        own.run.flags = without_secrets(argv)  # type: ignore[misc]  # of the class, so that it is no flag itself
         own.run.data_seed = common.seed if common.data_seed is None else common.data_seed
         several.append(own)
     return several
