@@ -48,7 +48,11 @@ def export_artifact(
     options.check()
     where, reading = os.path.expanduser(artifact), {} if revision is None else {"revision": revision}
     names = split_composition(where)
-    head = "KAdapterModel" if len(names) > 1 else (config_of(where, revision).get("architectures") or ["KAdapterModel"])[0]
+    head = (
+        "KAdapterModel"
+        if len(names) > 1
+        else (config_of(where, revision).get("architectures") or ["KAdapterModel"])[0]
+    )
     model_class = next((getattr(home, head) for home in HOMES if hasattr(home, head)), modeling_kadapter.KAdapterModel)
     model = model_class.from_pretrained(where, backbone=backbone, dtype="float32", **fusion, **reading)
     manifest = export(model, output_dir, options, tokenizer_of(names[0], model.config, reading), log)

@@ -9,7 +9,9 @@ from ._flags import AsJson, Backbone, Revision
 
 __all__ = ["run"]
 
-Artifact = Annotated[str, typer.Argument(help="Artifact with a head, a Hub id or a directory, or an exported directory.")]
+Artifact = Annotated[
+    str, typer.Argument(help="Artifact with a head, a Hub id or a directory, or an exported directory.")
+]
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts; mentions stand in double square brackets.")]
 TextFile = Annotated[
     Path | None, typer.Option("--file", help="File of texts, one in each line; - reads the standard input.")

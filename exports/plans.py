@@ -16,7 +16,17 @@ from ..modeling_kadapter import KAdapterModel
 from .modules import AdapterGraph, EncoderGraph, FusionGraph, WholeGraph
 from .tracing import Sample, Traced
 
-__all__ = ["MENTIONS", "adapter", "check_model", "encoder", "features_of", "fused_adapters", "fusion", "reads_of", "whole"]
+__all__ = [
+    "MENTIONS",
+    "adapter",
+    "check_model",
+    "encoder",
+    "features_of",
+    "fused_adapters",
+    "fusion",
+    "reads_of",
+    "whole",
+]
 
 MENTIONS = {"KAdapterForEntityClassification": 1, "KAdapterForEntityPairClassification": 2}
 SUMMARY = ("KAdapterForSequenceClassification", "KAdapterForMultipleChoice")
@@ -33,14 +43,12 @@ def check_model(model: Any) -> None:
     """
     name, core = type(model).__name__, model.base_model
     if name not in HEADS:
-        raise ValueError(
-            f"a {name} has no exported form; there is one of {', '.join(HEADS)}. Run this one in PyTorch"
-        )
+        raise ValueError(f"a {name} has no exported form; there is one of {', '.join(HEADS)}. Run this one in PyTorch")
     for each in core.adapters.active:
         if core.adapters[each].changes_inputs:
             raise ValueError(
-                f"adapter {each!r} of kind {core.adapters[each].config.kind!r} changes the input embeddings, so no graph "
-                "of the encoder serves others beside it; delete_adapter it, or run this model in PyTorch"
+                f"adapter {each!r} of kind {core.adapters[each].config.kind!r} changes the input embeddings, so no "
+                "graph of the encoder serves others beside it; delete_adapter it, or run this model in PyTorch"
             )
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
@@ -54,7 +62,7 @@ def takes_token_types(core: KAdapterModel) -> bool:
 
 
 def features_of(core: KAdapterModel, name: str) -> str:
-    """Return what the graph of an adapter returns: "adapters", "contributions", or "either" where both are the same."""
+    """Return what the graph of an adapter returns: "adapters", "contributions", or "either" of equal ones."""
     return core.fusion.reads if core.adapters[name].holds_tapped_states else "either"
 
 

@@ -103,7 +103,7 @@ def free_dimensions(sample: Sample, dimensions: dict[str, tuple[str | int, ...]]
 
 
 def compare(traced: Traced, path: Path, runtime: str) -> None:
-    """Raise ValueError where a graph returns something else than its module, for other sizes than it was traced with."""
+    """Raise ValueError where a graph returns something else than its module, for sizes that were not traced."""
     graph = open_graph(path, runtime, needed=list(traced.outputs))
     for sizes in COMPARED:
         sample = traced.sample(*sizes)

@@ -60,7 +60,9 @@ class Export:
                 "file with one of your own sentences in each line, a hundred or more"
             )
         if self.precision != "int8" and self.calibration is not None:
-            raise ValueError(f"calibration means nothing for precision {self.precision}; leave it out, or ask for int8")
+            raise ValueError(
+                f"calibration means nothing for precision {self.precision}; leave it out, or ask for int8"
+            )
         if self.adapters_only and (self.single or self.precision == "int8" or self.taps):
             raise ValueError("adapters alone are exported in fp32, without single and taps, which are the encoder's")
         check_exporter()
@@ -135,9 +137,13 @@ class Writer:
             manifest["head"] = self.head(None)
         else:
             manifest["encoder"] = self.encoder()
-            manifest["adapters"] = {name: self.adapter(name, f"adapter-{name}.onnx") for name in self.core.adapters.featured}
+            manifest["adapters"] = {
+                name: self.adapter(name, f"adapter-{name}.onnx") for name in self.core.adapters.featured
+            }
             manifest["head"] = None if options.adapters_only else self.head("head.onnx")
-        manifest["tokenizer"] = None if tokenizer is None else save_tokenizer(tokenizer, self.folder, self.model.markers)
+        manifest["tokenizer"] = (
+            None if tokenizer is None else save_tokenizer(tokenizer, self.folder, self.model.markers)
+        )
         write_manifest(self.folder, manifest)
         return manifest
 
@@ -162,7 +168,11 @@ class Writer:
     def adapter(self, name: str, file: str | None) -> dict[str, Any]:
         """Write an adapter, unless it is part of a single graph."""
         own = self.core.adapters[name]
-        entry = {"kind": own.config.kind, "layers": list(own.tapped_layers), "features": plans.features_of(self.core, name)}
+        entry = {
+            "kind": own.config.kind,
+            "layers": list(own.tapped_layers),
+            "features": plans.features_of(self.core, name),
+        }
         graph = {"file": None} if file is None else self.graph(file, plans.adapter(self.core, name))
         return {**graph, **entry}
 
@@ -214,7 +224,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, markers: Se
     """
     tokenizer.save_pretrained(folder)
     if not (folder / VOCABULARY).is_file():
-        logger.warning(f"the tokenizer {type(tokenizer).__name__} has no {VOCABULARY}, so the export reads no raw text")
+        logger.warning(
+            f"the tokenizer {type(tokenizer).__name__} has no {VOCABULARY}, so the export reads no raw text"
+        )
         return None
     prefix, suffix = special_tokens(tokenizer)
     (marked,) = marked_tokens(tokenizer, ["a a"], [[(0, 1), (2, 3)][: len(markers)]], markers)

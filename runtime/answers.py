@@ -39,9 +39,7 @@ class Answers:
     def _entry(self, head: str | None) -> dict[str, Any]:
         raise NotImplementedError
 
-    def encode(
-        self, texts: str | Sequence[str], adapter_names: Any = None, batch_size: int = 8
-    ) -> list[np.ndarray]:
+    def encode(self, texts: str | Sequence[str], adapter_names: Any = None, batch_size: int = 8) -> list[np.ndarray]:
         """Return the fused features of texts, each (tokens, hidden), special tokens included.
 
         Raises:
@@ -101,7 +99,9 @@ class Answers:
                 answers.append(self._answer(entry, each, texts[first + row], output.logits[row], top_k))
         return answers
 
-    def _read(self, entry: dict[str, Any], texts: Sequence[Any], entity_spans: Any) -> tuple[list[Encoded], str | None]:
+    def _read(
+        self, entry: dict[str, Any], texts: Sequence[Any], entity_spans: Any
+    ) -> tuple[list[Encoded], str | None]:
         """Return encoded texts, and by which name their positions go to the head."""
         reader, mentions = self.reader(), ASKED[entry["class"]]
         if (entity_spans is not None) != bool(mentions):
@@ -118,7 +118,7 @@ class Answers:
             return encoded, None
         for number, each in enumerate(encoded):
             if not each.positions:
-                raise ValueError(f"text {number}, {texts[number]!r}, has no mask; write {reader.mask} where the answer is")
+                raise ValueError(f"text {number}, {texts[number]!r}, has no mask; write {reader.mask} for the answer")
         return encoded, None if self.single else "positions"
 
     def _batches(
@@ -127,7 +127,8 @@ class Answers:
         """Yield batches of encoded texts with the model's output for each."""
         if adapter_names is not None and (isinstance(adapter_names, str) or len(adapter_names) != len(encoded)):
             raise ValueError(
-                f"adapter_names is {adapter_names!r}, and there are {len(encoded)} texts; give a list, an entry for each"
+                f"adapter_names is {adapter_names!r}, and there are {len(encoded)} texts; give a list, an entry for "
+                "each"
             )
         for first in range(0, len(encoded), size):
             batch = encoded[first : first + size]

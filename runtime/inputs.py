@@ -83,7 +83,9 @@ def as_rows(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[int, ...], dict[str
                 f"{name} has shape {inputs[name].shape} and must have {shape}, that of input_ids; give what came with "
                 "them"
             )
-    return shape, {name: value.reshape(-1, *value.shape[2:]) if len(shape) == 3 else value for name, value in inputs.items()}
+    return shape, {
+        name: value.reshape(-1, *value.shape[2:]) if len(shape) == 3 else value for name, value in inputs.items()
+    }
 
 
 def answered(

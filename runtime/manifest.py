@@ -49,7 +49,9 @@ class Export:
         if not path.is_file():
             raise OSError(f"{path} is missing, which {MANIFEST} names; {AGAIN}")
         if (size := path.stat().st_size) != written["bytes"]:
-            raise ValueError(f"{path} has {size} bytes and was written with {written['bytes']}, so it was cut; {AGAIN}")
+            raise ValueError(
+                f"{path} has {size} bytes and was written with {written['bytes']}, so it was cut; {AGAIN}"
+            )
         if verify and (digest := digest_of_file(path)) != written["sha256"]:
             raise ValueError(
                 f"{path} is damaged: its SHA-256 is {digest[:12]}..., and {written['sha256'][:12]}... was written; "
@@ -68,7 +70,9 @@ def read_export(directory: str | os.PathLike) -> Export:
     path = folder / MANIFEST
     if not path.is_file():
         missing = f"there is no {MANIFEST} in it" if folder.is_dir() else "there is no such directory"
-        raise OSError(f"no exported model at {str(directory)!r}: {missing}; write one by kadapter export ARTIFACT -o DIR")
+        raise OSError(
+            f"no exported model at {str(directory)!r}: {missing}; write one by kadapter export ARTIFACT -o DIR"
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

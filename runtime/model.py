@@ -136,11 +136,15 @@ class ExportedModel(Answers):
         export, names = adapters_at(source)
         self._check_addition(export, f"the adapter of {str(source)!r}")
         if adapter_name is not None and len(names) != 1:
-            raise ValueError(f"{str(source)!r} holds {names}, which adapter_name={adapter_name!r} can't rename; drop it")
+            raise ValueError(
+                f"{str(source)!r} holds {names}, which adapter_name={adapter_name!r} can't rename; drop it"
+            )
         renamed = {name: adapter_name or name for name in names}
         for new in renamed.values():
             if new in self._adapters:
-                raise ValueError(f"there is an adapter {new!r} already; choose another adapter_name or delete_adapter it")
+                raise ValueError(
+                    f"there is an adapter {new!r} already; choose another adapter_name or delete_adapter it"
+                )
         added = {new: self._adapter(export, old, verify) for old, new in renamed.items()}
         self._adapters = {**self._adapters, **added}  # a new dict, since other threads read the old one
         if self._active is not None:
@@ -202,7 +206,9 @@ class ExportedModel(Answers):
             ValueError: an input has another shape, there are more tokens than the encoder takes, or `adapter_names`
                 don't go with the batch or the adapters.
         """
-        arrays = checked({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, self.manifest["backbone"])
+        arrays = checked(
+            {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, self.manifest["backbone"]
+        )
         if self.single:
             return self._run_single(arrays, adapter_names, head)
         chosen, adapters = self._head_named(head), self._adapters

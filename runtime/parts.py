@@ -36,7 +36,6 @@ class Head:
     entry: dict[str, Any]
 
 
-
 def check_learned(head: Head, rows: Sequence[tuple[str, ...]]) -> None:
     """Refuse a row with other adapters than those that a fusion with weights was trained for.
 
@@ -48,8 +47,8 @@ def check_learned(head: Head, rows: Sequence[tuple[str, ...]]) -> None:
         unknown = [name for name in names if name not in fused]
         if unknown:
             raise ValueError(
-                f"row {row} goes through {unknown[0]!r}, and fusion {fusion!r} was trained for {fused}; name others in "
-                "adapter_names, or choose them by set_adapter"
+                f"row {row} goes through {unknown[0]!r}, and fusion {fusion!r} was trained for {fused}; name others "
+                "in adapter_names, or choose them by set_adapter"
             )
         if fusion == "concat" and names and not set(fused) <= set(names):
             raise ValueError(

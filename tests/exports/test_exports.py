@@ -16,15 +16,17 @@ from kadapter import KAdapterForEntityPairClassification, KAdapterModel, PreNorm
 pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
 pytest.importorskip("onnxruntime", reason="running a graph needs onnxruntime: pip install 'kadapter[onnx]'")
 from kadapter.exports import plans
-from kadapter.exports.int8 import Calibration, Labelled
+from kadapter.exports.int8 import Calibration, Labelled, quantize
 from kadapter.exports.tracing import trace
-from kadapter.exports.writing import Export, export
+from kadapter.exports.writing import Export, export, write_manifest
 from kadapter.runtime import MANIFEST, ExportedModel
 
 TEXTS = ["Mira Voss was born in Tarnstad on the Kell.", "Ilse Tarn works in Kell.", "Oduya died in Lumen Bay."] * 4
 SPANS = [[(0, 9), (22, 30)], [(0, 9), (19, 23)], [(0, 5), (14, 23)]] * 4
 LABELS = {"id2label": {0: "born", 1: "died", 2: "works"}, "label2id": {"born": 0, "died": 1, "works": 2}}
-LEAN = PreNormAdapterConfig(hidden_size=8, num_attention_heads=2, intermediate_size=12, num_hidden_layers=1, layers=[1])
+LEAN = PreNormAdapterConfig(
+    hidden_size=8, num_attention_heads=2, intermediate_size=12, num_hidden_layers=1, layers=[1]
+)
 SHALLOW = {"num_hidden_layers": 2}
 
 
@@ -42,7 +44,9 @@ def parts(tmp_path_factory):
     model_class = KAdapterForEntityPairClassification
     model = shake(model_class.from_backbone(backbone, adapters=adapters_of(), **LABELS), std=0.1).eval()
     export(model, folder / "exported", tokenizer=tokenizer)
-    third = shake(KAdapterModel.from_backbone(backbone, adapters={"third": small_adapter(layers=[0, 2])}), seed=5).eval()
+    third = shake(
+        KAdapterModel.from_backbone(backbone, adapters={"third": small_adapter(layers=[0, 2])}), seed=5
+    ).eval()
     export(third, folder / "third", Export(adapters_only=True))
     model.save_pretrained(folder / "artifact")
     return {"folder": folder, "model": model, "tokenizer": tokenizer, "third": third}
@@ -192,10 +196,15 @@ def test_the_manifest_tells_the_encoder_its_taps_shapes_labels_and_the_hash_of_e
     assert manifest["encoder"]["layers"] == [0, 1, 2]
     assert manifest["encoder"]["outputs"]["hidden_state_1"] == ["batch", "sequence", 32]
     assert {name: each["layers"] for name, each in manifest["adapters"].items()} == {"fac": [0, 2], "lean": [1]}
-    assert {name: each["kind"] for name, each in manifest["adapters"].items()} == {"fac": "k_adapter", "lean": "prenorm"}
+    assert {name: each["kind"] for name, each in manifest["adapters"].items()} == {
+        "fac": "k_adapter",
+        "lean": "prenorm",
+    }
     assert manifest["head"]["labels"] == ["born", "died", "works"]
     assert set(manifest["files"]) == {path.name for path in folder.iterdir()} - {MANIFEST}
-    assert {"encoder.onnx", "adapter-fac.onnx", "adapter-lean.onnx", "head.onnx", "tokenizer.json"} <= set(manifest["files"])
+    assert {"encoder.onnx", "adapter-fac.onnx", "adapter-lean.onnx", "head.onnx", "tokenizer.json"} <= set(
+        manifest["files"]
+    )
 
 
 @pytest.mark.slow
@@ -224,24 +233,28 @@ def test_openvino_reads_the_same_graphs(parts):
 
 
 @pytest.mark.slow
-def test_int8_notes_what_it_changed_of_features_and_of_the_task(parts, tmp_path):
+def test_int8_notes_what_it_changed_of_features_and_of_the_task(parts, copied):
+    manifest, lines = json.loads((copied / MANIFEST).read_text()), []
     labelled = Labelled(TEXTS[:3], ["born", "works", "died"], SPANS[:3])
-    manifest = export(
-        parts["model"],
-        tmp_path / "int8",
-        Export(precision="int8", calibration=Calibration(TEXTS, labelled=labelled)),
-        parts["tokenizer"],
-    )
-    assert manifest["precision"] == "int8"
-    told = manifest["int8"]
-    assert (told["learned_from"], told["measured_on"]) == (9, 3)
-    assert 0.9 < told["cosine_lowest"] <= told["cosine_mean"] < 1
-    assert set(told["accuracy"]) == {"fp32", "int8"} and all(0 <= share <= 1 for share in told["accuracy"].values())
-    full = parts["folder"] / "exported" / "encoder.onnx"
-    assert (tmp_path / "int8" / "encoder.onnx").read_bytes() != full.read_bytes()
-    model = ExportedModel.from_directory(tmp_path / "int8", threads=1)
+    quantize(copied, manifest, Calibration(TEXTS, labelled=labelled), lines.append)
+    write_manifest(copied, manifest)
+    assert [line.split(":")[0] for line in lines[:3]] == ["encoder.onnx", "adapter-fac.onnx", "adapter-lean.onnx"]
+    told = json.loads((copied / MANIFEST).read_text())
+    assert told["precision"] == "int8"
+    assert (told["int8"]["learned_from"], told["int8"]["measured_on"]) == (9, 3)
+    assert 0.9 < told["int8"]["cosine_lowest"] <= told["int8"]["cosine_mean"] < 1
+    shares = told["int8"]["accuracy"]
+    assert set(shares) == {"fp32", "int8"} and all(0 <= share <= 1 for share in shares.values())
+    model = ExportedModel.from_directory(copied, threads=1)
     inputs = inputs_of()
     assert 1e-5 < apart(eager(parts["model"], **inputs).logits, model(**arrays(inputs)).logits) < 0.3
+
+
+def test_labels_that_the_head_does_not_know_are_named(copied):
+    manifest = json.loads((copied / MANIFEST).read_text())
+    calibration = Calibration(TEXTS, labelled=Labelled(TEXTS[:1], ["bron"], SPANS[:1]))
+    said = refusal(quantize, copied, manifest, calibration, print)
+    assert said == "labelled text 1 has the label 'bron', and the head knows ['born', 'died', 'works']"
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
@@ -296,7 +309,7 @@ def test_an_adapter_of_another_encoder_is_refused_by_its_fingerprint(parts, expo
     manifest["backbone"]["fingerprint"] = "f" * 64
     (other / MANIFEST).write_text(json.dumps(manifest))
     said = refusal(exported.add_adapter, other)
-    assert f"with fingerprint ffffffffffff, and this model has" in said and ours[:12] in said
+    assert "with fingerprint ffffffffffff, and this model has" in said and ours[:12] in said
     assert exported.adapters == ["fac", "lean"]
 
 
@@ -318,7 +331,7 @@ def test_inputs_that_do_not_go_with_the_encoder_are_sentences(exported):
     assert "attention_mask has shape (3, 8) and must have (3, 9)" in refusal(exported, ids, mask[:, :8])
     assert "input_ids has dtype float64; give whole numbers" in refusal(exported, ids * 1.0)
     assert "entity_positions has shape None and must have (3, 2)" in refusal(exported, ids, mask)
-    assert "position 30 lies outside the 9 tokens" in refusal(exported, ids, mask, entity_positions=positions + 22)
+    assert "position 25 lies outside the 9 tokens" in refusal(exported, ids, mask, entity_positions=positions + 22)
     assert "has no input 'labels'" in refusal(exported, ids, mask, labels=ids)
     assert "text 0 has" in refusal(exported.predict, ["Mira " * 60], [[(0, 4), (5, 9)]])
 
@@ -343,8 +356,10 @@ def test_what_can_not_be_exported_says_why(parts, tmp_path):
     )
     assert "precision='fp8' must be one of ['fp32', 'int8']" in refusal(export, model, folder, Export(precision="fp8"))
     assert "tap 9 is none of the encoder's hidden states, 0 to 2" in refusal(export, model, folder, Export(taps=[9]))
-    half = make_model(tiny_backbone("roberta", **SHALLOW), **{}).to(torch.bfloat16)
-    assert "has dtype torch.bfloat16; load the model with dtype='float32' to export it" in refusal(export, half, folder)
+    half = make_model(tiny_backbone("roberta", **SHALLOW)).to(torch.bfloat16)
+    assert "has dtype torch.bfloat16; load the model with dtype='float32' to export it" in refusal(
+        export, half, folder
+    )
     pairs = kadapter.KAdapterForPairMatching.from_backbone(tiny_backbone("roberta", **SHALLOW))
     assert "a KAdapterForPairMatching has no exported form" in refusal(export, pairs, folder)
     assert not folder.exists()

@@ -12,7 +12,13 @@ from kadapter.exports import plans
 from kadapter.exports.tracing import trace
 
 pytestmark = pytest.mark.slow
-SHAPES = [((9, 6, 4), "right", 1), ((9, 6, 4), "left", 3), ((1,), "right", 0), ((20, 3, 5, 8, 1), "left", 0), ((30,), "right", 0)]
+SHAPES = [
+    ((9, 6, 4), "right", 1),
+    ((9, 6, 4), "left", 3),
+    ((1,), "right", 0),
+    ((20, 3, 5, 8, 1), "left", 0),
+    ((30,), "right", 0),
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
