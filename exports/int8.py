@@ -96,7 +96,11 @@ def quantize(folder: Path, manifest: dict[str, Any], calibration: Calibration, l
     manifest["int8"] |= {"cosine_mean": float(cosines.mean()), "cosine_lowest": float(cosines.min())}
     if score is not None:
         manifest["int8"]["accuracy"] = {"fp32": score, "int8": accuracy(model, calibration.labelled)}
-    log(f"int8 beside fp32, on {len(held_out)} sentences: {manifest['int8']}")
+    told = manifest["int8"]
+    cosines_told = f"cosine {told['cosine_mean']:.4f}, lowest {told['cosine_lowest']:.4f}"
+    log(f"int8 beside fp32 on {len(held_out)} sentences: {cosines_told}")
+    if "accuracy" in told:
+        log(f"accuracy on labelled texts: fp32 {told['accuracy']['fp32']:.4f}, int8 {told['accuracy']['int8']:.4f}")
 
 
 def batches_of(model: ExportedModel, sentences: Sequence[str]) -> list[Inputs]:

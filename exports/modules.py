@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..backbone_kadapter import Positions, run_and_tap
 from ..fusion_kadapter import AddFusion, ConcatFusion, GatedFusion, MaxFusion
 from ..heads_kadapter import KAdapterHeadModel
+from ..language_modeling_kadapter import KAdapterForMaskedLM
 
 __all__ = ["AdapterGraph", "EncoderGraph", "FusionGraph", "WholeGraph"]
 
@@ -21,9 +22,9 @@ __all__ = ["AdapterGraph", "EncoderGraph", "FusionGraph", "WholeGraph"]
 class EncoderGraph(nn.Module):
     """The frozen encoder: token ids to its last hidden state and those that adapters tap."""
 
-    def __init__(self, backbone: nn.Module, positions: Positions, layers: Sequence[int]) -> None:
+    def __init__(self, backbone: nn.Module, positions: Positions, layers: Sequence[int], **keywords: Any) -> None:
         super().__init__()
-        self.backbone, self.layers, self.positions = backbone, list(layers), positions
+        self.backbone, self.layers, self.positions, self.keywords = backbone, list(layers), positions, keywords
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -32,7 +33,7 @@ class EncoderGraph(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs["position_ids"] = self.positions.number(attention_mask, by_mask_alone=False)
         given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
-        output, states = run_and_tap(self.backbone, {**given, "return_dict": True}, self.layers)
+        output, states = run_and_tap(self.backbone, {**given, **self.keywords, "return_dict": True}, self.layers)
         return (output.last_hidden_state, *(states[layer] for layer in self.layers))
 
 
@@ -55,6 +56,7 @@ class FusionGraph(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.fusion, self.head = model.base_model.fusion, getattr(model, "head", None)
+        self.embeddings = model.get_input_embeddings() if isinstance(model, KAdapterForMaskedLM) else None
         self.logits = [model.logits] if isinstance(model, KAdapterHeadModel) else []  # a list holds no module
 
     def forward(

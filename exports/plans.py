@@ -106,11 +106,12 @@ def states(core: KAdapterModel, *shape: int) -> Tensor:
 def encoder(core: KAdapterModel, layers: Sequence[int]) -> Traced:
     """Return the encoder, whose graph returns its last hidden state and those at these layers."""
     types = takes_token_types(core)
+    keywords = {"use_cache": False} if core.causal else {}
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
     hidden = ("batch", "sequence", core.config.hidden_size)
     return Traced(
         what=f"the encoder {type(core.backbone).__name__}",
-        module=EncoderGraph(core.backbone, positions_of(core.backbone), layers).eval(),
+        module=EncoderGraph(core.backbone, positions_of(core.backbone), layers, **keywords).eval(),
         sample=lambda batch, sequence: tokens(core, batch, sequence, types=types),
         dimensions=dict.fromkeys(inputs, ("batch", "sequence")),
         inputs=inputs,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["READS", "answered", "as_rows", "checked", "positions_read", "sigmoid", "softmax"]
+__all__ = ["READS", "answered", "as_rows", "check_dimensions", "checked", "positions_read", "sigmoid", "softmax"]
 
 # Which positions a head reads: all, each row's first or last token, or those that an input names.
 READS = ("all", "first", "last", "entity_positions", "word_positions", "positions")
@@ -43,6 +43,14 @@ def checked(inputs: dict[str, Any], backbone: dict[str, Any]) -> dict[str, np.nd
             if not 0 <= value < max(size, 1):
                 raise ValueError(f"{name} holds {value}, and the encoder knows 0 to {max(size, 1) - 1}")
     return arrays
+
+
+def check_dimensions(head_class: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for token ids of another number of dimensions than a head reads."""
+    choices, answers = head_class == "KAdapterForMultipleChoice", head_class == "KAdapterForQuestionAnswering"
+    if len(shape) != (3 if choices else 2) and not (answers and len(shape) == 3):
+        named = "(batch, choices, sequence)" if choices else "(batch, sequence)"
+        raise ValueError(f"input_ids has shape {shape}, and a {head_class} reads {named}; give it so")
 
 
 def positions_read(reads: str, mentions: int, mask: np.ndarray, inputs: Mapping[str, Any]) -> np.ndarray | None:

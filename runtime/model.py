@@ -15,7 +15,7 @@ import numpy as np
 
 from .answers import Answers
 from .engines import Graph, open_graph
-from .inputs import answered, as_rows, checked, positions_read
+from .inputs import answered, as_rows, check_dimensions, checked, positions_read
 from .manifest import Export, read_export
 from .parts import FUSIONS_OF, Adapter, Head, adapters_at, check_learned
 from .rows import gathered, names_of_rows, present, spread
@@ -213,6 +213,7 @@ class ExportedModel(Answers):
             return self._run_single(arrays, adapter_names, head)
         chosen, adapters = self._head_named(head), self._adapters
         shape, rows_of = as_rows(arrays)
+        check_dimensions(chosen.entry["class"], shape)
         mask = rows_of["attention_mask"]
         repeated = math.prod(shape[1:-1])
         rows = self._rows(adapter_names, shape[0], adapters, repeated)

@@ -1,4 +1,4 @@
-"""`kadapter export` and `kadapter predict` on what it wrote, the page of the documentation, and a process without torch."""
+"""`kadapter export`, `kadapter predict` on what it wrote, the page about it, and a process without torch."""
 
 import json
 import re
