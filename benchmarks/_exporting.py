@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kadapter.exports.int8 import Calibration
-from kadapter.exports.writing import Export, export
+from kadapter.exports.writing import ExportOptions, export
 from kadapter.modeling_kadapter import KAdapterModel
 from kadapter.runtime import ExportedModel
 
@@ -41,11 +41,11 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
     model.save_pretrained(folder / "artifact")
     for precision in job["precisions"]:
         learned = Calibration(sentences()) if precision == "int8" else None
-        export(model, folder / precision, Export(precision=precision, calibration=learned), tokenizer)
+        export(model, folder / precision, ExportOptions(precision=precision, calibration=learned), tokenizer)
     plain = KAdapterModel.from_backbone(backbone)
     export(plain, folder / "merged")
     other = KAdapterModel.from_backbone(backbone, adapters={"other": config}, fusion="delta")
-    export(other, folder / "other", Export(adapters_only=True))
+    export(other, folder / "other", ExportOptions(adapters_only=True))
     return {}
 
 

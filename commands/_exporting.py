@@ -9,7 +9,7 @@ from typing import Any
 from .. import heads_kadapter, language_modeling_kadapter, modeling_kadapter
 from ..configuration_kadapter import KAdapterConfig, split_composition
 from ..exports.int8 import Calibration, Labelled
-from ..exports.writing import Export, export
+from ..exports.writing import ExportOptions, export
 from ..processing_kadapter import backbone_tokenizer, read_tokenizer
 from ._preflight import config_of
 
@@ -33,7 +33,7 @@ def export_artifact(
     Args:
         artifact: an id, a directory, or a shorthand.
         output_dir: directory to write.
-        fields: those of `Export`, but for the calibration.
+        fields: those of `ExportOptions`, but for the calibration.
         sentences: for int8 the fields of `Calibration`, with those of `Labelled` under "labelled" or None there.
         fusion: {"fusion": ...} for another fusion than the artifact's, else empty.
         backbone: the new location of the backbone, if it has moved.
@@ -44,7 +44,7 @@ def export_artifact(
     if sentences is not None:
         labelled = None if sentences["labelled"] is None else Labelled(**sentences["labelled"])
         calibration = Calibration(**{**sentences, "labelled": labelled})
-    options = Export(calibration=calibration, **fields)
+    options = ExportOptions(calibration=calibration, **fields)
     options.check()
     where, reading = os.path.expanduser(artifact), {} if revision is None else {"revision": revision}
     names = split_composition(where)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..runtime import ExportedModel
 from ..runtime.engines import library_of, open_graph
+from ..runtime.manifest import write_manifest
 from ..runtime.texts import Encoded
 from .tracing import quietly
 
@@ -89,6 +90,7 @@ def quantize(folder: Path, manifest: dict[str, Any], calibration: Calibration, l
     for file, inputs in list(calibrating(model, batches_of(model, learned))):
         to_eight_bits(folder / file, inputs)
         log(f"{file}: int8, {(folder / file).stat().st_size / 1e6:.1f} MB")
+    write_manifest(folder, manifest)
     model = ExportedModel.from_directory(folder, verify=False)
     cosines = np.concatenate([*map(cosine, before, outputs_of(model, measuring), measuring)])
     manifest["precision"] = "int8"
@@ -96,6 +98,7 @@ def quantize(folder: Path, manifest: dict[str, Any], calibration: Calibration, l
     manifest["int8"] |= {"cosine_mean": float(cosines.mean()), "cosine_lowest": float(cosines.min())}
     if score is not None:
         manifest["int8"]["accuracy"] = {"fp32": score, "int8": accuracy(model, calibration.labelled)}
+    write_manifest(folder, manifest)
     told = manifest["int8"]
     cosines_told = f"cosine {told['cosine_mean']:.4f}, lowest {told['cosine_lowest']:.4f}"
     log(f"int8 beside fp32 on {len(held_out)} sentences: {cosines_told}")
@@ -113,13 +116,15 @@ def batches_of(model: ExportedModel, sentences: Sequence[str]) -> list[Inputs]:
     """
     reader, head = model.reader(), model.manifest["head"]
     encoded = model.fitting(reader.plain(sentences))
-    number = head["mentions"] or 1
+    number = head["mentions"] or 2
     batches = []
     for first in range(0, len(encoded), BATCH):
         batch: list[Encoded] = encoded[first : first + BATCH]
         inputs = reader.batch(batch)
         if head["reads"] in ("entity_positions", "word_positions"):
             inputs[head["reads"]] = np.tile(np.arange(number), (len(batch), 1))
+        if head["class"] == "KAdapterForMultipleChoice":
+            inputs = {name: value[:, None] for name, value in inputs.items()}  # one choice each
         batches.append(inputs)
     return batches
 
@@ -147,6 +152,8 @@ def calibrating(model: ExportedModel, batches: Sequence[Inputs]) -> Iterator[tup
     folder, manifest = model.export.directory, model.manifest
     encoder = open_graph(folder / manifest["encoder"]["file"], "onnx")
     filled = [{**batch, "token_type_ids": np.zeros_like(batch["input_ids"])} for batch in batches]
+    if not model.single:  # whose encoder reads rows, of choices too
+        filled = [{name: value.reshape(-1, value.shape[-1]) for name, value in batch.items()} for batch in filled]
     yield manifest["encoder"]["file"], [{name: batch[name] for name in encoder.inputs} for batch in filled]
     if model.single:
         return

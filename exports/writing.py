@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from ..artifacts_kadapter import check_destination, write_directory
 from ..backbone_kadapter import digest_of_tensor, fingerprint_of, positions_of
 from ..processing_kadapter import marked_tokens, special_tokens
 from ..runtime.engines import RUNTIMES, library_of
-from ..runtime.manifest import FORMAT_VERSION, MANIFEST, digest_of_file, read_export
+from ..runtime.manifest import FORMAT_VERSION, MANIFEST, read_export, write_manifest
 from . import plans
 from .int8 import Calibration, quantize
 from .tracing import Traced, check_exporter, shapes_of, trace
 
-__all__ = ["PRECISIONS", "Export", "export"]
+__all__ = ["PRECISIONS", "ExportOptions", "export"]
 
 logger = logging.get_logger(__name__)
 PRECISIONS = ("fp32", "int8")
@@ -30,7 +29,7 @@ LONGEST = 10**6  # beyond which a tokenizer's limit is transformers' word for no
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportOptions:
     """What is exported, and how.
 
     Args:
@@ -74,11 +73,11 @@ class Export:
 def export(
     model: Any,
     directory: str | os.PathLike,
-    options: Export | None = None,
+    options: ExportOptions | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     log: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
-    """Export a model to a directory, all files at once, and return the manifest.
+    """ExportOptions a model to a directory, all files at once, and return the manifest.
 
     Args:
         model: a `KAdapterModel`, or one with a head, in float32.
@@ -92,7 +91,7 @@ def export(
         OSError: the directory holds another model, or can't be written.
         ValueError: the model has no exported form, can't be traced, or its graphs differ from it; or int8 lacks data.
     """
-    options = options or Export()
+    options = options or ExportOptions()
     options.check()
     check_destination(directory, sources=[model.config.backbone_name_or_path], marks=(MANIFEST,))
     model = model.eval()
@@ -105,7 +104,6 @@ def export(
         manifest = Writer(model, folder, options, log).written(tokenizer)
         if options.calibration is not None:
             quantize(folder, manifest, options.calibration, log)
-            write_manifest(folder, manifest)
         manifests.append(manifest)
         return stale(Path(directory).expanduser(), manifest)
 
@@ -116,7 +114,7 @@ def export(
 class Writer:
     """Writes the graphs of a model to a folder."""
 
-    def __init__(self, model: Any, folder: Path, options: Export, log: Callable[[str], None]) -> None:
+    def __init__(self, model: Any, folder: Path, options: ExportOptions, log: Callable[[str], None]) -> None:
         self.model, self.core, self.folder, self.options, self.log = model, model.base_model, folder, options, log
 
     def written(self, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
@@ -244,13 +242,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, markers: Se
         "suffix": suffix,
         "markers": ids,
     }
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest, with size and hash of every file beside it."""
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    manifest["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": digest_of_file(path)} for path in paths}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def stale(directory: Path, manifest: dict[str, Any]) -> Collection[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "Export", "digest_of_file", "read_export"]
+__all__ = ["FORMAT_VERSION", "MANIFEST", "Export", "read_export", "write_manifest"]
 
 MANIFEST = "export.json"
 FORMAT_VERSION = 1
@@ -100,3 +100,10 @@ def digest_of_file(path: Path) -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest, with size and hash of every file beside it."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    manifest["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": digest_of_file(path)} for path in paths}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime", reason="running a graph needs onnxruntime: pi
 from kadapter.exports import plans
 from kadapter.exports.int8 import Calibration, Labelled, quantize
 from kadapter.exports.tracing import trace
-from kadapter.exports.writing import Export, export, write_manifest
+from kadapter.exports.writing import ExportOptions, export
 from kadapter.runtime import MANIFEST, ExportedModel
 
 TEXTS = ["Mira Voss was born in Tarnstad on the Kell.", "Ilse Tarn works in Kell.", "Oduya died in Lumen Bay."] * 4
@@ -30,8 +30,8 @@ LEAN = PreNormAdapterConfig(
 SHALLOW = {"num_hidden_layers": 2}
 
 
-def adapters_of(**changes):
-    return {"fac": small_adapter(layers=[0, 2], **changes), "lean": LEAN}
+def adapters_of():
+    return {"fac": small_adapter(layers=[0, 2], num_hidden_layers=1), "lean": LEAN}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,10 @@ def parts(tmp_path_factory):
     model = shake(model_class.from_backbone(backbone, adapters=adapters_of(), **LABELS), std=0.1).eval()
     export(model, folder / "exported", tokenizer=tokenizer)
     third = shake(
-        KAdapterModel.from_backbone(backbone, adapters={"third": small_adapter(layers=[0, 2])}), seed=5
+        KAdapterModel.from_backbone(backbone, adapters={"third": small_adapter(layers=[0], num_hidden_layers=1)}),
+        seed=5,
     ).eval()
-    export(third, folder / "third", Export(adapters_only=True))
+    export(third, folder / "third", ExportOptions(adapters_only=True))
     model.save_pretrained(folder / "artifact")
     return {"folder": folder, "model": model, "tokenizer": tokenizer, "third": third}
 
@@ -209,7 +210,7 @@ def test_the_manifest_tells_the_encoder_its_taps_shapes_labels_and_the_hash_of_e
 
 @pytest.mark.slow
 def test_a_single_graph_answers_as_the_model_and_takes_no_other_adapters(parts, tmp_path):
-    export(parts["model"], tmp_path / "single", Export(single=True), parts["tokenizer"])
+    export(parts["model"], tmp_path / "single", ExportOptions(single=True), parts["tokenizer"])
     model = ExportedModel.from_directory(tmp_path / "single", threads=1)
     for side in ("left", "right"):
         inputs = inputs_of((9, 6, 4, 3), side, extra=1)
@@ -237,7 +238,6 @@ def test_int8_notes_what_it_changed_of_features_and_of_the_task(parts, copied):
     manifest, lines = json.loads((copied / MANIFEST).read_text()), []
     labelled = Labelled(TEXTS[:3], ["born", "works", "died"], SPANS[:3])
     quantize(copied, manifest, Calibration(TEXTS, labelled=labelled), lines.append)
-    write_manifest(copied, manifest)
     assert [line.split(":")[0] for line in lines[:3]] == ["encoder.onnx", "adapter-fac.onnx", "adapter-lean.onnx"]
     told = json.loads((copied / MANIFEST).read_text())
     assert told["precision"] == "int8"
@@ -347,15 +347,19 @@ def test_adapter_names_are_refused_in_the_words_of_the_model(parts, exported):
 def test_what_can_not_be_exported_says_why(parts, tmp_path):
     model, folder = parts["model"], tmp_path / "out"
     assert "int8 needs sentences to learn the ranges of values from; give --calibration FILE" in refusal(
-        export, model, folder, Export(precision="int8")
+        export, model, folder, ExportOptions(precision="int8")
     )
-    few = Export(precision="int8", calibration=Calibration(TEXTS[:3], "few.txt"))
+    few = ExportOptions(precision="int8", calibration=Calibration(TEXTS[:3], "few.txt"))
     assert "few.txt has 3 sentences, too few to learn ranges from" in refusal(export, model, folder, few)
     assert "there is no tokenizer" in refusal(
-        export, model, folder, Export(precision="int8", calibration=Calibration(TEXTS))
+        export, model, folder, ExportOptions(precision="int8", calibration=Calibration(TEXTS))
     )
-    assert "precision='fp8' must be one of ['fp32', 'int8']" in refusal(export, model, folder, Export(precision="fp8"))
-    assert "tap 9 is none of the encoder's hidden states, 0 to 2" in refusal(export, model, folder, Export(taps=[9]))
+    assert "precision='fp8' must be one of ['fp32', 'int8']" in refusal(
+        export, model, folder, ExportOptions(precision="fp8")
+    )
+    assert "tap 9 is none of the encoder's hidden states, 0 to 2" in refusal(
+        export, model, folder, ExportOptions(taps=[9])
+    )
     half = make_model(tiny_backbone("roberta", **SHALLOW)).to(torch.bfloat16)
     assert "has dtype torch.bfloat16; load the model with dtype='float32' to export it" in refusal(
         export, half, folder
