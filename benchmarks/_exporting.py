@@ -29,7 +29,10 @@ NAMES = ("first", "second")
 
 
 def write(job: dict[str, Any]) -> dict[str, Any]:
-    """Write to FOLDER an artifact, an export of each precision, the encoder alone, and another adapter."""
+    """Write to FOLDER an artifact, an export of each precision, the encoder alone, and another adapter.
+
+    Returns the instructions that PyTorch uses, by which exported graphs and it are compared.
+    """
     torch.set_num_threads(job["threads"])
     folder, size = Path(job["folder"]), SIZES[job["size"]]
     backbone, tokenizer = backbone_of(job["source"], folder, job["size"])
@@ -46,7 +49,7 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
     export(plain, folder / "merged")
     other = KAdapterModel.from_backbone(backbone, adapters={"other": config}, fusion="delta")
     export(other, folder / "other", ExportOptions(adapters_only=True))
-    return {}
+    return {"instructions": torch.backends.cpu.get_cpu_capability()}
 
 
 def backbone_of(source: str | None, folder: Path, size: str) -> tuple[str, Any]:
@@ -96,7 +99,7 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
     results["cosine"] = closeness(
         as_eager(eager)({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), read(inputs)
     )
-    return {**results, **adding(model, folder, job["threads"])}
+    return {**results, **adding(model, folder, contestant.partition("-")[0], job["threads"])}
 
 
 def tokens(model: KAdapterModel, batch: int, length: int, seed: int) -> dict[str, torch.Tensor]:
@@ -127,12 +130,12 @@ def closeness(expected: np.ndarray, found: np.ndarray) -> float:
     return float(((expected * found).sum(axis=-1) / lengths).mean())
 
 
-def adding(model: ExportedModel | None, folder: Path, threads: int) -> dict[str, float]:
+def adding(model: ExportedModel | None, folder: Path, runtime: str, threads: int) -> dict[str, float]:
     """Return the milliseconds of adding an adapter to a running model, and of loading a merged one; of PyTorch 0."""
     if model is None:
         return dict.fromkeys(("adding_ms", "loading_ms"), 0.0)
     begin = time.perf_counter()
     model.add_adapter(folder / "other")
     added = time.perf_counter()
-    ExportedModel.from_directory(folder / "merged", threads=threads)
+    ExportedModel.from_directory(folder / "merged", runtime=runtime, threads=threads)
     return {"adding_ms": 1000 * (added - begin), "loading_ms": 1000 * (time.perf_counter() - added)}

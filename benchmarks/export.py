@@ -48,9 +48,10 @@ def main(
         shared |= {"device": "cpu", "threads": threads}
         source = str(SHARED) if size == "minilm" and SHARED.is_dir() else None
         writing = {**shared, "source": source, "precisions": sorted({name.partition("-")[2] for name in names[1:]})}
-        play(write, {"exporting": writing}, 1, "cpu", lambda results: None)
+        written = play(write, {"exporting": writing}, 1, "cpu", lambda results: None)["exporting"][0]
         jobs = {name: {**shared, "contestant": name} for name in names}
-        what = f"{Path(source).name if source else f'{size} sizes'} and 2 adapters, {length} tokens"
+        encoder = Path(source).name if source else f"{size} sizes"
+        what = f"{encoder} and 2 adapters, {length} tokens, {written['instructions']}"
         commands.compare(BENCHMARK, jobs, rounds, f"Exported, {what}", commands.Files(json_file, markdown, plot))
 
 

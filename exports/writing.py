@@ -77,7 +77,7 @@ def export(
     tokenizer: PreTrainedTokenizerBase | None = None,
     log: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
-    """ExportOptions a model to a directory, all files at once, and return the manifest.
+    """Export a model to a directory, all files at once, and return the manifest.
 
     Args:
         model: a `KAdapterModel`, or one with a head, in float32.
