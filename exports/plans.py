@@ -50,7 +50,7 @@ def check_model(model: Any) -> None:
                 f"adapter {each!r} of kind {core.adapters[each].config.kind!r} changes the input embeddings, so no "
                 "graph of the encoder serves others beside it; delete_adapter it, or run this model in PyTorch"
             )
-    for key, tensor in model.state_dict().items():
+    for key, tensor in model.named_parameters():  # a frozen backbone's are in no state_dict
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ValueError(f"{key} has dtype {tensor.dtype}; load the model with dtype='float32' to export it")
 

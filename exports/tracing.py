@@ -68,7 +68,7 @@ def trace(traced: Traced, path: Path, runtime: str) -> None:
         ValueError: torch's exporter can't trace the module, or the graph returns something else.
     """
     sample = traced.sample(*TRACED)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in traced.module.state_dict().values())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in traced.module.parameters())
     try:
         with quietly(), torch.no_grad():
             torch.onnx.export(

@@ -67,7 +67,7 @@ class OpenVinoGraph:
         return {name: np.array(request.get_tensor(name).data) for name in self.outputs}
 
 
-ENGINES = {"onnx": OnnxRuntimeGraph, "openvino": OpenVinoGraph}
+ENGINES: dict[str, Any] = {"onnx": OnnxRuntimeGraph, "openvino": OpenVinoGraph}
 
 
 def library_of(runtime: str) -> ModuleType:

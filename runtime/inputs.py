@@ -39,9 +39,9 @@ def checked(inputs: dict[str, Any], backbone: dict[str, Any]) -> dict[str, np.nd
             f"{ids.shape[-1]} tokens are more than the {backbone['longest']} that the backbone takes; cut them"
         )
     for name, size in (("input_ids", backbone["vocab_size"]), ("token_type_ids", backbone["type_vocab_size"])):
-        for value in (int(arrays[name].min()), int(arrays[name].max())):
-            if not 0 <= value < max(size, 1):
-                raise ValueError(f"{name} holds {value}, and the encoder knows 0 to {max(size, 1) - 1}")
+        for number in (int(arrays[name].min()), int(arrays[name].max())):
+            if not 0 <= number < max(size, 1):
+                raise ValueError(f"{name} holds {number}, and the encoder knows 0 to {max(size, 1) - 1}")
     return arrays
 
 

@@ -253,10 +253,10 @@ class ExportedModel(Answers):
             whole = len(own) == len(rows)
             read = {STATE.format(layer): states[STATE.format(layer)] for layer in adapter.layers}
             read["attention_mask"] = mask
-            result = adapter.graph.run(read if whole else {key: value[own] for key, value in read.items()})
-            result = result["adapter_hidden_state"]
-            result = gathered(result, positions if positions is None or whole else positions[own])
-            features[name] = tuple(spread(result, own, len(rows), fill) for fill in (math.nan, 0.0))
+            outputs = adapter.graph.run(read if whole else {key: value[own] for key, value in read.items()})
+            at = positions if positions is None or whole else positions[own]
+            result = gathered(outputs["adapter_hidden_state"], at)
+            features[name] = spread(result, own, len(rows), math.nan), spread(result, own, len(rows), 0.0)
         return features
 
     def _fused(
@@ -290,7 +290,7 @@ class ExportedModel(Answers):
         if (dims := self.manifest["encoder"]["inputs"]["input_ids"]) and arrays["input_ids"].ndim != len(dims):
             shape = arrays["input_ids"].shape
             raise ValueError(f"input_ids has shape {shape} and the single graph reads ({', '.join(map(str, dims))})")
-        outputs = self._encoder.run(arrays)
+        outputs: dict[str, Any] = self._encoder.run(arrays)
         return ExportedOutput(**outputs)
 
     # ---- checks -----------------------------------------------------------------------------------------------------
