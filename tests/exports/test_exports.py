@@ -27,11 +27,11 @@ LABELS = {"id2label": {0: "born", 1: "died", 2: "works"}, "label2id": {"born": 0
 LEAN = PreNormAdapterConfig(
     hidden_size=8, num_attention_heads=2, intermediate_size=12, num_hidden_layers=1, layers=[1]
 )
-SHALLOW = {"num_hidden_layers": 2}
+SHALLOW = {"num_hidden_layers": 1}
 
 
 def adapters_of():
-    return {"fac": small_adapter(layers=[0, 2], num_hidden_layers=1), "lean": LEAN}
+    return {"fac": small_adapter(layers=[0, 1], num_hidden_layers=1), "lean": LEAN}
 
 
 @pytest.fixture(scope="module")
@@ -194,9 +194,9 @@ def test_the_manifest_tells_the_encoder_its_taps_shapes_labels_and_the_hash_of_e
     folder = parts["folder"] / "exported"
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     assert manifest["backbone"]["fingerprint"] == parts["model"].config.backbone_fingerprint
-    assert manifest["encoder"]["layers"] == [0, 1, 2]
+    assert manifest["encoder"]["layers"] == [0, 1]
     assert manifest["encoder"]["outputs"]["hidden_state_1"] == ["batch", "sequence", 32]
-    assert {name: each["layers"] for name, each in manifest["adapters"].items()} == {"fac": [0, 2], "lean": [1]}
+    assert {name: each["layers"] for name, each in manifest["adapters"].items()} == {"fac": [0, 1], "lean": [1]}
     assert {name: each["kind"] for name, each in manifest["adapters"].items()} == {
         "fac": "k_adapter",
         "lean": "prenorm",
@@ -319,7 +319,7 @@ def test_an_adapter_that_reads_other_hidden_states_names_the_taps_that_are_missi
     manifest["adapters"]["third"]["layers"] = [0, 5]
     (other / MANIFEST).write_text(json.dumps(manifest))
     said = refusal(exported.add_adapter, other)
-    assert "reads the hidden states [0, 5], and the encoder returns [0, 1, 2]; export the encoder with --tap 5" in said
+    assert "reads the hidden states [0, 5], and the encoder returns [0, 1]; export the encoder with --tap 5" in said
 
 
 def test_inputs_that_do_not_go_with_the_encoder_are_sentences(exported):
@@ -357,7 +357,7 @@ def test_what_can_not_be_exported_says_why(parts, tmp_path):
     assert "precision='fp8' must be one of ['fp32', 'int8']" in refusal(
         export, model, folder, ExportOptions(precision="fp8")
     )
-    assert "tap 9 is none of the encoder's hidden states, 0 to 2" in refusal(
+    assert "tap 9 is none of the encoder's hidden states, 0 to 1" in refusal(
         export, model, folder, ExportOptions(taps=[9])
     )
     half = make_model(tiny_backbone("roberta", **SHALLOW)).to(torch.bfloat16)

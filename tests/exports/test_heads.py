@@ -46,14 +46,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=HEADS)
-def pair(request, folder, tmp_path):
+@pytest.fixture(scope="module", params=HEADS)
+def pair(request, folder, tmp_path_factory):
     """A head model, and its export."""
     name = "DependencyParsing" if request.param == "official parser" else request.param
     model_class = getattr(kadapter, f"KAdapterFor{name}")
     model = model_class.from_backbone(folder / "backbone", adapters=ADAPTERS, **HEADS[request.param])
     shake(model, std=0.1).eval()  # the same adapter each time, since its weights are drawn first
-    where = shutil.copytree(folder / "exported", tmp_path / "exported")
+    where = shutil.copytree(folder / "exported", tmp_path_factory.mktemp("head") / "exported")
     manifest = json.loads((where / MANIFEST).read_text())
     manifest["head"] = Writer(model, where, ExportOptions(), lambda line: None).head("head.onnx")
     write_manifest(where, manifest)
