@@ -101,7 +101,7 @@ def export(
     manifests = []
 
     def fill(folder: Path) -> Collection[str]:
-        manifest = Writer(model, folder, options, log).written(tokenizer)
+        manifest = Writer(model, folder, options, tokenizer, log).written()
         if options.calibration is not None:
             quantize(folder, manifest, options.calibration, log)
         manifests.append(manifest)
@@ -114,10 +114,18 @@ def export(
 class Writer:
     """Writes the graphs of a model to a folder."""
 
-    def __init__(self, model: Any, folder: Path, options: ExportOptions, log: Callable[[str], None]) -> None:
-        self.model, self.core, self.folder, self.options, self.log = model, model.base_model, folder, options, log
+    def __init__(
+        self,
+        model: Any,
+        folder: Path,
+        options: ExportOptions,
+        tokenizer: PreTrainedTokenizerBase | None,
+        log: Callable[[str], None],
+    ) -> None:
+        self.model, self.core, self.folder, self.options = model, model.base_model, folder, options
+        self.tokenizer, self.log = tokenizer, log
 
-    def written(self, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    def written(self) -> dict[str, Any]:
         """Write graphs and tokenizer, and return the manifest without the hashes of files."""
         options = self.options
         manifest: dict[str, Any] = {
@@ -139,9 +147,7 @@ class Writer:
                 name: self.adapter(name, f"adapter-{name}.onnx") for name in self.core.adapters.featured
             }
             manifest["head"] = None if options.adapters_only else self.head("head.onnx")
-        manifest["tokenizer"] = (
-            None if tokenizer is None else save_tokenizer(tokenizer, self.folder, self.model.markers)
-        )
+        manifest["tokenizer"] = None if self.tokenizer is None else save_tokenizer(self.tokenizer, self.folder)
         write_manifest(self.folder, manifest)
         return manifest
 
@@ -186,6 +192,7 @@ class Writer:
             "reads": plans.reads_of(self.model),
             "mentions": plans.MENTIONS.get(name, 0),
             "problem_type": config.problem_type,
+            "markers": marker_ids(self.tokenizer, self.model.markers),
             "labels": [labels[number] for number in sorted(labels)],
         }
         graph = {"file": None} if file is None else self.graph(file, plans.fusion(self.model))
@@ -215,11 +222,8 @@ def backbone_of(core: Any) -> dict[str, Any]:
     }
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, markers: Sequence[str]) -> dict[str, Any] | None:
-    """Save a tokenizer, and return what is read off it for a process that has only its vocabulary; None without that.
-
-    Of the markers of mentions it is their token ids.
-    """
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any] | None:
+    """Save a tokenizer, and return what is read off it for a process that has only its vocabulary; None without that."""
     tokenizer.save_pretrained(folder)
     if not (folder / VOCABULARY).is_file():
         logger.warning(
@@ -227,9 +231,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, markers: Se
         )
         return None
     prefix, suffix = special_tokens(tokenizer)
-    (marked,) = marked_tokens(tokenizer, ["a a"], [[(0, 1), (2, 3)][: len(markers)]], markers)
-    spans = zip(marked.openings, marked.insides, strict=True)
-    ids = [marked.input_ids[opening:inside] for opening, (inside, _) in spans]
     longest = tokenizer.model_max_length
     return {
         "file": VOCABULARY,
@@ -240,8 +241,16 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, markers: Se
         "max_length": longest if longest and longest < LONGEST else None,
         "prefix": prefix,
         "suffix": suffix,
-        "markers": ids,
     }
+
+
+def marker_ids(tokenizer: PreTrainedTokenizerBase | None, markers: Sequence[str]) -> list[list[int]]:
+    """Return the token ids by which a head's mentions are marked; none without a tokenizer."""
+    if tokenizer is None:
+        return []
+    (marked,) = marked_tokens(tokenizer, ["a a"], [[(0, 1), (2, 3)][: len(markers)]], markers)
+    spans = zip(marked.openings, marked.insides, strict=True)
+    return [marked.input_ids[opening:inside] for opening, (inside, _) in spans]
 
 
 def stale(directory: Path, manifest: dict[str, Any]) -> Collection[str]:

@@ -110,7 +110,7 @@ class Answers:
                 + ("give their entity_spans" if mentions else "leave out entity_spans")
             )
         if mentions:
-            return reader.marked(texts, entity_spans, mentions), "entity_positions"
+            return reader.marked(texts, entity_spans, entry["markers"][:mentions]), "entity_positions"
         if entry["class"] == "KAdapterForDependencyParsing":
             return reader.words(texts), "word_positions" if entry["reads"] == "word_positions" else None
         encoded = reader.plain(texts)

@@ -34,7 +34,7 @@ class Texts:
 
     Args:
         path: its tokenizer.json.
-        settings: what the manifest says of it: ids of padding, special tokens and markers, and the longest input.
+        settings: what the manifest says of it: ids of padding and special tokens, and the longest input.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -61,8 +61,8 @@ class Texts:
             for each in self._tokenizer.encode_batch(list(texts))
         ]
 
-    def marked(self, texts: Sequence[str], entity_spans: Sequence[Any], mentions: int) -> list[Encoded]:
-        """Return the tokens of texts with marked mentions, each (start, end) in characters.
+    def marked(self, texts: Sequence[str], entity_spans: Sequence[Any], markers: Sequence[list[int]]) -> list[Encoded]:
+        """Return the tokens of texts with mentions, each (start, end) in characters, between the head's markers.
 
         Raises:
             TypeError: a span is no pair of whole numbers.
@@ -71,11 +71,12 @@ class Texts:
         if len(texts) != len(entity_spans):
             raise ValueError(f"{len(texts)} texts but spans for {len(entity_spans)}; give spans for each text")
         return [
-            self._marked(number, text, spans, mentions)
+            self._marked(number, text, spans, markers)
             for number, (text, spans) in enumerate(zip(texts, entity_spans, strict=True))
         ]
 
-    def _marked(self, number: int, text: str, spans: Any, mentions: int) -> Encoded:
+    def _marked(self, number: int, text: str, spans: Any, markers: Sequence[list[int]]) -> Encoded:
+        mentions = len(markers)
         if len(spans) != mentions:
             raise ValueError(f"text {number}: {len(spans)} mentions in {text!r}, and the head reads {mentions}")
         cuts: list[tuple[int, bool, int]] = []
@@ -87,7 +88,7 @@ class Texts:
             ids += self._segment(text[last:at])
             if opens:
                 openings[abs(mention)] = len(ids)
-            ids, last = ids + self._settings["markers"][abs(mention)], at
+            ids, last = ids + markers[abs(mention)], at
         return Encoded(ids + self._segment(text[last:]) + self._settings["suffix"], openings)
 
     def _segment(self, text: str) -> list[int]:

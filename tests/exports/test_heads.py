@@ -55,7 +55,9 @@ def pair(request, folder, tmp_path_factory):
     shake(model, std=0.1).eval()  # the same adapter each time, since its weights are drawn first
     where = shutil.copytree(folder / "exported", tmp_path_factory.mktemp("head") / "exported")
     manifest = json.loads((where / MANIFEST).read_text())
-    manifest["head"] = Writer(model, where, ExportOptions(), lambda line: None).head("head.onnx")
+    manifest["head"] = Writer(model, where, ExportOptions(), tokenizer_of(TEXTS * 3), lambda line: None).head(
+        "head.onnx"
+    )
     write_manifest(where, manifest)
     return request.param, model, ExportedModel.from_directory(where, threads=1)
 
