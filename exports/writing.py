@@ -223,7 +223,7 @@ def backbone_of(core: Any) -> dict[str, Any]:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any] | None:
-    """Save a tokenizer, and return what is read off it for a process that has only its vocabulary; None without that."""
+    """Save a tokenizer, and return what a process reads off it that has only its vocabulary; None without that."""
     tokenizer.save_pretrained(folder)
     if not (folder / VOCABULARY).is_file():
         logger.warning(
