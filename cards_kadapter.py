@@ -550,8 +550,11 @@ def _locality(config: KAdapterConfig) -> list[str]:
     ]
     for name, values in config.adapters.items():
         if isinstance(held := (values.get("training") or {}).get("locality"), dict):
-            weight, corpus = as_text(held.get("weight")), as_text(held.get("corpus"))
-            sentences.append(f"In training `{name}` was held back with weight {weight} on texts of {corpus}.")
+            corpora = held.get("corpora") or [held.get("corpus")]  # the earlier word, of a single one
+            texts = [f"texts of {as_text(corpus)}" for corpus in corpora if isinstance(corpora, list) and corpus]
+            texts += ["what it learned, about others"] if held.get("other_names") else []
+            among = f" on {' and '.join(texts)}" if texts else ""
+            sentences.append(f"In training `{name}` was held back with weight {as_text(held.get('weight'))}{among}.")
     return sentences
 
 

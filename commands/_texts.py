@@ -5,13 +5,16 @@ Here too mistakes are found before torch and transformers are imported.
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ._preflight import MASKS
 
-__all__ = ["MENTIONS", "examples_of", "mentions_of"]
+__all__ = ["MENTIONS", "calibration_of", "examples_of", "lines_of", "mentions_of"]
 
 MENTIONS = {"KAdapterForEntityPairClassification": 2, "KAdapterForEntityClassification": 1}
 ASKED = (*MENTIONS, *(f"KAdapterFor{head}" for head in ("SequenceClassification", "TokenClassification")))
@@ -73,3 +76,48 @@ def mentions_of(text: str) -> tuple[str, list[tuple[int, int]]]:
         raise ValueError(f"both mentions of {text!r} are called {roles[0]}; call one head and the other tail")
     turned = len(roles) == 2 and (roles[0] == "tail" or roles[1] == "head")
     return plain + text[last:], spans[::-1] if turned else spans
+
+
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a text file that are not empty; of "-" those of the standard input.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no text in UTF-8.
+    """
+    if str(file) != "-" and not file.is_file():
+        raise OSError(f"there is no file {str(file)!r}; name a file of texts, one in each line")
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8 ({error}); save it so") from error
+    return [line for line in text.split("\n") if line.strip()]  # splitlines ends lines at rarer characters, too
+
+
+def calibration_of(file: Path, labelled: Path | None) -> dict[str, Any]:
+    """Return the sentences that int8 learns from, and texts, labels and mentions of labelled texts, if there are any.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: a line is no labelled text.
+    """
+    sentences = {"sentences": lines_of(file), "where": str(file)}
+    return {**sentences, "labelled": None if labelled is None else _labelled(labelled)}
+
+
+def _labelled(file: Path) -> dict[str, Any]:
+    """Return texts, labels and, where mentions stand in double square brackets, their spans."""
+    texts, labels, spans = [], [], []
+    for number, line in enumerate(lines_of(file), start=1):
+        try:
+            record = json.loads(line)
+            text, label = record["text"], record["label"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f'{file}, line {number}: {line[:80]!r} is no labelled text; write {{"text": ..., "label": ...}}'
+            ) from error
+        plain, own = mentions_of(str(text))
+        texts.append(plain)
+        labels.append(str(label))
+        spans.append(own)
+    return {"texts": texts, "labels": labels, "entity_spans": spans if any(spans) else None}

@@ -1,6 +1,5 @@
 """The command `kadapter predict`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,9 @@ from ._flags import AsJson, Backbone, Revision
 
 __all__ = ["run"]
 
-Artifact = Annotated[str, typer.Argument(help="Artifact with a head: a Hub id or a directory.")]
+Artifact = Annotated[
+    str, typer.Argument(help="Artifact with a head, a Hub id or a directory, or an exported directory.")
+]
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts; mentions stand in double square brackets.")]
 TextFile = Annotated[
     Path | None, typer.Option("--file", help="File of texts, one in each line; - reads the standard input.")
@@ -45,27 +46,21 @@ def run(
     <mask> or [MASK]. A parser splits a text into words and punctuation. With --json there is a line of JSON for each
     text. No code in the artifact is run.
     """
+    from ._exported import exported_head, exported_predictor
     from ._preflight import config_of
     from ._printing import printable
-    from ._texts import examples_of
+    from ._texts import examples_of, lines_of
 
-    asked = [*(texts or []), *(_lines(file) if file is not None else [])]
-    head = (config_of(artifact, revision).get("architectures") or ["KAdapterModel"])[0]
+    asked = [*(texts or []), *(lines_of(file) if file is not None else [])]
+    exported = exported_head(artifact)
+    head = exported or (config_of(artifact, revision).get("architectures") or ["KAdapterModel"])[0]
     examples = examples_of(artifact, head, asked)
     typer.echo(f"loading {printable(artifact)}", err=True)
-    from ._predicting import predictor  # torch takes seconds to import
+    if exported:
+        predict = exported_predictor(artifact, head)
+    else:
+        from ._predicting import predictor  # torch takes seconds to import
 
-    predict = predictor(artifact, head, device, backbone, revision)
+        predict = predictor(artifact, head, device, backbone, revision)
     for prediction in predict(examples, top, batch_size):
         typer.echo(prediction.as_json() if as_json else prediction.in_words())
-
-
-def _lines(file: Path) -> list[str]:
-    """Return the lines of a file that are not empty."""
-    if str(file) != "-" and not file.is_file():
-        raise OSError(f"there is no file {str(file)!r}; name a file of texts, one in each line")
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8 ({error}); save it so") from error
-    return [line for line in text.split("\n") if line.strip()]  # splitlines ends lines at rarer characters, too

@@ -40,17 +40,10 @@ from kadapter.trainers.common.atomic_files import replace_file, replace_files
 from kadapter.trainers.common.backbone_options import backbone_options, check_attention, check_compiler, compile_blocks
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
 from kadapter.trainers.common.collator import PadToBatch
-from kadapter.trainers.common.encoding import check_record_type, encode_splits, load_splits, open_tokenizer, sample
+from kadapter.trainers.common.encoding import check_record_type, encode_splits, open_tokenizer
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.lessons import describe_lesson, write_card_of_lesson
-from kadapter.trainers.common.locality import (
-    KeptTexts,
-    Locality,
-    check_held_back,
-    check_locality,
-    open_texts,
-    other_texts,
-)
+from kadapter.trainers.common.locality import KeptTexts, Locality, check_held_back, check_locality, open_texts
 from kadapter.trainers.common.masking import MaskedExamples
 from kadapter.trainers.common.output_directory import (
     HEAD,
@@ -61,7 +54,6 @@ from kadapter.trainers.common.output_directory import (
     mark_finished,
 )
 from kadapter.trainers.common.progress import saved_line
-from kadapter.trainers.common.taught_names import TaughtTexts
 from kadapter.trainers.common.trainer import KAdapterTrainer
 from kadapter.trainers.feature_cache.options import check_cache, open_features
 from kadapter.trainers.feature_cache.store import FeatureStore
@@ -140,7 +132,8 @@ def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> di
             clear(training.settings.run.output_dir, bool(training.resume))
     reader = SharedBackbone([training.model for training in trainings]) if scheduler is not None else None
     tapped = trainings[0].model if reader is None else reader.model
-    texts = _other_texts(settings, tapped, objective, state.is_main_process) if run.do_train else None
+    reading = tapped, objective.tokenizer, run, state.is_main_process
+    texts = open_texts([own.locality for own in settings], corpus, *reading) if run.do_train else None
     features, examples = open_features(cache, tapped, examples, run, state.is_main_process)
     state.wait_for_everyone()
     if scheduler is None:
@@ -150,19 +143,6 @@ def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> di
         sharing = {"name": training.name, "scheduler": scheduler, "reader": reader}
         jobs[training.name] = partial(_run, training, objective, fields, examples, features, texts, **sharing)
     return scheduler.run(jobs)
-
-
-def _other_texts(settings: list[Settings], tapped: Any, objective: Any, verbose: bool) -> KeptTexts | None:
-    """Read the texts on which adapters are held back, if any are, none of which names what is taught."""
-    several, corpus, run = [own.locality for own in settings], settings[0].corpus, settings[0].run
-    if not any(flags.locality_weight for flags in several):
-        return None
-    with run.main_process_first(desc="locality"):
-        records = sample(
-            load_splits(corpus, train=True, evaluate=False, verbose=False)["train"], corpus.max_train_samples
-        )
-        texts = other_texts(several[0], TaughtTexts.of(records), verbose)
-    return open_texts(texts, tapped, objective.tokenizer, corpus.max_length, run, verbose)
 
 
 def _run(

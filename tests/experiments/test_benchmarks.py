@@ -314,3 +314,14 @@ def test_recorded_lengths_are_those_of_all_sentences_and_draws_repeat(monkeypatc
     drawn = lengths.draw(recorded, 50, 40, seed=1)
     assert drawn == lengths.draw(recorded, 50, 40, seed=1) != lengths.draw(recorded, 50, 40, seed=2)
     assert max(drawn) <= 40
+
+
+def test_exported_graphs_are_compared_with_pytorch(benchmark):
+    pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
+    names = ["eager", "onnx-fp32", "onnx-int8"]
+    results, printed = benchmark("export", "--contestants", *names, "--batches", "1", "2", "--repeats", "1")
+    assert list(results) == names
+    assert all(one[key][0] > 0 for one in results.values() for key in ("ms_1", "ms_2", "cpu_ms_1", "cpu_ms_2"))
+    assert results["onnx-fp32"]["cosine"] > 0.99999 > results["onnx-int8"]["cosine"] > 0.9
+    assert all(results[name][key][0] > 0 for name in names[1:] for key in ("adding_ms", "loading_ms"))
+    assert "| onnx-int8 | 2 |" in printed and "random" not in printed

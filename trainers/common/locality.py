@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ... import data_builders
-from .encoding import sample
+from .arguments import CorpusArguments
+from .encoding import load_splits, sample
 from .precision import precision_context
 from .taught_names import TaughtTexts
 
@@ -129,10 +130,23 @@ def check_held_back(flags: LocalityArguments, adapter: Any) -> None:
 
 
 def open_texts(
-    texts: Sequence[str], tapped: Any, tokenizer: Any, max_length: int, run: Any, verbose: bool
-) -> KeptTexts:
-    """Keep the states of the texts on which adapters are held back, which all of a run share."""
-    kept = keep_texts(tapped, tokenizer, texts, max_length, run)
+    several: Sequence[LocalityArguments],
+    corpus: CorpusArguments,
+    tapped: Any,
+    tokenizer: Any,
+    run: Any,
+    verbose: bool,
+) -> KeptTexts | None:
+    """Read and keep the texts on which adapters are held back, which all of a run share; None if none is held back.
+
+    None of them names what the training records of `corpus` are about.
+    """
+    if not any(flags.locality_weight for flags in several):
+        return None
+    with run.main_process_first(desc="locality"):
+        taught = load_splits(corpus, train=True, evaluate=False, verbose=False)["train"]
+        texts = other_texts(several[0], TaughtTexts.of(sample(taught, corpus.max_train_samples)), verbose)
+    kept = keep_texts(tapped, tokenizer, texts, corpus.max_length, run)
     if verbose:
         size = sum(tensor.nbytes for tensor in kept.states.values()) / 10**6
         print(f"locality: {len(texts)} texts, {int(kept.lengths.sum())} tokens, {size:.3g} MB of states")

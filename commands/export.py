@@ -1,0 +1,87 @@
+"""The command `kadapter export`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._flags import Backbone, OutputDir, Overwrite, Revision
+from .compose import FusionMode
+
+__all__ = ["run"]
+
+
+class Runtime(StrEnum):
+    """What runs the graphs by default; each reads those of the other."""
+
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+
+
+class Precision(StrEnum):
+    """In which precision the graphs of encoder and adapters multiply."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+Artifact = Annotated[str, typer.Argument(help="Artifact: a Hub id, a directory, or a shorthand for several.")]
+RuntimeOption = Annotated[Runtime, typer.Option(help="What runs the graphs.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the encoder's and the adapters' products.")]
+CalibrationFile = Annotated[
+    Path | None, typer.Option("--calibration", help="For int8: a text file with a sentence of yours in each line.")
+]
+LabelledFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--labelled", help='For int8: labelled texts, {"text": ..., "label": ...} in each line, to measure it by.'
+    ),
+]
+Single = Annotated[bool, typer.Option("--single", help="Write one graph of all, which takes no other adapters.")]
+Taps = Annotated[
+    list[int] | None, typer.Option("--tap", help="Further hidden state for adapters that are added later; repeatable.")
+]
+AdaptersOnly = Annotated[bool, typer.Option("--adapters-only", help="Leave out encoder and head, to add adapters.")]
+
+
+def run(
+    artifact: Artifact,
+    output_dir: OutputDir,
+    runtime: RuntimeOption = Runtime.ONNX,
+    precision: PrecisionOption = Precision.FP32,
+    calibration: CalibrationFile = None,
+    labelled: LabelledFile = None,
+    single: Single = False,
+    tap: Taps = None,
+    adapters_only: AdaptersOnly = False,
+    fusion: FusionMode = None,
+    backbone: Backbone = None,
+    revision: Revision = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Export an artifact to graphs for ONNX Runtime or OpenVINO, which kadapter.runtime runs without torch.
+
+    Example: kadapter export org/kadapter-fac+lin -o exported
+
+    The encoder becomes a graph with the hidden states that adapters tap, each adapter a graph, and fusion with head
+    another, so that a running model takes further adapters. With --precision int8 the ranges of values are learned
+    from --calibration, and what that changes is measured and noted in export.json. No code in the artifact is run.
+    """
+    from ._preflight import refuse_used
+    from ._texts import calibration_of
+
+    refuse_used(output_dir, overwrite)
+    if precision == Precision.INT8 and calibration is None:
+        raise ValueError(
+            "precision int8 needs sentences to learn the ranges of values from; give --calibration FILE, a text file "
+            "with one of your own sentences in each line, a hundred or more"
+        )
+    sentences = None if calibration is None else calibration_of(calibration, labelled)
+    typer.echo(f"exporting {artifact}")
+    from ._exporting import export_artifact  # torch takes seconds to import
+
+    fields = {"runtime": runtime.value, "precision": precision.value, "single": single}
+    fields |= {"taps": tap or [], "adapters_only": adapters_only}
+    fused = {} if fusion is None else {"fusion": fusion.value}
+    export_artifact(artifact, output_dir, fields, sentences, fused, backbone, revision, log=typer.echo)

@@ -1,0 +1,215 @@
+"""Static 8-bit graphs: weights per channel, activations by ranges that sentences of the user show, and what it costs.
+
+Every fifth sentence is kept out of the ranges and says how far the features move.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime import ExportedModel
+from ..runtime.engines import library_of, open_graph
+from ..runtime.manifest import write_manifest
+from ..runtime.texts import Encoded
+from .tracing import quietly
+
+__all__ = ["Calibration", "Labelled", "quantize"]
+
+FEWEST = 10  # sentences from which ranges can be learned
+BATCH = 8  # sentences of a batch
+HELD_OUT = 5  # of so many sentences one measures
+QUANTIZED = ["MatMul", "Gemm"]  # products with weights; norms and attention scores stay in float32
+METRIC = ("KAdapterForSequenceClassification", "KAdapterForEntityPairClassification")  # whose answers are one label
+Inputs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts with labels, by which the effect of int8 on the head's task is measured.
+
+    Args:
+        texts: the texts.
+        labels: the right label of each.
+        entity_spans: the mentions of each, where the head reads mentions.
+    """
+
+    texts: Sequence[str]
+    labels: Sequence[str]
+    entity_spans: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The sentences that int8 learns the ranges of values from.
+
+    Args:
+        sentences: the user's own, one text each.
+        where: where they come from, for sentences about them.
+        labelled: labelled texts of the head's task, if there are any.
+    """
+
+    sentences: Sequence[str]
+    where: str = "the calibration"
+    labelled: Labelled | None = None
+
+    def check(self) -> None:
+        """Raise ValueError for too few sentences, and ImportError where their library is missing."""
+        if len(self.sentences) < FEWEST:
+            raise ValueError(
+                f"{self.where} has {len(self.sentences)} sentences, too few to learn ranges from; give {FEWEST} at "
+                "least, better a hundred"
+            )
+        library_of("onnx")
+
+    @property
+    def parts(self) -> tuple[list[str], list[str]]:
+        """The sentences that ranges are learned from, and those that measure."""
+        learned = [sentence for number, sentence in enumerate(self.sentences) if number % HELD_OUT]
+        return learned, list(self.sentences[::HELD_OUT])
+
+
+def quantize(folder: Path, manifest: dict[str, Any], calibration: Calibration, log: Callable[[str], None]) -> None:
+    """Replace the graphs of encoder and adapters in a folder by 8-bit ones, and note the effect in the manifest.
+
+    Fusion and head, which are small, stay in float32.
+
+    Raises:
+        ValueError: a sentence is longer than the encoder allows, or labels are none of the head's.
+    """
+    learned, held_out = calibration.parts
+    model = ExportedModel.from_directory(folder, verify=False)
+    check_labelled(manifest["head"], calibration.labelled)
+    measuring = batches_of(model, held_out)
+    before, score = outputs_of(model, measuring), accuracy(model, calibration.labelled)
+    for file, inputs in list(calibrating(model, batches_of(model, learned))):
+        to_eight_bits(folder / file, inputs)
+        log(f"{file}: int8, {(folder / file).stat().st_size / 1e6:.1f} MB")
+    write_manifest(folder, manifest)
+    model = ExportedModel.from_directory(folder, verify=False)
+    cosines = np.concatenate([*map(cosine, before, outputs_of(model, measuring), measuring)])
+    manifest["precision"] = "int8"
+    manifest["int8"] = {"learned_from": len(learned), "measured_on": len(held_out)}
+    manifest["int8"] |= {"cosine_mean": float(cosines.mean()), "cosine_lowest": float(cosines.min())}
+    if score is not None:
+        manifest["int8"]["accuracy"] = {"fp32": score, "int8": accuracy(model, calibration.labelled)}
+    write_manifest(folder, manifest)
+    told = manifest["int8"]
+    cosines_told = f"cosine {told['cosine_mean']:.4f}, lowest {told['cosine_lowest']:.4f}"
+    log(f"int8 beside fp32 on {len(held_out)} sentences: {cosines_told}")
+    if "accuracy" in told:
+        log(f"accuracy on labelled texts: fp32 {told['accuracy']['fp32']:.4f}, int8 {told['accuracy']['int8']:.4f}")
+
+
+def batches_of(model: ExportedModel, sentences: Sequence[str]) -> list[Inputs]:
+    """Return sentences as inputs of the encoder, in batches.
+
+    A head's positions are those of the first tokens: they choose, and change no range.
+
+    Raises:
+        ValueError: a sentence is too long.
+    """
+    reader, head = model.reader(), model.manifest["head"]
+    encoded = model.fitting(reader.plain(sentences))
+    number = head["mentions"] or 2
+    batches = []
+    for first in range(0, len(encoded), BATCH):
+        batch: list[Encoded] = encoded[first : first + BATCH]
+        inputs = reader.batch(batch)
+        if head["reads"] in ("entity_positions", "word_positions"):
+            inputs[head["reads"]] = np.tile(np.arange(number), (len(batch), 1))
+        if head["class"] == "KAdapterForMultipleChoice":
+            inputs = {name: value[:, None] for name, value in inputs.items()}  # one choice each
+        batches.append(inputs)
+    return batches
+
+
+def outputs_of(model: ExportedModel, batches: Sequence[Inputs]) -> list[np.ndarray]:
+    """Return for each batch the fused features, or of a single graph with a head its logits."""
+    outputs = [model(**batch) for batch in batches]
+    return [
+        next(value for value in (output.last_hidden_state, output.logits, output.start_logits) if value is not None)
+        for output in outputs
+    ]
+
+
+def cosine(before: np.ndarray, after: np.ndarray, inputs: Inputs) -> np.ndarray:
+    """Return the cosine of each feature vector with what it was, of real tokens where there is one for each token."""
+    product = (before * after).sum(axis=-1)
+    lengths = np.linalg.norm(before, axis=-1) * np.linalg.norm(after, axis=-1)
+    cosines = product / np.maximum(lengths, 1e-12)
+    mask = inputs["attention_mask"]
+    return cosines[mask == 1] if cosines.shape == mask.shape else cosines.ravel()
+
+
+def calibrating(model: ExportedModel, batches: Sequence[Inputs]) -> Iterator[tuple[str, list[Inputs]]]:
+    """Yield the file of each graph that becomes int8, and what sentences give it to read."""
+    folder, manifest = model.export.directory, model.manifest
+    encoder = open_graph(folder / manifest["encoder"]["file"], "onnx")
+    filled = [{**batch, "token_type_ids": np.zeros_like(batch["input_ids"])} for batch in batches]
+    if not model.single:  # whose encoder reads rows, of choices too
+        filled = [{name: value.reshape(-1, value.shape[-1]) for name, value in batch.items()} for batch in filled]
+    yield manifest["encoder"]["file"], [{name: batch[name] for name in encoder.inputs} for batch in filled]
+    if model.single:
+        return
+    read = [{**encoder.run(batch), "attention_mask": batch["attention_mask"]} for batch in filled]
+    for entry in manifest["adapters"].values():
+        names = open_graph(folder / entry["file"], "onnx").inputs
+        yield entry["file"], [{name: states[name] for name in names} for states in read]
+
+
+def to_eight_bits(path: Path, inputs: Sequence[Inputs]) -> None:
+    """Replace a graph by one whose products with weights are of 8 bits, by the ranges that these inputs show."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+        batches = iter(inputs)
+
+        def get_next(self) -> Inputs | None:
+            return next(self.batches, None)
+
+    prepared, written = (path.with_name(f"{path.name}.{step}") for step in ("prepared", "written"))
+    with quietly():
+        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(prepared),
+            str(written),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=QUANTIZED,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    prepared.unlink()
+    os.replace(written, path)
+
+
+def check_labelled(head: dict[str, Any], labelled: Labelled | None) -> None:
+    """Raise ValueError for labelled texts that say nothing about a head."""
+    if labelled is None:
+        return
+    if head["class"] not in METRIC:
+        raise ValueError(
+            f"labelled texts measure a head that answers with one label, {' or '.join(METRIC)}, and this is a "
+            f"{head['class']}; leave them out"
+        )
+    for number, label in enumerate(labelled.labels, start=1):
+        if label not in head["labels"]:
+            raise ValueError(f"labelled text {number} has the label {label!r}, and the head knows {head['labels']}")
+
+
+def accuracy(model: ExportedModel, labelled: Labelled | None) -> float | None:
+    """Return the share of labelled texts that a model labels rightly; None where there are none."""
+    if labelled is None:
+        return None
+    answers = model.predict(labelled.texts, labelled.entity_spans)
+    right = [answer[0]["label"] == label for answer, label in zip(answers, labelled.labels, strict=True)]
+    return sum(right) / len(right)

@@ -1,0 +1,154 @@
+"""Trace a module to a graph by torch's exporter, compare both, and say in a sentence what can't be traced."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..runtime.engines import open_graph
+
+__all__ = ["Traced", "check_exporter", "shapes_of", "trace"]
+
+NEEDED = ("onnx", "onnxscript")  # which torch.onnx imports when it is called
+INLINE = 2**31 - 2**24  # bytes of weights that fit into one file, whose format counts in 32 bits
+TRACED, COMPARED = (2, 7), ((1, 5), (3, 9))  # (batch, sequence) of samples; from sizes of 1 constants would be made
+CLOSE = 1e-4  # of the largest entry, by which a graph may differ from its module
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A module that becomes a graph.
+
+    Args:
+        what: what it is, for sentences.
+        module: the module, in eval mode.
+        sample: returns its inputs by keyword, tensors or lists of tensors, for a number of rows and of tokens.
+        dimensions: for each keyword the names of a tensor's dimensions; numbers are of a fixed size.
+        inputs: the names of the graph's inputs.
+        outputs: for each output of the graph the names of its dimensions.
+    """
+
+    what: str
+    module: nn.Module
+    sample: Callable[[int, int], Sample]
+    dimensions: dict[str, tuple[str | int, ...]]
+    inputs: list[str]
+    outputs: dict[str, tuple[str | int, ...]]
+
+
+def check_exporter() -> None:
+    """Raise ImportError where a library that torch's exporter needs is not installed."""
+    for name in NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(
+                f"exporting needs {name}, which is not installed; pip install 'kadapter[onnx]'"
+            ) from error
+
+
+def trace(traced: Traced, path: Path, runtime: str) -> None:
+    """Write the graph of a module, and compare what a runtime makes of it with the module.
+
+    Weights of 2 GB and more go to a file beside it.
+
+    Raises:
+        ImportError: the runtime is not installed.
+        ValueError: torch's exporter can't trace the module, or the graph returns something else.
+    """
+    sample = traced.sample(*TRACED)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in traced.module.parameters())
+    try:
+        with quietly(), torch.no_grad():
+            torch.onnx.export(
+                traced.module,
+                (),
+                str(path),
+                kwargs=sample,
+                input_names=traced.inputs,
+                output_names=list(traced.outputs),
+                dynamic_shapes=free_dimensions(sample, traced.dimensions),
+                dynamo=True,
+                external_data=size > INLINE,
+                verbose=False,
+            )
+    except Exception as error:
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split())[:300]
+        raise ValueError(
+            f"torch's exporter can't trace {traced.what} ({type(cause).__name__}: {reason}); use another backbone or "
+            "kind of adapter for an export, and run this one in PyTorch"
+        ) from error
+    compare(traced, path, runtime)
+
+
+def free_dimensions(sample: Sample, dimensions: dict[str, tuple[str | int, ...]]) -> dict[str, Any]:
+    """Return which dimensions of a sample may have any size, as `torch.export` takes them."""
+    free: dict[str, Any] = {}
+    for name, value in sample.items():
+        sizes = {at: torch.export.Dim.DYNAMIC for at, size in enumerate(dimensions[name]) if isinstance(size, str)}
+        free[name] = [sizes] * len(value) if isinstance(value, list) else sizes
+    return free
+
+
+def compare(traced: Traced, path: Path, runtime: str) -> None:
+    """Raise ValueError where a graph returns something else than its module, for sizes that were not traced."""
+    graph = open_graph(path, runtime, needed=list(traced.outputs))
+    for sizes in COMPARED:
+        sample = traced.sample(*sizes)
+        with torch.no_grad():
+            expected = traced.module(**sample)
+        flat = [tensor for value in sample.values() for tensor in (value if isinstance(value, list) else [value])]
+        found = graph.run({name: tensor.numpy() for name, tensor in zip(traced.inputs, flat, strict=True)})
+        for name, tensor in zip(traced.outputs, expected, strict=True):
+            difference = largest_difference(tensor, found[name])
+            if not difference <= CLOSE:
+                raise ValueError(
+                    f"the graph of {traced.what} differs from PyTorch by {difference:.1e} of the largest entry of "
+                    f"{name} for {sizes[0]} rows of {sizes[1]} tokens; run this model in PyTorch"
+                )
+
+
+def largest_difference(expected: Tensor, found: np.ndarray) -> float:
+    """Return the largest difference as a share of the largest entry."""
+    wanted = expected.numpy()
+    if wanted.shape != found.shape:
+        return float("inf")
+    return float(np.abs(wanted - found).max() / max(float(np.abs(wanted).max()), 1e-12))
+
+
+def shapes_of(traced: Traced) -> dict[str, dict[str, list[str | int]]]:
+    """Return the shapes of a graph's inputs and outputs by name, with names for dimensions of any size."""
+    sample = traced.sample(*TRACED)
+    dimensions = [
+        traced.dimensions[name] for name, value in sample.items() for _ in (value if isinstance(value, list) else [0])
+    ]
+    inputs = {name: list(shape) for name, shape in zip(traced.inputs, dimensions, strict=True)}
+    return {"inputs": inputs, "outputs": {name: list(shape) for name, shape in traced.outputs.items()}}
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep the exporter's notes about its own inside away from users, in a block."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)

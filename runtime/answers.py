@@ -1,0 +1,222 @@
+"""From texts to answers: what an exported model makes of raw text, in the words of the pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .inputs import sigmoid, softmax
+from .rows import gathered
+from .texts import Encoded, Texts
+
+__all__ = ["Answers"]
+
+ASKED = {  # the heads that are asked about texts, and how many mentions they read
+    "KAdapterForEntityPairClassification": 2,
+    "KAdapterForEntityClassification": 1,
+    "KAdapterForSequenceClassification": 0,
+    "KAdapterForTokenClassification": 0,
+    "KAdapterForDependencyParsing": 0,
+    "KAdapterForMaskedLM": 0,
+}
+SHOWN = 5  # words for a mask
+NO_ENTITY = "O"  # the label that transformers leaves out
+
+
+class Answers:
+    """The methods of an exported model that take texts."""
+
+    manifest: dict[str, Any]
+    texts: Texts | None
+    single: bool
+
+    def __call__(self, input_ids: Any, **inputs: Any) -> Any:
+        """Run the model on a batch."""
+        raise NotImplementedError
+
+    def _entry(self, head: str | None) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def encode(self, texts: str | Sequence[str], adapter_names: Any = None, batch_size: int = 8) -> list[np.ndarray]:
+        """Return the fused features of texts, each (tokens, hidden), special tokens included.
+
+        Raises:
+            ValueError: the model has a head, which reads a few tokens, or no tokenizer, or a text is too long.
+        """
+        if self._entry(None)["class"] != "KAdapterModel":
+            raise ValueError(
+                f"this is a {self._entry(None)['class']}, which answers by predict; features are those of adapters "
+                "that were exported without a head"
+            )
+        encoded = self.fitting(self.reader().plain([texts] if isinstance(texts, str) else texts))
+        features = []
+        for batch, output in self._batches(encoded, batch_size, adapter_names, None, None):
+            states = output.last_hidden_state
+            features += [states[row, : len(each.input_ids)] for row, each in enumerate(batch)]
+        return features
+
+    def predict(
+        self,
+        texts: Any,
+        entity_spans: Any = None,
+        top_k: int | None = None,
+        adapter_names: Any = None,
+        head: str | None = None,
+        batch_size: int = 8,
+    ) -> list[Any]:
+        """Return what the head answers to each text, in the layout of the pipelines.
+
+        Args:
+            texts: texts; for a parser lists of words; for a masked language model texts with its mask.
+            entity_spans: of each text its mentions, (start, end) in characters, where the head reads mentions.
+            top_k: how many answers of a text; by default one label, types from a probability of 0.5 on, or five words.
+            adapter_names: which adapters each text goes through, as `__call__` takes them.
+            head: one of several heads.
+            batch_size: texts of a batch.
+
+        Returns:
+            For each text a list of {"label", "score"}, best first; of tokens {"entity", "score", "index", "word",
+            "start", "end"}; of a sentence {"words", "heads", "scores"}; of masks a list of such lists.
+
+        Raises:
+            ValueError: there is no head for texts, or no tokenizer; or a text is too long, empty or lacks mentions.
+        """
+        entry = self._entry(head)
+        if entry["class"] not in ASKED:
+            raise ValueError(f"a {entry['class']} is asked by its inputs, model(input_ids, ...), not by texts alone")
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise TypeError(f"texts is {type(texts).__name__}; give a list of texts")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k={top_k} must be at least 1: how many answers are returned")
+        encoded, name = self._read(entry, texts, entity_spans)
+        self.fitting(encoded)
+        answers: list[Any] = []
+        for batch, output in self._batches(encoded, batch_size, adapter_names, head, name):
+            first = len(answers)
+            for row, each in enumerate(batch):
+                answers.append(self._answer(entry, each, texts[first + row], output.logits[row], top_k))
+        return answers
+
+    def _read(
+        self, entry: dict[str, Any], texts: Sequence[Any], entity_spans: Any
+    ) -> tuple[list[Encoded], str | None]:
+        """Return encoded texts, and by which name their positions go to the head."""
+        reader, mentions = self.reader(), ASKED[entry["class"]]
+        if (entity_spans is not None) != bool(mentions):
+            raise ValueError(
+                f"a {entry['class']} reads {mentions} mentions of each text; "
+                + ("give their entity_spans" if mentions else "leave out entity_spans")
+            )
+        if mentions:
+            return reader.marked(texts, entity_spans, entry["markers"][:mentions]), "entity_positions"
+        if entry["class"] == "KAdapterForDependencyParsing":
+            return reader.words(texts), "word_positions" if entry["reads"] == "word_positions" else None
+        encoded = reader.plain(texts)
+        if entry["class"] != "KAdapterForMaskedLM":
+            return encoded, None
+        for number, each in enumerate(encoded):
+            if not each.positions:
+                raise ValueError(f"text {number}, {texts[number]!r}, has no mask; write {reader.mask} for the answer")
+        return encoded, None if self.single else "positions"
+
+    def _batches(
+        self, encoded: list[Encoded], size: int, adapter_names: Any, head: str | None, positions: str | None
+    ) -> Any:
+        """Yield batches of encoded texts with the model's output for each."""
+        if adapter_names is not None and (isinstance(adapter_names, str) or len(adapter_names) != len(encoded)):
+            raise ValueError(
+                f"adapter_names is {adapter_names!r}, and there are {len(encoded)} texts; give a list, an entry for "
+                "each"
+            )
+        for first in range(0, len(encoded), size):
+            batch = encoded[first : first + size]
+            names = None if adapter_names is None else list(adapter_names[first : first + size])
+            yield batch, self(**self.reader().batch(batch, positions), adapter_names=names, head=head)
+
+    def _answer(
+        self, entry: dict[str, Any], encoded: Encoded, text: Any, logits: np.ndarray, top_k: int | None
+    ) -> Any:
+        """Return the answer to one text from its logits."""
+        labels, head = entry["labels"], entry["class"]
+        if head == "KAdapterForMaskedLM":
+            at = encoded.positions if self.single else range(len(encoded.positions))
+            return [self._words(softmax(logits[position]), top_k or SHOWN) for position in at]
+        if head == "KAdapterForTokenClassification":
+            return tokens_labelled(encoded, text, softmax(logits[: len(encoded.input_ids)]), labels, self.reader())
+        if head == "KAdapterForDependencyParsing":
+            return parsed(encoded, text, logits, entry["reads"] == "word_positions")
+        types = head == "KAdapterForEntityClassification"
+        scores = scored(logits, "multi_label_classification" if types else entry["problem_type"])
+        ranked = sorted(zip(labels, scores.tolist(), strict=True), key=lambda pair: -pair[1])
+        answers = [{"label": label, "score": score} for label, score in ranked]
+        if types and top_k is None:
+            return [answer for answer in answers if answer["score"] >= 0.5]
+        return answers[: top_k or 1]
+
+    def _words(self, scores: np.ndarray, number: int) -> list[dict[str, Any]]:
+        best = np.argsort(-scores)[:number]
+        return [{"label": self.reader().decode(int(each)).strip(), "score": float(scores[each])} for each in best]
+
+    def reader(self) -> Texts:
+        """Return what turns texts into token ids; ValueError where the model has none."""
+        if self.texts is None:
+            raise ValueError(
+                "this model was exported without a tokenizer, so it reads no texts; call it with input_ids, or export "
+                "an artifact with a tokenizer beside it"
+            )
+        return self.texts
+
+    def fitting(self, encoded: list[Encoded]) -> list[Encoded]:
+        """Return encoded texts, of which none may be longer than encoder and tokenizer allow.
+
+        Raises:
+            ValueError: one is.
+        """
+        limits = (self.manifest["backbone"]["longest"], self.manifest["tokenizer"]["max_length"])
+        longest = min((limit for limit in limits if limit is not None), default=None)
+        for number, each in enumerate(encoded):
+            if longest is not None and len(each.input_ids) > longest:
+                raise ValueError(
+                    f"text {number} has {len(each.input_ids)} tokens, more than the {longest} that the encoder takes; "
+                    "cut it"
+                )
+        return encoded
+
+
+def scored(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
+    """Return the scores of labels as transformers' text classification has them."""
+    if problem_type == "regression":
+        return logits
+    several = problem_type == "multi_label_classification" or len(logits) == 1
+    return sigmoid(logits) if several else softmax(logits)
+
+
+def tokens_labelled(
+    encoded: Encoded, text: str, scores: np.ndarray, labels: Sequence[str], reader: Texts
+) -> list[dict[str, Any]]:
+    """Return the label of each token that is not special, but for those of the label "O"."""
+    answers = []
+    for index, best in enumerate(scores.argmax(axis=-1).tolist()):
+        if encoded.special[index] or labels[best] == NO_ENTITY:
+            continue
+        start, end = encoded.offsets[index]
+        answer = {"entity": labels[best], "score": float(scores[index, best]), "index": index}
+        answers.append({**answer, "word": reader.token(encoded.input_ids[index]), "start": start, "end": end})
+    return answers
+
+
+def parsed(encoded: Encoded, words: Sequence[str], logits: np.ndarray, by_words: bool) -> dict[str, Any]:
+    """Return of each word its head, 1 for the first word and 0 for the root, and the probability of it.
+
+    The official head names a token: None where that begins no word.
+    """
+    if by_words:
+        scores = softmax(logits[: len(words), : len(words) + 1])
+        heads: list[int | None] = scores.argmax(axis=-1).tolist()
+    else:
+        scores = softmax(gathered(logits[None], np.array([encoded.positions[1:]]))[0])
+        numbers = {start: number for number, start in enumerate(encoded.positions)}
+        heads = [numbers.get(token - 1) for token in scores.argmax(axis=-1).tolist()]
+    return {"words": list(words), "heads": heads, "scores": scores.max(axis=-1).tolist()}

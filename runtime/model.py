@@ -1,0 +1,363 @@
+"""The exported model: one encoder, any adapters and heads, each a graph of its own.
+
+Dimensions: B batch, S sequence, n positions that a head reads, H encoder width, K adapters.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .answers import Answers
+from .engines import Graph, open_graph
+from .inputs import answered, as_rows, check_dimensions, checked, positions_read
+from .manifest import Export, read_export
+from .parts import FUSIONS_OF, Adapter, Head, adapters_at, check_learned
+from .rows import gathered, names_of_rows, present, spread
+from .texts import Texts
+
+__all__ = ["ExportedModel", "ExportedOutput"]
+
+OWN_HEAD = "own"  # the head, or the fusion without any, of the directory that the model was read from
+STATE = "hidden_state_{}"
+
+
+@dataclass
+class ExportedOutput:
+    """What an exported model returns.
+
+    Args:
+        last_hidden_state: fused features where the head reads them, (batch, n, hidden); without a head at all tokens.
+        logits: the head's, shaped as those of the model that was exported; None without a head.
+        start_logits: of a head for answers, shaped as `input_ids`, with the smallest number outside of answers.
+        end_logits: likewise.
+        backbone_hidden_state: the encoder's last hidden state where the head reads it.
+        adapter_hidden_states: for each adapter in use what was fused of it, NaN in rows that do not go through it.
+    """
+
+    last_hidden_state: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    start_logits: np.ndarray | None = None
+    end_logits: np.ndarray | None = None
+    backbone_hidden_state: np.ndarray | None = None
+    adapter_hidden_states: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class ExportedModel(Answers):
+    """An encoder, adapters and heads that were exported, run by ONNX Runtime or OpenVINO.
+
+    Any number of threads may call it; adapters and heads come and go meanwhile, and a call that has begun keeps those
+    that there were.
+    """
+
+    def __init__(self, export: Export, runtime: str, threads: int | None, verify: bool) -> None:
+        self.export, self._runtime, self._threads = export, runtime, threads
+        self.manifest = export.manifest
+        self.single = self.manifest["single"]
+        states = ["last_hidden_state", *(STATE.format(layer) for layer in self.manifest["encoder"]["layers"])]
+        needed = () if self.single else states
+        self._encoder = self._open(export, self.manifest["encoder"]["file"], verify, needed)
+        self._adapters: dict[str, Adapter] = {}
+        self._heads: dict[str, Head] = {}
+        self._active: list[str] | None = self.manifest["active_adapters"]
+        self.texts: Texts | None = None
+        settings = self.manifest.get("tokenizer")
+        if settings is not None:
+            self.texts = Texts(export.graph(settings["file"], verify), settings)
+        if not self.single:
+            self._adapters = {name: self._adapter(export, name, verify) for name in self.manifest["adapters"]}
+            self._heads = {OWN_HEAD: self._head(export, verify)}
+
+    @classmethod
+    def from_directory(
+        cls,
+        directory: str | os.PathLike,
+        runtime: str | None = None,
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> ExportedModel:
+        """Return the model that `kadapter export` wrote to a directory.
+
+        Args:
+            directory: where it is.
+            runtime: "onnx" or "openvino"; by default the runtime that it was exported for.
+            threads: threads of a run; None for as many as there are cores.
+            verify: whether files are compared with the hashes in the manifest.
+
+        Raises:
+            ImportError: the runtime is not installed.
+            OSError: there is no such directory, or a file is missing.
+            ValueError: a file is damaged or cut, or the manifest is of a newer format.
+        """
+        export = read_export(directory)
+        return cls(export, runtime or export.manifest["runtime"], threads, verify)
+
+    # ---- adapters and heads -----------------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of all adapters."""
+        return list(self.manifest["adapters"] if self.single else self._adapters)
+
+    @property
+    def heads(self) -> list[str]:
+        """The names of all heads; "own" is that of the directory that the model was read from."""
+        return list(self._heads)
+
+    def active_adapters(self) -> list[str]:
+        """Return the names of the adapters that all rows go through where none are named."""
+        return [name for name in self.adapters if self._active is None or name in self._active]
+
+    def set_adapter(self, adapter_names: str | Sequence[str]) -> None:
+        """Make exactly these adapters active.
+
+        Raises:
+            ValueError: there is no adapter of a name, or the graph is a single one.
+        """
+        self._active = self._known(adapter_names)
+
+    def add_adapter(
+        self, source: str | os.PathLike, adapter_name: str | None = None, verify: bool = True
+    ) -> list[str]:
+        """Add the adapters of an exported directory, or of one graph in it, active beside the others; their names.
+
+        `adapter_name` renames a single one.
+
+        Raises:
+            OSError: there is no such directory or graph.
+            ValueError: it is of another encoder, reads hidden states that the encoder does not return, is damaged, or
+                a name is taken.
+        """
+        export, names = adapters_at(source)
+        self._check_addition(export, f"the adapter of {str(source)!r}")
+        if adapter_name is not None and len(names) != 1:
+            raise ValueError(
+                f"{str(source)!r} holds {names}, which adapter_name={adapter_name!r} can't rename; drop it"
+            )
+        renamed = {name: adapter_name or name for name in names}
+        for new in renamed.values():
+            if new in self._adapters:
+                raise ValueError(
+                    f"there is an adapter {new!r} already; choose another adapter_name or delete_adapter it"
+                )
+        added = {new: self._adapter(export, old, verify) for old, new in renamed.items()}
+        self._adapters = {**self._adapters, **added}  # a new dict, since other threads read the old one
+        if self._active is not None:
+            self._active = [*self._active, *added]
+        return list(added)
+
+    def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:
+        """Remove adapters.
+
+        Raises:
+            ValueError: there is no adapter of a name, or the graph is a single one.
+        """
+        names = self._known(adapter_names)
+        self._adapters = {name: adapter for name, adapter in self._adapters.items() if name not in names}
+        if self._active is not None:
+            self._active = [name for name in self._active if name not in names]
+
+    def add_head(self, directory: str | os.PathLike, head_name: str, verify: bool = True) -> None:
+        """Add the fusion and head of another exported directory, by which `head=head_name` then answers.
+
+        Raises:
+            OSError: there is no such directory.
+            ValueError: it is of another encoder, is damaged, or the name is taken.
+        """
+        export = read_export(directory)
+        self._check_addition(export, f"the head of {str(directory)!r}")
+        if head_name in self._heads:
+            raise ValueError(f"there is a head {head_name!r} already; choose another head_name or delete_head it")
+        self._heads = {**self._heads, head_name: self._head(export, verify)}
+
+    def delete_head(self, head_name: str) -> None:
+        """Remove a head.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        self._head_named(head_name)
+        self._heads = {name: head for name, head in self._heads.items() if name != head_name}
+
+    # ---- running ----------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        adapter_names: Any = None,
+        head: str | None = None,
+        **inputs: Any,
+    ) -> ExportedOutput:
+        """Run encoder, adapters, fusion and head on a batch.
+
+        Shapes: `input_ids`, `attention_mask` and `token_type_ids` (batch, sequence), of choices and passages (batch,
+        number, sequence); `entity_positions`, `word_positions` or `positions` (batch, n), as the head reads them;
+        `answer_mask` as `input_ids`. `adapter_names` names for each row the adapter that it goes through, "__base__"
+        for none, or a list of adapters, whichever are active; `head` one of several heads.
+
+        Raises:
+            TypeError: a keyword is unknown, or token ids are no whole numbers.
+            ValueError: an input has another shape, there are more tokens than the encoder takes, or `adapter_names`
+                don't go with the batch or the adapters.
+        """
+        arrays = checked(
+            {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, self.manifest["backbone"]
+        )
+        if self.single:
+            return self._run_single(arrays, adapter_names, head)
+        chosen, adapters = self._head_named(head), self._adapters
+        shape, rows_of = as_rows(arrays)
+        check_dimensions(chosen.entry["class"], shape)
+        mask = rows_of["attention_mask"]
+        repeated = math.prod(shape[1:-1])
+        rows = self._rows(adapter_names, shape[0], adapters, repeated)
+        positions = positions_read(chosen.entry["reads"], chosen.entry["mentions"], mask, rows_of)
+        states = self._encoder.run(rows_of)
+        features = self._features(states, mask, rows, positions, adapters, chosen)
+        output = self._fused(chosen, gathered(states["last_hidden_state"], positions), features, rows, rows_of)
+        output.adapter_hidden_states = {name: states for name, (states, _) in features.items()}
+        logits = output.logits
+        if logits is not None:
+            answers = answered(chosen.entry["class"], logits, shape, mask, rows_of.get("answer_mask"))
+            output.logits = None
+            for name, values in answers.items():
+                setattr(output, name, values)
+        return output
+
+    def _features(
+        self,
+        states: dict[str, np.ndarray],
+        mask: np.ndarray,
+        rows: Sequence[tuple[str, ...]],
+        positions: np.ndarray | None,
+        adapters: dict[str, Adapter],
+        head: Head,
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return of each adapter in use its features (B, n, H), NaN and zero in rows that do not go through it."""
+        features = {}
+        for name, adapter in adapters.items():
+            own = np.array([row for row, names in enumerate(rows) if name in names], dtype=np.int64)
+            if not len(own):
+                continue
+            if not adapter.fits(head):
+                raise ValueError(
+                    f"adapter {name!r} was exported for its {adapter.features}, and the head's fusion reads "
+                    f"{head.entry['features']}; export it with --fusion {FUSIONS_OF[head.entry['features']]}"
+                )
+            whole = len(own) == len(rows)
+            read = {STATE.format(layer): states[STATE.format(layer)] for layer in adapter.layers}
+            read["attention_mask"] = mask
+            outputs = adapter.graph.run(read if whole else {key: value[own] for key, value in read.items()})
+            at = positions if positions is None or whole else positions[own]
+            result = gathered(outputs["adapter_hidden_state"], at)
+            features[name] = spread(result, own, len(rows), math.nan), spread(result, own, len(rows), 0.0)
+        return features
+
+    def _fused(
+        self,
+        head: Head,
+        backbone: np.ndarray,
+        features: dict[str, tuple[np.ndarray, np.ndarray]],
+        rows: Sequence[tuple[str, ...]],
+        inputs: dict[str, np.ndarray],
+    ) -> ExportedOutput:
+        """Return what fusion and head make of the encoder's states (B, n, H) and of the adapters'."""
+        names = head.entry["adapters"]
+        if names is None:  # a fusion without weights takes any adapters, and of none at all one that is absent
+            names = list(features) or [""]
+        else:
+            check_learned(head, rows)
+        states = [features[name][1] if name in features else np.zeros_like(backbone) for name in names]
+        stacked = states[0][None] if len(states) == 1 else np.stack(states)  # (K, B, n, H)
+        arrays = {**inputs, "backbone_hidden_state": backbone, "adapter_hidden_states": stacked}
+        outputs = head.graph.run({**arrays, "present": present(rows, names)})
+        return ExportedOutput(outputs["last_hidden_state"], outputs.get("logits"), backbone_hidden_state=backbone)
+
+    def _run_single(self, arrays: dict[str, np.ndarray], adapter_names: Any, head: str | None) -> ExportedOutput:
+        if adapter_names is not None or head is not None:
+            raise ValueError(
+                "adapter_names and head choose among graphs, and this is a single one; export it without --single"
+            )
+        lacking = [name for name in self._encoder.inputs if name not in arrays]
+        if lacking:
+            raise ValueError(f"the graph reads {', '.join(lacking)} too; give what came with the token ids")
+        if (dims := self.manifest["encoder"]["inputs"]["input_ids"]) and arrays["input_ids"].ndim != len(dims):
+            shape = arrays["input_ids"].shape
+            raise ValueError(f"input_ids has shape {shape} and the single graph reads ({', '.join(map(str, dims))})")
+        outputs: dict[str, Any] = self._encoder.run(arrays)
+        return ExportedOutput(**outputs)
+
+    # ---- checks -----------------------------------------------------------------------------------------------------
+
+    def _rows(
+        self, adapter_names: Any, batch: int, adapters: dict[str, Adapter], repeated: int
+    ) -> list[tuple[str, ...]]:
+        """Return the adapters of each row, of which a text's choices or passages have the same."""
+        if adapter_names is None:
+            active = self._active
+            rows = [tuple(name for name in adapters if active is None or name in active)] * batch
+        else:
+            rows = names_of_rows(adapter_names, batch, list(adapters))
+        return [names for names in rows for _ in range(repeated)]
+
+    def _known(self, adapter_names: str | Sequence[str]) -> list[str]:
+        if self.single:
+            raise ValueError("adapters of a single graph are part of it; export the artifact without --single")
+        names = [adapter_names] if isinstance(adapter_names, str) else list(dict.fromkeys(adapter_names))
+        for name in names:
+            if name not in self._adapters:
+                raise ValueError(f"no adapter {name!r}; there are {self.adapters}")
+        return names
+
+    def _entry(self, head: str | None) -> dict[str, Any]:
+        return self.manifest["head"] if self.single else self._head_named(head).entry
+
+    def _head_named(self, head: str | None) -> Head:
+        name = OWN_HEAD if head is None else head
+        if name not in self._heads:
+            raise ValueError(f"no head {name!r}; there are {self.heads}")
+        return self._heads[name]
+
+    def _check_addition(self, export: Export, what: str) -> None:
+        if self.single:
+            raise ValueError(f"{what} can't be added to a single graph; export the model without --single")
+        if export.manifest["single"]:
+            raise ValueError(f"{what} is part of a single graph; export it without --single")
+        ours, theirs = (each.manifest["backbone"]["fingerprint"] for each in (self.export, export))
+        if ours != theirs:
+            names = [each.manifest["backbone"]["name_or_path"] for each in (self.export, export)]
+            raise ValueError(
+                f"{what} belongs to another encoder: {names[1]} with fingerprint {theirs[:12]}, and this model has "
+                f"{names[0]} with {ours[:12]}; add it to a model that was exported with its own encoder"
+            )
+
+    # ---- files ------------------------------------------------------------------------------------------------------
+
+    def _open(self, export: Export, file: str | None, verify: bool, needed: Sequence[str] = ()) -> Graph:
+        if file is None:
+            raise ValueError(
+                f"{export.directory} holds adapters alone, without an encoder and a head; export it without "
+                "--adapters-only, or add it to a model by add_adapter"
+            )
+        return open_graph(export.graph(file, verify), self._runtime, self._threads, needed)
+
+    def _adapter(self, export: Export, name: str, verify: bool) -> Adapter:
+        entry, there = export.manifest["adapters"][name], self.manifest["encoder"]["layers"]
+        lacking = [layer for layer in entry["layers"] if layer not in there]
+        if lacking:
+            raise ValueError(
+                f"adapter {name!r} of {export.directory} reads the hidden states {entry['layers']}, and the encoder "
+                f"returns {there}; export the encoder with {' '.join(f'--tap {layer}' for layer in lacking)}"
+            )
+        graph = self._open(export, entry["file"], verify, ["adapter_hidden_state"])
+        return Adapter(graph, entry["layers"], entry["features"])
+
+    def _head(self, export: Export, verify: bool) -> Head:
+        entry = export.manifest["head"]
+        return Head(self._open(export, (entry or {}).get("file"), verify, ["last_hidden_state"]), entry)

@@ -1,0 +1,382 @@
+"""A model as graphs: what ONNX Runtime makes of them equals PyTorch, row by row, and bad input ends in a sentence."""
+
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import torch
+from helpers import batch, make_model, save_backbone, shake, small_adapter, tiny_backbone
+from tiny_runs import tokenizer_of
+
+import kadapter
+from kadapter import KAdapterForEntityPairClassification, KAdapterModel, PreNormAdapterConfig
+
+pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
+pytest.importorskip("onnxruntime", reason="running a graph needs onnxruntime: pip install 'kadapter[onnx]'")
+from kadapter.exports import plans
+from kadapter.exports.int8 import Calibration, Labelled, quantize
+from kadapter.exports.tracing import trace
+from kadapter.exports.writing import ExportOptions, export
+from kadapter.runtime import MANIFEST, ExportedModel
+
+TEXTS = ["Mira Voss was born in Tarnstad on the Kell.", "Ilse Tarn works in Kell.", "Oduya died in Lumen Bay."] * 4
+SPANS = [[(0, 9), (22, 30)], [(0, 9), (19, 23)], [(0, 5), (14, 23)]] * 4
+LABELS = {"id2label": {0: "born", 1: "died", 2: "works"}, "label2id": {"born": 0, "died": 1, "works": 2}}
+LEAN = PreNormAdapterConfig(
+    hidden_size=8, num_attention_heads=2, intermediate_size=12, num_hidden_layers=1, layers=[1]
+)
+SHALLOW = {"num_hidden_layers": 1}
+
+
+def adapters_of():
+    return {"fac": small_adapter(layers=[0, 1], num_hidden_layers=1), "lean": LEAN}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A model for pairs of mentions with an adapter of each kind, its export, and an export of a third adapter."""
+    folder = tmp_path_factory.mktemp("parts")
+    tokenizer = tokenizer_of(TEXTS)
+    backbone = save_backbone(folder / "backbone", vocab_size=len(tokenizer), max_position_embeddings=48, **SHALLOW)
+    tokenizer.save_pretrained(backbone)
+    model_class = KAdapterForEntityPairClassification
+    model = shake(model_class.from_backbone(backbone, adapters=adapters_of(), **LABELS), std=0.1).eval()
+    export(model, folder / "exported", tokenizer=tokenizer)
+    third = shake(
+        KAdapterModel.from_backbone(backbone, adapters={"third": small_adapter(layers=[0], num_hidden_layers=1)}),
+        seed=5,
+    ).eval()
+    export(third, folder / "third", ExportOptions(adapters_only=True))
+    model.save_pretrained(folder / "artifact")
+    return {"folder": folder, "model": model, "tokenizer": tokenizer, "third": third}
+
+
+@pytest.fixture(scope="module")
+def exported(parts):
+    return ExportedModel.from_directory(parts["folder"] / "exported", threads=1)
+
+
+@pytest.fixture
+def copied(parts, tmp_path):
+    return shutil.copytree(parts["folder"] / "exported", tmp_path / "exported")
+
+
+def inputs_of(lengths=(9, 6, 4), side="right", extra=0):
+    """Token ids, mask, and two positions of each row, as tensors."""
+    inputs = batch("roberta", lengths=lengths, side=side, extra=extra)
+    first = inputs["attention_mask"].argmax(dim=1)
+    return {**inputs, "entity_positions": torch.stack([first, first + min(lengths) - 1], dim=1)}
+
+
+def arrays(inputs):
+    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+
+
+def apart(expected, found):
+    """The largest difference, as a share of the largest entry."""
+    expected = np.asarray(expected)
+    assert expected.shape == found.shape
+    return np.abs(expected - found).max() / np.abs(expected).max()
+
+
+def eager(model, **inputs):
+    with torch.no_grad():
+        return model(**inputs)
+
+
+# ---- the same numbers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("lengths", [(4,), (9, 6, 4), (3, 20, 5, 2, 11)])
+def test_logits_equal_those_of_pytorch_for_any_batch_and_length_and_padding_on_either_side(
+    parts, exported, lengths, side
+):
+    inputs = inputs_of(lengths, side, extra=2)
+    logits = exported(**arrays(inputs)).logits
+    assert logits.shape == (len(lengths), 3)
+    assert apart(eager(parts["model"], **inputs).logits, logits) < 1e-5
+
+
+def test_each_row_of_a_mixed_batch_goes_through_its_own_adapters(parts, exported):
+    inputs = inputs_of((9, 6, 4, 7))
+    names = ["fac", "__base__", ["fac", "lean"], "lean"]
+    output = exported(**arrays(inputs), adapter_names=names)
+    assert apart(eager(parts["model"], **inputs, adapter_names=names).logits, output.logits) < 1e-5
+    assert np.isnan(output.adapter_hidden_states["fac"][[1, 3]]).all()
+    assert np.isfinite(output.adapter_hidden_states["fac"][[0, 2]]).all()
+    alone = exported(**arrays(inputs), adapter_names=["__base__"] * 4)
+    assert alone.adapter_hidden_states == {}
+    assert np.array_equal(alone.last_hidden_state, alone.backbone_hidden_state)
+
+
+def test_adapters_come_and_go_while_others_answer(parts):
+    model = ExportedModel.from_directory(parts["folder"] / "exported", threads=1)
+    inputs = inputs_of()
+    before = model(**arrays(inputs)).logits
+    assert model.add_adapter(parts["folder"] / "third") == ["third"]
+    assert model.active_adapters() == ["fac", "lean", "third"]
+    third = {key: value for key, value in inputs.items() if key != "entity_positions"}
+    states = model(**arrays(inputs), adapter_names=["third"] * 3).adapter_hidden_states["third"]
+    expected = eager(parts["third"], **third).adapter_hidden_states["third"]
+    expected = expected.gather(1, inputs["entity_positions"][..., None].expand(-1, -1, 32))
+    assert apart(expected, states) < 1e-5
+    model.set_adapter(["fac", "lean"])
+    assert np.array_equal(model(**arrays(inputs)).logits, before)
+    model.delete_adapter("third")
+    assert model.adapters == ["fac", "lean"]
+    graph = parts["folder"] / "third" / "adapter-third.onnx"
+    assert model.add_adapter(graph, adapter_name="again") == ["again"]
+    with pytest.raises(ValueError, match="there is an adapter 'again' already"):
+        model.add_adapter(graph, adapter_name="again")
+
+
+def test_a_second_head_answers_by_its_name(parts):
+    model = ExportedModel.from_directory(parts["folder"] / "exported", threads=1)
+    model.add_head(parts["folder"] / "exported", "twin")
+    inputs = arrays(inputs_of())
+    assert np.array_equal(model(**inputs, head="twin").logits, model(**inputs).logits)
+    model.delete_head("twin")
+    with pytest.raises(ValueError, match="no head 'twin'; there are \\['own'\\]"):
+        model(**inputs, head="twin")
+
+
+def test_many_threads_get_what_one_gets(exported):
+    inputs = arrays(inputs_of((9, 6, 4, 7)))
+    expected, found = exported(**inputs).logits, []
+    threads = [threading.Thread(target=lambda: found.append(exported(**inputs).logits)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and all(np.array_equal(expected, each) for each in found)
+
+
+def test_predictions_of_texts_are_those_of_the_pipeline(parts, exported):
+    pipe = kadapter.EntityPairClassificationPipeline(model=parts["model"], tokenizer=parts["tokenizer"])
+    expected = pipe(TEXTS[:3], entity_spans=SPANS[:3], top_k=3, adapter_names=["fac", "__base__", "lean"])
+    found = exported.predict(TEXTS[:3], SPANS[:3], top_k=3, adapter_names=["fac", "__base__", "lean"], batch_size=2)
+    assert [[each["label"] for each in one] for one in found] == [[each["label"] for each in one] for one in expected]
+    scores = [[[each["score"] for each in one] for one in answers] for answers in (expected, found)]
+    assert np.allclose(*scores, atol=1e-5)
+
+
+FUSIONS = ["add", "delta", "max", "concat", "gated", "gated_token"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_fusion_equals_pytorch_and_leaves_out_the_adapters_that_a_row_does_not_name(fusion, tmp_path):
+    model = KAdapterModel.from_backbone(tiny_backbone("roberta"), adapters=adapters_of(), fusion=fusion)
+    model = shake(model).eval()
+    trace(plans.fusion(model), tmp_path / "head.onnx", "onnx")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "head.onnx"))
+    rows = [(), ("fac", "lean"), ("fac", "lean") if fusion == "concat" else ("lean",)]
+    generator = torch.Generator().manual_seed(1)
+    base, *states = (torch.randn(3, 5, 32, generator=generator) for _ in range(3))
+    own = model.adapters.of_rows([list(names) or "__base__" for names in rows], 3)
+    with torch.no_grad():
+        expected = model.fusion.fuse_rows(base, dict(zip(("fac", "lean"), states, strict=True)), own)
+    present = [[float(name in names) for names in rows] for name in ("fac", "lean")]
+    fed = {"backbone_hidden_state": base.numpy(), "adapter_hidden_states": torch.stack(states).numpy()}
+    (found,) = session.run(None, {**fed, "present": np.array(present, dtype=np.float32)})
+    assert apart(expected, found) < 1e-5
+
+
+# ---- what is written ------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_tells_the_encoder_its_taps_shapes_labels_and_the_hash_of_every_file(parts):
+    folder = parts["folder"] / "exported"
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    assert manifest["backbone"]["fingerprint"] == parts["model"].config.backbone_fingerprint
+    assert manifest["encoder"]["layers"] == [0, 1]
+    assert manifest["encoder"]["outputs"]["hidden_state_1"] == ["batch", "sequence", 32]
+    assert {name: each["layers"] for name, each in manifest["adapters"].items()} == {"fac": [0, 1], "lean": [1]}
+    assert {name: each["kind"] for name, each in manifest["adapters"].items()} == {
+        "fac": "k_adapter",
+        "lean": "prenorm",
+    }
+    assert manifest["head"]["labels"] == ["born", "died", "works"]
+    assert set(manifest["files"]) == {path.name for path in folder.iterdir()} - {MANIFEST}
+    assert {"encoder.onnx", "adapter-fac.onnx", "adapter-lean.onnx", "head.onnx", "tokenizer.json"} <= set(
+        manifest["files"]
+    )
+
+
+@pytest.mark.slow
+def test_a_single_graph_answers_as_the_model_and_takes_no_other_adapters(parts, tmp_path):
+    export(parts["model"], tmp_path / "single", ExportOptions(single=True), parts["tokenizer"])
+    model = ExportedModel.from_directory(tmp_path / "single", threads=1)
+    for side in ("left", "right"):
+        inputs = inputs_of((9, 6, 4, 3), side, extra=1)
+        assert apart(eager(parts["model"], **inputs).logits, model(**arrays(inputs)).logits) < 1e-5
+    assert model.predict(TEXTS[:1], SPANS[:1])[0][0]["label"] in ("born", "died", "works")
+    with pytest.raises(ValueError, match="can't be added to a single graph; export the model without --single"):
+        model.add_adapter(parts["folder"] / "third")
+    with pytest.raises(ValueError, match="this is a single one; export it without --single"):
+        model(**arrays(inputs), adapter_names=["fac"] * 4)
+
+
+@pytest.mark.slow
+def test_openvino_reads_the_same_graphs(parts):
+    pytest.importorskip("openvino", reason="it is an extra: pip install 'kadapter[openvino]'")
+    model = ExportedModel.from_directory(parts["folder"] / "exported", runtime="openvino", threads=1)
+    for side in ("left", "right"):
+        inputs = inputs_of((9, 6, 4), side, extra=1)
+        names = ["fac", "__base__", ["fac", "lean"]]
+        found = model(**arrays(inputs), adapter_names=names).logits
+        assert apart(eager(parts["model"], **inputs, adapter_names=names).logits, found) < 1e-5
+
+
+@pytest.mark.slow
+def test_int8_notes_what_it_changed_of_features_and_of_the_task(parts, copied):
+    manifest, lines = json.loads((copied / MANIFEST).read_text()), []
+    labelled = Labelled(TEXTS[:3], ["born", "works", "died"], SPANS[:3])
+    quantize(copied, manifest, Calibration(TEXTS, labelled=labelled), lines.append)
+    assert [line.split(":")[0] for line in lines[:3]] == ["encoder.onnx", "adapter-fac.onnx", "adapter-lean.onnx"]
+    told = json.loads((copied / MANIFEST).read_text())
+    assert told["precision"] == "int8"
+    assert (told["int8"]["learned_from"], told["int8"]["measured_on"]) == (9, 3)
+    assert 0.9 < told["int8"]["cosine_lowest"] <= told["int8"]["cosine_mean"] < 1
+    shares = told["int8"]["accuracy"]
+    assert set(shares) == {"fp32", "int8"} and all(0 <= share <= 1 for share in shares.values())
+    model = ExportedModel.from_directory(copied, threads=1)
+    inputs = inputs_of()
+    assert 1e-5 < apart(eager(parts["model"], **inputs).logits, model(**arrays(inputs)).logits) < 0.3
+
+
+def test_labels_that_the_head_does_not_know_are_named(copied):
+    manifest = json.loads((copied / MANIFEST).read_text())
+    calibration = Calibration(TEXTS, labelled=Labelled(TEXTS[:1], ["bron"], SPANS[:1]))
+    said = refusal(quantize, copied, manifest, calibration, print)
+    assert said == "labelled text 1 has the label 'bron', and the head knows ['born', 'died', 'works']"
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+
+def refusal(function, *arguments, **keywords):
+    with pytest.raises((ValueError, TypeError, OSError)) as refused:
+        function(*arguments, **keywords)
+    return str(refused.value)
+
+
+def test_a_damaged_graph_and_one_that_was_cut_are_told_apart(copied):
+    path = copied / "adapter-fac.onnx"
+    written = path.read_bytes()
+    path.write_bytes(written[:-100])
+    said = refusal(ExportedModel.from_directory, copied)
+    assert f"has {len(written) - 100} bytes and was written with {len(written)}, so it was cut" in said
+    path.write_bytes(written[:-100] + bytes(100))
+    said = refusal(ExportedModel.from_directory, copied)
+    assert "adapter-fac.onnx is damaged: its SHA-256 is" in said and "export the artifact anew" in said
+    path.unlink()
+    assert "adapter-fac.onnx is missing, which export.json names" in refusal(ExportedModel.from_directory, copied)
+
+
+def test_a_graph_that_no_runtime_reads_and_a_manifest_of_nothing_are_sentences(copied, tmp_path):
+    (copied / "head.onnx").write_bytes(bytes((copied / "head.onnx").stat().st_size))
+    said = refusal(ExportedModel.from_directory, copied, verify=False)
+    assert "head.onnx is no graph that onnxruntime reads" in said
+    for text, words in (("{", "is no JSON file"), ("{}", "has no format_version"), ("[]", "has no format_version")):
+        (copied / MANIFEST).write_text(text)
+        assert words in refusal(ExportedModel.from_directory, copied)
+    (copied / MANIFEST).write_text('{"format_version": 99}')
+    assert "has format 99, and this kadapter reads up to 1" in refusal(ExportedModel.from_directory, copied)
+    (copied / MANIFEST).write_text('{"format_version": 1, "files": {}}')
+    assert "lacks runtime, precision, backbone" in refusal(ExportedModel.from_directory, copied)
+    assert "there is no such directory; write one by kadapter export" in refusal(
+        ExportedModel.from_directory, tmp_path / "nowhere"
+    )
+
+
+def test_a_manifest_that_names_files_elsewhere_is_refused(copied):
+    manifest = json.loads((copied / MANIFEST).read_text())
+    manifest["files"]["../secret"] = {"bytes": 1, "sha256": ""}
+    (copied / MANIFEST).write_text(json.dumps(manifest))
+    assert "'../secret', which lies outside the directory" in refusal(ExportedModel.from_directory, copied)
+
+
+def test_an_adapter_of_another_encoder_is_refused_by_its_fingerprint(parts, exported, tmp_path):
+    other = shutil.copytree(parts["folder"] / "third", tmp_path / "third")
+    manifest = json.loads((other / MANIFEST).read_text())
+    ours = manifest["backbone"]["fingerprint"]
+    manifest["backbone"]["fingerprint"] = "f" * 64
+    (other / MANIFEST).write_text(json.dumps(manifest))
+    said = refusal(exported.add_adapter, other)
+    assert "with fingerprint ffffffffffff, and this model has" in said and ours[:12] in said
+    assert exported.adapters == ["fac", "lean"]
+
+
+def test_an_adapter_that_reads_other_hidden_states_names_the_taps_that_are_missing(parts, exported, tmp_path):
+    other = shutil.copytree(parts["folder"] / "third", tmp_path / "third")
+    manifest = json.loads((other / MANIFEST).read_text())
+    manifest["adapters"]["third"]["layers"] = [0, 5]
+    (other / MANIFEST).write_text(json.dumps(manifest))
+    said = refusal(exported.add_adapter, other)
+    assert "reads the hidden states [0, 5], and the encoder returns [0, 1]; export the encoder with --tap 5" in said
+
+
+def test_inputs_that_do_not_go_with_the_encoder_are_sentences(exported):
+    inputs = arrays(inputs_of())
+    ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs["entity_positions"]
+    long = np.ones((1, 47), dtype=np.int64)
+    assert "47 tokens are more than the 46 that the backbone takes; cut them" in refusal(exported, long)
+    assert "input_ids holds 999999, and the encoder knows 0 to" in refusal(exported, np.full((1, 4), 999999))
+    assert "attention_mask has shape (3, 8) and must have (3, 9)" in refusal(exported, ids, mask[:, :8])
+    assert "input_ids has dtype float64; give whole numbers" in refusal(exported, ids * 1.0)
+    assert "entity_positions has shape None and must have (3, 2)" in refusal(exported, ids, mask)
+    assert "position 25 lies outside the 9 tokens" in refusal(exported, ids, mask, entity_positions=positions + 22)
+    assert "has no input 'labels'" in refusal(exported, ids, mask, labels=ids)
+    assert "text 0 has" in refusal(exported.predict, ["Mira " * 60], [[(0, 4), (5, 9)]])
+
+
+def test_adapter_names_are_refused_in_the_words_of_the_model(parts, exported):
+    inputs = inputs_of()
+    for names in ("fac", ["fac"], ["fac", "fac", "nope"], ["fac", "fac", 3], [["fac", "fac"], "fac", "fac"]):
+        with pytest.raises((ValueError, TypeError)) as ours:
+            parts["model"](**inputs, adapter_names=names)
+        assert refusal(exported, **arrays(inputs), adapter_names=names) == str(ours.value)
+
+
+def test_what_can_not_be_exported_says_why(parts, tmp_path):
+    model, folder = parts["model"], tmp_path / "out"
+    assert "int8 needs sentences to learn the ranges of values from; give --calibration FILE" in refusal(
+        export, model, folder, ExportOptions(precision="int8")
+    )
+    few = ExportOptions(precision="int8", calibration=Calibration(TEXTS[:3], "few.txt"))
+    assert "few.txt has 3 sentences, too few to learn ranges from" in refusal(export, model, folder, few)
+    assert "there is no tokenizer" in refusal(
+        export, model, folder, ExportOptions(precision="int8", calibration=Calibration(TEXTS))
+    )
+    assert "precision='fp8' must be one of ['fp32', 'int8']" in refusal(
+        export, model, folder, ExportOptions(precision="fp8")
+    )
+    assert "tap 9 is none of the encoder's hidden states, 0 to 1" in refusal(
+        export, model, folder, ExportOptions(taps=[9])
+    )
+    half = make_model(tiny_backbone("roberta", **SHALLOW)).to(torch.bfloat16)
+    assert "has dtype torch.bfloat16; load the model with dtype='float32' to export it" in refusal(
+        export, half, folder
+    )
+    pairs = kadapter.KAdapterForPairMatching.from_backbone(tiny_backbone("roberta", **SHALLOW))
+    assert "a KAdapterForPairMatching has no exported form" in refusal(export, pairs, folder)
+    assert not folder.exists()
+
+
+def test_a_backbone_that_the_exporter_can_not_trace_is_a_sentence(tmp_path):
+    backbone = tiny_backbone("roberta", **SHALLOW)
+    forward = backbone.encoder.forward
+
+    def looks_at_values(hidden_states, *arguments, **keywords):
+        return forward(hidden_states * 2 if bool(hidden_states.sum() > 0) else hidden_states, *arguments, **keywords)
+
+    backbone.encoder.forward = looks_at_values
+    said = refusal(export, KAdapterModel.from_backbone(backbone), tmp_path / "out")
+    assert said.startswith("torch's exporter can't trace the encoder RobertaModel (")
+    assert said.endswith("and run this one in PyTorch") and not (tmp_path / "out").exists()
