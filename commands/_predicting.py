@@ -15,7 +15,7 @@ from ..configuration_kadapter import KAdapterConfig
 from ..processing_kadapter import read_tokenizer
 from ._printing import printable
 
-__all__ = ["Prediction", "predictor"]
+__all__ = ["MASK", "Prediction", "asked", "head_class", "predictor", "tokenizer_of"]
 
 PIPELINES = {
     **{
@@ -45,14 +45,14 @@ class Prediction(NamedTuple):
 
     def in_words(self) -> str:
         """Return the text, and below it the answers, a line each, or the tree."""
+        return "\n".join([printable(self.text), *(f"  {line}" for line in self.lines())])
+
+    def lines(self) -> list[str]:
+        """Return the answers, a line for each mask or text, or the lines of the tree."""
         if "heads" in self.values:
-            lines = self.values["tree"].splitlines()
-        else:
-            lines = [
-                "  ".join(map(_shown, answers)) or "none"
-                for answers in self.values.get("masks", [self.values.get("answers", [])])
-            ]
-        return "\n".join([printable(self.text), *(f"  {line}" for line in lines)])
+            return self.values["tree"].splitlines()
+        masks = self.values.get("masks", [self.values.get("answers", [])])
+        return ["  ".join(map(_shown, answers)) or "none" for answers in masks]
 
 
 def _shown(answer: dict[str, Any]) -> str:
@@ -73,9 +73,19 @@ def predictor(
     """
     reading = {} if revision is None else {"revision": revision}
     where = os.path.expanduser(artifact)
-    home = language_modeling_kadapter if hasattr(language_modeling_kadapter, head) else heads_kadapter
-    model = getattr(home, head).from_pretrained(where, backbone=backbone, **reading)
-    tokenizer = _tokenizer(where, model.config, reading)
+    model = head_class(head).from_pretrained(where, backbone=backbone, **reading)
+    return asked(model, tokenizer_of(where, model.config, reading), head, device)
+
+
+def head_class(name: str) -> Any:
+    """Return the class of a head by its name."""
+    return getattr(language_modeling_kadapter if hasattr(language_modeling_kadapter, name) else heads_kadapter, name)
+
+
+def asked(
+    model: Any, tokenizer: Any, head: str, device: str
+) -> Callable[[Sequence[dict[str, Any]], int | None, int], Iterator[Prediction]]:
+    """Return what predicts of examples by a model with this head, how many answers of each, in batches of a size."""
     task: Any = PIPELINES[head]  # three of them are none that transformers' types know
     pipe = pipeline(task, model=model, tokenizer=tokenizer, device=device)
 
@@ -90,7 +100,12 @@ def predictor(
     return predict
 
 
-def _tokenizer(where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Any:
+def tokenizer_of(where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Any:
+    """Return an artifact's tokenizer, or that of its backbone, which needs no code.
+
+    Raises:
+        OSError: neither has one.
+    """
     own = read_tokenizer(where, config, **reading)
     source = config.backbone_name_or_path
     if own is None and source:

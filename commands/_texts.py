@@ -11,7 +11,7 @@ from typing import Any
 
 from ._preflight import MASKS
 
-__all__ = ["MENTIONS", "examples_of", "mentions_of"]
+__all__ = ["ASKED", "MENTIONS", "examples_of", "mentions_of"]
 
 MENTIONS = {"KAdapterForEntityPairClassification": 2, "KAdapterForEntityClassification": 1}
 ASKED = (*MENTIONS, *(f"KAdapterFor{head}" for head in ("SequenceClassification", "TokenClassification")))
