@@ -65,7 +65,9 @@ class DemoModel:
             )
         chosen = [name for name in self.adapters if name in chosen]
         if self.chosen_together and 0 < len(chosen) < len(self.adapters):
-            raise ValueError(f"The fusion 'concat' was made for all of {', '.join(self.adapters)}: choose all or none.")
+            raise ValueError(
+                f"The fusion 'concat' was made for all of {', '.join(self.adapters)}: choose all or none."
+            )
         example = self._example(text)
         predictions = {row: self._predicted(example) for row in self._rows(chosen)} if self.predict else {}
         return Answer(predictions, *self._added(example, chosen))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # what is typed here is nobody's business
 
@@ -25,13 +24,14 @@ EXAMPLES = {
 EXAMPLE = "Marie Curie was born in Warsaw."
 INTRODUCTION = """# {title}
 
-Type a sentence, choose adapters, and see what they change. Mark an entity by selecting it and pressing *Mark*, which puts
-it into double square brackets; of a pair the first is the head, unless it says so: `[[Warsaw|tail]]`.
+Type a sentence, choose adapters, and see what they change. Mark an entity by selecting it and pressing *Mark*, which
+puts it into double square brackets; of a pair the first is the head, unless it says so: `[[Warsaw|tail]]`.
 """
 STYLE = """<style>
 .demo table{border-collapse:collapse;margin:.4em 0} .demo th,.demo td{padding:3px 8px;text-align:left}
-.demo pre{margin:0;background:none} .heat{overflow-x:auto} .heat td{text-align:center;font-size:12px}
-.heat .token{font-family:monospace}
+.demo pre{margin:0;background:none} .demo .row{display:flex;flex-wrap:wrap;gap:2px;margin:.6em 0;align-items:center}
+.demo .row b{width:100%} .demo .cell{display:flex;flex-direction:column;align-items:center;padding:2px 5px}
+.demo .cell code{background:none;border:0;padding:0;color:inherit} .demo .cell small{opacity:.75}
 </style>"""
 
 
@@ -95,28 +95,30 @@ def _predictions(found: Answer) -> str:
     if not found.predictions:
         return "<p>There is no head here, so nothing is predicted.</p>"
     rows = (
-        f"<tr><th>{escape(row)}</th><td><pre>{escape(lines)}</pre></td></tr>" for row, lines in found.predictions.items()
+        f"<tr><th>{escape(row)}</th><td><pre>{escape(lines)}</pre></td></tr>"
+        for row, lines in found.predictions.items()
     )
     return f"<h3>Predictions</h3><table id='predictions'>{''.join(rows)}</table>"
 
 
 def _heat_map(found: Answer) -> str:
-    """Return a table of what each adapter adds to each token, the darkest being the most."""
+    """Return for each adapter the tokens, on a ground that is the darker the more it adds to them."""
     if not found.added:
         return "<p>No adapter is chosen, so nothing moves.</p>"
     most = max(max(shares) for shares in found.added.values()) or 1.0
-    head = "".join(f"<td class='token'>{escape(token)}</td>" for token in found.tokens)
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th>{''.join(_cell(share, most) for share in shares)}</tr>"
+    rows = (
+        f"<div class='row'><b>{escape(name)}</b> "
+        f"{''.join(_cell(token, share, most) for token, share in zip(found.tokens, shares, strict=True))}</div>"
         for name, shares in found.added.items()
     )
     return (
-        "<h3>What each adapter adds to each token</h3><p>The length of its contribution, as a share of the length of the "
-        f"encoder's own state.</p><div class='heat'><table id='heat'><tr><td></td>{head}</tr>{rows}</table></div>"
+        "<h3>What each adapter adds to each token</h3><p>The length of its contribution, as a share of the length of "
+        f"the encoder's own state.</p><div id='heat'>{''.join(rows)}</div>"
     )
 
 
-def _cell(share: float, most: float) -> str:
-    alpha: Any = round(share / most, 3)
-    colour = "#fff" if alpha > 0.6 else "inherit"
-    return f"<td style='background:rgba(47,111,159,{alpha});color:{colour}'>{share:.2f}</td>"
+def _cell(token: str, share: float, most: float) -> str:
+    ground = round(share / most, 3)
+    colour = "#fff" if ground > 0.6 else "inherit"
+    style = f"background:rgba(47,111,159,{ground});color:{colour}"
+    return f"<span class='cell' style='{style}'><code>{escape(token)}</code><small>{share:.2f}</small></span>"

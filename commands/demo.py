@@ -11,10 +11,14 @@ __all__ = ["run"]
 
 Artifacts = Annotated[
     list[str],
-    typer.Argument(help="Artifacts of one backbone: Hub ids or directories; the first may have a head, which is asked."),
+    typer.Argument(
+        help="Artifacts of one backbone: Hub ids or directories; the first may have a head, which is asked."
+    ),
 ]
 Host = Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 for all of this machine's.")]
-Port = Annotated[int | None, typer.Option(help="Port to serve on.", show_default="the first that is free from 7860 on")]
+Port = Annotated[
+    int | None, typer.Option(help="Port to serve on.", show_default="the first that is free from 7860 on")
+]
 Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 Device = Annotated[str, typer.Option(help="Device to run on, such as cpu or cuda.")]
 

@@ -1,6 +1,6 @@
 """A Space that runs the demo page on the artifacts that its variable KADAPTER_ARTIFACTS names.
 
-    KADAPTER_ARTIFACTS="org/kadapter-relations org/kadapter-lin" python demo/app.py
+KADAPTER_ARTIFACTS="org/kadapter-relations org/kadapter-lin" python demo/app.py
 """
 
 import os

@@ -144,7 +144,7 @@ def site(tmp_path_factory):
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("reference"))
     shutil.copy(ROOT / "CHANGELOG.md", folder)
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    (folder / "mkdocs.yml").write_text(re.sub(r"nav:\n.*?(?=^theme)", "", settings, flags=re.M | re.S))
+    (folder / "mkdocs.yml").write_text(re.sub(r"nav:\n.*?(?=^theme)", "", settings, flags=re.MULTILINE | re.DOTALL))
     (folder / "docs" / "reference").mkdir()
     for path in (ROOT / "docs" / "reference").glob("*.md"):
         (folder / "docs" / "reference" / path.name).write_text(f"# {path.stem}\n", encoding="utf-8")
@@ -153,7 +153,8 @@ def site(tmp_path_factory):
 
 def build(folder):
     command = [sys.executable, "-P", "-m", "zensical", "build", "--strict"]
-    return subprocess.run(command, cwd=folder, env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True)
+    environment = {**os.environ, "NO_COLOR": "1"}
+    return subprocess.run(command, check=False, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -177,5 +178,7 @@ def test_the_names_in_the_reference_are_there():
         assert names, page
         for name in names:
             home, _, own = name.rpartition(".")
-            found = importlib.import_module(name if importlib.util.find_spec(home) is None or own.endswith("_kadapter") else home)
+            found = importlib.import_module(
+                name if importlib.util.find_spec(home) is None or own.endswith("_kadapter") else home
+            )
             assert own.endswith("_kadapter") or getattr(found, own).__doc__, name

@@ -22,7 +22,10 @@ TOLD_ELSEWHERE = {  # whole pages whose blocks have a test that tells the same s
     "docs/language_models.md": "tests/model/test_causal_lm.py",
     "docs/map_tuning.md": "tests/model/test_knowledge_map.py",
 }
-BLOCK = re.compile(r"^(?:<!-- (?P<mark>not run|run by): (?P<why>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>not run|run by): (?P<why>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 RUN = ("", "python")  # languages of what is run
 LABELS = {"id2label": {0: "born", 1: "died", 2: "works"}, "label2id": {"born": 0, "died": 1, "works": 2}}
 HEADS = {
@@ -94,5 +97,7 @@ def write_world(folder: Path) -> None:
     words.save_adapter(folder / "kadapter-domain", "domain")
     words.save_pretrained(folder / "lm-head" / "pretraining_head")
     ids = ["Q90", "Q142", "Q1490"]
-    EntityEmbeddings(ids, torch.ones(len(ids), 128), knowledge_base="wikidata").save_pretrained(folder / "org" / "wikidata-transe")
+    EntityEmbeddings(ids, torch.ones(len(ids), 128), knowledge_base="wikidata").save_pretrained(
+        folder / "org" / "wikidata-transe"
+    )
     (folder / "aliases.tsv").write_text("Marie Curie\tQ7186\nWarsaw\tQ270\n", encoding="utf-8")
