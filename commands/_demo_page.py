@@ -31,7 +31,7 @@ STYLE = """<style>
 .demo table{border-collapse:collapse;margin:.4em 0} .demo th,.demo td{padding:3px 8px;text-align:left}
 .demo pre{margin:0;background:none} .demo .row{display:flex;flex-wrap:wrap;gap:2px;margin:.6em 0;align-items:center}
 .demo .row b{width:100%} .demo .cell{display:flex;flex-direction:column;align-items:center;padding:2px 5px}
-.demo .cell code{background:none;border:0;padding:0;color:inherit} .demo .cell small{opacity:.75}
+.demo .cell code{background:none;border:0;padding:0;color:inherit} .demo .cell small{color:inherit}
 </style>"""
 
 
