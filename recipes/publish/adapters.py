@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from kadapter import KAdapterModel
-from kadapter.artifacts_kadapter import read_artifact
+from kadapter.artifacts_kadapter import CARD, read_artifact
 from kadapter.processing_kadapter import read_tokenizer
 from kadapter.trainers import run_adapter
 
@@ -126,8 +126,13 @@ def check(folders: Sequence[Path]) -> None:
         where = folder / HEAD if folder.name == "kadapter-lm-head" else folder
         artifact = read_artifact(where)
         artifact.check()
-        if "## " not in (where / "README.md").read_text(encoding="utf-8"):
-            raise ValueError(f"{where} has no card; remove the directory and build it again")
+        lacking = [
+            name for name, values in artifact.config["adapters"].items() if not values["training"].get("results")
+        ]
+        if lacking or not (where / CARD).is_file():
+            raise ValueError(
+                f"{where} has no card, or no results of {lacking}; remove the directory and build it again"
+            )
     fac, lin, *_ = folders
     model = KAdapterModel.from_pretrained([fac, lin])
     tokenizer = read_tokenizer(str(fac), model.config)
