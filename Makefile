@@ -3,6 +3,8 @@
 #   make quickstart-lm  teach a language model facts, and ask it before and after (BACKBONE=id-or-path for another)
 #   make test           run the whole suite, which takes under ten minutes of two cores
 #   make test-fast      run what fits into a minute and a half of it: the daily round
+#   make docs           build the documentation into site/; a broken link or reference is an error
+#   make adapters       train adapters for all-MiniLM-L6-v2, ready to be pushed (FEWREL=folder TREEBANK=folder)
 # Each first installs what it needs into .venv, once, and again when one of the files it depends on changes.
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,9 +12,10 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
 PIP := $(BIN) -m pip --disable-pip-version-check
 
-.PHONY: install quickstart quickstart-lm test test-fast quality style clean
+.PHONY: install quickstart quickstart-lm adapters test test-fast docs quality style clean
 
 install: $(INSTALLED)
 
@@ -21,6 +24,14 @@ quickstart: $(INSTALLED)
 
 quickstart-lm: $(INSTALLED)
 	$(BIN) -m kadapter.quickstart.language_model $(if $(BACKBONE),--backbone "$(BACKBONE)")
+
+adapters: $(INSTALLED)
+	@test -n "$(FEWREL)" -a -n "$(TREEBANK)" || \
+		{ echo "name the corpora: make adapters FEWREL=folder-of-json TREEBANK=folder-of-conllu"; exit 2; }
+	$(BIN) recipes/publish/adapters.py --fewrel "$(FEWREL)" --treebank "$(TREEBANK)" $(ADAPTER_FLAGS)
+
+docs: $(INSTALLED_DOCS)
+	$(BIN) -P -m zensical build --strict
 
 # -P: what the tests import is the installed package, not what happens to lie in the working directory.
 # loadfile: the runs that the tests of a file share are made once, not once in each worker.
@@ -49,7 +60,7 @@ style: $(INSTALLED)
 	$(BIN) .ci/renew_release.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build site .cache *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # torch comes first and as one exact version: a range would take the newest build, gigabytes of CUDA with it.
 # The package is built with the setuptools of the environment: an isolated build would fetch an unpinned one each time.
@@ -60,4 +71,9 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PIP) install $$(grep '^torch==' constraints.txt) --constraint constraints.txt
 	$(PIP) install setuptools --constraint constraints.txt
 	$(PIP) install --editable '.[test,quality]' --no-build-isolation --constraint constraints.txt
+	touch $@
+
+# Apart, since only the documentation needs it.
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(PIP) install --editable '.[docs]' --no-build-isolation --constraint constraints.txt
 	touch $@

@@ -13,7 +13,7 @@ from ..configuration_kadapter import KAdapterConfig
 from ..processing_kadapter import read_tokenizer
 from ._answers import MASK, Prediction
 
-__all__ = ["predictor"]
+__all__ = ["asked", "head_class", "predictor", "tokenizer_of"]
 
 PIPELINES = {
     **{
@@ -43,9 +43,19 @@ def predictor(
     """
     reading = {} if revision is None else {"revision": revision}
     where = os.path.expanduser(artifact)
-    home = language_modeling_kadapter if hasattr(language_modeling_kadapter, head) else heads_kadapter
-    model = getattr(home, head).from_pretrained(where, backbone=backbone, **reading)
-    tokenizer = _tokenizer(where, model.config, reading)
+    model = head_class(head).from_pretrained(where, backbone=backbone, **reading)
+    return asked(model, tokenizer_of(where, model.config, reading), head, device)
+
+
+def head_class(name: str) -> Any:
+    """Return the class of a head by its name."""
+    return getattr(language_modeling_kadapter if hasattr(language_modeling_kadapter, name) else heads_kadapter, name)
+
+
+def asked(
+    model: Any, tokenizer: Any, head: str, device: str
+) -> Callable[[Sequence[dict[str, Any]], int | None, int], Iterator[Prediction]]:
+    """Return what predicts of examples by a model with this head, how many answers of each, in batches of a size."""
     task: Any = PIPELINES[head]  # three of them are none that transformers' types know
     pipe = pipeline(task, model=model, tokenizer=tokenizer, device=device)
 
@@ -60,7 +70,12 @@ def predictor(
     return predict
 
 
-def _tokenizer(where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Any:
+def tokenizer_of(where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Any:
+    """Return an artifact's tokenizer, or that of its backbone, which needs no code.
+
+    Raises:
+        OSError: neither has one.
+    """
     own = read_tokenizer(where, config, **reading)
     source = config.backbone_name_or_path
     if own is None and source:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ._preflight import MASKS
 
-__all__ = ["MENTIONS", "calibration_of", "examples_of", "lines_of", "mentions_of"]
+__all__ = ["ASKED", "MENTIONS", "calibration_of", "examples_of", "lines_of", "mentions_of"]
 
 MENTIONS = {"KAdapterForEntityPairClassification": 2, "KAdapterForEntityClassification": 1}
 ASKED = (*MENTIONS, *(f"KAdapterFor{head}" for head in ("SequenceClassification", "TokenClassification")))

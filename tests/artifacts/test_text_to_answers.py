@@ -1,4 +1,4 @@
-"""From raw text to words: what README and every model card show runs as it stands, without the package too."""
+"""From raw text to words: what docs and every model card show runs as it stands, without the package too."""
 
 import re
 import runpy
@@ -140,9 +140,9 @@ def test_the_best_span_is_the_likeliest_of_all_passages_within_its_length():
     assert single.tolist() == [[0, 1, 4]]
 
 
-def test_the_examples_of_the_readme_run(tmp_path, tokenizer, monkeypatch, capsys):
-    section = (ROOT / "README.md").read_text().split("## From text to answers")[1].split("\n## ")[0]
-    script = tmp_path / "readme.py"
+def test_the_examples_of_the_documentation_run(tmp_path, tokenizer, monkeypatch, capsys):
+    section = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8").split("## Words out of a head")[1]
+    script = tmp_path / "documented.py"
     script.write_text("\n".join(re.findall("```python\n(.*?)```", section, flags=re.DOTALL)))
     backbone = save_backbone(tmp_path / "backbone", vocab_size=len(tokenizer), max_position_embeddings=80)
     tokenizer.save_pretrained(backbone)

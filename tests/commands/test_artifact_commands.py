@@ -1,8 +1,6 @@
 """`kadapter inspect`, `verify` and `predict` on directories: what an artifact is, and what it answers."""
 
 import json
-import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -323,23 +321,3 @@ def test_the_release_that_is_installed_is_what_code_is_compared_with(parts):
     names = sorted(path.name for path in (parts / "pair").glob("*.py"))
     assert all((ROOT / name).read_bytes() == (parts / "pair" / name).read_bytes() for name in names)
     assert "pipelines_kadapter.py" in names and len(names) == 11
-
-
-SHOWN_ELSEWHERE = ("push", "list", "card", "train", "task")  # in test_hub_commands, test_card and test_launching
-
-
-def test_the_commands_and_lines_of_python_of_the_documentation_run(parts, tmp_path, monkeypatch, capsys):
-    names = {"relations": "pair", "kadapter-fac": "kadapter-fac", "kadapter-lin": "kadapter-lin", "types": "types"}
-    names |= {"parser": "parser", "words": "words", "backbone": "backbone"}
-    for name, target in names.items():
-        (tmp_path / name).symlink_to(parts / target)
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^kadapter (.+)$", text, flags=re.MULTILINE)
-    assert {line.split()[0] for line in lines} >= {"inspect", "verify", "predict", *SHOWN_ELSEWHERE}
-    for line in lines:
-        if line.split()[0] not in SHOWN_ELSEWHERE:
-            assert printed(*shlex.split(line)), line
-    (code,) = re.findall("```python\n(.*?)```", text, flags=re.DOTALL)
-    exec(compile(code, "command_line.md", "exec"), {})
-    assert "Mira" in capsys.readouterr().out

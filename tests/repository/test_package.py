@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_SHIPPED = {"tests", "benchmarks", "experiments", "docs"}
+NOT_SHIPPED = {"tests", "benchmarks", "demo", "experiments", "docs", "recipes"}
 # What a clone would not have: environments, caches, what builds and runs leave behind.
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "venv", ".*_cache", "__pycache__", "build", "*.egg-info", "runs", "out", "quickstart-run"
@@ -192,7 +192,7 @@ def imported(path: Path, at_its_top: bool = False) -> set[str]:
 def undeclared(path: Path) -> set[str]:
     """What a module imports that neither Python, setup.cfg nor the project itself provides, or an extra at its top."""
     names = {group: {one.name.replace("-", "_") for one in requirements} for group, requirements in declared().items()}
-    projects, optional = names[""], names["quantization"] | names["graphs"] | names["benchmarks"]
+    projects, optional = names[""], names["quantization"] | names["graphs"] | names["benchmarks"] | names["demo"]
     other_names = {"pyyaml": "yaml", "scikit_learn": "sklearn"}
     provided = {other_names.get(name, name) for name in projects} | set(sys.stdlib_module_names)
     needed = imported(ROOT / path) - (optional - imported(ROOT / path, at_its_top=True))
