@@ -25,14 +25,14 @@ class Prediction(NamedTuple):
 
     def in_words(self) -> str:
         """Return the text, and below it the answers, a line each, or the tree."""
+        return "\n".join([printable(self.text), *(f"  {line}" for line in self.lines())])
+
+    def lines(self) -> list[str]:
+        """Return the answers, a line for each mask or text, or the lines of the tree."""
         if "heads" in self.values:
-            lines = self.values["tree"].splitlines()
-        else:
-            lines = [
-                "  ".join(map(_shown, answers)) or "none"
-                for answers in self.values.get("masks", [self.values.get("answers", [])])
-            ]
-        return "\n".join([printable(self.text), *(f"  {line}" for line in lines)])
+            return self.values["tree"].splitlines()
+        masks = self.values.get("masks", [self.values.get("answers", [])])
+        return ["  ".join(map(_shown, answers)) or "none" for answers in masks]
 
 
 def _shown(answer: dict[str, Any]) -> str:

@@ -42,9 +42,10 @@ def serve(model: DemoModel, host: str, port: int | None, open_browser: bool) -> 
         OSError: the port is taken.
     """
     theme = gradio.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
-    options = {"server_name": host, "server_port": port, "inbrowser": open_browser, "theme": theme, "quiet": True}
     built = page(model)
-    _, address, _ = built.launch(prevent_thread_lock=True, **options)
+    _, address, _ = built.launch(
+        prevent_thread_lock=True, server_name=host, server_port=port, inbrowser=open_browser, theme=theme, quiet=True
+    )
     typer.echo(f"the page is at {address}; end it by Ctrl-C", err=True)
     built.block_thread()
 

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -81,7 +81,7 @@ def run(
     typer.echo(f"exporting {artifact}")
     from ._exporting import export_artifact  # torch takes seconds to import
 
-    fields = {"runtime": runtime.value, "precision": precision.value, "single": single}
+    fields: dict[str, Any] = {"runtime": runtime.value, "precision": precision.value, "single": single}
     fields |= {"taps": tap or [], "adapters_only": adapters_only}
     fused = {} if fusion is None else {"fusion": fusion.value}
     export_artifact(artifact, output_dir, fields, sentences, fused, backbone, revision, log=typer.echo)

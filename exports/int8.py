@@ -131,7 +131,7 @@ def batches_of(model: ExportedModel, sentences: Sequence[str]) -> list[Inputs]:
 
 def outputs_of(model: ExportedModel, batches: Sequence[Inputs]) -> list[np.ndarray]:
     """Return for each batch the fused features, or of a single graph with a head its logits."""
-    outputs = [model(**batch) for batch in batches]
+    outputs = [model(**dict[str, Any](batch)) for batch in batches]
     return [
         next(value for value in (output.last_hidden_state, output.logits, output.start_logits) if value is not None)
         for output in outputs

@@ -100,7 +100,7 @@ def main(
 
 def trained(plan: Plan, output_dir: Path, common: Sequence[str]) -> Iterator[float]:
     """Train an adapter and, where the plan says so, the same head without one; yield the measure of each."""
-    folders = {output_dir / f"kadapter-{plan.name}": []}
+    folders: dict[Path, list[str]] = {output_dir / f"kadapter-{plan.name}": []}
     if plan.control:
         folders[output_dir / "controls" / plan.name] = ["--without_adapter", "true"]
     for folder, more in folders.items():

@@ -209,7 +209,7 @@ def teach(
     """
     flags, _, run = settings
     collate, tokenizer = PadToBatch.of(lesson, model), lesson.tokenizer
-    shared = {"model": model, "processing_class": tokenizer, "objective": lesson}
+    shared: dict[str, Any] = {"model": model, "processing_class": tokenizer, "objective": lesson}
     with TemporaryDirectory() as scratch:  # a Trainer needs a directory, and nothing of it is kept
         own = _arguments(row, flags, run, seed, scratch)
         with measured(model, run.device) as cost:
