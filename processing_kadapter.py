@@ -1162,6 +1162,19 @@ for word, start in zip(words, starts[1:]):
     print(word, "<-", "ROOT" if head == starts[0] else words[starts.index(head) - 1] if head in starts else "?")"""
 
 
+SEVERAL_HEADS = """text = "Marie Curie was born in Warsaw."
+inputs = tokenizer([text], return_tensors="pt")
+heads = {heads}  # those that read nothing but the text; what others take stands in inputs={{HEAD: {{...}}}}
+output = model(**inputs, heads=heads) if heads else None  # the backbone runs once
+for name, head in model.heads.items():  # each is a model of its own
+    print(name, type(head).__name__, output.heads[name].logits.argmax(-1).tolist() if name in heads else "")"""
+
+
+def of_a_text(head: dict[str, Any]) -> bool:
+    """Return whether one of several heads, as it is recorded, reads nothing but a text."""
+    return head["architecture"] in ("KAdapterForSequenceClassification", "KAdapterForTokenClassification")
+
+
 def model_card(config: KAdapterConfig) -> str:
     """Return the text of an artifact's README.md: what it is, on which backbone and data, with which result."""
     backbone, names = config.backbone_name_or_path, list(config.adapters)
@@ -1189,6 +1202,7 @@ def model_card(config: KAdapterConfig) -> str:
         *("| adapter | layers | inner width | trained on | objective | result |", "|---|---|---|---|---|---|"),
         *(_row(name, values) for name, values in config.adapters.items()),
         *_maps(config),
+        *_heads(config),
         *_usage(config),
         "Where this stands in a `subfolder` of a repository, put a copy of the `*_kadapter.py` files at its root too:",
         *("transformers looks for code there. With the package `kadapter` installed none is needed.", ""),
@@ -1200,6 +1214,7 @@ def _title(config: KAdapterConfig) -> str:
     """Return what an artifact is called: by its head's task, if it has one, and by its adapters."""
     words = re.sub("(?<=[a-z])(?=[A-Z])", " ", (_head(config) or "").removeprefix("KAdapterFor")).split()
     task = " ".join(word if word.isupper() else word.lower() for word in words)
+    task = f"heads {' + '.join(config.heads)}" if config.heads else task
     adapters = f"knowledge adapter {' + '.join(config.adapters)}" if config.adapters else ""
     title = " with ".join(words for words in (task, adapters) if words) or "encoder without adapters"
     return title[0].upper() + title[1:]
@@ -1242,6 +1257,19 @@ def _maps(config: KAdapterConfig) -> list[str]:
     return lines and [*lines, PLUGGING]
 
 
+def _heads(config: KAdapterConfig) -> list[str]:
+    """Return which heads a model with several has, and which of the adapters each reads."""
+    if not config.heads:
+        return []
+    rows = []
+    for name, head in config.heads.items():
+        adapters = ", ".join(head["adapters"].values()) or "-"
+        labels = ", ".join(map(str, (head.get("id2label") or {}).values()))
+        cells = (head["architecture"], adapters, head.get("fusion"), labels)
+        rows.append(f"| {name} | {' | '.join(map(as_text, cells))} |")
+    return ["", "| head | class | adapters | fusion | labels |", "|---|---|---|---|---|", *rows]
+
+
 def _lm_head(config: KAdapterConfig) -> list[str]:
     """Return where the LM head of a masked-LM model is from."""
     if config.lm_head in (None, "backbone"):
@@ -1263,12 +1291,14 @@ def _usage(config: KAdapterConfig) -> list[str]:
     lines += [f'model = {loader}.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)']
     lines += ['tokenizer = AutoTokenizer.from_pretrained("REPO_OR_DIRECTORY", trust_remote_code=True)']
     lines += [_example(config, head), "```", ""]
-    if head:
+    if head and loader != "AutoModel":
         lines += [f"The model with its head is a `{head}`; `AutoModel` gives the backbone and its adapters alone.", ""]
     return lines
 
 
 def _example(config: KAdapterConfig, head: str | None) -> str:
+    if config.heads:
+        return SEVERAL_HEADS.format(heads=[name for name, own in config.heads.items() if of_a_text(own)])
     if head == "KAdapterForDependencyParsing" and config.dependency_head == "official":
         return OFFICIAL_PARSER
     if head == "KAdapterForSequenceClassification":
