@@ -409,13 +409,14 @@ def travelling_code(
 ) -> dict[str, Path]:
     """Return the Python files that an artifact brings along by their names, from the folder of the running ones.
 
-    They are the nine files, those of the other `kinds` of plug-ins in the artifact, what these import, and the
-    `others` that its model needs, of pipelines or of several heads. Where no head or pipeline was asked for, remote
+    They are the nine files, those of the other `kinds` of plug-ins in the artifact and the `others` that its model
+    needs, of pipelines or of several heads, and what these import. Where no head or pipeline was asked for, remote
     code lies there without their files, which then come from the `source` that the model was loaded from (several
     joined by " + ") if it is of the very same release, and else stay behind.
     """
     of_kinds = [path for kind in sorted(kinds) if (path := folder / f"{kind}_kadapter.py").is_file()]
-    imported = (Path(path).name for file in of_kinds for path in get_relative_import_files(file))
+    beside = [*of_kinds, *(path for name in others if (path := folder / name).is_file())]
+    imported = (Path(path).name for file in beside for path in get_relative_import_files(file))
     names = dict.fromkeys((*CODE, *(path.name for path in of_kinds), *sorted(imported), *others))
     code = {name: folder / name for name in names if (folder / name).is_file()}
     missing = [name for name in (*HEADS, PIPELINES) if name in names and name not in code]

@@ -43,6 +43,7 @@ from .heads_kadapter import (
 )
 from .language_modeling_kadapter import KAdapterLanguageModel
 from .modeling_kadapter import KAdapterModel, KAdapterPreTrainedModel
+from .prenorm_kadapter import PreNormAdapterConfig  # noqa: F401 (so that its file travels to where heads have such)
 from .rows_kadapter import sharing_runs
 
 __all__ = ["HeadsOutput", "KAdapterModelWithHeads"]

@@ -13,6 +13,7 @@ import torch
 from helpers import ROOT, batch, bytes_of, make_model, run_python, save_backbone, shake, small_adapter, tiny_tokenizer
 from hub_server import running_hub
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModel
 from typer.testing import CliRunner
 
@@ -50,6 +51,7 @@ HEADS = {
     "topic": (KAdapterForSequenceClassification, ("pre",), {"adapters": PRENORM, "num_labels": 12}, {}),
     "official": (KAdapterForDependencyParsing, (), PARSED, {}),
 }
+FILE = "several_heads_kadapter.py"
 INPUTS = {name: inputs for name, (_, _, _, inputs) in HEADS.items() if inputs}
 
 
@@ -102,6 +104,13 @@ def expected_of(folder):
 def differing(found, expected):
     assert found.keys() == expected.keys()
     return [name for name in expected if not torch.equal(found[name], expected[name])]
+
+
+def content(artifact):
+    """What an artifact's weights and configuration hold: a header may have its entries in any order."""
+    with safe_open(artifact / "model.safetensors", framework="pt") as opened:
+        tensors = {key: opened.get_tensor(key).numpy().tobytes() for key in opened.keys()}  # noqa: SIM118
+        return tensors, opened.metadata(), (artifact / "config.json").read_text()
 
 
 def counted(module):
@@ -191,14 +200,16 @@ def test_heads_train_together_and_the_backbone_stays_as_it_is(folder):
     before, frozen = bytes_of(model.backbone), bytes_of(model.heads["tree"].base_model.adapters)
     labels = {"names": {"labels": batch()["input_ids"] % 5}}
     labels["tree"] = {"word_positions": PAIRS, "labels": torch.tensor([[0], [1], [-100]])}
-    optimizer = torch.optim.SGD((one for one in model.parameters() if one.requires_grad), lr=0.1)
+    optimizer = torch.optim.SGD((one for one in model.parameters() if one.requires_grad), lr=0.01)
+    with torch.no_grad():
+        first = model.eval()(**batch(), inputs=labels).loss
     output = model.train()(**batch(), inputs=labels)
     torch.testing.assert_close(output.loss, output.heads["names"].loss + output.heads["tree"].loss)
     output.loss.backward()
     assert all(one.grad is not None for one in new.base_model.adapters.parameters())
     optimizer.step()
     with torch.no_grad():
-        assert model.eval()(**batch(), inputs=labels).loss < output.loss
+        assert model.eval()(**batch(), inputs=labels).loss < first
     assert bytes_of(model.backbone) == before and bytes_of(model.heads["tree"].base_model.adapters) == frozen
 
 
@@ -382,8 +393,7 @@ def test_what_was_saved_loads_by_its_class_and_by_automodel_and_is_saved_again_a
         adapters = [head.base_model.adapters for head in model.heads.values()]
         assert not any(one.requires_grad for own in (*adapters, model.backbone) for one in own.parameters())
     model.save_pretrained(tmp_path / "again")
-    for file in ("model.safetensors", "config.json"):
-        assert (tmp_path / "again" / file).read_bytes() == (folder / "several" / file).read_bytes()
+    assert content(tmp_path / "again") == content(folder / "several")
     assert hashlib.sha256((folder / "backbone" / "model.safetensors").read_bytes()).hexdigest() == before
     small = KAdapterModelWithHeads.from_pretrained(folder / "several", dtype="bfloat16")
     assert {one.dtype for one in small.parameters()} == {torch.bfloat16}
@@ -393,8 +403,8 @@ def test_the_adapters_of_several_heads_load_and_compose_without_them(folder):
     model = KAdapterModel.from_pretrained(folder / "several")
     assert model.active_adapters() == ["fac", "lin", "tree-lin", "types-fac", "pre"] and model.config.heads is None
     assert type(AutoModel.from_pretrained(folder / "tags")) is KAdapterModel
-    model.delete_adapter(["tree-lin", "types-fac", "pre"])
-    alone = KAdapterModel.from_pretrained(folder / "relations", fusion="add")
+    model.set_adapter("pre")
+    alone = KAdapterModel.from_pretrained(folder / "topic")
     with torch.no_grad():
         assert torch.equal(model(**batch()).last_hidden_state, alone(**batch()).last_hidden_state)
 
@@ -413,8 +423,6 @@ def test_a_damaged_artifact_is_refused(folder, tmp_path, change, reason):
     with safe_open(path, framework="pt") as opened:
         tensors, metadata = {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()  # noqa: SIM118
     change(tensors)
-    from safetensors.torch import save_file
-
     save_file(tensors, path, metadata=metadata)
     with pytest.raises(ValueError, match=reason):
         KAdapterModelWithHeads.from_pretrained(tmp_path / "cut")
@@ -445,7 +453,7 @@ def test_the_commands_describe_and_verify_it(folder):
         ("ok", check) for check in ("record", "tensors", "code", "backbone")
     ]
     asked = CliRunner().invoke(app, ["predict", str(folder / "several"), "ada wrote"])
-    assert asked.exit_code and "KAdapterModelWithHeads" in str(asked.exception or asked.output)
+    assert asked.exit_code and "a KAdapterModelWithHeads, is asked about more than a text" in asked.output
 
 
 # ---- elsewhere ------------------------------------------------------------------------------------------------------
@@ -472,8 +480,12 @@ def test_without_the_package_automodel_gives_the_same_bits_and_saves_it_again(fo
     run_python(REMOTE, folder, "again")
     found = torch.load(folder / "found.pt", weights_only=True)
     assert differing(found["again"], expected_of(folder)) == []
-    for file in ("model.safetensors", "several_heads_kadapter.py"):
-        assert (folder / "again" / file).read_bytes() == (folder / "several" / file).read_bytes()
+    assert content(folder / "again") == content(folder / "several")
+    assert (
+        (folder / "again" / FILE).read_bytes()
+        == (folder / "several" / FILE).read_bytes()
+        == (ROOT / FILE).read_bytes()
+    )
 
 
 @pytest.mark.slow
