@@ -8,6 +8,7 @@ Dimensions: B batch, S sequence, n positions, D width.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -168,13 +169,15 @@ class RowsOfLayer:
 # ---- a batch that several heads read --------------------------------------------------------------------------------
 
 
-RUNS: ContextVar[dict[tuple, Tensor] | None] = ContextVar("RUNS", default=None)  # of each thread its own
+# What each adapter that several heads have made of a batch, by the positions that were read; of each thread its own.
+RUNS: ContextVar[dict[int, dict[tuple, Tensor]] | None] = ContextVar("RUNS", default=None)
 
 
 @contextmanager
-def sharing_runs() -> Iterator[None]:
-    """Let several heads read the same hidden states in a block, and run each adapter once for those that share it."""
-    token = RUNS.set({})
+def sharing_runs(adapters: Sequence[Any]) -> Iterator[None]:
+    """Let several heads read the same hidden states in a block, and run once those of their adapters that recur."""
+    times = Counter(map(id, adapters))
+    token = RUNS.set({adapter: {} for adapter, number in times.items() if number > 1})
     try:
         yield
     finally:
@@ -188,10 +191,10 @@ def run_adapter(
 
     Other positions are another run, since fewer states can be multiplied in another order.
     """
-    runs = None if torch.compiler.is_compiling() else RUNS.get()
+    runs = None if torch.compiler.is_compiling() else (RUNS.get() or {}).get(id(adapter))
     if runs is None:
         return adapter(read, attention_mask, at, **chosen)
-    key = (id(adapter), None if at is None else (*at.shape, *at.flatten().tolist()), *chosen)
+    key = (None if at is None else (*at.shape, *at.flatten().tolist()), *chosen)
     if key not in runs:
         runs[key] = adapter(read, attention_mask, at, **chosen)
     return runs[key]

@@ -268,7 +268,8 @@ class KAdapterModelWithHeads(KAdapterPreTrainedModel):
         states = self.tap(input_ids, attention_mask, names, **kwargs)
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         given.update({key: kwargs[key] for key in ("inputs_embeds",) if key in kwargs})
-        with sharing_runs():
+        adapters = [adapter for name in names for adapter in self.heads[name].base_model.adapters.values()]
+        with sharing_runs(adapters):
             outputs = {name: self._ask(name, {**given, **own.get(name, {})}, states) for name in names}
         losses = [output.loss for output in outputs.values() if output.loss is not None]
         output = HeadsOutput(sum(losses) if losses else None, outputs)

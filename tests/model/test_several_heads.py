@@ -32,6 +32,8 @@ from kadapter import (
     PreNormAdapterConfig,
 )
 from kadapter.commands import app
+from kadapter.modeling_kadapter import AdapterVerbs
+from kadapter.several_heads_kadapter import OF_ONE_HEAD
 
 PAIRS = torch.tensor([[1, 4], [2, 3], [0, 2]])
 PARSED = {"dependency_head": "official", "num_positions": 40}
@@ -332,6 +334,15 @@ def test_what_is_wrong_is_said_in_a_sentence_and_changes_nothing(shared, folder,
     assert list(shared.heads) == list(HEADS) and not (folder / "empty").exists()
 
 
+def test_verbs_of_adapters_are_those_of_a_head(shared):
+    for verb in OF_ONE_HEAD:
+        assert callable(getattr(shared.heads["tags"], verb))
+        with pytest.raises(TypeError, match=rf"call model.heads\[NAME\].{verb}\("):
+            getattr(shared, verb)()
+    theirs = {name for name in vars(AdapterVerbs) if "adapter" in name and "print" not in name}
+    assert theirs <= set(OF_ONE_HEAD)
+
+
 @pytest.fixture(scope="module")
 def shared(folder):
     """The model with all heads, which no test changes."""
@@ -407,6 +418,15 @@ def test_the_adapters_of_several_heads_load_and_compose_without_them(folder):
     alone = KAdapterModel.from_pretrained(folder / "topic")
     with torch.no_grad():
         assert torch.equal(model(**batch()).last_hidden_state, alone(**batch()).last_hidden_state)
+
+
+def test_an_artifact_may_refer_to_adapters_that_are_unchanged(model, folder, tmp_path):
+    next(model.heads["types"].base_model.adapters["fac"].parameters()).data.add_(1)
+    model.save_pretrained(tmp_path / "small", bundle_adapters=False)
+    held = {key.split(".")[1] for key in content(tmp_path / "small")[0] if key.startswith("adapters.")}
+    assert held == {"types-fac"}
+    found = answers(KAdapterModelWithHeads.from_pretrained(tmp_path / "small"))
+    assert differing(found, answers(model)) == [] and differing(found, expected_of(folder)) == ["types"]
 
 
 @pytest.mark.parametrize(
