@@ -129,7 +129,8 @@ class KAdapterModelWithHeads(KAdapterPreTrainedModel):
             raise ValueError("there is no head; name at least one, as {'relations': 'org/kadapter-relations'}")
         reading = {key: kwargs[key] for key in READING if key in kwargs and key not in ("revision", "subfolder")}
         first = read_artifact(next(iter(heads.values())), **reading)
-        config = KAdapterConfig(**{key: first.config.get(key) for key in PINS})
+        pins: dict[str, Any] = {key: first.config.get(key) for key in PINS}
+        config = KAdapterConfig(**pins)
         model = cls(config, resolve_backbone(config, backbone, kwargs))
         for name, artifact in heads.items():
             model.add_head(name, artifact, **reading)
@@ -270,7 +271,7 @@ class KAdapterModelWithHeads(KAdapterPreTrainedModel):
         given.update({key: kwargs[key] for key in ("inputs_embeds",) if key in kwargs})
         adapters = [adapter for name in names for adapter in self.heads[name].base_model.adapters.values()]
         with sharing_runs(adapters):
-            outputs = {name: self._ask(name, {**given, **own.get(name, {})}, states) for name in names}
+            outputs: dict[str, Any] = {name: self._ask(name, {**given, **own.get(name, {})}, states) for name in names}
         losses = [output.loss for output in outputs.values() if output.loss is not None]
         output = HeadsOutput(sum(losses) if losses else None, outputs)
         return output.to_tuple() if return_dict is False else output
@@ -378,7 +379,8 @@ class KAdapterModelWithHeads(KAdapterPreTrainedModel):
         that of the head before it.
         """
         held: dict[str, nn.Module] = {}
-        self.config.adapters, self.config.heads = {}, {}
+        records: dict[str, Any] = {}
+        self.config.adapters = {}
         for name, head in self.heads.items():
             names: dict[str, str] = {}
             for own, adapter in head.base_model.adapters.items():
@@ -386,12 +388,13 @@ class KAdapterModelWithHeads(KAdapterPreTrainedModel):
                 names[own] = shared[0] if shared else free_name(own, f"{name}-{own}", held)
                 held[names[own]] = adapter
                 self.config.adapters.setdefault(names[own], head.config.adapters[own])
-            record = {"architecture": type(head).__name__, "adapters": names}
+            record: dict[str, Any] = {"architecture": type(head).__name__, "adapters": names}
             record.update({field: getattr(head.config, field) for field in FIELDS})
             record["id2label"] = {str(number): label for number, label in record["id2label"].items()}  # as JSON has it
-            self.config.heads[name] = record
+            records[name] = record
+        self.config.heads = records
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # as that of models with one head
         self,
         save_directory: str | os.PathLike,
         is_main_process: bool = True,
@@ -470,7 +473,7 @@ def check_reads_what_all_read(name: str, head: Any) -> None:
         )
 
 
-def alike(ours: nn.Module, theirs: nn.Module) -> bool:
+def alike(ours: Any, theirs: Any) -> bool:
     """Return whether two frozen adapters compute the same: of one shape, and of the same tensors."""
     shapes = [
         {key: value for key, value in adapter.config.to_dict().items() if key not in adapter.config.beside_the_shape}

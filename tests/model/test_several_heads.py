@@ -14,7 +14,8 @@ from helpers import ROOT, batch, bytes_of, make_model, run_python, save_backbone
 from hub_server import running_hub
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModel
+from tiny_decoders import small_prenorm, tiny_decoder
+from transformers import AutoModel, DynamicCache
 from typer.testing import CliRunner
 
 import kadapter
@@ -193,6 +194,23 @@ def test_heads_on_choices_and_passages_read_their_texts_in_one_run(folder):
         model(**inputs)
     with pytest.raises(ValueError, match=r"^head 'choice': .* must have \(batch, choices, sequence\)"):
         model(**batch(), heads="choice")
+
+
+def test_heads_beside_a_decoder_share_a_run_of_it(tmp_path):
+    tiny_decoder("gpt2").base_model.save_pretrained(tmp_path / "decoder")
+    heads = {}
+    for name, kind in (("topic", KAdapterForSequenceClassification), ("tags", KAdapterForTokenClassification)):
+        fields = {"adapters": {name: small_prenorm()}, "num_labels": 3, "fusion": "delta"}
+        heads[name] = shake(kind.from_backbone(str(tmp_path / "decoder"), **fields), std=0.1).eval()
+        heads[name].save_pretrained(tmp_path / name)
+    model = KAdapterModelWithHeads.from_heads({name: tmp_path / name for name in heads})
+    runs = counted(model.backbone)
+    with torch.no_grad():
+        found = model(**batch()).heads
+        assert len(runs) == 1
+        assert all(torch.equal(found[name].logits, head(**batch()).logits) for name, head in heads.items())
+    with pytest.raises(TypeError, match=r"past_key_values belongs to a model of its own"):
+        model(**batch(), past_key_values=DynamicCache())
 
 
 def test_heads_train_together_and_the_backbone_stays_as_it_is(folder):
