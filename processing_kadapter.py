@@ -1193,7 +1193,7 @@ def model_card(config: KAdapterConfig) -> str:
     lines += [
         f"For the {sort} {shown} (revision {as_code(config.backbone_revision or '-')}, fingerprint "
         f"{as_code((config.backbone_fingerprint or '-')[:12])}), after K-Adapter (Wang et al., Findings of ACL 2021).",
-        f"Outputs are fused by `{config.fusion}`.",
+        *([] if config.heads else [f"Outputs are fused by `{config.fusion}`."]),
         *_lm_head(config),
         "The backbone was changed along and is part of this artifact."
         if config.backbone_modified

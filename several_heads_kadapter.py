@@ -97,6 +97,7 @@ class KAdapterModelWithHeads(KAdapterPreTrainedModel):
         self.heads: Any = nn.ModuleDict()
         held: dict[str, Any] = {}
         for name, record in (config.heads or {}).items():
+            self._check_free(name)
             head = head_class(record["architecture"], f"head {name!r}")(_config_of(config, record), self.backbone)
             for own, stored in record["adapters"].items():
                 head.base_model.adapters[own] = held.setdefault(stored, head.base_model.adapters[own])
@@ -334,6 +335,12 @@ class KAdapterModelWithHeads(KAdapterPreTrainedModel):
                 rows = len(value) if isinstance(value, Tensor) and value.dim() else None
                 if tokens is not None and rows is not None and rows != len(tokens):
                     raise ValueError(f"head {name!r}: {key} has {rows} rows, and the batch {len(tokens)}")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up what pickle or a copy made, and let all heads stand on one module again."""
+        super().__setstate__(state)
+        for head in self.heads.values():
+            head.base_model.backbone = self.backbone
 
     # ---- artifacts ------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import kadapter
 from kadapter import (
+    KAdapterConfig,
     KAdapterForDependencyParsing,
     KAdapterForEntityClassification,
     KAdapterForEntityPairClassification,
@@ -236,6 +237,9 @@ def test_heads_train_together_and_the_backbone_stays_as_it_is(folder):
 def test_a_copy_and_a_pickled_model_answer_the_same(model, folder):
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert differing(answers(other), expected_of(folder)) == []
+        assert {id(head.base_model.backbone) for head in other.heads.values()} == {id(other.backbone)}
+        other.add_head("again", folder / "tags")
+        assert other.heads["again"].base_model.adapters["fac"] is other.heads["tags"].base_model.adapters["fac"]
 
 
 # ---- heads come and go ----------------------------------------------------------------------------------------------
@@ -464,6 +468,19 @@ def test_a_damaged_artifact_is_refused(folder, tmp_path, change, reason):
     save_file(tensors, path, metadata=metadata)
     with pytest.raises(ValueError, match=reason):
         KAdapterModelWithHeads.from_pretrained(tmp_path / "cut")
+
+
+def test_a_configuration_with_a_name_that_no_head_can_have_is_refused(folder):
+    config = KAdapterConfig.from_pretrained(folder / "several")
+    for name, reason in (("a.b", "head name 'a.b' must be"), ("keys", "head name 'keys' must be")):
+        with pytest.raises(ValueError, match=reason):
+            KAdapterModelWithHeads(KAdapterConfig(**{**config.to_dict(), "heads": {name: config.heads["tags"]}}))
+    for record, reason in (({"architecture": 7}, "tells no 'architecture'"), (7, "tells no 'architecture'")):
+        with pytest.raises(ValueError, match=reason):
+            KAdapterConfig(**{**config.to_dict(), "heads": {"tags": record}})
+    unknown = {**config.heads["tags"], "architecture": "KAdapterForNothing"}
+    with pytest.raises(ValueError, match="head 'tags' holds a KAdapterForNothing, not known here"):
+        KAdapterModelWithHeads(KAdapterConfig(**{**config.to_dict(), "heads": {"tags": unknown}}))
 
 
 def test_a_backbone_that_trains_is_not_saved_but_refused(folder, tmp_path):
