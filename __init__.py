@@ -27,6 +27,7 @@ _HOMES = {
     "KAdapterForTokenClassification": "heads_kadapter",
     "KAdapterModel": "modeling_kadapter",
     "KAdapterModelOutput": "modeling_kadapter",
+    "KAdapterModelWithHeads": "several_heads_kadapter",
     "KnowledgeMap": "map_kadapter",
     "KnowledgeMapConfig": "map_kadapter",
     "KnowledgeSource": "processing_kadapter",
@@ -52,7 +53,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     import importlib
 
-    for module in ("language_modeling_kadapter", "pipelines_kadapter"):  # which register themselves with transformers
+    # which register themselves with transformers
+    for module in ("language_modeling_kadapter", "pipelines_kadapter", "several_heads_kadapter"):
         importlib.import_module(f"{__name__}.{module}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 

@@ -76,6 +76,8 @@ __all__ = [
     "CONFIG",
     "DTYPES",
     "MASKED_LM",
+    "OWN_FIELDS",
+    "PINS",
     "TASKS",
     "UPLOADING",
     "WEIGHTS",
@@ -398,7 +400,7 @@ CODE = (  # the Python files that travel with an artifact; a model without a hea
 ALIGNMENT = 64  # bytes; so a mapped tensor begins where one that PyTorch made does, and multiplies to the same bits
 STRUCTURE = (  # the fields that the tensors belong to: nobody changes them without saving again
     *("architectures", "adapters", "fusion", "inner_projections", "dependency_head", "arc_size", "num_positions"),
-    *("lm_head", "lm_head_source"),
+    *("lm_head", "lm_head_source", "heads"),
     *("backbone_config", "backbone_fingerprint", "backbone_modified"),
 )
 
@@ -409,20 +411,19 @@ def digest_of(record: dict[str, Any]) -> str:
 
 
 def travelling_code(
-    folder: Path, kinds: Collection[str] = (), source: str | None = None, own_pipeline: bool = False
+    folder: Path, kinds: Collection[str] = (), source: str | None = None, others: Collection[str] = ()
 ) -> dict[str, Path]:
     """Return the Python files that an artifact brings along by their names, from the folder of the running ones.
 
-    They are those of `CODE`, those of the other `kinds` of plug-ins in the artifact, what these import, and that of
-    pipelines for a head that needs an `own_pipeline`. Where no head or pipeline was asked for, remote code lies there
-    without their files, which then come from the `source` that the model was loaded from (several joined by " + ") if
-    it is of the very same release, and else stay behind.
+    They are the ten files, those of the other `kinds` of plug-ins in the artifact and the `others` that its model
+    needs, of pipelines or of several heads, and what these import. Where no head or pipeline was asked for, remote
+    code lies there without their files, which then come from the `source` that the model was loaded from (several
+    joined by " + ") if it is of the very same release, and else stay behind.
     """
     of_kinds = [path for kind in sorted(kinds) if (path := folder / f"{kind}_kadapter.py").is_file()]
-    imported = (Path(path).name for file in of_kinds for path in get_relative_import_files(file))
-    names = dict.fromkeys((*CODE, *(path.name for path in of_kinds), *sorted(imported)))
-    if own_pipeline:
-        names[PIPELINES] = None
+    beside = [*of_kinds, *(path for name in others if (path := folder / name).is_file())]
+    imported = (Path(path).name for file in beside for path in get_relative_import_files(file))
+    names = dict.fromkeys((*CODE, *(path.name for path in of_kinds), *sorted(imported), *others))
     code = {name: folder / name for name in names if (folder / name).is_file()}
     missing = [name for name in (*HEADS, PIPELINES) if name in names and name not in code]
     for artifact, name in itertools.product((source or "").split(" + "), missing):
@@ -835,7 +836,7 @@ def merge(artifacts: Sequence[Artifact]) -> Artifact:
     fusions = {artifact.config.get("fusion", "add") for artifact in artifacts}
     fusion = fusions.pop() if len(fusions) == 1 and fusions <= set(WITHOUT_WEIGHTS) else "add"
     config.update({**UNFUSED, "fusion": fusion}, adapters=adapters, architectures=["KAdapterModel"])
-    config.update(lm_head=None, lm_head_source=None)
+    config.update(lm_head=None, lm_head_source=None, heads=None)
     files = {path: stored for artifact in artifacts for path, stored in artifact.files.items()}
     return Artifact(config, tensors, " + ".join(artifact.where for artifact in artifacts), artifacts[0].written, files)
 
@@ -948,7 +949,7 @@ TASKS = {
     "TokenClassification": HEADS[0],
 }
 MASKED_LM = "KAdapterForMaskedLM"
-PIPELINES = "pipelines_kadapter.py"
+PIPELINES, SEVERAL_HEADS = "pipelines_kadapter.py", "several_heads_kadapter.py"
 OWN_PIPELINES = {  # of heads that no pipeline of transformers knows: the task, and its class in that file
     "KAdapterForEntityPairClassification": ("entity-pair-classification", "EntityPairClassificationPipeline"),
     "KAdapterForEntityClassification": ("entity-classification", "EntityClassificationPipeline"),
@@ -1267,10 +1268,13 @@ class ArtifactVerbs:
         config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.") if tensors else None
         kinds = {config.adapter_config(name).kind for name in config.adapters} - {DEFAULT_KIND}
         package, _, home = model_class.__module__.rpartition(".")
-        of_ours = f"{home}.py" in HEADS and package == self.model_class.__module__.rpartition(".")[0]
+        ours = f"{home}.py" in (*HEADS, SEVERAL_HEADS)
+        of_ours = ours and package == self.model_class.__module__.rpartition(".")[0]
         own_pipeline = OWN_PIPELINES.get(model_class.__name__) if of_ours else None
+        others = [SEVERAL_HEADS] if f"{home}.py" == SEVERAL_HEADS else []
+        others += [PIPELINES] if own_pipeline is not None else []
         folder = Path(inspect.getfile(self.model_class)).parent
-        code = travelling_code(folder, kinds, self.name_or_path, own_pipeline is not None)
+        code = travelling_code(folder, kinds, self.name_or_path, others)
         config.auto_map = {"AutoConfig": "configuration_kadapter.KAdapterConfig"}
         config.auto_map["AutoModel"] = "modeling_kadapter.KAdapterModel"
         tasks = {
@@ -1374,8 +1378,9 @@ def _config_for(
                 f"{key}={value!r} can't be chosen for {artifact.where}: its weights were made for another value; "
                 "compose by compose_with=[...], or build a new model by from_backbone"
             )
-    if new_head and artifact.head:  # the kind of problem was the other head's
+    if new_head and artifact.head:  # the kind of problem was the other head's, and so were several heads
         overrides.setdefault("problem_type", None)
+        overrides["heads"] = None
     typed, unused = KAdapterConfig.from_dict(dict(artifact.config), return_unused_kwargs=True, **overrides)
     known = ("backbone", "backbone_kwargs", "compose_with", *FOR_BACKBONE, *READING[:2], *free)
     refuse_keywords(unused, known, "from_pretrained")

@@ -298,6 +298,12 @@ HUB_TASKS: dict[str | None, str] = {
     "KAdapterForMultipleChoice": "multiple-choice",
     "KAdapterForQuestionAnswering": "question-answering",
 }
+ASKING_HEADS = """text = "Marie Curie was born in Warsaw."
+inputs = tokenizer([text], return_tensors="pt")
+heads = {heads}  # those that read nothing but the text; what others take stands in inputs={{HEAD: {{...}}}}
+output = model(**inputs, heads=heads) if heads else None  # the backbone runs once
+for name, head in model.heads.items():  # each is a model of its own
+    print(name, type(head).__name__, output.heads[name].logits.argmax(-1).tolist() if name in heads else "")"""
 CITATIONS = {
     "k_adapter": """@inproceedings{wang-etal-2021-k,
     title = "{K}-{A}dapter: Infusing Knowledge into Pre-Trained Models with Adapters",
@@ -343,12 +349,12 @@ def model_card(
         title=as_text(title) if title else _title(config),
         introduction="\n".join(_introduction(config)),
         rows=[_row(name, values, parameters.get(name)) for name, values in config.adapters.items()],
-        knowledge=[*_knowledge(config), *_maps(config)],
+        knowledge=[*_heads(config), *_knowledge(config), *_maps(config)],
         pipeline=_pipeline(head),
         loader=loader,
         placeholder=PLACEHOLDER,
         example=_example(config, head),
-        usage=_usage(head),
+        usage=_usage(head if loader != "AutoModel" else None),
         composes=head is None and bool(config.adapters) and not config.backbone_modified,
         sections=sections or {},
         locality=" ".join(_locality(config)),
@@ -385,7 +391,7 @@ def _introduction(config: KAdapterConfig) -> list[str]:
     return [
         f"For the {sort} {shown} (revision {as_code(config.backbone_revision or '-')}, fingerprint "
         f"{as_code((config.backbone_fingerprint or '-')[:12])}), after K-Adapter (Wang et al., Findings of ACL 2021).",
-        f"Outputs are fused by `{config.fusion}`.",
+        *([] if config.heads else [f"Outputs are fused by `{config.fusion}`."]),
         *_lm_head(config),
         "The backbone was changed along and is part of this artifact."
         if config.backbone_modified
@@ -397,6 +403,7 @@ def _title(config: KAdapterConfig) -> str:
     """Return what an artifact is called: by its head's task, if it has one, and by its adapters."""
     words = re.sub("(?<=[a-z])(?=[A-Z])", " ", (_head(config) or "").removeprefix("KAdapterFor")).split()
     task = " ".join(word if word.isupper() else word.lower() for word in words)
+    task = f"heads {' + '.join(config.heads)}" if config.heads else task
     adapters = f"knowledge adapter {' + '.join(config.adapters)}" if config.adapters else ""
     title = " with ".join(words for words in (task, adapters) if words) or "encoder without adapters"
     return title[0].upper() + title[1:]
@@ -509,7 +516,27 @@ def _pipeline(head: str | None) -> str | None:
     return f"from transformers import pipeline\n\n{made}\nprint({call})"
 
 
+def of_a_text(head: dict[str, Any]) -> bool:
+    """Return whether one of several heads, as it is recorded, reads nothing but a text."""
+    return head["architecture"] in ("KAdapterForSequenceClassification", "KAdapterForTokenClassification")
+
+
+def _heads(config: KAdapterConfig) -> list[str]:
+    """Return which heads a model with several has, and which of the adapters each reads."""
+    rows = []
+    for name, head in (config.heads or {}).items():
+        adapters = ", ".join(head["adapters"].values()) or "-"
+        labels = ", ".join(map(str, (head.get("id2label") or {}).values()))
+        cells = (head["architecture"], adapters, head.get("fusion"), labels)
+        rows.append(f"| {name} | {' | '.join(map(as_text, cells))} |")
+    return (
+        ["\n".join(["| head | class | adapters | fusion | labels |", "|---|---|---|---|---|", *rows])] if rows else []
+    )
+
+
 def _example(config: KAdapterConfig, head: str | None) -> str:
+    if config.heads:
+        return ASKING_HEADS.format(heads=[name for name, own in config.heads.items() if of_a_text(own)])
     if head == "KAdapterForDependencyParsing" and config.dependency_head == "official":
         return OFFICIAL_PARSER
     if head == "KAdapterForSequenceClassification":

@@ -301,6 +301,16 @@ def check_source(source: dict[str, Any], types: dict[str, Any], what: str) -> No
             )
 
 
+def check_head(name: str, head: Any, adapters: Iterable[str]) -> None:
+    """Raise ValueError where the record of one of several heads does not tell its class and its adapters."""
+    own = head.get("adapters") if isinstance(head, dict) else None
+    if not isinstance(own, dict) or not isinstance(head.get("architecture"), str):
+        raise ValueError(f"head {name!r} is described by {head!r}, which tells no 'architecture' and no 'adapters'")
+    for adapter in own.values():
+        if adapter not in adapters:
+            raise ValueError(f"head {name!r} has adapter {adapter!r}, which is not one of {sorted(adapters)}")
+
+
 def refuse_misspelt(kwargs: dict[str, Any], known: Iterable[str], function: str) -> None:
     """Raise TypeError for a keyword that is a misspelling of a known keyword; other keywords are passed on."""
     for key in kwargs:
@@ -339,7 +349,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "e8f520eeb224ca79"
+RELEASE = "50bc0ba1faff52a4"
 FUSIONS = ("add", "concat", "gated", "gated_token", "delta", "max")
 WITHOUT_WEIGHTS = ("add", "delta", "max")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")
@@ -407,6 +417,8 @@ class KAdapterConfig(PreTrainedConfig):
         lm_head: of the masked-LM model: "backbone" (the backbone's own LM head, frozen), "transform" (new: dense,
             activation, layer norm and the backbone's input embeddings) or "linear" (a new Linear, as in the paper).
         lm_head_source: where the LM head was loaded from, and its hash; None for the backbone's and for a new one.
+        heads: of a model with several heads what each is made of, by name: its class, its adapters by their names in
+            it, its fusion and its labels.
         format_version: version of the artifact's layout.
         record_digest: digest of the record that the saved weights carry, which tells whether both are of one save.
 
@@ -432,6 +444,7 @@ class KAdapterConfig(PreTrainedConfig):
     num_positions: int = 64
     lm_head: str | None = None
     lm_head_source: dict[str, Any] | None = None
+    heads: dict[str, Any] | None = None
     pad_token_id: int | None = None
     format_version: int = FORMAT_VERSION
     record_digest: str | None = None
@@ -452,6 +465,7 @@ class KAdapterConfig(PreTrainedConfig):
         if isinstance(self.backbone_config, PreTrainedConfig):
             self.backbone_config = self.backbone_config.to_dict()
         super().__post_init__(**kwargs)
+        self.architectures = self.architectures or ["KAdapterModel"]  # by which AutoModel chooses between its two
         self.check()
 
     def check(self) -> None:
@@ -472,6 +486,8 @@ class KAdapterConfig(PreTrainedConfig):
         for name in self.active_adapters or []:
             if name not in (self.adapters or {}):
                 raise ValueError(f"active adapter {name!r} is not one of the adapters {sorted(self.adapters or {})}")
+        for name, head in (self.heads or {}).items():
+            check_head(name, head, self.adapters or {})
 
     def adapter_config(self, name: str) -> "KnowledgeAdapterConfig":
         """Return the typed configuration of one adapter.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ from .configuration_kadapter import (
 )
 from .fusion_kadapter import DeltaFusion, new_fusion, weighted_sum
 from .processing_kadapter import MARKERS, encode_entities
-from .rows_kadapter import Linear, RowAdapters, RowsOfLayer
+from .rows_kadapter import Linear, RowAdapters, RowsOfLayer, run_adapter
 
 __all__ = [
     "AdapterSet",
@@ -699,7 +699,7 @@ class AdapterSet(nn.ModuleDict):
                     layer for layer in past_key_values.layers if getattr(layer, "adapter_name", None) == name
                 ]
             if row_adapters is None:
-                outputs[name] = adapter(read, attention_mask, at, **chosen)
+                outputs[name] = run_adapter(adapter, read, attention_mask, at, chosen)
             else:
                 rows = row_adapters.rows[name]
                 outputs[name] = on_rows(adapter, read, attention_mask, at, chosen, row_adapters, rows)
@@ -1156,7 +1156,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
             )
         inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         inputs["row_adapters"] = rows = self.row_adapters(adapter_names, input_ids, **inputs)
-        last, states, attentions = self._run_backbone(input_ids, attention_mask, output_hidden_states, **inputs)
+        layers = None if output_hidden_states else self.adapters.tapped_in(rows)
+        last, states, attentions = self._run_backbone(input_ids, attention_mask, layers, **inputs)
         every = tuple(states.values()) if output_hidden_states else None
         adapters = self._run_adapters(states, attention_mask, None, kwargs.get("past_key_values"), rows)
         fused = self.fusion.fuse_rows(last, adapters, rows)  # (B, S, H)
@@ -1202,7 +1203,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
         NaN in rows that do not name it.
         """
         rows = self.row_adapters(adapter_names, input_ids, **kwargs)
-        last, states, _ = self._run_backbone(input_ids, attention_mask, row_adapters=rows, **kwargs)
+        layers = self.adapters.tapped_in(rows)
+        last, states, _ = self._run_backbone(input_ids, attention_mask, layers, row_adapters=rows, **kwargs)
         adapters = self._run_adapters(states, attention_mask, at, kwargs.get("past_key_values"), rows)
         return last if at is None else gather(last, at), adapters
 
@@ -1211,7 +1213,8 @@ class KAdapterModel(KAdapterPreTrainedModel):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return R and, whatever the fusion, the contributions of adapters in use, each (batch, sequence, hidden)."""
         rows = self.row_adapters(adapter_names, input_ids, **kwargs)
-        last, states, _ = self._run_backbone(input_ids, attention_mask, row_adapters=rows, **kwargs)
+        layers = self.adapters.tapped_in(rows)
+        last, states, _ = self._run_backbone(input_ids, attention_mask, layers, row_adapters=rows, **kwargs)
         return last, self.adapters(states, attention_mask, contributions=True, row_adapters=rows)
 
     def _run_adapters(
@@ -1227,21 +1230,28 @@ class KAdapterModel(KAdapterPreTrainedModel):
         return self.adapters(states, attention_mask, at, contributions, past_key_values, row_adapters)
 
     def tap(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, adapter_names: Any = None, **kwargs: Any
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        adapter_names: Any = None,
+        layers: Collection[int] | None = None,
+        **kwargs: Any,
     ) -> dict[int, Tensor]:
         """Return the hidden states (batch, sequence, hidden) that active adapters tap by layer, and the last as -1.
 
-        With `adapter_names`, see `forward`, it is what the adapters of any row tap.
+        With `adapter_names`, see `forward`, it is what the adapters of any row tap; `layers` names others in their
+        place.
         """
         rows = self.row_adapters(adapter_names, input_ids, **kwargs)
-        last, states, _ = self._run_backbone(input_ids, attention_mask, row_adapters=rows, **kwargs)
-        return check_tapped({**states, -1: last}, self.adapters.tapped_in(rows))
+        layers = self.adapters.tapped_in(rows) if layers is None else layers
+        last, states, _ = self._run_backbone(input_ids, attention_mask, layers, row_adapters=rows, **kwargs)
+        return check_tapped({**states, -1: last}, layers)
 
     def _run_backbone(
         self,
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
-        every: bool | None = False,
+        layers: Collection[int] | None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         hidden_states: dict[int, Tensor] | None = None,
@@ -1251,14 +1261,17 @@ class KAdapterModel(KAdapterPreTrainedModel):
         row_adapters: RowAdapters | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[int, Tensor], Any]:
-        """Return R, the tapped or all hidden states, and the attentions; a graph only if backbone or input train."""
+        """Return R, the hidden states of these or all layers, and the attentions.
+
+        There is a graph only if the backbone or its input trains.
+        """
         self._check_keywords(kwargs, past_key_values)
         tokens, past = input_ids if input_ids is not None else inputs_embeds, tokens_in(past_key_values)
         check_mask(attention_mask, tokens, past)
         if hidden_states is not None and past_key_values is not None:
             raise ValueError("hidden_states stand for a run of the backbone as a whole; leave out past_key_values")
         if hidden_states is not None:
-            return hidden_states[-1], check_tapped(hidden_states, self.adapters.tapped_in(row_adapters)), None
+            return hidden_states[-1], check_tapped(hidden_states, layers or ()), None
         kwargs.update(self._caching(past_key_values, row_adapters))
         if position_ids is None:
             position_ids = self._number(tokens, attention_mask, past, by_mask_alone=inputs_embeds is not None)
@@ -1277,8 +1290,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
             self.config.backbone_modified = True  # whatever happens next: a changed backbone is never lost in saving
         trains = trains or (inputs_embeds is not None and inputs_embeds.requires_grad)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-            tapped = None if every else self.adapters.tapped_in(row_adapters)
-            output, states = run_and_tap(self.backbone, inputs, tapped)
+            output, states = run_and_tap(self.backbone, inputs, layers)
         return output.last_hidden_state, states, getattr(output, "attentions", None)
 
     def _check_keywords(self, keywords: dict[str, Any], past_key_values: Any) -> None:

@@ -1,11 +1,14 @@
 """Mixed batches: which adapters each row of a batch goes through, and the same bits however many rows go with it.
 
+And batches that several heads read: what they share runs once.
+
 Dimensions: B batch, S sequence, n positions, D width.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BASE", "Linear", "RowAdapters", "RowsOfLayer"]
+__all__ = ["BASE", "Linear", "RowAdapters", "RowsOfLayer", "run_adapter", "sharing_runs"]
 
 BASE = "__base__"  # the name, PEFT's, of no adapter at all
 FEWEST = 16  # states below which a CPU multiplies in another order, so that the last bits depend on their number
@@ -161,3 +164,37 @@ class RowsOfLayer:
         both = self.layer.update(*(self.row_adapters.spread(own, self.rows) for own in (keys, values)))
         keys, values = (self.row_adapters.select(own, self.rows) for own in both)
         return keys, values
+
+
+# ---- a batch that several heads read --------------------------------------------------------------------------------
+
+
+# What each adapter that several heads have made of a batch, by the positions that were read; of each thread its own.
+RUNS: ContextVar[dict[int, dict[tuple, Tensor]] | None] = ContextVar("RUNS", default=None)
+
+
+@contextmanager
+def sharing_runs(adapters: Sequence[Any]) -> Iterator[None]:
+    """Let several heads read the same hidden states in a block, and run once those of their adapters that recur."""
+    times = Counter(map(id, adapters))
+    token = RUNS.set({adapter: {} for adapter, number in times.items() if number > 1})
+    try:
+        yield
+    finally:
+        RUNS.reset(token)
+
+
+def run_adapter(
+    adapter: Any, read: Sequence[Tensor], attention_mask: Tensor | None, at: Tensor | None, chosen: dict[str, Any]
+) -> Tensor:
+    """Return what an adapter makes of hidden states, or made of them for another head that reads the same positions.
+
+    Other positions are another run, since fewer states can be multiplied in another order.
+    """
+    runs = None if torch.compiler.is_compiling() else (RUNS.get() or {}).get(id(adapter))
+    if runs is None:
+        return adapter(read, attention_mask, at, **chosen)
+    key = (None if at is None else (*at.shape, *at.flatten().tolist()), *chosen)
+    if key not in runs:
+        runs[key] = adapter(read, attention_mask, at, **chosen)
+    return runs[key]

@@ -43,6 +43,7 @@ def summary(artifact: str, revision: str | None = None) -> dict[str, Any]:
             "fusion": {"name": config.get("fusion", "add"), **_size(tensors, "fusion.")},
             "adapters": _adapters(config, tensors, json.loads(metadata.get("hashes", "{}"))),
             "head": _head(config, tensors),
+            "heads": _heads(config, tensors),
             "results": _results(Path(name)),
             "record_digest": config.get("record_digest"),
             **_size(tensors, ""),
@@ -133,14 +134,29 @@ def _adapters(config: dict[str, Any], tensors: dict[str, Any], hashes: dict[str,
 
 def _head(config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any] | None:
     model = (config.get("architectures") or ["KAdapterModel"])[0]
-    if model == "KAdapterModel":
+    if model == "KAdapterModel" or config.get("heads"):
         return None
+    return _described_head(model, config, _size(tensors, "head."))
+
+
+def _heads(config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return the heads of a model with several, each with the names of its adapters and its fusion."""
+    heads = {}
+    for name, record in (config.get("heads") or {}).items():
+        adapters = list(record["adapters"].values())
+        fusion = {"name": record.get("fusion", "add"), **_size(tensors, f"head.{name}.fusion.")}
+        described = _described_head(record["architecture"], record, _size(tensors, f"head.{name}.head."))
+        heads[name] = {**described, "adapters": adapters, "fusion": fusion}
+    return heads
+
+
+def _described_head(model: str, config: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
     labels = config.get("id2label") or {}
     read = {
         "class": model,
         "labels": [labels[key] for key in sorted(labels, key=int)],
         "problem_type": config.get("problem_type"),
-        **_size(tensors, "head."),
+        **size,
     }
     lm_head = {key: config[key] for key in ("lm_head", "lm_head_source") if config.get(key)}
     parser = {"dependency_head": config.get("dependency_head", "arc")} if "Dependency" in model else {}
@@ -171,17 +187,26 @@ def described(values: dict[str, Any]) -> Iterable[str]:
     for name, adapter in values["adapters"].items():
         yield f"adapter {name}: {_shape(adapter)}"
         yield from (f"  {line}" for line in _of_adapter(adapter))
-    weights = f"{fusion['parameters']:,} parameters" if fusion["parameters"] else "no parameters"
-    yield f"fusion: {fusion['name']}, {weights}"
-    if head is None:
-        yield "head: none"
-    else:
-        extra = "".join(f", {head[key]}" for key in ("lm_head", "dependency_head", "problem_type") if head.get(key))
-        yield f"head: {head['class']}{extra}, {_counted(head)}"
-        if head["labels"]:
-            yield f"  {len(head['labels'])} labels: {_few(head['labels'])}"
+    for name, own in values["heads"].items():
+        yield from _of_head(f"head {name}", own)
+        yield f"  adapters {', '.join(own['adapters']) or 'none'}, fusion {_weighted(own['fusion'])}"
+    if not values["heads"]:
+        yield f"fusion: {_weighted(fusion)}"
+        yield from ["head: none"] if head is None else _of_head("head", head)
     yield from (f"{key} {value:.4f}" for key, value in values["results"].items())
     yield f"in all: {_counted(values)}, record {values['record_digest'] or '-'}"
+
+
+def _of_head(title: str, head: dict[str, Any]) -> Iterable[str]:
+    extra = "".join(f", {head[key]}" for key in ("lm_head", "dependency_head", "problem_type") if head.get(key))
+    yield f"{title}: {head['class']}{extra}, {_counted(head)}"
+    if head["labels"]:
+        yield f"  {len(head['labels'])} labels: {_few(head['labels'])}"
+
+
+def _weighted(fusion: dict[str, Any]) -> str:
+    number = f"{fusion['parameters']:,}" if fusion["parameters"] else "no"
+    return f"{fusion['name']}, {number} parameters"
 
 
 def _shape(adapter: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ ORDER = (
         "modeling",
         "heads",
     ),
-    *("language_modeling", "prenorm", "map", "pipelines"),
+    *("language_modeling", "prenorm", "map", "pipelines", "several_heads"),
 )
 KINDS = ("map_kadapter.py", "prenorm_kadapter.py")  # of plug-ins
 HEADS = ("heads_kadapter.py", "language_modeling_kadapter.py")
@@ -86,8 +86,9 @@ def test_transformers_finds_the_imports_that_python_finds(path):
 
 def test_ten_files_travel_and_a_model_without_a_head_reads_all_but_those_of_heads():
     assert {path.name for path in REMOTE} == {f"{name}_kadapter.py" for name in ORDER}
-    # a table holds no code; the file of a kind of plug-ins travels with artifacts of that kind, pipelines with heads
-    others = {"embeddings_kadapter.py", "pipelines_kadapter.py", *KINDS}
+    # a table holds no code; the file of a kind of plug-ins travels with artifacts of that kind, pipelines with heads,
+    # several heads with models that have them
+    others = {"embeddings_kadapter.py", "pipelines_kadapter.py", "several_heads_kadapter.py", *KINDS}
     assert {path.name for path in REMOTE} - set(CODE) == others
     of_pipelines = {Path(path).name for path in get_relative_import_files(ROOT / "pipelines_kadapter.py")}
     assert of_pipelines <= set(CODE)
