@@ -1,7 +1,7 @@
 # These commands do everything on a machine with Python and make, and can be run again:
 #   make quickstart     train two knowledge adapters, compose them, compare (BACKBONE=id-or-path for another encoder)
 #   make quickstart-lm  teach a language model facts, and ask it before and after (BACKBONE=id-or-path for another)
-#   make test           run the whole suite, which takes under ten minutes of two cores
+#   make test           run the suite, which takes under ten minutes of two cores; .ci/run runs what takes longer, too
 #   make test-fast      run what fits into a minute and a half of it: the daily round
 #   make docs           build the documentation into site/; a broken link or reference is an error
 #   make adapters       train adapters for all-MiniLM-L6-v2, ready to be pushed (FEWREL=folder TREEBANK=folder)
@@ -36,7 +36,7 @@ docs: $(INSTALLED_DOCS)
 # -P: what the tests import is the installed package, not what happens to lie in the working directory.
 # loadfile: the runs that the tests of a file share are made once, not once in each worker.
 test: $(INSTALLED)
-	$(BIN) -P -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN) -P -m pytest -n $(WORKERS) --dist loadfile -m "not thorough"
 
 # What is marked slow runs whole programs again and again, starts processes or compiles; the readers of corpora are
 # tried without what hypothesis, bad records and two processes make of their files. Commands and reports stand on top and are left to the whole suite.

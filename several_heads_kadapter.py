@@ -54,6 +54,7 @@ OF_ONE_MODEL = ("past_key_values", "output_hidden_states", "output_attentions", 
 OF_ONE_HEAD = (  # the verbs of a model with one set of adapters
     *("active_adapters", "add_adapter", "delete_adapter", "disable_adapters", "enable_adapters", "load_adapter"),
     *("get_adapter_state_dict", "get_adapter_status", "push_adapter_to_hub", "rename_adapter", "save_adapter"),
+    "add_weighted_adapter",
     *("set_adapter", "train_adapter", "tapped"),
 )
 

@@ -33,9 +33,9 @@ from accelerate import PartialState
 from transformers import AutoConfig, set_seed
 
 from kadapter.artifacts_kadapter import WEIGHTS
-from kadapter.configuration_kadapter import DEFAULT_KIND, KAdapterConfig, KnowledgeAdapterConfig, check_adapter_name
+from kadapter.configuration_kadapter import DEFAULT_KIND, KAdapterConfig, check_adapter_name
 from kadapter.trainers import pretraining
-from kadapter.trainers.common.arguments import AdapterArguments, CorpusArguments, RunArguments
+from kadapter.trainers.common.arguments import AdapterArguments, CorpusArguments, RunArguments, shape_of
 from kadapter.trainers.common.atomic_files import replace_file, replace_files
 from kadapter.trainers.common.backbone_options import backbone_options, check_attention, check_compiler, compile_blocks
 from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_model, describe_training
@@ -235,7 +235,7 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
     check_adapter_name(adapter.adapter_name)
     backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
     check_attention(adapter, backbone, run)
-    _shape(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size)
+    shape_of(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size)
     tokenizer = open_tokenizer(adapter.backbone, adapter.backbone_revision, corpus.max_length)
     objective = objective_class(tokenizer, corpus.max_length, adapter)
     pretraining.check_backbone_dropout(objective, adapter)
@@ -244,22 +244,6 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
             "--dataloader_persistent_workers would keep the masks of the first epoch for all; leave it out"
         )
     return objective
-
-
-def _shape(adapter: AdapterArguments) -> KnowledgeAdapterConfig:
-    shape = {
-        "kind": adapter.adapter_kind,
-        "layers": adapter.layers,
-        "hidden_size": adapter.adapter_hidden_size,
-        "intermediate_size": adapter.adapter_intermediate_size,
-        "num_hidden_layers": adapter.adapter_num_hidden_layers,
-        "num_attention_heads": adapter.adapter_num_attention_heads,
-        "hidden_dropout_prob": adapter.adapter_dropout,
-        "attention_probs_dropout_prob": adapter.adapter_dropout,
-        "skip_layers": adapter.skip_layers,
-        "mask_padding": adapter.mask_padding,
-    }
-    return KnowledgeAdapterConfig.from_dict({name: value for name, value in shape.items() if value is not None})
 
 
 def _trained_config(adapter: AdapterArguments, objective: Any, run: RunArguments) -> KAdapterConfig:
@@ -298,7 +282,7 @@ def _new_model(
     for path in adapter.frozen_adapters or ():
         model.load_adapter(path)
     if not adapter.without_adapter:
-        new = objective.adapter_config() if hasattr(objective, "adapter_config") else _shape(adapter)
+        new = objective.adapter_config() if hasattr(objective, "adapter_config") else shape_of(adapter)
         model.add_adapter(adapter.adapter_name, new)
         model.train_adapter(adapter.adapter_name)
     model.base_model.backbone_dropout(adapter.backbone_dropout)

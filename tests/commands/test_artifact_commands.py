@@ -152,7 +152,7 @@ def test_an_artifact_as_it_was_saved_is_verified(parts):
     found = checked(parts / "pair", "--backbone", parts / "backbone")
     assert {result for result, _ in found.values()} == {"ok"}
     assert list(found) == ["record", "tensors", "code", "backbone"]
-    assert "10 files are equal to those of this kadapter" in found["code"][1]
+    assert "11 files are equal to those of this kadapter" in found["code"][1]
     assert "those of which checksums were saved" in found["tensors"][1]
     assert checked(parts / "pair")["backbone"][0] == "skipped"
     assert printed("verify", parts / "kadapter-fac+lin").count("ok      tensors") == 2

@@ -128,6 +128,7 @@ def shown(tab, text, *chosen):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_page_shows_predictions_with_and_without_each_adapter_and_what_each_adds(opened):
     tab, outside = opened
     shown(tab, MARKED, "fac", "lin")
@@ -148,6 +149,7 @@ def test_the_page_shows_predictions_with_and_without_each_adapter_and_what_each_
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_adapters_that_are_not_chosen_are_not_shown(opened):
     tab, _ = opened
     shown(tab, MARKED, "lin")
@@ -157,6 +159,7 @@ def test_adapters_that_are_not_chosen_are_not_shown(opened):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_an_entity_is_marked_by_selecting_it(opened):
     tab, _ = opened
     box = tab.locator("#text textarea")
@@ -171,6 +174,7 @@ def test_an_entity_is_marked_by_selecting_it(opened):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "said"),
     [

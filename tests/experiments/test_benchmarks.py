@@ -316,6 +316,7 @@ def test_recorded_lengths_are_those_of_all_sentences_and_draws_repeat(monkeypatc
     assert max(drawn) <= 40
 
 
+@pytest.mark.thorough
 def test_exported_graphs_are_compared_with_pytorch(benchmark):
     pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
     names = ["eager", "onnx-fp32", "onnx-int8"]

@@ -11,7 +11,7 @@ from kadapter import KAdapterModel
 from kadapter.exports import plans
 from kadapter.exports.tracing import trace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 SHAPES = [
     ((9, 6, 4), "right", 1),
     ((9, 6, 4), "left", 3),

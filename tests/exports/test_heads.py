@@ -18,7 +18,7 @@ from kadapter.exports.writing import ExportOptions, Writer, export
 from kadapter.runtime import MANIFEST, ExportedModel
 from kadapter.runtime.manifest import write_manifest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 TEXTS = ["Mira Voss was born in Tarnstad on the Kell.", "Oduya died in Lumen Bay."]
 LABELS = {"id2label": {0: "born", 1: "died", 2: "O"}, "label2id": {"born": 0, "died": 1, "O": 2}}
 ADAPTERS = {"fac": small_adapter(layers=[0, 1], num_hidden_layers=1)}

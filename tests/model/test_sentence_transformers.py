@@ -88,6 +88,7 @@ numpy.save("embeddings.npy", encoder.encode({TEXTS!r}))
     assert len(weights) == 1 and b"backbone." not in weights[0].read_bytes()[:20000]
 
 
+@pytest.mark.thorough
 def test_several_processes_give_the_same_embeddings(folder, tmp_path):
     code = f"""
 import numpy

@@ -158,6 +158,7 @@ def build(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_site_builds_strictly_and_a_broken_link_or_reference_ends_the_build(site):
     done = build(site)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,6 +17,7 @@ def backbone(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_to_its_end(path, backbone, tmp_path, monkeypatch):
     for name in ("nbclient", "nbformat", "ipykernel"):

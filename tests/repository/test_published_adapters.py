@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import kadapter
 from kadapter.commands import app
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 def program():

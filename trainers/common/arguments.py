@@ -16,7 +16,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from ...configuration_kadapter import DEFAULT_KIND, FUSIONS
+from ...configuration_kadapter import DEFAULT_KIND, FUSIONS, KnowledgeAdapterConfig
 from .precision import bfloat16_pays, precision_line
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "RunArguments",
     "flags_of",
     "parse_arguments",
+    "shape_of",
     "without_secrets",
 ]
 
@@ -339,3 +340,20 @@ def _recipe_flags(path: Path, classes: tuple[type, ...]) -> list[str]:
     if not isinstance(values, dict):
         raise ValueError(f"recipe {str(path)!r} must be a mapping of flags to values, not {type(values).__name__}")
     return flags_of(values, classes, f"recipe {str(path)!r}")
+
+
+def shape_of(adapter: AdapterArguments) -> KnowledgeAdapterConfig:
+    """Return the shape of an adapter as the flags say; what they leave open is its kind's own."""
+    shape = {
+        "kind": adapter.adapter_kind,
+        "layers": adapter.layers,
+        "hidden_size": adapter.adapter_hidden_size,
+        "intermediate_size": adapter.adapter_intermediate_size,
+        "num_hidden_layers": adapter.adapter_num_hidden_layers,
+        "num_attention_heads": adapter.adapter_num_attention_heads,
+        "hidden_dropout_prob": adapter.adapter_dropout,
+        "attention_probs_dropout_prob": adapter.adapter_dropout,
+        "skip_layers": adapter.skip_layers,
+        "mask_padding": adapter.mask_padding,
+    }
+    return KnowledgeAdapterConfig.from_dict({name: value for name, value in shape.items() if value is not None})
