@@ -202,8 +202,10 @@ def gather(states: Tensor, positions: Tensor) -> Tensor:
     """Return the states (batch, sequence, hidden) at positions (batch, n), those below 0 at 0: (batch, n, hidden).
 
     Raises:
-        ValueError: a position lies outside the sequence.
+        ValueError: a position lies outside the sequence, or there are more or fewer rows of them than of states.
     """
+    if len(positions) != len(states):
+        raise ValueError(f"there are positions for {len(positions)} texts, and the batch has {len(states)}; give all")
     if can_be_looked_at(positions) and positions.numel() and int(positions.max()) >= states.shape[1]:
         raise ValueError(
             f"position {int(positions.max())} lies outside the {states.shape[1]} tokens of the batch; was it cut?"

@@ -161,6 +161,11 @@ def test_a_position_outside_the_batch_is_told(pair_model):
         pair_model(**batch(), entity_positions=torch.tensor([[1, 9], [1, 2], [1, 2]]))
 
 
+def test_positions_of_fewer_texts_than_the_batch_has_are_told(pair_model):
+    with pytest.raises(ValueError, match="there are positions for 2 texts, and the batch has 3; give all"):
+        pair_model(**batch(), entity_positions=torch.tensor([[1, 4], [1, 2]]))
+
+
 def test_the_loss_of_a_global_batch_is_the_sum_over_its_number_of_items(pair_model):
     inputs = {**batch(), "entity_positions": torch.tensor([[1, 4], [2, 3], [0, 2]]), "labels": torch.tensor([0, 2, 1])}
     with torch.no_grad():
