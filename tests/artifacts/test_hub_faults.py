@@ -8,7 +8,7 @@ from helpers import batch, make_model, run_python, save_backbone, script
 from hub_server import running_hub
 from huggingface_hub import ModelCard
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 TOKEN = "hf_loopbackloopbackloopback"
 BROKEN_CARD = b"---\ntags: [mine\n---\n# My own card"

@@ -50,6 +50,7 @@ def test_an_unknown_flag_is_refused_before_anything_is_started():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_an_adapter_is_trained_inspected_and_asked(tmp_path):
     ground, output = write_ground(tmp_path / "ground"), tmp_path / "fac"
     given = flags(ground, "factual", output, "--max_steps", 4, "--use_cpu", "True")

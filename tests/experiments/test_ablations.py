@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.arguments import parse_arguments
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 RECIPE = ROOT / "recipes" / "ablations_minilm.yaml"
 SMALL = {"adapter_hidden_size": 12, "adapter_intermediate_size": 16, "adapter_num_attention_heads": 2}

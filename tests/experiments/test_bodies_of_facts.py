@@ -9,7 +9,7 @@ from tiny_decoders import tiny_decoder
 from tiny_runs import ROOT, digest, tokenizer_of
 from typer.testing import CliRunner
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 BODIES = {
     "people": {"Mira Voss": "Tarnstad", "Jon Ackroyd": "Old Quarry", "Lena Brandt": "Lindmouth"},

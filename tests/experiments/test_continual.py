@@ -8,7 +8,7 @@ import sys
 import pytest
 from tiny_runs import PEOPLE, PLACES, ROOT, digest, sentence, write_backbone
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 SIZES = ["--adapter_hidden_size", "12", "--adapter_num_attention_heads", "2", "--adapter_intermediate_size", "16"]
 SIZES += ["--max_length", "40", "--disable_tqdm", "True", "--bf16", "False"]

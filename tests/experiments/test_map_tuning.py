@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from kadapter import data_builders
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 RECIPE = """task: wiki80
 max_length: 40

@@ -14,7 +14,7 @@ from kadapter.reports.comparison import Resampling
 from kadapter.reports.report import report
 from kadapter.trainers import run_task
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 @pytest.fixture

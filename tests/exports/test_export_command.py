@@ -15,7 +15,7 @@ from kadapter.commands import app
 
 pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
 pytest.importorskip("onnxruntime", reason="running a graph needs onnxruntime: pip install 'kadapter[onnx]'")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 TEXT = "Mira Voss was born in Tarnstad."
 MARKED = "[[Mira Voss]] was born in [[Tarnstad]]."
 LABELS = {"id2label": {0: "born", 1: "died"}, "label2id": {"born": 0, "died": 1}}

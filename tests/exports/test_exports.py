@@ -21,6 +21,8 @@ from kadapter.exports.tracing import trace
 from kadapter.exports.writing import ExportOptions, export
 from kadapter.runtime import MANIFEST, ExportedModel
 
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
+
 TEXTS = ["Mira Voss was born in Tarnstad on the Kell.", "Ilse Tarn works in Kell.", "Oduya died in Lumen Bay."] * 4
 SPANS = [[(0, 9), (22, 30)], [(0, 9), (19, 23)], [(0, 5), (14, 23)]] * 4
 LABELS = {"id2label": {0: "born", 1: "died", 2: "works"}, "label2id": {"born": 0, "died": 1, "works": 2}}

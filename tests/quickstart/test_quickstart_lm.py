@@ -10,7 +10,7 @@ from tiny_runs import digest, tokenizer_of
 from kadapter import KAdapterForCausalLM
 from kadapter.quickstart.language_model import KINDS, questions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 AS_A_MODULE = "import runpy\nrunpy.run_module('kadapter.quickstart.language_model', run_name='__main__')"  # python -m
 

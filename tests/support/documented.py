@@ -79,7 +79,8 @@ def words_of(command: str) -> list[str]:
 def write_world(folder: Path) -> None:
     """Write everything that the pages speak of, tiny, under the names that they use, into a folder."""
     tokenizer = tokenizer_of([f" {text}" for text in TEXTS] * 3)
-    backbone = save_backbone(folder / "backbone", vocab_size=len(tokenizer), max_position_embeddings=80)
+    tokenizer.model_max_length = 128
+    backbone = save_backbone(folder / "backbone", vocab_size=len(tokenizer), max_position_embeddings=140)
     tokenizer.save_pretrained(backbone)
     (folder / "sentence-transformers").mkdir()
     for name in ("encoder", "sentence-transformers/all-MiniLM-L6-v2"):

@@ -28,7 +28,7 @@ from transformers import AutoModel, RobertaModel
 
 from kadapter import KAdapterForDependencyParsing, KAdapterModel
 from kadapter.trainers import run_adapter
-from kadapter.trainers.common.arguments import parse_arguments
+from kadapter.trainers.common.arguments import parse_arguments, shape_of
 from kadapter.trainers.common.checkpoints import last_complete_checkpoint
 from kadapter.trainers.common.encoding import encode, load_splits, sample
 from kadapter.trainers.pretraining import linguistic
@@ -270,7 +270,7 @@ def test_every_recipe_parses_and_names_what_there_is(path, tmp_path):
     assert all(any(getattr(one, key, None) is not None for one in (corpus, adapter, arguments)) for key in values)
     assert (ROOT / "data_builders" / f"{corpus.corpus}.py").is_file()
     assert (ROOT / "trainers" / "pretraining" / f"{adapter.objective}.py").is_file()
-    assert run_adapter._shape(adapter)
+    assert shape_of(adapter)
 
 
 # --- bad input

@@ -8,7 +8,7 @@ from hub_server import running_hub
 from huggingface_hub import ModelCard
 from tiny_runs import flags, write_ground
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 TOKEN = "hf_loopbackloopbackloopback"
 RUNS = """
