@@ -31,6 +31,7 @@ from kadapter.trainers import run_adapter
 from kadapter.trainers.common.arguments import parse_arguments, shape_of
 from kadapter.trainers.common.checkpoints import last_complete_checkpoint
 from kadapter.trainers.common.encoding import encode, load_splits, sample
+from kadapter.trainers.many_adapters.variants import settings_of
 from kadapter.trainers.pretraining import linguistic
 
 pytestmark = pytest.mark.slow
@@ -266,11 +267,11 @@ RECIPES = [path for path in sorted((ROOT / "recipes").glob("*.yaml")) if "\nobje
 def test_every_recipe_parses_and_names_what_there_is(path, tmp_path):
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     given = ["--recipe", str(path), "--backbone", "b", "--data_dir", "d", "--output_dir", str(tmp_path)]
-    corpus, adapter, arguments = parse_arguments(given)
-    assert all(any(getattr(one, key, None) is not None for one in (corpus, adapter, arguments)) for key in values)
-    assert (ROOT / "data_builders" / f"{corpus.corpus}.py").is_file()
-    assert (ROOT / "trainers" / "pretraining" / f"{adapter.objective}.py").is_file()
-    assert shape_of(adapter)
+    (own,), _ = settings_of([*given, *([] if "adapter_name" in values else ["--adapter_name", "own"])])
+    assert all(any(getattr(one, key, None) is not None for one in own) for key in values)
+    assert (ROOT / "data_builders" / f"{own.corpus.corpus}.py").is_file()
+    assert (ROOT / "trainers" / "pretraining" / f"{own.adapter.objective}.py").is_file()
+    assert shape_of(own.adapter)
 
 
 # --- bad input
