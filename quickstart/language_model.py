@@ -4,8 +4,7 @@
     python -m kadapter.quickstart.language_model [--backbone ID_OR_PATH] [--output-dir DIR]
 
 One adapter learns about people, the other about towns, each alone; the model is asked in phrasings that were taught
-and in others, before and after. With the default model, SmolLM2-135M-Instruct, downloaded once (93 MB), it takes about
-five minutes on two cores.
+and in others, before and after. The default model, SmolLM2-135M-Instruct, is downloaded (93 MB) and converted once.
 """
 
 from __future__ import annotations
