@@ -315,6 +315,7 @@ def test_a_stream_gives_rows_before_it_has_read_the_file_to_its_end(tmp_path: Pa
 
 
 @pytest.mark.parametrize("layout", ["prepared", "raw"])
+@pytest.mark.thorough
 def test_the_scale_benchmark_measures_build_and_stream(layout: str) -> None:
     script = Path(__file__).resolve().parents[2] / "experiments" / "corpus_scale.py"
     command = [sys.executable, str(script), "--records", "30", "--files", "3", "--layout", layout]

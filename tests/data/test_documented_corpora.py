@@ -25,6 +25,7 @@ def fewrel_relations():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+@pytest.mark.thorough
 def test_a_corpus_has_as_many_sentences_and_relations_as_documented(row, tmp_path):
     name, excluded, *sizes, relations = row
     name = name.split(" ")[0]

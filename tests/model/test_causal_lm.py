@@ -238,6 +238,7 @@ def test_a_backbone_in_another_dtype_generates_with_adapters_in_their_own(folder
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_text_is_generated_in_a_process_that_never_heard_of_kadapter(tmp_path, folder):
     KAdapterForCausalLM.from_pretrained([folder / "fac", folder / "lin"]).save_pretrained(tmp_path / "both")
     code = """

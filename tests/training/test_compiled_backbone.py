@@ -28,6 +28,7 @@ def ground(tmp_path_factory):
 @pytest.mark.skipif(
     COMPILER is None, reason="compiling for a CPU needs a C++ compiler, and PyTorch in a folder without spaces"
 )
+@pytest.mark.thorough
 def test_an_adapter_is_trained_beside_compiled_blocks_whose_states_are_kept_apart(ground, tmp_path):
     kept = ["--cache_features", str(tmp_path / "features")]
     results = {
