@@ -4,7 +4,8 @@
     python -m kadapter.quickstart.language_model [--backbone ID_OR_PATH] [--output-dir DIR]
 
 One adapter learns about people, the other about towns, each alone; the model is asked in phrasings that were taught
-and in others, before and after. The default model, SmolLM2-135M-Instruct, is downloaded (93 MB) and converted once.
+and in others, before and after. The default model, SmolLM2-135M-Instruct, is downloaded (93 MB) and converted once;
+after that it took three and a half minutes on two cores in float32.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def main(
         train(name, source, output_dir, max_steps)
     console.rule("asking the model without adapters, with each, and with both")
     tokenizer = AutoTokenizer.from_pretrained(source)
-    model = KAdapterForCausalLM.from_pretrained([str(output_dir / name) for name in BODIES]).eval()
+    model = KAdapterForCausalLM.from_pretrained([str(output_dir / name) for name in BODIES], fusion="max").eval()
     answers = ask(model, tokenizer)
     scores = score(answers)
     (output_dir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
