@@ -63,14 +63,14 @@ class TaughtTexts:
                 "--locality_other_names exchanges the names that texts are about, and none of those that are learned "
                 "has a name and an answer; use it with facts, such as --corpus triples, or leave it out"
             )
-        generator, made = np.random.default_rng(0), []
+        generator, made, known = np.random.default_rng(0), [], {name.casefold() for name in self.names}
         for count, index in enumerate(generator.choice(len(self.texts), number, replace=number > len(self.texts))):
             text, start, end = self.texts[index]
-            made.append(text[:start] + self._other(text[start:end], bool(count % 2), generator) + text[end:])
+            made.append(text[:start] + self._other(text[start:end], known, bool(count % 2), generator) + text[end:])
         return made
 
-    def _other(self, name: str, new_words: bool, generator: np.random.Generator) -> str:
-        known = {own.casefold() for own in self.names}
+    def _other(self, name: str, known: set[str], new_words: bool, generator: np.random.Generator) -> str:
+        """Return a name with as many words that is none of the known ones."""
         for attempt in range(TRIES):
             spliced = new_words or attempt >= TRIES // 2 or len(name.split()) == 1
             made = " ".join(self._word(word, number, spliced, generator) for number, word in enumerate(name.split()))
