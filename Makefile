@@ -45,7 +45,7 @@ LONG := mutated or cut_anywhere or killed_build or hundred_thousand or scale_ben
 	skipping_counts or bad_record_stops or published_relation_corpora or folds_of_cross or read_before_gives or \
 	nan_and_infinite or imports_no_torch
 test-fast: $(INSTALLED)
-	$(BIN) -P -m pytest -n $(WORKERS) --dist loadfile -m "not slow" -k "not ($(LONG))" $(DAILY:%=tests/%)
+	$(BIN) -P -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not thorough" -k "not ($(LONG))" $(DAILY:%=tests/%)
 
 quality: $(INSTALLED)
 	$(BIN) -m ruff check .

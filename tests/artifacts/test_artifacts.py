@@ -146,6 +146,7 @@ def test_no_state_dict_holds_a_frozen_backbones_tensor(tmp_path, backbone):
     assert str(wrapper.load_state_dict(wrapper.state_dict())) == "<All keys matched successfully>"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_under_ddp_and_accelerate_states_hold_and_restore_ours_alone(tmp_path, backbone):
     code = f"""

@@ -90,6 +90,7 @@ def test_every_tensor_with_a_flipped_bit_is_refused(head, tmp_path):
         part.check(verify=False)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_swapped_tensors_are_refused(head, tmp_path):
     tensors = load_file(head / "model.safetensors")

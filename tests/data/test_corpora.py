@@ -208,6 +208,7 @@ def test_the_published_relation_corpora_are_complete(name: str, folder: str, exp
     assert all(all(map(str.strip, mentions(row))) for dataset in built.values() for row in dataset.select(range(200)))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_mentions_of_fewrel_are_its_names(tmp_path: Path) -> None:
     names = {}
@@ -437,6 +438,7 @@ def test_bad_triples_are_counted_once_whatever_the_number_of_processes(tmp_path:
         load("texts_and_triples", folder, cache_dir=tmp_path)
 
 
+@pytest.mark.thorough
 def test_a_hundred_thousand_triples_are_aligned_in_seconds_and_every_row_is_one_of_them(tmp_path: Path) -> None:
     facts = {(f"Voss {n}", f"r{n % 7}", f"Halden {n % 5000} Works") for n in range(100_000)}
     text = "\n".join(f"In Lind, Voss {n} met Ole near Halden {n % 5000} Works." for n in range(0, 100_000, 50))

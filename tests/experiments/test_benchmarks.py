@@ -78,6 +78,7 @@ def test_training_steps_of_the_official_procedure_and_of_ours_are_compared_and_d
     assert "lengths recorded of FewRel" in printed and "lengths recorded of FewRel" in results["ours"]["sentences"]
 
 
+@pytest.mark.thorough
 def test_where_the_time_of_training_goes_is_told_by_operation(benchmark, tmp_path):
     path = tmp_path / "profile.md"
     names = ["--contestants", "official", "ours-cached"]
@@ -206,6 +207,7 @@ def test_a_backbone_is_hashed_at_a_first_load_alone(monkeypatch, tmp_path):
     assert counts[0] == 0 < counts[1]
 
 
+@pytest.mark.thorough
 def test_scaling_varies_one_thing_at_a_time_and_draws_a_panel_for_each(benchmark, tmp_path):
     picture = tmp_path / "scaling.svg"
     one = ["--lengths", "8", "--batches", "1", "--adapters", "2", "--processes", "2", "--corpora", "50"]

@@ -32,7 +32,7 @@ def compiled(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+@pytest.mark.parametrize("family", ["roberta", pytest.param("modernbert", marks=pytest.mark.thorough)])
 def test_a_model_compiles_as_one_graph_at_its_first_call(family):
     model = shallow_model(family, "fac", "lin")
     graph = compiled(model)
@@ -64,6 +64,7 @@ def test_a_head_compiles_with_its_loss_and_trains_alike(model_class, inputs):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_copy_compiles_at_its_first_call_too():
     model = copy.deepcopy(shallow_model("bert", "fac"))

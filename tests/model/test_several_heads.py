@@ -560,6 +560,7 @@ model.push_to_hub("org/several")
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_what_is_pushed_to_a_hub_loads_from_there_without_the_package(folder):
     with running_hub() as hub:

@@ -37,6 +37,7 @@ def test_the_page_adds_a_corpus_and_an_objective():
     assert list(blocks()) == ["data_builders/bracketed.py", "trainers/pretraining/order.py"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_shared_tests_find_the_new_corpus_and_it_holds_their_contract(house):
     code = "import pytest\nsys.exit(pytest.main(sys.argv[1:]))"

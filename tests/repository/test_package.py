@@ -129,6 +129,7 @@ print(json.dumps([sys.modules[KAdapterModel.__module__].__file__, type(config)._
     assert classes == ["KAdapterModel", "KAdapterModelWithHeads"]
 
 
+@pytest.mark.thorough
 def test_every_module_can_be_imported_from_a_regular_install(regular: Path, checkout: Path, tmp_path: Path) -> None:
     paths = [path for path in modules(checkout) if path.name != "__main__.py" and path.as_posix() not in OF_EXTRAS]
     names = [".".join(("kadapter", *path.with_suffix("").parts)).removesuffix(".__init__") for path in paths]

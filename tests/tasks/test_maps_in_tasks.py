@@ -281,6 +281,7 @@ def test_a_head_and_its_encoder_learn_beside_a_frozen_map(ground, tmp_path):
     assert run_of(tmp_path / "shuffled")["row"] == "fac+wikidata, fine-tuned with it, shuffled table"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["task-specific", "fine-tuned with it"])
 def test_two_processes_train_beside_a_map_as_one_does(ground, base, tmp_path, stage):
     own = {

@@ -439,6 +439,7 @@ def test_a_sweep_runs_every_seed_and_rate_and_leaves_what_is_finished(ground, tm
         run_task.main(task_flags(ground, tmp_path / "out", *more))
 
 
+@pytest.mark.thorough
 def test_two_processes_equal_one(ground, tmp_path):
     given = ["--classifier_dropout", "0", "--eval_strategy", "epoch"]
     run_task.main(task_flags(ground, tmp_path / "one", *given))

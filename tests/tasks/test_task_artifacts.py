@@ -189,6 +189,7 @@ for name, held in (("task", False), ("whole", True)):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_an_adapter_of_the_hub_is_referred_to_by_its_commit_though_newer_ones_follow(tmp_path, backbone):
     model = make_model(backbone, "fac")

@@ -130,6 +130,7 @@ def test_an_adapter_that_taps_some_layers_reads_a_cache_of_more(ground, copied, 
     assert sum(read) == 40 + 13
 
 
+@pytest.mark.thorough
 def test_eight_bits_of_some_layers_are_read_from_those_of_more(ground, tmp_path, read):
     given = ["--cache_features", tmp_path / "features", "--cache_dtype", "int8"]
     run(ground, tmp_path / "all", *given)
@@ -175,6 +176,7 @@ def test_damaged_shards_are_told_and_computed_again(ground, plain, copied, tmp_p
     assert sum(read) == 53
 
 
+@pytest.mark.thorough
 def test_a_run_killed_in_its_first_epoch_goes_on_bit_for_bit(ground, plain, tmp_path, read):
     more = ["--cache_features", tmp_path / "features", "--save_strategy", "steps"]
     given = flags(ground, "linguistic", tmp_path / "out", *QUIET, *more)
@@ -442,6 +444,7 @@ print(kept())
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
 @pytest.mark.parametrize(
     ("said", "stays"),

@@ -158,6 +158,7 @@ def test_accumulated_steps_equal_whole_ones(ground, tmp_path):
         assert whole.keys() == two.keys() and max(abs(whole[step] - two[step]) for step in whole) < 1e-4
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_two_processes_equal_one(ground, tmp_path):
     given = [*NO_DROPOUT, "--learning_rate", "1e-3"]
@@ -172,6 +173,7 @@ def test_two_processes_equal_one(ground, tmp_path):
         assert max(abs(one[step] - two[step]) for step in one) < 1e-4
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_adapters_of_one_run_have_weights_of_their_own(ground, tmp_path):
     variants = tmp_path / "variants.yaml"

@@ -178,6 +178,7 @@ def test_each_epoch_masks_other_tokens_and_each_seed_too(ground, tmp_path):
     assert one.keys() == {1, 2} and one[1] != one[2] and not set(one.values()) & set(other.values())
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_go_on_bit_for_bit(ground, tmp_path):
     more = ("--report_to", "none", *through_own_head(ground), *NO_DROPOUT, "--learning_rate", "1e-3")
@@ -192,6 +193,7 @@ def test_two_processes_train_as_one_and_go_on_bit_for_bit(ground, tmp_path):
     assert same_tensors(tmp_path / "two", killed) and two == losses(killed)
 
 
+@pytest.mark.thorough
 def test_several_adapters_learn_at_once_through_one_lm_head_as_each_does_alone(ground, tmp_path):
     (tmp_path / "variants.yaml").write_text("slow: {learning_rate: 1.0e-3}\nfast: {seed: 3}\n", encoding="utf-8")
     for name, head in (("own", through_own_head(ground)), ("shared", ("--lm_head", ground / "head/pretraining_head"))):

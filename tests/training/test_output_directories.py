@@ -39,6 +39,7 @@ def multitask(ground, output, *more):
     return run_multitask.main([*given, "--max_length", "40", *map(str, more)])
 
 
+@pytest.mark.thorough
 def test_a_second_run_in_a_directory_is_refused_until_the_first_is_gone_even_if_killed(ground, tmp_path):
     output = tmp_path / "out"
     with subprocess.Popen([sys.executable, "-c", HOLD, output], stdout=subprocess.PIPE, text=True) as first:

@@ -49,6 +49,7 @@ def test_a_run_that_says_nothing_computes_in_what_is_faster_here(tmp_path):
     assert not (arguments.bf16 and factor > 2), "a busy machine may hide what bfloat16 saves, not what it costs"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.skipif(not X86, reason="the variables are of x86")
 def test_a_cpu_without_bfloat16_trains_in_float32_and_is_warned_of_what_bfloat16_costs(tmp_path):

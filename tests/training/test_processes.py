@@ -39,7 +39,10 @@ def ground(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("launcher", "objective", "order"),
-    [("torchrun", "linguistic", "group_by_length"), ("accelerate", "factual", "random")],
+    [
+        ("torchrun", "linguistic", "group_by_length"),
+        pytest.param("accelerate", "factual", "random", marks=pytest.mark.thorough),
+    ],
 )
 def test_two_processes_equal_one(ground, tmp_path, launcher, objective, order):
     before = digest(ground / "backbone")

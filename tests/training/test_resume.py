@@ -77,6 +77,7 @@ def test_one_process_killed_at_a_random_step_goes_on_bit_for_bit(ground, tmp_pat
     assert digest(killed) == before  # it had finished
 
 
+@pytest.mark.thorough
 def test_two_processes_killed_at_a_random_step_go_on_bit_for_bit(ground, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     step = random.SystemRandom().randint(1, 14)

@@ -101,6 +101,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(ground, trained, tmp_pa
     assert {key: again[key] for key in again if "_f1" in key or "uas" in key}.items() <= results(trained).items()
 
 
+@pytest.mark.thorough
 def test_two_processes_equal_one(ground, tmp_path):
     given = ["--classifier_dropout", "0", "--learning_rate", "1e-4", "--max_steps", "6"]
     backbone = tmp_path / "backbone"

@@ -98,6 +98,7 @@ def test_the_backbone_reads_each_batch_once_for_all(together, alone):
     assert together[2] == alone["reads"] == 2 * 5 + 2  # 5 steps in each of two epochs, and two batches of evaluation
 
 
+@pytest.mark.thorough
 def test_the_cache_holds_what_any_of_them_taps_and_changes_no_bit(ground, alone, read, tmp_path, capsys):
     cache = ["--cache_features", tmp_path / "features"]
     start = len(read)
@@ -232,6 +233,7 @@ def test_flags_that_can_not_be_meant_for_several_are_refused(ground, tmp_path):
         run_together(ground, tmp_path / "out")
 
 
+@pytest.mark.thorough
 def test_an_adapter_that_attends_to_padding_learns_beside_one_that_does_not_as_it_does_alone(ground, tmp_path):
     variants = {"masked": {"seed": 1}, "official": {"seed": 2, "mask_padding": False}}
     run_together(ground, tmp_path / "both", variants=variants)

@@ -11,7 +11,9 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -189,19 +191,28 @@ def _draw_curve(folder: Path, curve: Sequence[Sequence[float]]) -> bool:
     """Draw the curve of a training, if it has one, and return whether there is one."""
     if len(curve) < 2:
         return False
+    partial = folder / f".{CURVE}.partial"
+    partial.write_bytes(_picture(tuple(map(tuple, curve))))
+    partial.replace(folder / CURVE)
+    return True
+
+
+@lru_cache(maxsize=1)  # a training writes two artifacts, each with its curve
+def _picture(curve: tuple[tuple[float, ...], ...]) -> bytes:
+    """Return a curve of (step, loss) as a PNG file."""
     from matplotlib.figure import Figure  # half a second
 
     steps, losses = zip(*curve, strict=True)
-    figure = Figure(figsize=(6, 2.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(6, 2.6), dpi=120)
     axis = figure.add_subplot()
+    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.2, top=0.96)
     axis.plot(steps, losses, color="#30638e", linewidth=1.4)
     axis.set_xlabel("step")
     axis.set_ylabel("training loss")
     axis.spines[["top", "right"]].set_visible(False)
-    partial = folder / f".{CURVE}.partial"
-    figure.savefig(partial, format="png", metadata={"Software": None})
-    partial.replace(folder / CURVE)
-    return True
+    picture = BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
 
 
 # ---- results in the Hub's forms -------------------------------------------------------------------------------------
