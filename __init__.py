@@ -33,6 +33,8 @@ _HOMES = {
     "KnowledgeSource": "processing_kadapter",
     "PreNormAdapter": "prenorm_kadapter",
     "PreNormAdapterConfig": "prenorm_kadapter",
+    "TopLayersAdapter": "top_layers_kadapter",
+    "TopLayersAdapterConfig": "top_layers_kadapter",
     "best_spans": "processing_kadapter",
     "encode_choices": "processing_kadapter",
     "encode_entities": "processing_kadapter",

@@ -202,7 +202,12 @@ class KnowledgeAdapterConfig:
             )
 
     def for_backbone(
-        self, num_hidden_layers: int, hidden_size: int, embedding_size: int | None = None, causal: bool = False
+        self,
+        num_hidden_layers: int,
+        hidden_size: int,
+        embedding_size: int | None = None,
+        causal: bool = False,
+        backbone_config: PreTrainedConfig | None = None,
     ) -> "KnowledgeAdapterConfig":
         """Return this configuration with all that was left open filled in, checked for a backbone of this depth.
 
@@ -211,6 +216,7 @@ class KnowledgeAdapterConfig:
             hidden_size: the backbone's width.
             embedding_size: width of the backbone's input embeddings, which means nothing for an adapter behind it.
             causal: whether the backbone's tokens see only those before them, which means nothing for this kind.
+            backbone_config: the backbone's whole configuration, which means nothing for this kind.
 
         Raises:
             ValueError: a layer lies outside 0..num_hidden_layers.
@@ -349,7 +355,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "7c875985f1bfce31"
+RELEASE = "5cc7e9aca7d01f97"
 FUSIONS = ("add", "concat", "gated", "gated_token", "delta", "max")
 WITHOUT_WEIGHTS = ("add", "delta", "max")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")

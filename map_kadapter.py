@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from .artifacts_kadapter import check_adapter, copy_strictly, read_artifact, tensors_under
@@ -127,7 +127,12 @@ class KnowledgeMapConfig(KnowledgeAdapterConfig):
         check_choice("hidden_act", self.hidden_act, ACT2FN)
 
     def for_backbone(
-        self, num_hidden_layers: int, hidden_size: int, embedding_size: int | None = None, causal: bool = False
+        self,
+        num_hidden_layers: int,
+        hidden_size: int,
+        embedding_size: int | None = None,
+        causal: bool = False,
+        backbone_config: PreTrainedConfig | None = None,
     ) -> "KnowledgeMapConfig":
         """Return this configuration with the width of the input embeddings filled in.
 

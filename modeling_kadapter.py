@@ -737,7 +737,7 @@ class AdapterSet(nn.ModuleDict):
 
     def _new(self, name: str, adapter_config: KnowledgeAdapterConfig, weights_follow: bool) -> KnowledgePlugin:
         sizes = (self._config.num_hidden_layers, self._config.hidden_size, self._embedding_size)
-        adapter_config = adapter_config.for_backbone(*sizes, self._causal)
+        adapter_config = adapter_config.for_backbone(*sizes, self._causal, self._config.typed_backbone_config())
         with torch.device("meta") if weights_follow else torch.get_default_device():
             adapter = plugin_class(adapter_config.kind)(adapter_config, self._config.hidden_size)
         if self._causal and adapter.looks_ahead and getattr(adapter_config, "causal", None) is not False:

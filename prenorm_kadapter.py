@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -38,6 +39,7 @@ from .modeling_kadapter import (
     attention_mask_of,
     gather,
 )
+from .top_layers_kadapter import TopLayersAdapterConfig  # noqa: F401 (so that its file travels to where both kinds are)
 
 __all__ = [  # with all that the Auto classes find in an artifact with such an adapter
     "Config",
@@ -106,7 +108,12 @@ class PreNormAdapterConfig(KnowledgeAdapterConfig):
         check_choice("hidden_act", self.hidden_act, ACT2FN)
 
     def for_backbone(
-        self, num_hidden_layers: int, hidden_size: int, embedding_size: int | None = None, causal: bool = False
+        self,
+        num_hidden_layers: int,
+        hidden_size: int,
+        embedding_size: int | None = None,
+        causal: bool = False,
+        backbone_config: PreTrainedConfig | None = None,
     ) -> KnowledgeAdapterConfig:
         """Return this configuration with all that was left open filled in; see `KnowledgeAdapterConfig`.
 

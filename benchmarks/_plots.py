@@ -73,6 +73,28 @@ class Lines(NamedTuple):
         axis.yaxis.grid(True, color="#e3e3e3", linewidth=0.6)
 
 
+class Curves(NamedTuple):
+    """A panel with a curve for each contestant, from its numbers by round at each value of a continuous quantity."""
+
+    x: str
+    numbers: Mapping[str, Mapping[float, Sequence[float]]]
+    y: str
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        """The width and height of the panel."""
+        return 4.6, 3.0
+
+    def draw(self, axis: Axes, colours: Sequence[str]) -> None:
+        """Draw the panel, with as much of the y axis as the curves take."""
+        for (name, curve), colour in zip(self.numbers.items(), cycle(colours), strict=False):
+            medians, whiskers = spread(list(curve.values()))
+            style = {**WHISKERS, "ecolor": colour, "color": colour, "marker": "o", "markersize": 3, "linewidth": 1.2}
+            axis.errorbar(list(curve), medians, yerr=whiskers, label=name, **style)
+        axis.set_xlim(left=0)
+        axis.yaxis.grid(True, color="#e3e3e3", linewidth=0.6)
+
+
 def spread(numbers: Sequence[Sequence[float]]) -> tuple[list[float], list[list[float]] | None]:
     """Return the median of each list, and how far its values reach below and above it (None for single values)."""
     medians = [median(values) for values in numbers]
@@ -82,7 +104,7 @@ def spread(numbers: Sequence[Sequence[float]]) -> tuple[list[float], list[list[f
     return medians, [[mid - min(values) for values, mid in pairs], [max(values) - mid for values, mid in pairs]]
 
 
-def draw(rows: Sequence[Sequence[Bars | Lines]], path: Path) -> None:
+def draw(rows: Sequence[Sequence[Bars | Lines | Curves]], path: Path) -> None:
     """Draw lines of equally many panels into a file, .svg or .png; panels of a line with the same y label share it."""
     import matplotlib
     from matplotlib.figure import Figure

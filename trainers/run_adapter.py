@@ -235,7 +235,7 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
     check_adapter_name(adapter.adapter_name)
     backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
     check_attention(adapter, backbone, run)
-    shape_of(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size)
+    shape_of(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size, backbone_config=backbone)
     tokenizer = open_tokenizer(adapter.backbone, adapter.backbone_revision, corpus.max_length)
     objective = objective_class(tokenizer, corpus.max_length, adapter)
     pretraining.check_backbone_dropout(objective, adapter)

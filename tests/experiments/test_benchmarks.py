@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import COMPILER, ROOT, tiny_tokenizer
 from huggingface_hub import constants
+from tiny_runs import write_ground
 from tiny_tasks import write_corpus
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
@@ -328,3 +329,28 @@ def test_exported_graphs_are_compared_with_pytorch(benchmark):
     assert results["onnx-fp32"]["cosine"] > 0.99999 > results["onnx-int8"]["cosine"] > 0.9
     assert all(results[name][key][0] > 0 for name in names[1:] for key in ("adding_ms", "loading_ms"))
     assert "| onnx-int8 | 2 |" in printed and "random" not in printed
+
+
+@pytest.mark.thorough
+def test_quality_at_equal_cpu_time_is_compared_of_ours_lora_and_the_whole_encoder(monkeypatch, tmp_path):
+    pytest.importorskip("peft", reason="LoRA is trained where PEFT is installed")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    ground = write_ground(tmp_path / "ground")
+    names = ["ours-top-2", "ours-top-1-uncached", "lora-4", "full"]
+    flags = ["--data-dir", ground / "trex", "--corpus", "trex", "--backbone", ground / "backbone"]
+    flags += ["--budget", "0.5", "--max-length", "40", "--rounds", "2"]
+    flags += ["--sentences", "30", "--held-out", "8", "--batch", "4", "--rates", "1e-3", "1e-4"]
+    flags += ["--json", tmp_path / "frontier.json", "--plot", tmp_path / "frontier.svg", "--contestants", *names]
+    main = __import__("frontier").main
+    app = sys.modules["_commands"].app_of(main)
+    done = CliRunner().invoke(app, list(map(str, flags)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "frontier.json").read_text(encoding="utf-8"))
+    assert {name.partition(" ")[0] for name in results} == set(names) and len(results) == 8
+    chosen = [one["runs"] for one in results.values() if len(one["runs"]) == 2]  # whose best rate had a second seed
+    assert len(chosen) == 4
+    for run in (run for runs in chosen for run in runs):
+        seconds = [point["seconds"] for point in run["points"]]
+        assert len(seconds) == 5 and seconds == sorted(seconds) and seconds[-1] >= 0.5
+        assert all(0 <= point[half] <= 1 for point in run["points"] for half in ("validation", "test"))
+    assert_drawn(tmp_path / "frontier.svg", "CPU seconds", *names)

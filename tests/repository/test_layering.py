@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files, get_relative_imports
 
-from kadapter import heads_kadapter, language_modeling_kadapter, map_kadapter, prenorm_kadapter
+from kadapter import heads_kadapter, language_modeling_kadapter, map_kadapter, prenorm_kadapter, top_layers_kadapter
 from kadapter.artifacts_kadapter import CODE
 from kadapter.configuration_kadapter import RELEASE
 
@@ -31,9 +31,9 @@ ORDER = (
         "modeling",
         "heads",
     ),
-    *("language_modeling", "prenorm", "map", "pipelines", "several_heads"),
+    *("language_modeling", "top_layers", "prenorm", "map", "pipelines", "several_heads"),
 )
-KINDS = ("map_kadapter.py", "prenorm_kadapter.py")  # of plug-ins
+KINDS = ("map_kadapter.py", "prenorm_kadapter.py", "top_layers_kadapter.py")  # of plug-ins
 HEADS = ("heads_kadapter.py", "language_modeling_kadapter.py")
 LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
 PLUGINS = ("data_builders", "graphs/formats", "metrics", "trainers/pretraining", "trainers/probes", "trainers/tasks")
@@ -100,9 +100,10 @@ def test_ten_files_travel_and_a_model_without_a_head_reads_all_but_those_of_head
     assert with_lm_heads | {"language_modeling_kadapter.py"} == set(CODE)
 
 
-@pytest.mark.parametrize("kind", [map_kadapter, prenorm_kadapter], ids=lambda kind: kind.__name__)
-def test_the_auto_classes_find_all_heads_in_the_file_of_a_kind(kind):
-    others = {"prenorm_kadapter.py"} if kind is map_kadapter else set()  # whose artifact may hold both kinds
+@pytest.mark.parametrize("number", range(len(KINDS)), ids=KINDS)
+def test_the_auto_classes_find_all_heads_in_the_file_of_a_kind(number):
+    kind = (map_kadapter, prenorm_kadapter, top_layers_kadapter)[number]
+    others = set(KINDS[number + 1 :])  # whose artifact may hold these kinds too
     assert {Path(path).name for path in get_relative_import_files(kind.__file__)} == set(CODE) | others
     heads = {*heads_kadapter.__all__, *language_modeling_kadapter.__all__}
     assert {name for name in heads if name.startswith("KAdapterFor")} <= set(kind.__all__)

@@ -91,9 +91,9 @@ class AdapterArguments(HeadArguments):
     adapter_kind: str | None = field(
         default=None,
         metadata={
-            "choices": [DEFAULT_KIND, "prenorm"],
-            "help": "The published adapter, or the leaner one with its norms in front; by default the former, and the "
-            "latter for causal_lm.",
+            "choices": [DEFAULT_KIND, "prenorm", "top_layers"],
+            "help": "The published adapter, the leaner one with its norms in front, or copies of the encoder's last "
+            "blocks; by default the first, and the second for causal_lm.",
         },
     )
     layers: list[int] | None = field(

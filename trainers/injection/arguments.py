@@ -70,9 +70,9 @@ class InjectionArguments:
     adapter_kind: str | None = field(
         default=None,
         metadata={
-            "choices": [DEFAULT_KIND, "prenorm"],
-            "help": "The published adapter, or the leaner one with its norms in front; by default the former beside "
-            "an encoder, and the latter beside a decoder.",
+            "choices": [DEFAULT_KIND, "prenorm", "top_layers"],
+            "help": "The published adapter, the leaner one with its norms in front, or copies of the encoder's last "
+            "blocks; by default the first beside an encoder, and the second beside a decoder.",
         },
     )
     layers: list[int] | None = field(
