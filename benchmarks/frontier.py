@@ -16,7 +16,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import _commands as commands
 import typer
@@ -69,17 +69,24 @@ def main(
         for rate in rates or RATES[family_of(name)]
     }
     first = play(contest, tried, 1, device, lambda results: _write(json_file, results))
-    chosen = {best(name, first): tried[best(name, first)] for name in contestants}
-    results = {name: list(first[name]) for name in chosen}
-    for seed in range(1, rounds):
-        seeded = {name: {**job, "seed": seed} for name, job in chosen.items()}
-        for name, runs in play(contest, seeded, 1, device, lambda results: None).items():
-            results[name].extend(runs)
-        _write(json_file, {**first, **results})
+    chosen = [best(name, first) for name in contestants]
+    results = more_seeds(contest, {name: tried[name] for name in chosen}, first, rounds)
+    _write(json_file, {**first, **results})
     title = f"Quality at equal CPU time, {objective}, {sentences} sentences, {rounds} seeds"
     report(title, table(results), device, threads, markdown)
     if plot is not None:
         draw([[Curves("CPU seconds", lines(results), "score on held-out sentences")]], plot)
+
+
+def more_seeds(contest: Any, jobs: dict[str, dict[str, Any]], first: Results, seeds: int) -> Results:
+    """Run jobs with further seeds, and return the results of all their seeds."""
+    results = {name: list(first[name]) for name in jobs}
+    for seed in range(1, seeds):
+        seeded = {name: {**job, "seed": seed} for name, job in jobs.items()}
+        device = next(iter(jobs.values()))["device"]
+        for name, runs in play(contest, seeded, 1, device, lambda results: None).items():
+            results[name].extend(runs)
+    return results
 
 
 def family_of(contestant: str) -> str:

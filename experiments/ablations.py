@@ -12,8 +12,8 @@ takes about two hours on one core. An interrupted run resumes where it stopped.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from statistics import fmean, stdev
@@ -30,6 +30,7 @@ from kadapter.reports.report import report, text_of
 from kadapter.trainers import pretraining, run_adapter, run_task
 from kadapter.trainers.common.arguments import parse_arguments
 from kadapter.trainers.common.atomic_files import replace_file
+from kadapter.trainers.common.entry_point import run_program
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ablations_minilm.yaml"
 SECTIONS = ("pretraining", "downstream", "variants")
@@ -207,7 +208,4 @@ def table_of(variants: list[Variant], results: dict[str, dict[str, Any]], metric
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        sys.exit(f"ablations: {error}")
+    run_program(partial(typer.run, main))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -32,6 +33,7 @@ from kadapter.reports.comparison import Resampling
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.atomic_files import replace_file
 from kadapter.trainers.common.encoding import sample
+from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.locality import read_texts
 from kadapter.trainers.injection.measures import Values, interval
 
@@ -239,4 +241,4 @@ def _cell(measure: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(partial(typer.run, main))

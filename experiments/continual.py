@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,6 @@ import typer
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, set_seed
 
 from kadapter.trainers import pretraining, run_adapter
@@ -32,6 +31,7 @@ from kadapter.trainers.common.arguments import AdapterArguments, RunArguments, p
 from kadapter.trainers.common.atomic_files import replace_file
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import check_record_type, encode_splits
+from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.output_directory import HEAD
 from kadapter.trainers.common.trainer import KAdapterTrainer
 
@@ -287,7 +287,4 @@ def markdown(measured: Measured) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (ValueError, TypeError, OSError, FloatingPointError, SafetensorError) as error:
-        sys.exit(f"continual: {error}")
+    run_program(partial(typer.run, main))

@@ -13,6 +13,7 @@ of the phrasings.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ import typer
 from kadapter import data_builders
 from kadapter.trainers.common.atomic_files import replace_file
 from kadapter.trainers.common.encoding import sample
+from kadapter.trainers.common.entry_point import run_program
 
 MASK = "[MASK]"
 Row = dict[str, Any]
@@ -103,4 +105,4 @@ def _write(folder: Path, prompts: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(partial(typer.run, main))

@@ -25,6 +25,7 @@ import psutil
 from tqdm import tqdm
 
 from kadapter.data_builders import load
+from kadapter.trainers.common.entry_point import run_program
 
 SYLLABLES = ("mi", "ra", "vo", "tarn", "stad", "hal", "den", "lind", "o", "le", "brand", "ka", "su", "ne", "ri")
 ENTITY = "http://www.wikidata.org/entity/"
@@ -176,4 +177,4 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
 
 from kadapter.trainers.common.atomic_files import replace_file
+from kadapter.trainers.common.entry_point import run_program
 
 
 class Relation(NamedTuple):
@@ -199,4 +201,4 @@ def triples(people: Sequence[str], relations: dict[str, Relation], drawn: random
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(partial(typer.run, main))

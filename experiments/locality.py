@@ -40,6 +40,7 @@ from kadapter.configuration_kadapter import FUSIONS
 from kadapter.fusion_kadapter import new_fusion
 from kadapter.trainers.common.atomic_files import replace_file
 from kadapter.trainers.common.encoding import sample
+from kadapter.trainers.common.entry_point import run_program
 
 BATCH, MAX_LENGTH = 32, 128
 NEW = {"new adapter": {}, "new adapter of zeros": {"projection_initializer_range": 0}}
@@ -263,4 +264,4 @@ def _probe(reader: Reader, records: Records) -> Any:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(partial(typer.run, main))

@@ -27,6 +27,7 @@ import typer
 from kadapter import data_builders
 from kadapter.trainers.common.atomic_files import replace_file
 from kadapter.trainers.common.encoding import sample
+from kadapter.trainers.common.entry_point import run_program
 
 GRAPH, TEXT = "graph.tsv", "text"
 MEASURED, HELD_OUT = ("validation", "test"), 20  # every 20th statement is held out
@@ -119,4 +120,4 @@ def _write_graph(output_dir: Path, triples: Iterable[Triple]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run_program(app)

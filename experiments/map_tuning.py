@@ -15,6 +15,7 @@ resumes where it stopped.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ import typer
 
 from kadapter.trainers import run_task
 from kadapter.trainers.common.atomic_files import replace_file
+from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.downstream.arguments import parse_task_arguments
 from kadapter.trainers.downstream.context import TaskContext, open_task, prepare_splits
 from kadapter.trainers.downstream.run_record import trained_folder
@@ -99,4 +101,4 @@ def write_linked(argv: list, output_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(partial(typer.run, main))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
@@ -25,6 +26,7 @@ from kadapter import KAdapterConfig
 from kadapter.data_builders import FOLDS
 from kadapter.trainers import run_task
 from kadapter.trainers.common.atomic_files import replace_file
+from kadapter.trainers.common.entry_point import run_program
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 FROZEN_RATES, TRAINED_RATES = ("3e-4", "1e-3", "3e-3"), ("2e-4",)  # the latter was better than 5e-5 for the encoder
@@ -118,4 +120,4 @@ def best(grid: Path) -> dict[str, float | str]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(partial(typer.run, main))

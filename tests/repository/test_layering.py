@@ -188,3 +188,21 @@ def test_tests_are_collected_in_a_checkout_of_any_name(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(checkout), "tests"]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_experiment_ends_an_expected_error_with_its_sentence():
+    programs = sorted((ROOT / "experiments").glob("*.py"))
+    assert programs
+    assert [path.name for path in programs if "    run_program(" not in path.read_text(encoding="utf-8")] == []
+    flags = [
+        "--recipe",
+        "nowhere.yaml",
+        *(f"--{name}=x" for name in ("data-dir", "backbone", "map", "table")),
+        "-o",
+        "x",
+    ]
+    command = [sys.executable, str(ROOT / "experiments" / "map_tuning.py"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("map_tuning: recipe 'nowhere.yaml' can't be read")
+    assert "Traceback" not in done.stderr

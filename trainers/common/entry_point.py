@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from safetensors import SafetensorError
 
 
 def run_program(main: Callable[[], Any]) -> None:
@@ -20,6 +21,6 @@ def run_program(main: Callable[[], Any]) -> None:
     """
     try:
         main()
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, SafetensorError) as error:
         sys.exit(f"{Path(sys.argv[0]).stem}: {error}")
     PartialState().destroy_process_group()
