@@ -71,6 +71,7 @@ __all__ = [
     "replacing",
     "resolve_backbone",
     "run_and_tap",
+    "set_mode",
     "without_capturing_hooks",
 ]
 
@@ -873,6 +874,15 @@ def dropout_settings(backbone: nn.Module) -> list[tuple[nn.Module, str]]:
     for module in backbone.modules():
         found += [(module, name) for name in vars(module) if "dropout" in name and type(vars(module)[name]) is float]
     return found
+
+
+def set_mode(module: nn.Module, training: bool) -> None:
+    """Set training or eval mode where a part of the module has the other, since setting it takes longer than looking.
+
+    A Trainer sets it in every step, and a frozen backbone has hundreds of parts.
+    """
+    if any(each.training != training for each in module.modules()):
+        module.train(training)
 
 
 def without_capturing_hooks(module: nn.Module, copies: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
