@@ -39,6 +39,7 @@ from .backbone_kadapter import (
     READING,
     check_keywords,
     check_tapped,
+    device_of,
     dropout_settings,
     embedding_size_of,
     is_causal,
@@ -47,6 +48,7 @@ from .backbone_kadapter import (
     positions_of,
     prepare_taps,
     random_backbone,
+    refuse_changes,
     release,
     run_and_tap,
     set_mode,
@@ -816,7 +818,7 @@ class AdapterVerbs:
             adapter_config = KnowledgeAdapterConfig.from_dict(adapter_config)
         core = self.base_model
         with core.all_or_nothing():
-            core.adapters.add(adapter_name, adapter_config or KnowledgeAdapterConfig(), core.backbone.device)
+            core.adapters.add(adapter_name, adapter_config or KnowledgeAdapterConfig(), device_of(core.backbone))
             core.adapters[adapter_name].meet(core.backbone)
             core.renew_fusion()
 
@@ -833,8 +835,7 @@ class AdapterVerbs:
         `adapter_name` renames the adapter of an artifact that holds one. `revision`, `subfolder`, `token` and
         `cache_dir` mean the adapter's repository. No code of the artifact is run. `verify=False` spares comparing
         what was saved with the hashes that were saved with it. With `hotswap` the weights go, in place, into the
-        frozen adapter of the same name and shape that is there, so that a compiled model runs on as it is; fusion and
-        head stay as they are.
+        frozen adapter of the same name and shape that is there, so that a compiled model runs on as it is.
 
         Raises:
             OSError: there is no such artifact.
@@ -863,7 +864,7 @@ class AdapterVerbs:
                 if hotswap:
                     successors[new] = core.adapters.successor(new, check_adapter(part, old), *given)
                 else:
-                    core.adapters.add(new, check_adapter(part, old), core.backbone.device, *given)
+                    core.adapters.add(new, check_adapter(part, old), device_of(core.backbone), *given)
                 successors.get(new, core.adapters[new]).meet(core.backbone)
             if not hotswap:
                 core.renew_fusion()
@@ -887,7 +888,7 @@ class AdapterVerbs:
         core = self.base_model
         config, tensors = weighted_sum(core.adapters, self.config.adapters, adapters, weights, combination_type)
         with core.all_or_nothing():
-            core.adapters.add(adapter_name, config, core.backbone.device, tensors, "the weighted sum")
+            core.adapters.add(adapter_name, config, device_of(core.backbone), tensors, "the weighted sum")
             core.adapters[adapter_name].meet(core.backbone)
             core.renew_fusion()
 
@@ -972,9 +973,10 @@ class AdapterVerbs:
     def print_trainable_parameters(self) -> None:
         """Print how many parameters train, of how many."""
         counts = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
-        total, trainable = sum(n for n, _ in counts), sum(n for n, trains in counts if trains)
-        share = 100 * trainable / max(total, 1)
-        print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {share:.4f}")
+        total, trains = sum(n for n, _ in counts), sum(n for n, trained in counts if trained)
+        print(
+            f"trainable params: {trains:,} || all params: {total:,} || trainable%: {100 * trains / (total or 1):.4f}"
+        )
 
     def get_adapter_state_dict(
         self, adapter_name: str | None = None, state_dict: dict | None = None
@@ -1012,7 +1014,7 @@ class AdapterVerbs:
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Resize the backbone's input embeddings; the backbone is saved with the model from then on."""
-        backbone = self.base_model.backbone
+        refuse_changes(backbone := self.base_model.backbone)
         weight = backbone.get_input_embeddings().weight
         shape, trains = weight.shape, weight.requires_grad  # before it is replaced in place
         embeddings = backbone.resize_token_embeddings(*args, **kwargs)
@@ -1287,7 +1289,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         inputs = {key: value for key, value in inputs.items() if value is not None}
         trains = any(parameter.requires_grad for parameter in self.backbone.parameters())
         if trains and torch.is_grad_enabled():
-            self.config.backbone_modified = True  # whatever happens next: a changed backbone is never lost in saving
+            self._notice_training()  # whatever happens next: a changed backbone is never lost in saving
         trains = trains or (inputs_embeds is not None and inputs_embeds.requires_grad)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             output, states = run_and_tap(self.backbone, inputs, layers)
@@ -1383,7 +1385,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         if new.keep(self.fusion):
             fusion = self.config.fusion
             logger.warning(f"fusion {fusion!r} combines another set of adapters now and is untrained; train it")
-        self.fusion = new.to(self.backbone.device).train(self.training)
+        self.fusion = new.to(device_of(self.backbone)).train(self.training)
 
 
 KAdapterPreTrainedModel.model_class = KAdapterModel

@@ -300,7 +300,7 @@ def test_every_method_of_the_peft_mixin_is_ours():
 
 
 def test_hot_swapping_needs_no_preparation_as_a_sentence_says(backbone):
-    with pytest.raises(ValueError, match="load_adapter\(id, name, hotswap=True\)"):
+    with pytest.raises(ValueError, match=r"load_adapter\(id, name, hotswap=True\)"):
         make_model(backbone, "fac").enable_peft_hotswap(target_rank=4)
 
 
