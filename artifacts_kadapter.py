@@ -956,6 +956,7 @@ OWN_PIPELINES = {  # of heads that no pipeline of transformers knows: the task, 
     "KAdapterForEntityPairClassification": ("entity-pair-classification", "EntityPairClassificationPipeline"),
     "KAdapterForEntityClassification": ("entity-classification", "EntityClassificationPipeline"),
     "KAdapterForDependencyParsing": ("dependency-parsing", "DependencyParsingPipeline"),
+    "KAdapterModelWithHeads": ("several-heads", "SeveralHeadsPipeline"),
 }
 HEAD_FIELDS = ("dependency_head", "arc_size", "num_positions")
 LABEL_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "active_adapters")
