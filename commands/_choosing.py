@@ -1,4 +1,4 @@
-"""Which adapters each text goes through, as the command line or the text's own record says.
+"""Which head is asked, and which adapters each text goes through: as the command line or the text's record says.
 
 Mistakes are found before torch is imported, and the sentence names the file and the line.
 """
@@ -10,9 +10,31 @@ from typing import Any
 
 from ._texts import Asked
 
-__all__ = ["chosen_adapters", "refusal_of"]
+__all__ = ["chosen_adapters", "chosen_head", "refusal_of"]
 
 BASE = "__base__"  # as `rows_kadapter`, which needs torch, calls no adapter at all
+SEVERAL = "KAdapterModelWithHeads"
+
+
+def chosen_head(artifact: str, config: dict[str, Any], head: str | None) -> dict[str, Any]:
+    """Return the configuration of an artifact, or of the head that is chosen of several.
+
+    Raises:
+        ValueError: it holds several and none is chosen, or there is none of this name.
+    """
+    several = (config.get("architectures") or [None])[0] == SEVERAL
+    heads = (config.get("heads") or {}) if several else {}
+    if not several and head is None:
+        return config
+    if head not in heads:
+        chosen = f"--head {head} is none of them" if head is not None else "choose by --head"
+        raise ValueError(
+            f"{artifact} holds the heads {list(heads)}; {chosen}"
+            if several
+            else f"{artifact} holds no heads by name; leave out --head"
+        )
+    record = heads[head]
+    return {**record, "architectures": [record["architecture"]]}
 
 
 def chosen_adapters(

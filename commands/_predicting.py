@@ -13,6 +13,7 @@ from transformers import pipeline
 from .. import heads_kadapter, language_modeling_kadapter, pipelines_kadapter
 from ..configuration_kadapter import KAdapterConfig
 from ..processing_kadapter import read_tokenizer
+from ..several_heads_kadapter import KAdapterModelWithHeads
 from ._answers import MASK, Prediction
 from ._choosing import refusal_of
 
@@ -34,11 +35,17 @@ PIPELINES = {
 
 
 def predictor(
-    artifact: str, head: str, device: str, backbone: str | None = None, revision: str | None = None
+    artifact: str,
+    head: str,
+    device: str,
+    backbone: str | None = None,
+    revision: str | None = None,
+    name: str | None = None,
 ) -> Callable[[Sequence[dict[str, Any]], int | None, int], Iterator[Prediction]]:
     """Load an artifact and return what predicts of examples, how many answers of each, in batches of a size.
 
-    The classes are the package's own, and the tokenizer is one that needs no code: nothing of the artifact runs.
+    `head` is the class of the head, and `name` its name where there are several. The classes are the package's own, and
+    the tokenizer is one that needs no code: nothing of the artifact runs.
 
     Raises:
         OSError: the artifact, its backbone or a tokenizer can't be read.
@@ -46,7 +53,9 @@ def predictor(
     """
     reading = {} if revision is None else {"revision": revision}
     where = os.path.expanduser(artifact)
-    model = head_class(head).from_pretrained(where, backbone=backbone, **reading)
+    chosen = KAdapterModelWithHeads if name is not None else head_class(head)
+    model = chosen.from_pretrained(where, backbone=backbone, **reading)
+    model = model if name is None else model.heads[name]
     return asked(model, tokenizer_of(where, model.config, reading), head, device)
 
 

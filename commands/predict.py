@@ -26,6 +26,7 @@ Adapters = Annotated[
         show_default="those that the artifact uses",
     ),
 ]
+Head = Annotated[str | None, typer.Option("--head", help="Name of the head to ask, of an artifact of several.")]
 Top = Annotated[
     int | None,
     typer.Option(
@@ -41,6 +42,7 @@ def run(
     texts: Texts = None,
     file: TextFile = None,
     adapters: Adapters = None,
+    head: Head = None,
     top: Top = None,
     batch_size: BatchSize = 8,
     device: Device = "cpu",
@@ -58,7 +60,7 @@ def run(
     text. A record of a *.jsonl file, {"text": ..., "adapter_names": ["fac", "lin"]}, may name the adapters of its
     text, and --adapters those of all others. No code in the artifact is run.
     """
-    from ._choosing import chosen_adapters
+    from ._choosing import chosen_adapters, chosen_head
     from ._exported import exported_config, exported_predictor
     from ._preflight import config_of
     from ._printing import printable
@@ -66,19 +68,19 @@ def run(
 
     asked = texts_of(texts or [], file)
     exported = exported_config(artifact)
-    config = exported or config_of(artifact, revision)
-    head = (config.get("architectures") or ["KAdapterModel"])[0]
-    examples = examples_of(artifact, head, asked)
+    config = chosen_head(artifact, exported or config_of(artifact, revision), head)
+    architecture = (config.get("architectures") or ["KAdapterModel"])[0]
+    examples = examples_of(artifact, architecture, asked)
     known = list(config.get("adapters") or {})
     chosen = chosen_adapters(asked, adapters or [], artifact, known, config.get("active_adapters"))
     for number, names in enumerate(chosen or []):
         examples[number].update(adapter_names=names, where=asked[number].where)
     typer.echo(f"loading {printable(artifact)}", err=True)
     if exported:
-        predict = exported_predictor(artifact, head)
+        predict = exported_predictor(artifact, architecture)
     else:
         from ._predicting import predictor  # torch takes seconds to import
 
-        predict = predictor(artifact, head, device, backbone, revision)
+        predict = predictor(artifact, architecture, device, backbone, revision, head)
     for prediction in predict(examples, top, batch_size):
         typer.echo(prediction.as_json() if as_json else prediction.in_words())
