@@ -44,8 +44,8 @@ def predictor(
 ) -> Callable[[Sequence[dict[str, Any]], int | None, int], Iterator[Prediction]]:
     """Load an artifact and return what predicts of examples, how many answers of each, in batches of a size.
 
-    `head` is the class of the head, and `name` its name where there are several. The classes are the package's own, and
-    the tokenizer is one that needs no code: nothing of the artifact runs.
+    `head` is the class of the head, and `name` its name where there are several. The classes are the package's own,
+    and the tokenizer is one that needs no code: nothing of the artifact runs.
 
     Raises:
         OSError: the artifact, its backbone or a tokenizer can't be read.
