@@ -44,8 +44,10 @@ from transformers.utils.hub import extract_commit_hash
 from .backbone_kadapter import (
     READING,
     check_shapes,
+    device_of,
     digest_of_tensor,
     making_models_in_turn,
+    refuse_changes,
     resolve_backbone,
 )
 from .cards_kadapter import (
@@ -954,6 +956,7 @@ OWN_PIPELINES = {  # of heads that no pipeline of transformers knows: the task, 
     "KAdapterForEntityPairClassification": ("entity-pair-classification", "EntityPairClassificationPipeline"),
     "KAdapterForEntityClassification": ("entity-classification", "EntityClassificationPipeline"),
     "KAdapterForDependencyParsing": ("dependency-parsing", "DependencyParsingPipeline"),
+    "KAdapterModelWithHeads": ("several-heads", "SeveralHeadsPipeline"),
 }
 HEAD_FIELDS = ("dependency_head", "arc_size", "num_positions")
 LABEL_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "active_adapters")
@@ -1062,7 +1065,7 @@ class ArtifactVerbs:
             missing, mismatched = model._load_strictly(artifact, ignore_mismatched_sizes)
         sound.result()
         model.base_model.adapters.requires_grad_(False)
-        model._place(next(module.parameters()).device, dtype if isinstance(dtype, torch.dtype) else None)
+        model._place(device_of(module), dtype if isinstance(dtype, torch.dtype) else None)
         info = {"missing_keys": missing, "unexpected_keys": set(), "mismatched_keys": mismatched, "error_msgs": []}
         return (model.eval(), info) if output_loading_info else model.eval()
 
@@ -1250,7 +1253,9 @@ class ArtifactVerbs:
         return not here and lm_head_hash(self.config.lm_head, held) == source["hash"]
 
     def _notice_training(self) -> None:
-        if any(parameter.requires_grad for parameter in self.base_model.backbone.parameters()):
+        backbone = self.base_model.backbone
+        if any(parameter.requires_grad for parameter in backbone.parameters()):
+            refuse_changes(backbone)
             self.config.backbone_modified = True
 
     @staticmethod

@@ -37,6 +37,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.integrations.accelerate import load_offloaded_parameter
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils import CONFIG_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
@@ -49,10 +50,12 @@ __all__ = [
     "BackboneHead",
     "Positions",
     "backbone_fingerprint",
+    "brought_back",
     "check_keywords",
     "check_shapes",
     "check_takes_embeddings",
     "check_tapped",
+    "device_of",
     "digest_of_tensor",
     "dropout_settings",
     "embedding_size_of",
@@ -62,15 +65,18 @@ __all__ = [
     "head_of",
     "is_causal",
     "is_decoder",
+    "is_offloaded",
     "making_models_in_turn",
     "pooler_of",
     "positions_of",
     "prepare_taps",
     "random_backbone",
+    "refuse_changes",
     "release",
     "replacing",
     "resolve_backbone",
     "run_and_tap",
+    "set_mode",
     "without_capturing_hooks",
 ]
 
@@ -250,8 +256,65 @@ def _equal(module: PreTrainedModel, source: str, revision: str | None) -> Checkp
         return None
     ours = module.state_dict()
     wanted = {key: tensor for key, tensor in stored.items() if "pooler" not in key}
-    equal = all(key in ours and torch.equal(tensor, ours[key].cpu()) for key, tensor in wanted.items())
+    equal = all(
+        key in ours and _equals(tensor, brought_back(module, key, ours[key])) for key, tensor in wanted.items()
+    )
     return checkpoint if equal else None
+
+
+def _equals(stored: Tensor, ours: Tensor | None) -> bool:
+    return ours is not None and not ours.is_meta and torch.equal(stored, ours.cpu())
+
+
+# ---- a backbone whose weights are elsewhere (`device_map`) ----------------------------------------------------------
+
+
+def device_of(module: Any) -> torch.device:
+    """Return the device on which a model begins to compute, wherever its weights wait ("meta" if offloaded)."""
+    for each in module.modules():
+        device = getattr(getattr(each, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def is_offloaded(module: Any) -> bool:
+    """Return whether weights of a model wait on a disk or in main memory until they are used."""
+    hooked = any(hasattr(each, "_hf_hook") for each in module.modules())
+    return hooked and any(parameter.is_meta for parameter in module.parameters())
+
+
+def brought_back(module: Any, key: str, tensor: Any) -> Any:
+    """Return a model's tensor of this name, read from where it waits if it is offloaded."""
+    waits = tensor is not None and tensor.is_meta and is_offloaded(module)
+    return load_offloaded_parameter(module, key) if waits else tensor
+
+
+def check_tied_together(module: Any, source: str) -> None:
+    """Raise ValueError where one of two places that share a weight is on the disk: Accelerate can't bring it back."""
+    places: dict[str, Any] = getattr(module, "hf_device_map", {})
+
+    def place_of(name: str) -> Any:
+        parents = [parent for parent in places if parent == "" or f"{name}.".startswith(f"{parent}.")]
+        return places[max(parents, key=len)] if parents else None
+
+    for one, other in dict(module.all_tied_weights_keys).items():
+        if place_of(one) != place_of(other) and "disk" in (place_of(one), place_of(other)):
+            raise ValueError(
+                f"device_map puts {one!r} of backbone {source!r} on {place_of(one)!r} and {other!r} on "
+                f"{place_of(other)!r}, and they are one weight; put both on the same"
+            )
+
+
+def refuse_changes(backbone: Any) -> None:
+    """Raise ValueError for a backbone that can't be trained or changed: quantised, or with weights offloaded."""
+    quantised = getattr(backbone.config, "quantization_config", None) is not None
+    if quantised or is_offloaded(backbone):
+        reason, keyword = ("quantised", "quantization_config") if quantised else ("offloaded", "device_map")
+        raise ValueError(
+            f"weights of the backbone are {reason} by {keyword}, so they are read and neither trained, changed nor "
+            f"saved; load it without {keyword}, or keep it frozen by model.backbone.requires_grad_(False)"
+        )
 
 
 # ---- a backbone's checkpoint ----------------------------------------------------------------------------------------
@@ -378,7 +441,7 @@ def pooler_of(backbone: Any, config: KAdapterConfig) -> dict[str, Tensor]:
     It is that of a module that came with one, else that of the checkpoint, if this is at hand.
     """
     dense = getattr(getattr(backbone, "pooler", None), "dense", None)
-    if isinstance(dense, torch.nn.Linear):
+    if isinstance(dense, torch.nn.Linear) and not dense.weight.is_meta:
         return dict(dense.state_dict())
     tensors: dict[str, Tensor] = {}
     with contextlib.suppress(OSError):
@@ -431,6 +494,7 @@ def _load(
     lacking = sorted(key for key in info["missing_keys"] if "pooler" not in key) or sorted(info["mismatched_keys"])
     if lm_task is not None:
         _check_lm_head(module, lacking, source, lm_task)
+        check_tied_together(module, source)
     if lacking or (tensors is not None and info["unexpected_keys"]):
         first = (lacking or sorted(info["unexpected_keys"]))[0]
         raise ValueError(
@@ -502,9 +566,10 @@ def is_causal(module: PreTrainedModel) -> bool:
     """
     if is_decoder(module.config):
         return True
-    if _is_known_encoder(module.config) or module.device.type == "meta":
+    device = device_of(module)
+    if _is_known_encoder(module.config) or device.type == "meta":
         return False
-    ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=module.device)  # alike but for the last token
+    ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=device)  # alike but for the last token
     training = module.training
     try:
         with torch.no_grad():
@@ -585,6 +650,9 @@ def _check_lm_head(module: PreTrainedModel, lacking: Sequence[str], source: str,
         )
 
 
+OF_DEVICE_MAP = ("forward", "_old_forward", "_hf_hook")  # what Accelerate sets in a module that it dispatches
+
+
 class Stub(nn.Module):
     """Stands where a backbone stood within its language model, and returns the states that it is given.
 
@@ -618,6 +686,8 @@ class BackboneHead(nn.Module):
         decoder = model.get_output_embeddings()
         self.decoder = next((name for name, module in model.named_modules() if module is decoder), None)
         model = copy.copy(model)  # that which was given stays whole
+        for name in OF_DEVICE_MAP:  # bound to the model that was copied, backbone and all
+            vars(model).pop(name, None)
         prefix, ties = f"{model.base_model_prefix}.", dict(model.all_tied_weights_keys)
         vars(model)["_modules"] = {**model._modules, model.base_model_prefix: Stub(base)}
         for target, source in ties.items():
@@ -632,7 +702,8 @@ class BackboneHead(nn.Module):
     def forward(self, states: Tensor, embeddings: nn.Module | None = None) -> Tensor:
         """Map fused states (batch, n, hidden) to logits (batch, n, vocabulary); the embeddings are known."""
         like = next(parameter for parameter in self.parameters() if parameter.is_floating_point())
-        return self.backbone(inputs_embeds=states.to(device=like.device, dtype=like.dtype), return_dict=True).logits
+        states = states.to(device=device_of(self.backbone), dtype=like.dtype)
+        return self.backbone(inputs_embeds=states, return_dict=True).logits
 
     def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
         """Return what the class of the backbone's language model calls its output embeddings."""
@@ -873,6 +944,15 @@ def dropout_settings(backbone: nn.Module) -> list[tuple[nn.Module, str]]:
     for module in backbone.modules():
         found += [(module, name) for name in vars(module) if "dropout" in name and type(vars(module)[name]) is float]
     return found
+
+
+def set_mode(module: nn.Module, training: bool) -> None:
+    """Set training or eval mode where a part of the module has the other, since setting it takes longer than looking.
+
+    A Trainer sets it in every step, and a frozen backbone has hundreds of parts.
+    """
+    if any(each.training != training for each in module.modules()):
+        module.train(training)
 
 
 def without_capturing_hooks(module: nn.Module, copies: dict[nn.Module, nn.Module] | None = None) -> nn.Module:

@@ -22,6 +22,7 @@ __all__ = [
     "PUBLISHED_SIZES",
     "RELEASE",
     "WITHOUT_WEIGHTS",
+    "AdapterStatus",
     "KAdapterConfig",
     "KnowledgeAdapterConfig",
     "check_adapter_name",
@@ -355,7 +356,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "5cc7e9aca7d01f97"
+RELEASE = "0c5c214139d7f125"
 FUSIONS = ("add", "concat", "gated", "gated_token", "delta", "max")
 WITHOUT_WEIGHTS = ("add", "delta", "max")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")
@@ -540,3 +541,32 @@ class KAdapterConfig(PreTrainedConfig):
 
 
 KAdapterConfig.register_for_auto_class()
+
+
+@dataclass(frozen=True)
+class AdapterStatus:
+    """What `get_adapter_status` tells of a model, by PEFT's names.
+
+    Args:
+        enabled: whether adapters are used at all.
+        active_adapters: the names of those in use.
+        available_adapters: the names of all.
+        kinds: for each the kind of plug-in that it is.
+        requires_grad: for each whether it trains; "irregular" where only some of its parameters do.
+        devices: for each where its parameters are.
+        dtypes: for each the dtypes of its parameters.
+        parameters: for each how many it has.
+        trainable_params: how many parameters of the whole model train.
+        total_params: how many it has, those of the backbone included.
+    """
+
+    enabled: bool
+    active_adapters: list[str]
+    available_adapters: list[str]
+    kinds: dict[str, str]
+    requires_grad: dict[str, bool | str]
+    devices: dict[str, list[str]]
+    dtypes: dict[str, list[str]]
+    parameters: dict[str, int]
+    trainable_params: int
+    total_params: int

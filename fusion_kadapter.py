@@ -24,7 +24,9 @@ __all__ = [
     "GatedFusion",
     "MaxFusion",
     "TokenGatedFusion",
+    "check_same_shape",
     "new_fusion",
+    "take_weights",
     "weighted_sum",
 ]
 
@@ -262,10 +264,10 @@ def new_fusion(config: KAdapterConfig, names: Sequence[str]) -> AddFusion:
     return fusions[config.fusion](names, config.hidden_size)
 
 
-# ---- several adapters in one ----------------------------------------------------------------------------------------
+# ---- adapters of one shape: several in one, and one in another's place ----------------------------------------------
 
 
-# What adapters may differ in and still be added: how they train, and what is said of them.
+# What adapters may differ in and still be of one shape: how they train, and what is said of them.
 FREE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "projection_initializer_range", "training", "source")
 
 
@@ -294,7 +296,7 @@ def weighted_sum(
         raise ValueError(f"combination_type={combination_type!r} is not possible here; give 'linear'")
     _check_summands(modules, names, weights)
     for name in names[1:]:
-        _check_same_shape(names[0], shapes[names[0]], name, shapes[name])
+        check_same_shape(names[0], shapes[names[0]], name, shapes[name], "have a sum")
     states = [modules[name].state_dict() for name in names]
     tensors = {
         key: _sum([state[key] for state in states], weights) if tensor.is_floating_point() else tensor.clone()
@@ -323,14 +325,30 @@ def _check_summands(modules: Mapping[str, nn.Module], names: Sequence[str], weig
             raise ValueError(f"the weight of adapter {name!r} is {weight}, and must be finite")
 
 
-def _check_same_shape(first: str, one: dict[str, Any], name: str, other: dict[str, Any]) -> None:
-    """Refuse to add weights that don't mean the same."""
+def check_same_shape(first: str, one: dict[str, Any], name: str, other: dict[str, Any], purpose: str) -> None:
+    """Refuse adapters whose weights don't mean the same.
+
+    Raises:
+        ValueError: they differ in kind or shape.
+    """
     for key in {"kind": None, **one, **other}:  # the kind first, since another shape follows from it
         if key not in FREE and one.get(key) != other.get(key):
             raise ValueError(
                 f"adapter {name!r} has {key}={other.get(key)!r}, and {first!r} has {one.get(key)!r}; only adapters of "
-                "one shape and kind, such as seeds of one training, have a sum: compose others side by side"
+                f"one shape and kind, such as seeds of one training, {purpose}: compose others side by side"
             )
+
+
+def take_weights(adapter: Any, successor: Any) -> None:
+    """Copy another adapter's weights into one of the same shape, in place and in the dtype that it is held in.
+
+    A graph that was compiled reads what is there, so it stays; what differs besides is how much is dropped out in
+    training, and what is said of them.
+    """
+    adapter.load_state_dict(successor.state_dict())
+    for own, other in zip(adapter.modules(), successor.modules(), strict=True):
+        vars(own).update({key: value for key, value in vars(other).items() if isinstance(value, float)})
+    adapter.config = successor.config
 
 
 def _sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -30,7 +30,7 @@ from .artifacts_kadapter import (
     read_own,
     tensors_under,
 )
-from .backbone_kadapter import READING, BackboneHead, head_of, making_models_in_turn
+from .backbone_kadapter import READING, BackboneHead, brought_back, device_of, head_of, making_models_in_turn
 from .configuration_kadapter import LM_HEADS, WITHOUT_WEIGHTS, KAdapterConfig, refuse_keywords
 from .heads_kadapter import IGNORED, KAdapterHeadModel, check_classes, register_heads
 from .modeling_kadapter import check_cache
@@ -75,7 +75,7 @@ class TransformLMHead(nn.Module):
     def forward(self, features: Tensor, embeddings: nn.Module) -> Tensor:
         """Map (batch, n, hidden) to logits (batch, n, vocabulary)."""
         states = self.layer_norm(self.activation(self.dense(features.to(self.dense.weight.dtype))))
-        weight: Any = embeddings.weight
+        weight: Any = brought_back(embeddings, "weight", embeddings.weight)
         return F.linear(states.to(weight), weight).to(self.bias.device) + self.bias
 
     def output_embeddings(self, embeddings: nn.Module) -> nn.Module:
@@ -338,7 +338,7 @@ class KAdapterForMaskedLM(KAdapterLanguageModel):
         with torch.device("meta"):
             head = self.build_head(config)
         copy_strictly(head, tensors_under("head.", shared.tensors), shared.where, "head.")
-        self.head = head.to(self.kadapter.backbone.device).requires_grad_(False).train(self.training)
+        self.head = head.to(device_of(self.kadapter.backbone)).requires_grad_(False).train(self.training)
         self.config.lm_head, self.config.lm_head_source = config.lm_head, shared.config["lm_head_source"]
 
     def train_adapter(self, adapter_names: str | Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from .artifacts_kadapter import check_adapter, copy_strictly, read_artifact, tensors_under
-from .backbone_kadapter import check_takes_embeddings, embeddings_of
+from .backbone_kadapter import brought_back, check_takes_embeddings, device_of, embeddings_of
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_choice, with_plain_errors
 from .heads_kadapter import (
     KAdapterForDependencyParsing,
@@ -261,7 +261,7 @@ class KnowledgeMap(KnowledgePlugin):
         Raises:
             ValueError: they are of another width, or those of another encoder.
         """
-        weight: Any = embeddings.weight
+        weight: Any = brought_back(embeddings, "weight", embeddings.weight)
         if weight.shape[1] != self.projection.out_features:
             raise ValueError(
                 f"the map gives vectors of width {self.projection.out_features}, and the input embeddings of {name} "
@@ -439,7 +439,7 @@ def plug(
     plugs = vars(model).get(PLUGGED) or Plugs(model)
     if name in plugs.maps:
         raise ValueError(f"there is a map {name!r} in the model already; choose another name, or unplug it")
-    plugs.maps[name], plugs.tables[name] = knowledge_map.to(embeddings.weight.device), entity_embeddings
+    plugs.maps[name], plugs.tables[name] = knowledge_map.to(device_of(embeddings)), entity_embeddings
     if not train_model:
         model.requires_grad_(False)
     return plugs

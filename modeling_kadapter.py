@@ -39,6 +39,7 @@ from .backbone_kadapter import (
     READING,
     check_keywords,
     check_tapped,
+    device_of,
     dropout_settings,
     embedding_size_of,
     is_causal,
@@ -47,12 +48,15 @@ from .backbone_kadapter import (
     positions_of,
     prepare_taps,
     random_backbone,
+    refuse_changes,
     release,
     run_and_tap,
+    set_mode,
     without_capturing_hooks,
 )
 from .configuration_kadapter import (
     DEFAULT_KIND,
+    AdapterStatus,
     KAdapterConfig,
     KnowledgeAdapterConfig,
     check_adapter_name,
@@ -60,13 +64,12 @@ from .configuration_kadapter import (
     plugin_module,
     refuse_keywords,
 )
-from .fusion_kadapter import DeltaFusion, new_fusion, weighted_sum
+from .fusion_kadapter import DeltaFusion, check_same_shape, new_fusion, take_weights, weighted_sum
 from .processing_kadapter import MARKERS, encode_entities
 from .rows_kadapter import Linear, RowAdapters, RowsOfLayer, run_adapter
 
 __all__ = [
     "AdapterSet",
-    "AdapterStatus",
     "Attention",
     "Dropout",
     "KAdapterModel",
@@ -639,6 +642,25 @@ class AdapterSet(nn.ModuleDict):
         if self._config.active_adapters is not None:
             self._config.active_adapters = [*self._config.active_adapters, name]
 
+    def successor(
+        self, name: str, adapter_config: KnowledgeAdapterConfig, tensors: dict[str, Tensor], where: str
+    ) -> KnowledgePlugin:
+        """Return an adapter of an artifact's tensors whose weights can take the place of those of a frozen one here.
+
+        Raises:
+            ValueError: there is none of this name, it trains, or tensors are missing, extra or of another shape.
+        """
+        held, before = self[self.known(name)[0]], self._config.adapters[name]
+        if any(parameter.requires_grad for parameter in held.parameters()):
+            raise ValueError(
+                f"adapter {name!r} trains, and an optimizer would go on with what it knows of the old weights; load "
+                "the other by a new adapter_name, or freeze this one by model.adapters[NAME].requires_grad_(False)"
+            )
+        after = self._new(name, adapter_config, weights_follow=True)  # which renews the record
+        check_same_shape(name, before, where, self._config.adapters[name], "take each other's place")
+        copy_strictly(after, tensors, where, f"adapters.{name}.")
+        return after
+
     def remove(self, name: str) -> None:
         """Remove an adapter."""
         del self[name], self._config.adapters[name]
@@ -769,35 +791,6 @@ def on_rows(
         return row_adapters.spread(adapter(read, attention_mask, at, **chosen), rows)
 
 
-@dataclass(frozen=True)
-class AdapterStatus:
-    """What `get_adapter_status` tells of a model, by PEFT's names.
-
-    Args:
-        enabled: whether adapters are used at all.
-        active_adapters: the names of those in use.
-        available_adapters: the names of all.
-        kinds: for each the kind of plug-in that it is.
-        requires_grad: for each whether it trains; "irregular" where only some of its parameters do.
-        devices: for each where its parameters are.
-        dtypes: for each the dtypes of its parameters.
-        parameters: for each how many it has.
-        trainable_params: how many parameters of the whole model train.
-        total_params: how many it has, those of the backbone included.
-    """
-
-    enabled: bool
-    active_adapters: list[str]
-    available_adapters: list[str]
-    kinds: dict[str, str]
-    requires_grad: dict[str, bool | str]
-    devices: dict[str, list[str]]
-    dtypes: dict[str, list[str]]
-    parameters: dict[str, int]
-    trainable_params: int
-    total_params: int
-
-
 class AdapterVerbs:
     """The verbs of PEFT's mixin in transformers, for adapters that stand outside the backbone.
 
@@ -825,25 +818,32 @@ class AdapterVerbs:
             adapter_config = KnowledgeAdapterConfig.from_dict(adapter_config)
         core = self.base_model
         with core.all_or_nothing():
-            core.adapters.add(adapter_name, adapter_config or KnowledgeAdapterConfig(), core.backbone.device)
+            core.adapters.add(adapter_name, adapter_config or KnowledgeAdapterConfig(), device_of(core.backbone))
             core.adapters[adapter_name].meet(core.backbone)
             core.renew_fusion()
 
     def load_adapter(
-        self, id_or_path: str, adapter_name: str | None = None, verify: bool = True, **kwargs: Any
+        self,
+        id_or_path: str,
+        adapter_name: str | None = None,
+        verify: bool = True,
+        hotswap: bool = False,
+        **kwargs: Any,
     ) -> list[str]:
         """Load the adapters of an artifact, frozen and active besides the others, and return their names.
 
         `adapter_name` renames the adapter of an artifact that holds one. `revision`, `subfolder`, `token` and
         `cache_dir` mean the adapter's repository. No code of the artifact is run. `verify=False` spares comparing
-        what was saved with the hashes that were saved with it.
+        what was saved with the hashes that were saved with it. With `hotswap` the weights go, in place, into the
+        frozen adapter of the same name and shape that is there, so that a compiled model runs on as it is.
 
         Raises:
             OSError: there is no such artifact.
             TypeError: the arguments are in another order, or a keyword is unknown.
-            ValueError: a name is taken, the artifact is damaged or belongs to another backbone.
+            ValueError: a name is taken (with `hotswap`: unknown, trains or has another shape), the artifact is damaged
+                or belongs to another backbone; nothing was changed.
         """
-        refuse_keywords(kwargs, ("verify", *READING), "load_adapter")
+        refuse_keywords(kwargs, ("verify", "hotswap", *READING), "load_adapter")
         if adapter_name is not None and "/" in str(adapter_name):
             raise TypeError(f"load_adapter takes (id_or_path, adapter_name), not ({id_or_path!r}, {adapter_name!r})")
         if adapter_name is not None:
@@ -858,11 +858,19 @@ class AdapterVerbs:
         renamed, core = {name: adapter_name or name for name in names}, self.base_model
         say_what_is_left_out(part)
         with core.all_or_nothing():
+            successors = {}
             for old, new in renamed.items():
-                core.adapters.add(new, check_adapter(part, old), core.backbone.device, tensors[old], part.where)
-                core.adapters[new].meet(core.backbone)
-            core.renew_fusion()
+                given = (tensors[old], part.where)
+                if hotswap:
+                    successors[new] = core.adapters.successor(new, check_adapter(part, old), *given)
+                else:
+                    core.adapters.add(new, check_adapter(part, old), device_of(core.backbone), *given)
+                successors.get(new, core.adapters[new]).meet(core.backbone)
+            if not hotswap:
+                core.renew_fusion()
             part.check(verify)  # after it is known that all tensors are there, in their shapes
+            for name, successor in successors.items():
+                take_weights(core.adapters[name], successor)
         return list(renamed.values())
 
     def add_weighted_adapter(
@@ -880,7 +888,7 @@ class AdapterVerbs:
         core = self.base_model
         config, tensors = weighted_sum(core.adapters, self.config.adapters, adapters, weights, combination_type)
         with core.all_or_nothing():
-            core.adapters.add(adapter_name, config, core.backbone.device, tensors, "the weighted sum")
+            core.adapters.add(adapter_name, config, device_of(core.backbone), tensors, "the weighted sum")
             core.adapters[adapter_name].meet(core.backbone)
             core.renew_fusion()
 
@@ -965,9 +973,10 @@ class AdapterVerbs:
     def print_trainable_parameters(self) -> None:
         """Print how many parameters train, of how many."""
         counts = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
-        total, trainable = sum(n for n, _ in counts), sum(n for n, trains in counts if trains)
-        share = 100 * trainable / max(total, 1)
-        print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {share:.4f}")
+        total, trains = sum(n for n, _ in counts), sum(n for n, trained in counts if trained)
+        print(
+            f"trainable params: {trains:,} || all params: {total:,} || trainable%: {100 * trains / (total or 1):.4f}"
+        )
 
     def get_adapter_state_dict(
         self, adapter_name: str | None = None, state_dict: dict | None = None
@@ -986,8 +995,8 @@ class AdapterVerbs:
         return self.base_model.adapters.tapped_layers
 
     def enable_peft_hotswap(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: our adapters stand outside the backbone and are exchanged by load_adapter and set_adapter."""
-        raise ValueError("knowledge adapters need no hot-swapping; load several and choose by set_adapter")
+        """Refuse: adapters have no ranks that would have to be made alike before they are compiled."""
+        raise ValueError("hot-swapping needs no preparation; call load_adapter(id, name, hotswap=True)")
 
     # ---- what is the backbone's -----------------------------------------------------------------------------------
 
@@ -1005,7 +1014,7 @@ class AdapterVerbs:
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Resize the backbone's input embeddings; the backbone is saved with the model from then on."""
-        backbone = self.base_model.backbone
+        refuse_changes(backbone := self.base_model.backbone)
         weight = backbone.get_input_embeddings().weight
         shape, trains = weight.shape, weight.requires_grad  # before it is replaced in place
         embeddings = backbone.resize_token_embeddings(*args, **kwargs)
@@ -1033,15 +1042,6 @@ class AdapterVerbs:
 
 
 # ---- the model ------------------------------------------------------------------------------------------------------
-
-
-def set_mode(module: nn.Module, training: bool) -> None:
-    """Set training or eval mode where a part of the module has the other, since setting it takes longer than looking.
-
-    A Trainer sets it in every step, and a frozen backbone has hundreds of parts.
-    """
-    if any(each.training != training for each in module.modules()):
-        module.train(training)
 
 
 @dataclass
@@ -1289,7 +1289,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         inputs = {key: value for key, value in inputs.items() if value is not None}
         trains = any(parameter.requires_grad for parameter in self.backbone.parameters())
         if trains and torch.is_grad_enabled():
-            self.config.backbone_modified = True  # whatever happens next: a changed backbone is never lost in saving
+            self._notice_training()  # whatever happens next: a changed backbone is never lost in saving
         trains = trains or (inputs_embeds is not None and inputs_embeds.requires_grad)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             output, states = run_and_tap(self.backbone, inputs, layers)
@@ -1385,7 +1385,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         if new.keep(self.fusion):
             fusion = self.config.fusion
             logger.warning(f"fusion {fusion!r} combines another set of adapters now and is untrained; train it")
-        self.fusion = new.to(self.backbone.device).train(self.training)
+        self.fusion = new.to(device_of(self.backbone)).train(self.training)
 
 
 KAdapterPreTrainedModel.model_class = KAdapterModel

@@ -1,5 +1,7 @@
 """Pipelines for the heads that those of transformers don't know: mentions, pairs of mentions, and dependency trees.
 
+And for several heads of one model, which read a batch of texts in one run of its encoder.
+
 Text-classification, token-classification, fill-mask and feature-extraction are transformers' own and run on our models
 as they are. Dimensions: B batch, W words.
 """
@@ -7,14 +9,19 @@ as they are. Dimensions: B batch, W words.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    FillMaskPipeline,
     Pipeline,
+    TextClassificationPipeline,
+    TokenClassificationPipeline,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
@@ -26,6 +33,7 @@ __all__ = [
     "DependencyParsingPipeline",
     "EntityClassificationPipeline",
     "EntityPairClassificationPipeline",
+    "SeveralHeadsPipeline",
     "draw_tree",
 ]
 
@@ -45,9 +53,11 @@ class KAdapterPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.head not in {each.__name__ for each in type(self.model).__mro__}:
+            several = hasattr(self.model, "heads")
             raise ValueError(
                 f"the pipeline {self.task_name} is for a {self.head}, and this is a {type(self.model).__name__}; use "
-                "an artifact with that head, or another pipeline"
+                + ("model=model.heads[NAME]" if several else "an artifact with that head")
+                + ", or another pipeline"
             )
 
     def longest(self, max_length: int | None) -> int | None:
@@ -311,6 +321,152 @@ def _branches(
             stack.append((child, indent + ("└── " if last else "├── "), indent + ("    " if last else "│   ")))
 
 
+# ---- several heads --------------------------------------------------------------------------------------------------
+
+
+class SeveralHeadsPipeline(Pipeline):
+    """What several heads of one model answer to a text: `pipe("Birds sing at dawn.", heads=["topic", "tree"])`.
+
+    Each head has the pipeline of its task. The encoder reads a batch once for all heads that read the same tokens, of
+    which texts with marked mentions or split words have others than plain ones.
+    """
+
+    task_name = "several-heads"
+    head = "KAdapterModelWithHeads"
+    model: Any
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not hasattr(self.model, "heads"):
+            raise ValueError(
+                f"the pipeline {self.task_name} is for a {self.head}, and this is a {type(self.model).__name__}; use "
+                "the pipeline of its own task"
+            )
+        self.pipes: dict[str, Any] = {}
+        for name, head in self.model.heads.items():
+            pipeline_class = pipeline_of(head)
+            if pipeline_class is not None:
+                self.pipes[name] = pipeline_class(model=head, tokenizer=self.tokenizer, device=self.device)
+
+    def __call__(self, inputs: Any, heads: Any = None, **kwargs: Any) -> Any:
+        """Return the answers of heads to texts.
+
+        Args:
+            inputs: a text, or a dict with "text" and by the name of a head what this one reads besides, as its own
+                pipeline takes it: {"text": ..., "relations": {"entity_spans": [(0, 11), (24, 30)]}}; or several.
+            heads: the names of those that are asked; by default all that a pipeline asks.
+            kwargs: `top_k`, how many labels or words are returned; `batch_size` and all that a pipeline takes.
+
+        Returns:
+            For each text the answers of heads by their names, each as the pipeline of its task gives it.
+
+        Raises:
+            ValueError: there is no such head, no pipeline asks it, or a text lacks what it reads.
+        """
+        return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, heads=heads, **kwargs)
+
+    def _sanitize_parameters(
+        self, heads: Any = None, top_k: int | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        chosen = {"names": self._asked(heads)} if hasattr(self, "pipes") else {}
+        return chosen, {**chosen, **({} if top_k is None else {"top_k": top_k})}, {}
+
+    def _asked(self, heads: Any) -> list[str]:
+        """Return the names of the heads that are asked."""
+        names = list(self.pipes) if heads is None else [heads] if isinstance(heads, str) else list(heads)
+        for name in names:
+            if name not in self.model.heads:
+                raise ValueError(f"no head {name!r}; there are {list(self.model.heads)}")
+            if name not in self.pipes:
+                kind = type(self.model.heads[name]).__name__
+                raise ValueError(f"head {name!r}, a {kind}, reads more than a text; ask model.heads[{name!r}] itself")
+        if not names:
+            raise ValueError(f"no pipeline asks any of the heads {list(self.model.heads)}; ask them themselves")
+        return names
+
+    def preprocess(self, example: Any, names: Sequence[str]) -> dict[str, Any]:
+        """Return a text, and by the names of heads what each reads besides."""
+        example = {"text": example} if isinstance(example, str) else example
+        if not isinstance(example, dict) or not isinstance(example.get("text"), str):
+            raise ValueError(
+                f"{example!r} is no text; give a string, or a dict with 'text' and what heads read besides"
+            )
+        unknown = sorted(set(example) - {"text", *names})
+        if unknown:
+            raise ValueError(
+                f"{unknown[0]!r} of {example['text']!r} is none of the heads that are asked, {list(names)}"
+            )
+        return {"examples": example}
+
+    def _forward(self, model_inputs: dict[str, Any], names: Sequence[str], top_k: int | None = None) -> ModelOutput:
+        examples = model_inputs["examples"]  # a list where there is a batch
+        batch = examples if isinstance(examples, list) else [examples]
+        with reading_once(self.model, names):
+            answers = {name: self._answers(name, batch, top_k) for name in names}
+        each = [{name: own[row] for name, own in answers.items()} for row in range(len(batch))]
+        return ModelOutput(answers=each if isinstance(examples, list) else each[0])
+
+    def _answers(self, name: str, batch: Sequence[dict[str, Any]], top_k: int | None) -> list[Any]:
+        """Return what a head's own pipeline answers to the texts of a batch."""
+        pipe = self.pipes[name]
+        own = [{"text": example["text"], **example.get(name, {})} for example in batch]
+        if isinstance(pipe, DependencyParsingPipeline):
+            inputs: list[Any] = [{"words": example.pop("text"), **example} for example in own]
+        else:
+            inputs = [example if len(example) > 1 else example["text"] for example in own]
+        labels = not isinstance(pipe, DependencyParsingPipeline | TokenClassificationPipeline)
+        options = {} if top_k is None or not labels else {"top_k": top_k}
+        try:
+            if isinstance(pipe, FillMaskPipeline):  # which answers to a list of a single text as to a text
+                return [pipe(text, **options) for text in inputs]
+            return pipe(inputs, **options, batch_size=len(inputs))
+        except (TypeError, ValueError) as error:
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(f"head {name!r}: {error}") from error
+
+    def postprocess(self, model_outputs: Any) -> dict[str, Any]:
+        """Return the answers of heads by their names."""
+        return model_outputs["answers"]
+
+
+PIPELINES: dict[str, type[Pipeline]] = {
+    **{own.head: own for own in (EntityPairClassificationPipeline, EntityClassificationPipeline)},
+    DependencyParsingPipeline.head: DependencyParsingPipeline,
+    "KAdapterForSequenceClassification": TextClassificationPipeline,
+    "KAdapterForTokenClassification": TokenClassificationPipeline,
+    "KAdapterForMaskedLM": FillMaskPipeline,
+}
+
+
+def pipeline_of(head: Any) -> type[Pipeline] | None:
+    """Return the pipeline that asks a head about a text, None where it reads more than that."""
+    known = (PIPELINES[each.__name__] for each in type(head).__mro__ if each.__name__ in PIPELINES)
+    return next(known, None)
+
+
+@contextmanager
+def reading_once(model: Any, names: Sequence[str]) -> Iterator[None]:
+    """Let the encoder read the same inputs once in a block, whichever of these heads are asked about them."""
+    kept: dict[Any, dict[int, Tensor]] = {}
+
+    def give(head: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        read = {key: kwargs[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in kwargs}
+        if not read.get("token_type_ids", torch.ones(())).any():  # zeros are what the encoder takes anyway
+            del read["token_type_ids"]
+        key = tuple((name, tuple(own.shape), own.cpu().numpy().tobytes()) for name, own in read.items())
+        if key not in kept:
+            kept[key] = model.tap(heads=list(names), **read)
+        return args, {**kwargs, "hidden_states": dict(kept[key])}
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.callback(model.heads[name].register_forward_pre_hook(give, with_kwargs=True).remove)
+        yield
+
+
 def as_tensor(rows: list[list[int]]) -> Tensor:
     """Return rows of positions as a tensor (batch, n)."""
     return torch.tensor(rows)
@@ -322,6 +478,7 @@ def _register() -> None:
         (EntityPairClassificationPipeline, AutoModelForSequenceClassification),
         (EntityClassificationPipeline, AutoModelForSequenceClassification),
         (DependencyParsingPipeline, AutoModelForTokenClassification),
+        (SeveralHeadsPipeline, AutoModel),
     ):
         PIPELINE_REGISTRY.register_pipeline(
             pipeline_class.task_name, pipeline_class=pipeline_class, pt_model=auto_class, type="text"

@@ -32,7 +32,7 @@ from .artifacts_kadapter import (
     weights_to_follow,
     with_sources,
 )
-from .backbone_kadapter import READING, making_models_in_turn, resolve_backbone
+from .backbone_kadapter import READING, device_of, making_models_in_turn, resolve_backbone
 from .configuration_kadapter import KAdapterConfig, refuse_keywords
 from .heads_kadapter import (
     NOT_READ,
@@ -237,7 +237,7 @@ class KAdapterModelWithHeads(KAdapterPreTrainedModel):
         head._load_strictly(artifact)
         artifact.check(verify)
         head.base_model.adapters.requires_grad_(False)
-        head._place(self.backbone.device, None)
+        head._place(device_of(self.backbone), None)
         return head
 
     # ---- running --------------------------------------------------------------------------------------------------

@@ -20,13 +20,13 @@ from kadapter.prenorm_kadapter import PreNormAdapterConfig
 def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
     """Read batches; return the milliseconds of a batch, by the clock and of the CPU.
 
-    A job has the keys contestant, size, kind, adapters, batch, length, repeats, device, threads and round.
+    A job has the keys contestant, size, adapters, batch, length, repeats, device, threads and round.
     """
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["round"])
     size, device, (method, _, way) = SIZES[job["size"]], job["device"], job["contestant"].partition("-")
     names = [f"adapter{index}" for index in range(job["adapters"] if way == "mixed" else 1)]
-    model = MODELS[method](size, names, job["kind"]).to(device).eval()
+    model = MODELS[method](size, names).to(device).eval()
     inputs = [inputs_of(size, [job["length"]] * job["batch"], device) for _ in range(job["repeats"])]
     rows = {"adapter_names": [names[row % len(names)] for row in range(job["batch"])]} if way == "mixed" else {}
     with torch.inference_mode():
@@ -41,24 +41,25 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
     }
 
 
-def plain(size: Size, names: list[str], kind: str) -> nn.Module:
+def plain(size: Size, names: list[str]) -> nn.Module:
     """Return the encoder alone."""
     return _models.backbone(size)
 
 
-def ours(size: Size, names: list[str], kind: str) -> nn.Module:
+def ours(size: Size, names: list[str], shape: KnowledgeAdapterConfig | None = None) -> nn.Module:
     """Return knowledge adapters of these names beside an encoder, whose contributions say something."""
-    shapes = {"k_adapter": _models.adapter_config(size), "prenorm": _lean(size)}
-    adapters: dict[str, KnowledgeAdapterConfig] = dict.fromkeys(names, shapes[kind])
+    adapters = dict.fromkeys(names, shape or _models.adapter_config(size))
     return KAdapterModel.from_backbone(_models.backbone(size), adapters=adapters, fusion="delta")
 
 
-def _lean(size: Size) -> PreNormAdapterConfig:
+def lean(size: Size, names: list[str]) -> nn.Module:
+    """Return lean adapters of half the published width."""
     width, heads = size.adapter_width // 2, size.adapter_heads // 2
-    return PreNormAdapterConfig(hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads)
+    shape = PreNormAdapterConfig(hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads)
+    return ours(size, names, shape)
 
 
-def lora(size: Size, names: list[str], kind: str) -> nn.Module:
+def lora(size: Size, names: list[str]) -> nn.Module:
     """Return an encoder with LoRA weights of PEFT of these names, none of them zeros."""
     from peft import LoraConfig, get_peft_model
 
@@ -69,4 +70,4 @@ def lora(size: Size, names: list[str], kind: str) -> nn.Module:
     return model
 
 
-MODELS = {"backbone": plain, "ours": ours, "lora": lora}
+MODELS = {"backbone": plain, "ours": ours, "lean": lean, "lora": lora}

@@ -14,18 +14,21 @@ MASK = re.compile(r"<mask>|\[mask\]", flags=re.IGNORECASE)
 
 
 class Prediction(NamedTuple):
-    """A text and what was predicted of it, as plain values by name."""
+    """A text, what was predicted of it, as plain values by name, and the adapters that were chosen for it."""
 
     text: str
     values: dict[str, Any]
+    adapter_names: list[str] | None = None
 
     def as_json(self) -> str:
         """Return a line of JSON."""
-        return json.dumps({"text": self.text, **self.values}, ensure_ascii=False)
+        chosen = {} if self.adapter_names is None else {"adapter_names": self.adapter_names}
+        return json.dumps({"text": self.text, **chosen, **self.values}, ensure_ascii=False)
 
     def in_words(self) -> str:
-        """Return the text, and below it the answers, a line each, or the tree."""
-        return "\n".join([printable(self.text), *(f"  {line}" for line in self.lines())])
+        """Return the text, with its adapters, and below it the answers, a line each, or the tree."""
+        chosen = "" if self.adapter_names is None else f"  ({'+'.join(self.adapter_names)})"
+        return "\n".join([printable(self.text) + chosen, *(f"  {line}" for line in self.lines())])
 
     def lines(self) -> list[str]:
         """Return the answers, a line for each mask or text, or the lines of the tree."""

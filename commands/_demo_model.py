@@ -16,7 +16,7 @@ from ..modeling_kadapter import KAdapterModel
 from ..trainers.fact_probing.model import without_adapters
 from ._answers import MASK, Prediction
 from ._predicting import asked, head_class, tokenizer_of
-from ._texts import ASKED, examples_of, mentions_of
+from ._texts import ASKED, examples_of, mentions_of, texts_of
 
 __all__ = ["MAX_CHARACTERS", "Answer", "DemoModel", "load"]
 
@@ -75,7 +75,7 @@ class DemoModel:
 
     def _example(self, text: str) -> dict[str, Any]:
         if self.head is not None:
-            return examples_of(self.artifact, self.head, [text])[0]
+            return examples_of(self.artifact, self.head, texts_of([text]))[0]
         plain, spans = mentions_of(text)
         return {"text": plain, "entity_spans": spans} if spans else {"text": plain}
 

@@ -10,17 +10,19 @@ from typing import Any
 from ..runtime import MANIFEST, ExportedModel, read_export
 from ._answers import MASK, Prediction
 
-__all__ = ["exported_head", "exported_predictor"]
+__all__ = ["exported_config", "exported_predictor"]
 
 PARSER, LANGUAGE_MODEL = "KAdapterForDependencyParsing", "KAdapterForMaskedLM"
 
 
-def exported_head(artifact: str) -> str | None:
-    """Return the class of the head of an exported directory; None where the artifact is no such directory."""
+def exported_config(artifact: str) -> dict[str, Any] | None:
+    """Return head and adapters of an exported directory as a configuration has them; None for another artifact."""
     where = os.path.expanduser(artifact)
     if not Path(where, MANIFEST).is_file():
         return None
-    return (read_export(where).manifest["head"] or {"class": "KAdapterModel"})["class"]
+    manifest = read_export(where).manifest
+    head = (manifest["head"] or {"class": "KAdapterModel"})["class"]
+    return {"architectures": [head], **{key: manifest[key] for key in ("adapters", "active_adapters")}}
 
 
 def exported_predictor(
@@ -43,8 +45,10 @@ def exported_predictor(
 
             texts = [split_words(text) for text in texts]
         spans = [example["entity_spans"] for example in examples] if "entity_spans" in examples[0] else None
-        for example, answers in zip(examples, model.predict(texts, spans, top, batch_size=batch_size), strict=True):
-            yield Prediction(example["text"], _values(head, answers))
+        names = [example["adapter_names"] for example in examples] if "adapter_names" in examples[0] else None
+        answered = model.predict(texts, spans, top, adapter_names=names, batch_size=batch_size)
+        for example, answers in zip(examples, answered, strict=True):
+            yield Prediction(example["text"], _values(head, answers), example.get("adapter_names"))
 
     return predict
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from transformers import pipeline
@@ -11,7 +13,9 @@ from transformers import pipeline
 from .. import heads_kadapter, language_modeling_kadapter, pipelines_kadapter
 from ..configuration_kadapter import KAdapterConfig
 from ..processing_kadapter import read_tokenizer
+from ..several_heads_kadapter import KAdapterModelWithHeads
 from ._answers import MASK, Prediction
+from ._choosing import refusal_of
 
 __all__ = ["asked", "head_class", "predictor", "tokenizer_of"]
 
@@ -31,11 +35,17 @@ PIPELINES = {
 
 
 def predictor(
-    artifact: str, head: str, device: str, backbone: str | None = None, revision: str | None = None
+    artifact: str,
+    head: str,
+    device: str,
+    backbone: str | None = None,
+    revision: str | None = None,
+    name: str | None = None,
 ) -> Callable[[Sequence[dict[str, Any]], int | None, int], Iterator[Prediction]]:
     """Load an artifact and return what predicts of examples, how many answers of each, in batches of a size.
 
-    The classes are the package's own, and the tokenizer is one that needs no code: nothing of the artifact runs.
+    `head` is the class of the head, and `name` its name where there are several. The classes are the package's own,
+    and the tokenizer is one that needs no code: nothing of the artifact runs.
 
     Raises:
         OSError: the artifact, its backbone or a tokenizer can't be read.
@@ -43,7 +53,9 @@ def predictor(
     """
     reading = {} if revision is None else {"revision": revision}
     where = os.path.expanduser(artifact)
-    model = head_class(head).from_pretrained(where, backbone=backbone, **reading)
+    chosen = KAdapterModelWithHeads if name is not None else head_class(head)
+    model = chosen.from_pretrained(where, backbone=backbone, **reading)
+    model = model if name is None else model.heads[name]
     return asked(model, tokenizer_of(where, model.config, reading), head, device)
 
 
@@ -63,11 +75,46 @@ def asked(
         options = {} if head == "KAdapterForMaskedLM" else {"batch_size": batch_size}
         if top is not None and pipe.task not in ("token-classification", "dependency-parsing"):
             options["top_k"] = top
+        for example in examples:
+            _check_adapters(model, example)
         inputs = (_input(pipe, example) for example in examples)
-        for example, answer in zip(examples, pipe(inputs, **options), strict=True):
-            yield Prediction(example["text"], _values(pipe, answer))
+        with _through_adapters(model, [example.get("adapter_names") for example in examples]):
+            for example, answer in zip(examples, pipe(inputs, **options), strict=True):
+                yield Prediction(example["text"], _values(pipe, answer), example.get("adapter_names"))
 
     return predict
+
+
+def _check_adapters(model: Any, example: dict[str, Any]) -> None:
+    """Refuse adapters of a text that the model can't join, before any text is answered."""
+    if example.get("adapter_names") is None:
+        return
+    core = model.base_model
+    try:
+        core.fusion.check_rows(core.adapters.of_rows([example["adapter_names"]], 1))
+    except ValueError as error:
+        raise refusal_of(error, example["where"]) from error
+
+
+@contextmanager
+def _through_adapters(model: Any, names: Sequence[list[str] | None]) -> Iterator[None]:
+    """Let each text that a pipeline reads in a block go through its adapters; all of the texts name some, or none do.
+
+    Pipelines of transformers don't know the keyword, and pass the texts on in their order, however they batch them.
+    """
+    if not names or names[0] is None:
+        yield
+        return
+    remaining = iter(names)
+
+    def choose(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "adapter_names": list(islice(remaining, len(kwargs["input_ids"])))}
+
+    hook = model.register_forward_pre_hook(choose, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def tokenizer_of(where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Any:
@@ -91,7 +138,8 @@ def _input(pipe: Any, example: dict[str, Any]) -> Any:
     """Return an example as its pipeline takes it."""
     if pipe.task == "fill-mask":
         return MASK.sub(lambda found: pipe.tokenizer.mask_token, example["text"])
-    return example if "entity_spans" in example else example["text"]
+    marked = "entity_spans" in example
+    return {key: example[key] for key in ("text", "entity_spans")} if marked else example["text"]
 
 
 def _values(pipe: Any, answer: Any) -> dict[str, Any]:

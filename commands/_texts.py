@@ -10,19 +10,56 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._preflight import MASKS
 
-__all__ = ["ASKED", "MENTIONS", "calibration_of", "examples_of", "lines_of", "mentions_of"]
+__all__ = ["ASKED", "MENTIONS", "Asked", "calibration_of", "examples_of", "lines_of", "mentions_of", "texts_of"]
 
 MENTIONS = {"KAdapterForEntityPairClassification": 2, "KAdapterForEntityClassification": 1}
 ASKED = (*MENTIONS, *(f"KAdapterFor{head}" for head in ("SequenceClassification", "TokenClassification")))
 ASKED += ("KAdapterForDependencyParsing", "KAdapterForMaskedLM")
 MENTION = re.compile(r"\[\[(.+?)(?:\|(head|tail))?\]\]")
+RECORDS = ".jsonl"  # the end of the names of files that hold a JSON record in each line
 
 
-def examples_of(artifact: str, head: str, texts: Sequence[str]) -> list[dict[str, Any]]:
+class Asked(NamedTuple):
+    """A text, the place that errors name, and the adapters that its record names, None where it names none."""
+
+    text: str
+    where: str
+    adapter_names: Any = None
+
+
+def texts_of(texts: Sequence[str], file: Path | None = None) -> list[Asked]:
+    """Return texts, and after them those of a file: a text in each line or, in *.jsonl, a record in each.
+
+    A record has "text" and may have "adapter_names".
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no text in UTF-8, or a line is no such record.
+    """
+    lines = [] if file is None else lines_of(file)
+    if file is not None and file.suffix == RECORDS:
+        records = [_record(f"{file}, record {number}", line) for number, line in enumerate(lines, start=1)]
+        return [*texts_of(texts), *records]
+    return [Asked(text, f"text {number}") for number, text in enumerate([*texts, *lines], start=1)]
+
+
+def _record(where: str, line: str) -> Asked:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{where}, {line[:80]!r}, is no JSON ({error}); write {{"text": "..."}}') from error
+    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+        raise ValueError(f'{where}, {line[:80]!r}, has no text; write {{"text": "...", "adapter_names": ["fac"]}}')
+    if unknown := sorted(set(record) - {"text", "adapter_names"}):
+        raise ValueError(f"{where} has the unknown field {unknown[0]!r}; a record has 'text' and 'adapter_names'")
+    return Asked(record["text"], where, record.get("adapter_names"))
+
+
+def examples_of(artifact: str, head: str, texts: Sequence[Asked]) -> list[dict[str, Any]]:
     """Return for each text its words without brackets and, where the head reads mentions, its spans.
 
     Raises:
@@ -40,21 +77,21 @@ def examples_of(artifact: str, head: str, texts: Sequence[str]) -> list[dict[str
         )
     if not texts:
         raise ValueError("there are no texts; give them after the artifact, or a --file with one in each line")
-    return [_example(number, text, head) for number, text in enumerate(texts, start=1)]
+    return [_example(asked.where, asked.text, head) for asked in texts]
 
 
-def _example(number: int, text: str, head: str) -> dict[str, Any]:
+def _example(where: str, text: str, head: str) -> dict[str, Any]:
     if not text.strip():
-        raise ValueError(f"text {number} is empty; leave it out")
+        raise ValueError(f"{where} is empty; leave it out")
     if head == "KAdapterForMaskedLM" and not any(mask in text.lower() for mask in MASKS):
-        raise ValueError(f"text {number}, {text!r}, has no mask; write <mask> or [MASK] where the answer belongs")
+        raise ValueError(f"{where}, {text!r}, has no mask; write <mask> or [MASK] where the answer belongs")
     if head not in MENTIONS:
         return {"text": text}
     plain, spans = mentions_of(text)
     if len(spans) != MENTIONS[head] or "[[" in plain or "]]" in plain:
         example = "[[Marie Curie]] was born in [[Warsaw]]." if MENTIONS[head] == 2 else "[[Warsaw]] is old."
         raise ValueError(
-            f"text {number}, {text!r}, has {len(spans)} mentions in double square brackets, and the head reads "
+            f"{where}, {text!r}, has {len(spans)} mentions in double square brackets, and the head reads "
             f"{MENTIONS[head]}: {example}"
         )
     return {"text": plain, "entity_spans": spans}

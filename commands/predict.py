@@ -14,8 +14,19 @@ Artifact = Annotated[
 ]
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts; mentions stand in double square brackets.")]
 TextFile = Annotated[
-    Path | None, typer.Option("--file", help="File of texts, one in each line; - reads the standard input.")
+    Path | None,
+    typer.Option(
+        "--file", help="File of texts, one in each line, or with the ending .jsonl of records; - reads standard input."
+    ),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Adapters to use, such as fac, fac+lin or __base__ for none: once for all texts, or once for each.",
+        show_default="those that the artifact uses",
+    ),
+]
+Head = Annotated[str | None, typer.Option("--head", help="Name of the head to ask, of an artifact of several.")]
 Top = Annotated[
     int | None,
     typer.Option(
@@ -30,6 +41,8 @@ def run(
     artifact: Artifact,
     texts: Texts = None,
     file: TextFile = None,
+    adapters: Adapters = None,
+    head: Head = None,
     top: Top = None,
     batch_size: BatchSize = 8,
     device: Device = "cpu",
@@ -44,23 +57,30 @@ def run(
     The head decides. Relations and types are asked of mentions in double square brackets; of a pair the first is the
     head and the second the tail, unless they say so: "[[Warsaw|tail]] bore [[Marie Curie|head]]." Words are asked of
     <mask> or [MASK]. A parser splits a text into words and punctuation. With --json there is a line of JSON for each
-    text. No code in the artifact is run.
+    text. A record of a *.jsonl file, {"text": ..., "adapter_names": ["fac", "lin"]}, may name the adapters of its
+    text, and --adapters those of all others. No code in the artifact is run.
     """
-    from ._exported import exported_head, exported_predictor
+    from ._choosing import chosen_adapters, chosen_head
+    from ._exported import exported_config, exported_predictor
     from ._preflight import config_of
     from ._printing import printable
-    from ._texts import examples_of, lines_of
+    from ._texts import examples_of, texts_of
 
-    asked = [*(texts or []), *(lines_of(file) if file is not None else [])]
-    exported = exported_head(artifact)
-    head = exported or (config_of(artifact, revision).get("architectures") or ["KAdapterModel"])[0]
-    examples = examples_of(artifact, head, asked)
+    asked = texts_of(texts or [], file)
+    exported = exported_config(artifact)
+    config = chosen_head(artifact, exported or config_of(artifact, revision), head)
+    architecture = (config.get("architectures") or ["KAdapterModel"])[0]
+    examples = examples_of(artifact, architecture, asked)
+    known = list(config.get("adapters") or {})
+    chosen = chosen_adapters(asked, adapters or [], artifact, known, config.get("active_adapters"))
+    for number, names in enumerate(chosen or []):
+        examples[number].update(adapter_names=names, where=asked[number].where)
     typer.echo(f"loading {printable(artifact)}", err=True)
     if exported:
-        predict = exported_predictor(artifact, head)
+        predict = exported_predictor(artifact, architecture)
     else:
         from ._predicting import predictor  # torch takes seconds to import
 
-        predict = predictor(artifact, head, device, backbone, revision)
+        predict = predictor(artifact, architecture, device, backbone, revision, head)
     for prediction in predict(examples, top, batch_size):
         typer.echo(prediction.as_json() if as_json else prediction.in_words())

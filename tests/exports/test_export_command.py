@@ -90,6 +90,14 @@ def test_predict_answers_of_an_exported_directory_what_it_answers_of_the_artifac
     assert [each["label"] for each in found["answers"]] == [each["label"] for each in expected["answers"]]
     for ours, theirs in zip(found["answers"], expected["answers"], strict=True):
         assert abs(ours["score"] - theirs["score"]) < 1e-5
+    mixed = ["predict", MARKED, MARKED, "--adapters", "fac", "--adapters", "__base__", "--json"]
+    of_both = [printed(mixed[0], name, *mixed[1:]).splitlines() for name in ("relations", "exported")]
+    for ours, theirs in (map(json.loads, pair) for pair in zip(*of_both, strict=True)):
+        assert ours["adapter_names"] == theirs["adapter_names"]
+        assert abs(ours["answers"][0]["score"] - theirs["answers"][0]["score"]) < 1e-5
+    assert "--adapters names the adapter 'lin', and exported has" in sentence(
+        "predict", "exported", MARKED, "--adapters", "lin"
+    )
     assert "has 1 mentions in double square brackets" in sentence("predict", "exported", "[[Mira]] sang.")
     done = run_python(FRESH, folder, folder / "exported", TEXT, package=True, bare=True)
     loaded, answers = json.loads(done.stdout)

@@ -299,8 +299,8 @@ def test_every_method_of_the_peft_mixin_is_ours():
     assert {name for name in theirs if getattr(KAdapterModel, name) is getattr(PeftAdapterMixin, name)} == set()
 
 
-def test_hot_swapping_is_refused_in_a_sentence(backbone):
-    with pytest.raises(ValueError, match="choose by set_adapter"):
+def test_hot_swapping_needs_no_preparation_as_a_sentence_says(backbone):
+    with pytest.raises(ValueError, match=r"load_adapter\(id, name, hotswap=True\)"):
         make_model(backbone, "fac").enable_peft_hotswap(target_rank=4)
 
 

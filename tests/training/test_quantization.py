@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from helpers import batch, make_model, output, save_backbone
+from helpers import batch, make_model, output, save_backbone, shake
 from tiny_runs import flags, write_ground
 from torch import nn
 from transformers import TorchAoConfig
 
-from kadapter import KAdapterModel
+from kadapter import KAdapterForSequenceClassification, KAdapterModel, KAdapterModelWithHeads
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.backbone_options import eight_bits as configuration_of_8_bits
 from kadapter.trainers.feature_cache.options import CacheArguments, open_features
@@ -56,6 +56,44 @@ def test_adapters_train_beside_it_and_are_saved_as_beside_any_other(plain, quant
     assert weights(again.adapters) == {torch.Tensor} and torch.equal(output(again), output(quantized))
     quantized.train()(**batch()).last_hidden_state.square().mean().backward()
     assert all(one.grad is not None for one in quantized.adapters.parameters())
+
+
+def test_rows_verbs_and_heads_are_as_beside_any_other(plain, quantized, tmp_path, eight_bits):
+    for name, seed in (("old", 1), ("new", 2)):
+        shake(plain, seed=seed).save_adapter(tmp_path / name, "fac")
+    for name in ("old", "new"):
+        quantized.load_adapter(tmp_path / name, name)
+    quantized.set_adapter("new")
+    expected, names = output(quantized), ["old", "__base__", "new"]
+    with torch.no_grad():
+        mixed = quantized(**batch(), adapter_names=names).last_hidden_state
+        assert torch.equal(mixed[1], quantized(**batch()).backbone_hidden_state[1])
+    assert torch.equal(mixed[2], expected[2]) and not torch.equal(mixed[0], expected[0])
+    quantized.set_adapter("old")
+    assert torch.equal(output(quantized)[0], mixed[0])
+    quantized.load_adapter(tmp_path / "new", "old", hotswap=True)
+    assert torch.equal(output(quantized), expected)
+    head = KAdapterForSequenceClassification.from_pretrained(tmp_path / "new", num_labels=2)
+    head.save_pretrained(tmp_path / "head")
+    quantization = {"quantization_config": eight_bits}
+    several = KAdapterModelWithHeads.from_heads({"one": tmp_path / "head"}, **quantization)
+    alone = KAdapterForSequenceClassification.from_pretrained(tmp_path / "head", backbone_kwargs=quantization)
+    with torch.no_grad():
+        assert torch.equal(several(**batch()).heads["one"].logits, alone(**batch()).logits)
+    several.save_pretrained(tmp_path / "several")
+    again = KAdapterModelWithHeads.from_pretrained(tmp_path / "several")
+    with torch.no_grad():
+        assert torch.equal(again(**batch()).heads["one"].logits, head(**batch()).logits)
+
+
+def test_it_is_neither_trained_nor_resized_nor_saved(quantized, tmp_path):
+    with pytest.raises(ValueError, match="quantised by quantization_config, so they are read and neither trained"):
+        quantized.resize_token_embeddings(70)
+    quantized.backbone.requires_grad_(True)
+    for refused in (lambda: quantized(**batch()), lambda: quantized.save_pretrained(tmp_path / "saved")):
+        with pytest.raises(ValueError, match="load it without quantization_config, or keep it frozen"):
+            refused()
+    assert not (tmp_path / "saved").exists()
 
 
 def test_it_is_released_and_what_it_read_is_kept_apart_from_what_others_read(plain, quantized, tmp_path):
