@@ -118,9 +118,11 @@ class Texts:
             "input_ids": _padded((each.input_ids for each in encoded), self._settings["pad_token_id"]),
             "attention_mask": _padded(([1] * len(each.input_ids) for each in encoded), 0),
         }
-        if positions is not None:
-            arrays[positions] = _padded((each.positions for each in encoded), -1)
-        return arrays
+        return arrays if positions is None else {**arrays, positions: self.positions(encoded)}
+
+    def positions(self, encoded: Sequence[Encoded]) -> np.ndarray:
+        """Return the positions of encoded texts, (batch, n), -1 where a text has fewer."""
+        return _padded((each.positions for each in encoded), -1)
 
     @property
     def mask(self) -> str:
