@@ -3,9 +3,9 @@
     python examples/server.py EXPORTED --adapter EXPORTED_ADAPTER --head NAME=EXPORTED_HEAD --port 8000
 
 POST /predict takes {"text", "entity_spans", "adapter_names", "head", "top_k"}, of which only "text" is needed, and
-answers {"answers": ...} as `ExportedModel.predict` does; GET / names adapters and heads, and counts answers and passes
-of the encoder. What is wrong with a request is said in a sentence, {"detail": ...}, before it joins a batch. Needs `pip
-install 'kadapter[onnx,server]'`, no torch.
+answers {"answers": ...} as `ExportedModel.predict` does; GET / names adapters and heads, and counts answers and
+passes of the encoder. What is wrong with a request is said in a sentence, {"detail": ...}, before it joins a batch.
+Needs `pip install 'kadapter[onnx,server]'`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kadapter.runtime import ExportedModel, Question
 
-LONGEST = 20_000  # characters of a text; what has more is refused before it is read
+LONGEST = 20_000  # characters of a text, or words; what has more is refused before it is read
 WAITING = 1_000  # requests that may wait; further ones are asked to come again
 
 
@@ -33,7 +33,7 @@ class Asked(BaseModel):
     """A request."""
 
     model_config = ConfigDict(extra="forbid")
-    text: str | list[str] = Field(max_length=LONGEST)
+    text: Annotated[str, Field(max_length=LONGEST)] | Annotated[list[str], Field(max_length=LONGEST)]
     entity_spans: list[tuple[int, int]] | None = None
     adapter_names: str | list[str] | None = None
     head: str | None = None
@@ -99,7 +99,7 @@ def app_of(model: ExportedModel, largest: int) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"] if step != "body") or "body"
+        where = next((step for step in first["loc"][1:] if isinstance(step, str)), "body")
         return JSONResponse({"detail": f"{where}: {first['msg']}"}, status_code=422)
 
     @app.get("/")
