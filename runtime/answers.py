@@ -78,7 +78,10 @@ class Answers:
                 f"this is a {self._entry(None)['class']}, which answers by predict; features are those of adapters "
                 "that were exported without a head"
             )
-        encoded = self.fitting(self.reader().plain([texts] if isinstance(texts, str) else texts))
+        texts = [texts] if isinstance(texts, str) else texts
+        check_texts(texts)
+        encoded = self.fitting(self.reader().plain(texts))
+        check_batch_size(batch_size)
         rows, features = self._asked(adapter_names, None, len(encoded)), []
         for first in range(0, len(encoded), batch_size):
             batch = encoded[first : first + batch_size]
@@ -115,6 +118,7 @@ class Answers:
         """
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise TypeError(f"texts is {type(texts).__name__}; give a list of texts")
+        check_batch_size(batch_size)
         questions, answers = self._questions(texts, entity_spans, top_k, adapter_names, head), []
         for first in range(0, len(questions), batch_size):
             answers += self.answer(questions[first : first + batch_size])
@@ -160,8 +164,8 @@ class Answers:
         entry = self._entry(head)
         if entry["class"] not in ASKED:
             raise ValueError(f"a {entry['class']} is asked by its inputs, model(input_ids, ...), not by texts alone")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k={top_k} must be at least 1: how many answers are returned")
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k={top_k!r} must be a whole number of at least 1: how many answers are returned")
         rows = self._asked(adapter_names, head, len(texts))
         encoded, positions = self._read(entry, texts, entity_spans)
         self.fitting(encoded)
@@ -175,6 +179,8 @@ class Answers:
     ) -> tuple[list[Encoded], str | None]:
         """Return encoded texts, and by which name their positions go to the head."""
         reader, mentions = self.reader(), ASKED[entry["class"]]
+        if entry["class"] != "KAdapterForDependencyParsing":
+            check_texts(texts)
         if (entity_spans is not None) != bool(mentions):
             raise ValueError(
                 f"a {entry['class']} reads {mentions} mentions of each text; "
@@ -239,6 +245,19 @@ class Answers:
                     "cut it"
                 )
         return encoded
+
+
+def check_texts(texts: Sequence[Any]) -> None:
+    """Raise TypeError for a text that is no string."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number} is {text!r}, a {type(text).__name__}; give a string")
+
+
+def check_batch_size(size: int) -> None:
+    """Raise ValueError for a batch of no texts."""
+    if size < 1:
+        raise ValueError(f"batch_size={size} must be at least 1")
 
 
 def scored(logits: np.ndarray, problem_type: str | None) -> np.ndarray:

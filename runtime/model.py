@@ -281,7 +281,7 @@ class ExportedModel(Answers):
 
     def _head_named(self, head: str | None) -> Head:
         name = OWN_HEAD if head is None else head
-        if name not in self._heads:
+        if name not in self.heads:
             raise ValueError(f"no head {name!r}; there are {self.heads}")
         return self._heads[name]
 

@@ -68,6 +68,9 @@ class Texts:
             TypeError: a span is no pair of whole numbers.
             ValueError: there is another number of mentions, or a span is empty, reversed or outside its text.
         """
+        for number, spans in enumerate(entity_spans if hasattr(entity_spans, "__len__") else [entity_spans]):
+            if isinstance(spans, str) or not hasattr(spans, "__len__"):
+                raise TypeError(f"text {number}: entity_spans are {spans!r}; give a list of (start, end)")
         if len(texts) != len(entity_spans):
             raise ValueError(f"{len(texts)} texts but spans for {len(entity_spans)}; give spans for each text")
         return [
