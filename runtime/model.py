@@ -213,7 +213,7 @@ class ExportedModel(Answers):
         """
         reader, encoded = self.reader(), [question.encoded for question in questions]
         if self.single:
-            return list(self(**reader.batch(encoded, questions[0].positions)).logits)
+            return list(np.asarray(self(**reader.batch(encoded, questions[0].positions)).logits))
         adapters, rows = self._adapters, [question.adapters for question in questions]
         heads = {name: self._head_named(name) for name in dict.fromkeys(question.head for question in questions)}
         names_of_rows(rows, len(rows), list(adapters))
@@ -228,7 +228,7 @@ class ExportedModel(Answers):
             positions = positions_read(
                 entry["reads"], entry["mentions"], chosen.inputs["attention_mask"], chosen.inputs
             )
-            for row, values in zip(own, fused(head, chosen, positions).logits, strict=True):
+            for row, values in zip(own, np.asarray(fused(head, chosen, positions).logits), strict=True):
                 logits[row] = values
         return logits
 

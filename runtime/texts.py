@@ -115,7 +115,7 @@ class Texts:
             encoded.append(Encoded(ids, [max(0, len(prefix) - 1), *starts]))
         return encoded
 
-    def batch(self, encoded: Sequence[Encoded], positions: str | None = None) -> dict[str, np.ndarray]:
+    def batch(self, encoded: Sequence[Encoded], positions: str | None = None) -> dict[str, Any]:
         """Return encoded texts as token ids and mask, padded on the right, and their positions by this name."""
         arrays = {
             "input_ids": _padded((each.input_ids for each in encoded), self._settings["pad_token_id"]),

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -103,12 +102,18 @@ def test_an_optimizer_whose_library_is_missing_is_a_sentence_before_anything_is_
             assert said.endswith("take adamw_torch_fused, the default, or adafactor, which need none")
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's compiler warns of its own ways
 def test_states_in_eight_bits_train_and_go_on_where_torchao_is_installed(ground, tmp_path):
     pytest.importorskip("torchao", reason="an extra: pip install 'kadapter[quantization]'")
-    more = ("--optim", "adamw_torch_8bit", "--save_steps", "3")
-    whole = train(ground, tmp_path / "whole", *more)
-    (Path(whole) / "checkpoint-6" / "optimizer.pt").unlink()
-    before = tensors(whole)
-    (whole / "model.safetensors").unlink()
-    resumed = train(ground, whole, *more, "--resume_from_checkpoint", "last")
+    large = ("--adapter_hidden_size", "64", "--adapter_intermediate_size", "64")  # smaller matrices stay in float32
+    more = ("--optim", "adamw_torch_8bit", "--save_steps", "3", *large)
+    run = train(ground, tmp_path / "run", *more)
+    import torchao.optim  # noqa: F401 (by which a checkpoint with its states may be read)
+
+    states = torch.load(run / "checkpoint-6" / "optimizer.pt", weights_only=True)["state"].values()
+    assert {type(value).__name__ for each in states for value in each.values()} == {"Tensor", "OptimState8bit"}
+    before = tensors(run)
+    (run / "checkpoint-6" / "optimizer.pt").unlink()
+    (run / "model.safetensors").unlink()
+    resumed = train(ground, run, *more, "--resume_from_checkpoint", "last")
     assert all(torch.equal(before[name], value) for name, value in tensors(resumed).items())
