@@ -106,7 +106,7 @@ BAD = [
     ({"text": "Mira " * 60, "head": "topics"}, "more than the 46 that the encoder takes; cut it"),
     ({"text": TEXTS[1], "entity_spans": [[0, 4], [9, 99]]}, "outside its 24 characters; give (start, end)"),
     ({"text": TEXTS[1]}, "reads 2 mentions of each text; give their entity_spans"),
-    ({"text": "", "head": "topics", "top_k": 0}, "top_k=0 must be at least 1"),
+    ({"text": "", "head": "topics", "top_k": 0}, "top_k=0 must be a whole number of at least 1"),
     ({"text": TEXTS[1], "adapters": ["fac"]}, "adapters: Extra inputs are not permitted"),
     ({"text": 7}, "text: Input should be a valid string"),
     ({"text": "x" * 20_001, "head": "topics"}, "text: String should have at most 20000 characters"),
@@ -132,7 +132,7 @@ def test_a_server_answers_clients_at_once_as_the_model_answers_each_and_bad_requ
 
 def test_a_server_that_can_not_start_says_why_in_a_sentence(folder, tmp_path):
     for words, sentence in (
-        ([tmp_path], "there is no such directory; write one by kadapter export"),
+        ([tmp_path / "nowhere"], "there is no such directory; write one by kadapter export"),
         ([folder / "pairs", "--head", "topics"], "--head topics must be NAME=DIR"),
         ([folder / "pairs", "--adapter", folder / "pairs"], "there is an adapter 'fac' already"),
     ):
