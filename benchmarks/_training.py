@@ -18,7 +18,7 @@ import torch.distributed as dist
 from _limit import Time, fractions, matrix_peak, now, since
 from _profile import Profiled
 from _rounds import Marks
-from _work import COMPILED, QUANTIZED, SIZES, Size, training_step
+from _work import COMPILED, FRUGAL, QUANTIZED, SIZES, Size, training_step
 from datasets import Dataset, disable_progress_bars
 from torch import nn
 from transformers import Trainer, TrainerCallback
@@ -33,6 +33,7 @@ from kadapter.trainers.feature_cache.options import CacheArguments, open_feature
 from kadapter.trainers.feature_cache.store import FeatureStore
 from kadapter.trainers.feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
 
+LESS_MEMORY = {"optim": "adafactor", "max_grad_norm": 0.0, "free_gradients": True}
 PADDING = {"input_ids": _models.PAD, "entity_positions": 0, "labels": 0}
 
 
@@ -63,6 +64,7 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
         "tokens_per_second": sum(lengths) / taken.wall,
         "tokens_per_cpu_second": sum(lengths) / taken.cpu,
         "seconds_per_step": taken.wall / job["steps"],
+        "bits": 8 * dtype.itemsize,
         "mflop_per_token": operations / sum(lengths) / 1e6,
         **fractions(operations, taken, peaks),
         **({"shares": profiled.shares()} if profiled else {}),
@@ -188,6 +190,7 @@ def under_the_trainer(job: dict[str, Any], marks: Marks | Profiled) -> tuple[lis
             report_to="none",
             disable_tqdm=True,
             data_seed=job["round"],
+            **(LESS_MEMORY if job["contestant"] in FRUGAL else {}),
         )
         stopwatch = Stopwatch(marks, job, last)
         settings = {"args": arguments, "callbacks": [stopwatch]}

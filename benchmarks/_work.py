@@ -12,7 +12,18 @@ from dataclasses import dataclass
 
 COMPILED = "ours-8bit-compiled"
 QUANTIZED = ("ours-8bit-backbone", COMPILED)  # take part only on request
-CONTESTANTS = ("official", "lora", "bottleneck", "full", "ours", "ours-cached", "ours-cached-8bit", *QUANTIZED)
+FRUGAL = ("ours-frugal", "ours-cached-frugal")  # likewise
+CONTESTANTS = (
+    "official",
+    "lora",
+    "bottleneck",
+    "full",
+    "ours",
+    "ours-cached",
+    "ours-cached-8bit",
+    *QUANTIZED,
+    *FRUGAL,
+)
 LORA_RANK, BOTTLENECK = 8, 64  # the default of PEFT, and the usual width of bottleneck adapters in comparisons
 
 

@@ -5,9 +5,10 @@
 official: the published procedure, float32, padded to --max-length. lora: PEFT's LoRA, rank 8 on query and value.
 bottleneck: a LoRA of the width and in the positions of bottleneck adapters. full: the whole encoder. ours: an adapter
 on a frozen backbone. ours-cached: the same with cached hidden states. ours-cached-8bit: cached in 8 bits. Only on
-request: ours-8bit-backbone, on a backbone that multiplies in 8 bits, and ours-8bit-compiled, with compiled blocks too.
-All but official train in the same batches of similar lengths, and in bfloat16 if this machine is faster in it or with
---bf16. The weights are random.
+request: ours-8bit-backbone, on a backbone that multiplies in 8 bits, and ours-8bit-compiled, with compiled blocks too;
+ours-frugal and ours-cached-frugal, with factored optimizer states and gradients freed as they are used. All but
+official train in the same batches of similar lengths, and in bfloat16 if this machine is faster in it or with --bf16,
+else all in float32. Rates are compared with official, lora and full, as far as they take part. The weights are random.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import _commands as commands
 import typer
 from _plots import Bars
 from _rounds import Results
-from _tables import gathered, times
-from _work import CONTESTANTS, QUANTIZED
+from _tables import extremes, gathered, times
+from _work import CONTESTANTS, FRUGAL, QUANTIZED
 
-ALL = [name for name in CONTESTANTS if name not in QUANTIZED]
+ALL = [name for name in CONTESTANTS if name not in (*QUANTIZED, *FRUGAL)]
+REFERENCES = ("official", "lora", "full")  # what the others are compared with
 RATES = ("tokens_per_second", "tokens_per_cpu_second")
 LIMITS = ("fraction_of_limit", "fraction_of_limit_by_cpu", "matrix_peak_gflops")
-MEDIANS = (*LIMITS, "mflop_per_token", "seconds_per_step")
+MEDIANS = (*LIMITS, "bits", "mflop_per_token", "seconds_per_step")
 PEAKS = ("peak_rss_mib", "peak_anonymous_mib", "peak_device_mib")
 
 
@@ -87,15 +89,16 @@ def summary(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
-    """Return a table row for each contestant, with its rate relative to the first contestant's."""
-    first = next(iter(summary))
+    """Return a table row for each contestant, with its rate and memory relative to those of the references."""
+    references = [name for name in REFERENCES if name in summary] or list(summary)[:1]
     return [
         {
             "contestant": name,
+            "dtype": {16: "bfloat16", 32: "float32"}[int(result["bits"])],
             "tokens/s": f"{median(rates := result['tokens_per_second']):.0f}",
             "tokens/CPU s": f"{median(result['tokens_per_cpu_second']):.0f}",
             "lowest to highest": f"{min(rates):.0f} to {max(rates):.0f}",
-            f"against {first}": f"{times(rates, summary[first]['tokens_per_second']):.2f}x",
+            **against(result, {reference: summary[reference] for reference in references}),
             "MFLOP/token": f"{result['mflop_per_token']:.4g}",
             "of the limit": f"{result['fraction_of_limit']:.1%}",
             "by CPU time": f"{result['fraction_of_limit_by_cpu']:.1%}",
@@ -105,6 +108,17 @@ def table(summary: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
         }
         for name, result in summary.items()
     ]
+
+
+def against(result: dict[str, Any], references: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the cells that compare a contestant with the references: the median of rounds, their extremes, memory."""
+    cells, memory = {}, "peak_anonymous_mib"
+    for name, other in references.items():
+        rates = result["tokens_per_second"], other["tokens_per_second"]
+        cpu = times(result["tokens_per_cpu_second"], other["tokens_per_cpu_second"])
+        cells[f"against {name}"] = f"{times(*rates):.2f}x ({extremes(*rates)}; by CPU time {cpu:.2f}x)"
+        cells[f"memory against {name}"] = f"{result[memory] / other[memory]:.2f}"
+    return cells
 
 
 def panels(summary: dict[str, dict[str, Any]]) -> list[list[Bars]]:

@@ -4,8 +4,19 @@ Nothing here imports torch or transformers, so that a process starts in well und
 what is run.
 """
 
+from .answers import Question
 from .engines import RUNTIMES
 from .manifest import FORMAT_VERSION, MANIFEST, Export, read_export
-from .model import ExportedModel, ExportedOutput
+from .model import ExportedModel
+from .passes import ExportedOutput
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "RUNTIMES", "Export", "ExportedModel", "ExportedOutput", "read_export"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "RUNTIMES",
+    "Export",
+    "ExportedModel",
+    "ExportedOutput",
+    "Question",
+    "read_export",
+]

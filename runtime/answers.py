@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from .inputs import sigmoid, softmax
 from .rows import gathered
 from .texts import Encoded, Texts
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "Question"]
 
 ASKED = {  # the heads that are asked about texts, and how many mentions they read
     "KAdapterForEntityPairClassification": 2,
@@ -25,6 +25,26 @@ SHOWN = 5  # words for a mask
 NO_ENTITY = "O"  # the label that transformers leaves out
 
 
+class Question(NamedTuple):
+    """A text that was read for a head, and can be answered in one batch with any others.
+
+    Args:
+        text: the text, or the words of a sentence.
+        encoded: its tokens.
+        adapters: the adapters that it goes through.
+        head: the name of the head that answers it; None for the model's own.
+        positions: the name by which positions of tokens go to that head; None if it reads none.
+        top_k: how many answers are returned; None for what is usual for the head.
+    """
+
+    text: Any
+    encoded: Encoded
+    adapters: tuple[str, ...]
+    head: str | None = None
+    positions: str | None = None
+    top_k: int | None = None
+
+
 class Answers:
     """The methods of an exported model that take texts."""
 
@@ -36,7 +56,15 @@ class Answers:
         """Run the model on a batch."""
         raise NotImplementedError
 
+    def logits_of(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        """Return the logits of each question."""
+        raise NotImplementedError
+
     def _entry(self, head: str | None) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _asked(self, adapter_names: Any, head: str | None, texts: int) -> list[tuple[str, ...]]:
+        """Return the adapters that each text goes through, after checking that the head takes them."""
         raise NotImplementedError
 
     def encode(self, texts: str | Sequence[str], adapter_names: Any = None, batch_size: int = 8) -> list[np.ndarray]:
@@ -50,10 +78,15 @@ class Answers:
                 f"this is a {self._entry(None)['class']}, which answers by predict; features are those of adapters "
                 "that were exported without a head"
             )
-        encoded = self.fitting(self.reader().plain([texts] if isinstance(texts, str) else texts))
-        features = []
-        for batch, output in self._batches(encoded, batch_size, adapter_names, None, None):
-            states = output.last_hidden_state
+        texts = [texts] if isinstance(texts, str) else texts
+        check_texts(texts)
+        encoded = self.fitting(self.reader().plain(texts))
+        check_batch_size(batch_size)
+        rows, features = self._asked(adapter_names, None, len(encoded)), []
+        for first in range(0, len(encoded), batch_size):
+            batch = encoded[first : first + batch_size]
+            names = None if adapter_names is None else rows[first : first + batch_size]
+            states = self(**self.reader().batch(batch), adapter_names=names).last_hidden_state
             features += [states[row, : len(each.input_ids)] for row, each in enumerate(batch)]
         return features
 
@@ -83,27 +116,71 @@ class Answers:
         Raises:
             ValueError: there is no head for texts, or no tokenizer; or a text is too long, empty or lacks mentions.
         """
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise TypeError(f"texts is {type(texts).__name__}; give a list of texts")
+        check_batch_size(batch_size)
+        questions, answers = self._questions(texts, entity_spans, top_k, adapter_names, head), []
+        for first in range(0, len(questions), batch_size):
+            answers += self.answer(questions[first : first + batch_size])
+        return answers
+
+    def read(
+        self,
+        text: Any,
+        entity_spans: Any = None,
+        top_k: int | None = None,
+        adapter_names: Any = None,
+        head: str | None = None,
+    ) -> Question:
+        """Read a text for a head, as `predict` takes both; `answer` answers it with others.
+
+        Args:
+            text: a text, or the words of a sentence.
+            entity_spans: its mentions, where the head reads mentions.
+            top_k: how many answers are returned.
+            adapter_names: the adapters that it goes through: a name, "__base__", or a list of names.
+            head: one of several heads.
+
+        Raises:
+            TypeError: an argument is of another type.
+            ValueError: `predict` would refuse it, or the head does not take these adapters.
+        """
+        spans = None if entity_spans is None else [entity_spans]
+        names = None if adapter_names is None else [adapter_names]
+        return self._questions([text], spans, top_k, names, head)[0]
+
+    def answer(self, questions: Sequence[Question]) -> list[Any]:
+        """Return the answer to each question, by one pass of the encoder whichever adapters and heads they ask.
+
+        Raises:
+            ValueError: an adapter or a head was removed since a question was read.
+        """
+        pairs = zip(questions, self.logits_of(questions), strict=True) if questions else ()
+        return [self._answer(question, logits) for question, logits in pairs]
+
+    def _questions(
+        self, texts: Sequence[Any], entity_spans: Any, top_k: int | None, adapter_names: Any, head: str | None
+    ) -> list[Question]:
         entry = self._entry(head)
         if entry["class"] not in ASKED:
             raise ValueError(f"a {entry['class']} is asked by its inputs, model(input_ids, ...), not by texts alone")
-        if isinstance(texts, str) or not isinstance(texts, Sequence):
-            raise TypeError(f"texts is {type(texts).__name__}; give a list of texts")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k={top_k} must be at least 1: how many answers are returned")
-        encoded, name = self._read(entry, texts, entity_spans)
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k={top_k!r} must be a whole number of at least 1: how many answers are returned")
+        rows = self._asked(adapter_names, head, len(texts))
+        encoded, positions = self._read(entry, texts, entity_spans)
         self.fitting(encoded)
-        answers: list[Any] = []
-        for batch, output in self._batches(encoded, batch_size, adapter_names, head, name):
-            first = len(answers)
-            for row, each in enumerate(batch):
-                answers.append(self._answer(entry, each, texts[first + row], output.logits[row], top_k))
-        return answers
+        return [
+            Question(text, each, names, head, positions, top_k)
+            for text, each, names in zip(texts, encoded, rows, strict=True)
+        ]
 
     def _read(
         self, entry: dict[str, Any], texts: Sequence[Any], entity_spans: Any
     ) -> tuple[list[Encoded], str | None]:
         """Return encoded texts, and by which name their positions go to the head."""
         reader, mentions = self.reader(), ASKED[entry["class"]]
+        if entry["class"] != "KAdapterForDependencyParsing":
+            check_texts(texts)
         if (entity_spans is not None) != bool(mentions):
             raise ValueError(
                 f"a {entry['class']} reads {mentions} mentions of each text; "
@@ -121,24 +198,9 @@ class Answers:
                 raise ValueError(f"text {number}, {texts[number]!r}, has no mask; write {reader.mask} for the answer")
         return encoded, None if self.single else "positions"
 
-    def _batches(
-        self, encoded: list[Encoded], size: int, adapter_names: Any, head: str | None, positions: str | None
-    ) -> Any:
-        """Yield batches of encoded texts with the model's output for each."""
-        if adapter_names is not None and (isinstance(adapter_names, str) or len(adapter_names) != len(encoded)):
-            raise ValueError(
-                f"adapter_names is {adapter_names!r}, and there are {len(encoded)} texts; give a list, an entry for "
-                "each"
-            )
-        for first in range(0, len(encoded), size):
-            batch = encoded[first : first + size]
-            names = None if adapter_names is None else list(adapter_names[first : first + size])
-            yield batch, self(**self.reader().batch(batch, positions), adapter_names=names, head=head)
-
-    def _answer(
-        self, entry: dict[str, Any], encoded: Encoded, text: Any, logits: np.ndarray, top_k: int | None
-    ) -> Any:
-        """Return the answer to one text from its logits."""
+    def _answer(self, question: Question, logits: np.ndarray) -> Any:
+        """Return the answer to a question from its logits."""
+        entry, encoded, text, top_k = self._entry(question.head), question.encoded, question.text, question.top_k
         labels, head = entry["labels"], entry["class"]
         if head == "KAdapterForMaskedLM":
             at = encoded.positions if self.single else range(len(encoded.positions))
@@ -183,6 +245,19 @@ class Answers:
                     "cut it"
                 )
         return encoded
+
+
+def check_texts(texts: Sequence[Any]) -> None:
+    """Raise TypeError for a text that is no string."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number} is {text!r}, a {type(text).__name__}; give a string")
+
+
+def check_batch_size(size: int) -> None:
+    """Raise ValueError for a batch of no texts."""
+    if size < 1:
+        raise ValueError(f"batch_size={size} must be at least 1")
 
 
 def scored(logits: np.ndarray, problem_type: str | None) -> np.ndarray:

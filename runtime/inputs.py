@@ -23,7 +23,7 @@ def checked(inputs: dict[str, Any], backbone: dict[str, Any]) -> dict[str, np.nd
     for name in inputs:
         if name not in INPUTS:
             raise TypeError(f"an exported model has no input {name!r}; it takes {', '.join(INPUTS)}")
-    arrays = {name: np.asarray(value) for name, value in inputs.items() if value is not None}
+    arrays = {name: as_array(name, value) for name, value in inputs.items() if value is not None}
     for name, value in arrays.items():
         if value.dtype.kind not in "iub":
             raise TypeError(f"{name} has dtype {value.dtype}; give whole numbers")
@@ -43,6 +43,14 @@ def checked(inputs: dict[str, Any], backbone: dict[str, Any]) -> dict[str, np.nd
             if not 0 <= number < max(size, 1):
                 raise ValueError(f"{name} holds {number}, and the encoder knows 0 to {max(size, 1) - 1}")
     return arrays
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Return an input as an array; ValueError where its rows have unequal lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} has rows of unequal lengths; pad them, and give attention_mask too") from error
 
 
 def check_dimensions(head_class: str, shape: tuple[int, ...]) -> None:

@@ -14,6 +14,13 @@ __all__ = ["FORMAT_VERSION", "MANIFEST", "Export", "read_export", "write_manifes
 MANIFEST = "export.json"
 FORMAT_VERSION = 1
 KEYS = ("runtime", "precision", "backbone", "encoder", "adapters", "active_adapters", "head", "single", "files")
+# What is read of the entries of a manifest; a file that was edited or half written may lack any.
+READ = {
+    "backbone": ("name_or_path", "fingerprint", "longest", "vocab_size", "type_vocab_size"),
+    "encoder": ("file", "layers"),
+    "adapters": ("file", "layers", "features"),  # of each
+    "files": ("bytes", "sha256"),  # likewise
+}
 AGAIN = "copy the directory again, or export the artifact anew"
 CHUNK = 2**22  # bytes that are hashed at a time
 
@@ -87,6 +94,12 @@ def read_export(directory: str | os.PathLike) -> Export:
     lacking = [key for key in KEYS if key not in manifest]
     if lacking:
         raise ValueError(f"{path} lacks {', '.join(lacking)}; {AGAIN}")
+    for key, needed in READ.items():
+        entries = {"": manifest[key]} if key in ("backbone", "encoder") else manifest[key]
+        for name, entry in entries.items() if isinstance(entries, dict) else [("", None)]:
+            if not isinstance(entry, dict) or any(field not in entry for field in needed):
+                where = f"{key!r}" + (f" of {name!r}" if name else "")
+                raise ValueError(f"{path} is damaged: {where} is no record of {', '.join(needed)}; {AGAIN}")
     for name in manifest["files"]:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"{path} names the file {name!r}, which lies outside the directory; {AGAIN}")

@@ -8,44 +8,23 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .answers import Answers
+from .answers import Answers, Question
 from .engines import Graph, open_graph
 from .inputs import answered, as_rows, check_dimensions, checked, positions_read
 from .manifest import Export, read_export
-from .parts import FUSIONS_OF, Adapter, Head, adapters_at, check_learned
-from .rows import gathered, names_of_rows, present, spread
+from .parts import Adapter, Head, adapters_at, check_fused
+from .passes import STATE, ExportedOutput, fused, run_encoder
+from .rows import names_of_rows
 from .texts import Texts
 
 __all__ = ["ExportedModel", "ExportedOutput"]
 
 OWN_HEAD = "own"  # the head, or the fusion without any, of the directory that the model was read from
-STATE = "hidden_state_{}"
-
-
-@dataclass
-class ExportedOutput:
-    """What an exported model returns.
-
-    Args:
-        last_hidden_state: fused features where the head reads them, (batch, n, hidden); without a head at all tokens.
-        logits: the head's, shaped as those of the model that was exported; None without a head.
-        start_logits: of a head for answers, shaped as `input_ids`, with the smallest number outside of answers.
-        end_logits: likewise.
-        backbone_hidden_state: the encoder's last hidden state where the head reads it.
-        adapter_hidden_states: for each adapter in use what was fused of it, NaN in rows that do not go through it.
-    """
-
-    last_hidden_state: np.ndarray | None = None
-    logits: np.ndarray | None = None
-    start_logits: np.ndarray | None = None
-    end_logits: np.ndarray | None = None
-    backbone_hidden_state: np.ndarray | None = None
-    adapter_hidden_states: dict[str, np.ndarray] = field(default_factory=dict)
+NO_CHOICE = "adapter_names and head choose among graphs, and this is a single one; export it without --single"
 
 
 class ExportedModel(Answers):
@@ -215,75 +194,47 @@ class ExportedModel(Answers):
         shape, rows_of = as_rows(arrays)
         check_dimensions(chosen.entry["class"], shape)
         mask = rows_of["attention_mask"]
-        repeated = math.prod(shape[1:-1])
-        rows = self._rows(adapter_names, shape[0], adapters, repeated)
+        rows = self._rows(adapter_names, shape[0], adapters, math.prod(shape[1:-1]))
+        check_fused(chosen, adapters, rows)
         positions = positions_read(chosen.entry["reads"], chosen.entry["mentions"], mask, rows_of)
-        states = self._encoder.run(rows_of)
-        features = self._features(states, mask, rows, positions, adapters, chosen)
-        output = self._fused(chosen, gathered(states["last_hidden_state"], positions), features, rows, rows_of)
-        output.adapter_hidden_states = {name: states for name, (states, _) in features.items()}
-        logits = output.logits
-        if logits is not None:
+        output = fused(chosen, run_encoder(self._encoder, adapters, rows, rows_of), positions)
+        if (logits := output.logits) is not None:
             answers = answered(chosen.entry["class"], logits, shape, mask, rows_of.get("answer_mask"))
             output.logits = None
             for name, values in answers.items():
                 setattr(output, name, values)
         return output
 
-    def _features(
-        self,
-        states: dict[str, np.ndarray],
-        mask: np.ndarray,
-        rows: Sequence[tuple[str, ...]],
-        positions: np.ndarray | None,
-        adapters: dict[str, Adapter],
-        head: Head,
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return of each adapter in use its features (B, n, H), NaN and zero in rows that do not go through it."""
-        features = {}
-        for name, adapter in adapters.items():
-            own = np.array([row for row, names in enumerate(rows) if name in names], dtype=np.int64)
-            if not len(own):
-                continue
-            if not adapter.fits(head):
-                raise ValueError(
-                    f"adapter {name!r} was exported for its {adapter.features}, and the head's fusion reads "
-                    f"{head.entry['features']}; export it with --fusion {FUSIONS_OF[head.entry['features']]}"
-                )
-            whole = len(own) == len(rows)
-            read = {STATE.format(layer): states[STATE.format(layer)] for layer in adapter.layers}
-            read["attention_mask"] = mask
-            outputs = adapter.graph.run(read if whole else {key: value[own] for key, value in read.items()})
-            at = positions if positions is None or whole else positions[own]
-            result = gathered(outputs["adapter_hidden_state"], at)
-            features[name] = spread(result, own, len(rows), math.nan), spread(result, own, len(rows), 0.0)
-        return features
+    def logits_of(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        """Return the logits of each question, by one pass of the encoder whichever adapters and heads they ask.
 
-    def _fused(
-        self,
-        head: Head,
-        backbone: np.ndarray,
-        features: dict[str, tuple[np.ndarray, np.ndarray]],
-        rows: Sequence[tuple[str, ...]],
-        inputs: dict[str, np.ndarray],
-    ) -> ExportedOutput:
-        """Return what fusion and head make of the encoder's states (B, n, H) and of the adapters'."""
-        names = head.entry["adapters"]
-        if names is None:  # a fusion without weights takes any adapters, and of none at all one that is absent
-            names = list(features) or [""]
-        else:
-            check_learned(head, rows)
-        states = [features[name][1] if name in features else np.zeros_like(backbone) for name in names]
-        stacked = states[0][None] if len(states) == 1 else np.stack(states)  # (K, B, n, H)
-        arrays = {**inputs, "backbone_hidden_state": backbone, "adapter_hidden_states": stacked}
-        outputs = head.graph.run({**arrays, "present": present(rows, names)})
-        return ExportedOutput(outputs["last_hidden_state"], outputs.get("logits"), backbone_hidden_state=backbone)
+        Raises:
+            ValueError: an adapter or a head was removed since a question was read.
+        """
+        reader, encoded = self.reader(), [question.encoded for question in questions]
+        if self.single:
+            return list(np.asarray(self(**reader.batch(encoded, questions[0].positions)).logits))
+        adapters, rows = self._adapters, [question.adapters for question in questions]
+        heads = {name: self._head_named(name) for name in dict.fromkeys(question.head for question in questions)}
+        names_of_rows(rows, len(rows), list(adapters))
+        inputs = checked(reader.batch(encoded), self.manifest["backbone"])
+        states = run_encoder(self._encoder, adapters, rows, inputs)
+        logits: list[Any] = [None] * len(questions)
+        for name, head in heads.items():
+            own = np.array([row for row, question in enumerate(questions) if question.head == name])
+            chosen, entry = states.of(own), head.entry
+            if (key := questions[own[0]].positions) is not None:
+                chosen.inputs[key] = reader.positions([encoded[row] for row in own])
+            positions = positions_read(
+                entry["reads"], entry["mentions"], chosen.inputs["attention_mask"], chosen.inputs
+            )
+            for row, values in zip(own, np.asarray(fused(head, chosen, positions).logits), strict=True):
+                logits[row] = values
+        return logits
 
     def _run_single(self, arrays: dict[str, np.ndarray], adapter_names: Any, head: str | None) -> ExportedOutput:
         if adapter_names is not None or head is not None:
-            raise ValueError(
-                "adapter_names and head choose among graphs, and this is a single one; export it without --single"
-            )
+            raise ValueError(NO_CHOICE)
         lacking = [name for name in self._encoder.inputs if name not in arrays]
         if lacking:
             raise ValueError(f"the graph reads {', '.join(lacking)} too; give what came with the token ids")
@@ -318,9 +269,19 @@ class ExportedModel(Answers):
     def _entry(self, head: str | None) -> dict[str, Any]:
         return self.manifest["head"] if self.single else self._head_named(head).entry
 
+    def _asked(self, adapter_names: Any, head: str | None, texts: int) -> list[tuple[str, ...]]:
+        if self.single:
+            if adapter_names is not None or head is not None:
+                raise ValueError(NO_CHOICE)
+            return [()] * texts
+        adapters = self._adapters
+        rows = self._rows(adapter_names, texts, adapters, 1)
+        check_fused(self._head_named(head), adapters, rows)
+        return rows
+
     def _head_named(self, head: str | None) -> Head:
         name = OWN_HEAD if head is None else head
-        if name not in self._heads:
+        if name not in self.heads:
             raise ValueError(f"no head {name!r}; there are {self.heads}")
         return self._heads[name]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .engines import Graph
 from .manifest import MANIFEST, Export, read_export
 
-__all__ = ["FUSIONS_OF", "Adapter", "Head", "adapters_at", "check_learned"]
+__all__ = ["FUSIONS_OF", "Adapter", "Head", "adapters_at", "check_fused"]
 
 FUSIONS_OF = {"adapters": "add", "contributions": "delta"}
 
@@ -36,13 +36,21 @@ class Head:
     entry: dict[str, Any]
 
 
-def check_learned(head: Head, rows: Sequence[tuple[str, ...]]) -> None:
-    """Refuse a row with other adapters than those that a fusion with weights was trained for.
+def check_fused(head: Head, adapters: Mapping[str, Adapter], rows: Sequence[tuple[str, ...]]) -> None:
+    """Refuse a row with adapters that do not go with the fusion, or for which one with weights was not trained.
 
     Raises:
         ValueError: there is such a row.
     """
+    for name in dict.fromkeys(name for names in rows for name in names):
+        if not adapters[name].fits(head):
+            raise ValueError(
+                f"adapter {name!r} was exported for its {adapters[name].features}, and the head's fusion reads "
+                f"{head.entry['features']}; export it with --fusion {FUSIONS_OF[head.entry['features']]}"
+            )
     fused, fusion = head.entry["adapters"], head.entry["fusion"]
+    if fused is None:  # a fusion without weights takes any adapters
+        return
     for row, names in enumerate(rows):
         unknown = [name for name in names if name not in fused]
         if unknown:

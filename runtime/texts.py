@@ -68,6 +68,9 @@ class Texts:
             TypeError: a span is no pair of whole numbers.
             ValueError: there is another number of mentions, or a span is empty, reversed or outside its text.
         """
+        for number, spans in enumerate(entity_spans if hasattr(entity_spans, "__len__") else [entity_spans]):
+            if isinstance(spans, str) or not hasattr(spans, "__len__"):
+                raise TypeError(f"text {number}: entity_spans are {spans!r}; give a list of (start, end)")
         if len(texts) != len(entity_spans):
             raise ValueError(f"{len(texts)} texts but spans for {len(entity_spans)}; give spans for each text")
         return [
@@ -112,15 +115,17 @@ class Texts:
             encoded.append(Encoded(ids, [max(0, len(prefix) - 1), *starts]))
         return encoded
 
-    def batch(self, encoded: Sequence[Encoded], positions: str | None = None) -> dict[str, np.ndarray]:
+    def batch(self, encoded: Sequence[Encoded], positions: str | None = None) -> dict[str, Any]:
         """Return encoded texts as token ids and mask, padded on the right, and their positions by this name."""
         arrays = {
             "input_ids": _padded((each.input_ids for each in encoded), self._settings["pad_token_id"]),
             "attention_mask": _padded(([1] * len(each.input_ids) for each in encoded), 0),
         }
-        if positions is not None:
-            arrays[positions] = _padded((each.positions for each in encoded), -1)
-        return arrays
+        return arrays if positions is None else {**arrays, positions: self.positions(encoded)}
+
+    def positions(self, encoded: Sequence[Encoded]) -> np.ndarray:
+        """Return the positions of encoded texts, (batch, n), -1 where a text has fewer."""
+        return _padded((each.positions for each in encoded), -1)
 
     @property
     def mask(self) -> str:

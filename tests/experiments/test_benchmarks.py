@@ -130,8 +130,22 @@ def test_a_contestant_that_needs_torchao_is_left_out_with_a_sentence_where_it_is
 def test_low_rank_and_full_training_are_compared_where_peft_is_installed(benchmark):
     pytest.importorskip("peft", reason="peft comes with the extras benchmarks and test")
     names = ["lora", "bottleneck", "full"]
+    results, printed = benchmark("train_step", *TRAINING, "--no-bf16", "--contestants", *names)
+    assert_told(results, names, TOLD_OF_TRAINING | LIMIT)
+    head, _, *rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")]
+    cells = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert {row["dtype"] for row in cells.values()} == {"float32"} and "against official" not in head
+    for name in ("lora", "full"):
+        ratio = results["bottleneck"]["tokens_per_second"][0] / results[name]["tokens_per_second"][0]
+        assert cells["bottleneck"][f"against {name}"].startswith(f"{ratio:.2f}x ({ratio:.2f}x to {ratio:.2f}x")
+        assert cells[name][f"memory against {name}"] == "1.00"
+
+
+def test_training_in_little_memory_is_measured_on_request(benchmark):
+    names = ["ours-frugal", "ours-cached-frugal"]
     results, _ = benchmark("train_step", *TRAINING, "--contestants", *names)
     assert_told(results, names, TOLD_OF_TRAINING | LIMIT)
+    assert not {*names} & {*__import__("train_step").ALL}
 
 
 def test_reading_is_compared_with_and_without_adapters_at_each_batch_size(benchmark, tmp_path):
@@ -358,3 +372,15 @@ def test_quality_at_equal_cpu_time_is_compared_of_ours_lora_and_the_whole_encode
         assert len(seconds) == 5 and seconds == sorted(seconds) and seconds[-1] >= 0.5
         assert all(0 <= point[half] <= 1 for point in run["points"] for half in ("validation", "test"))
     assert_drawn(tmp_path / "frontier.svg", "CPU seconds", *names)
+
+
+@pytest.mark.thorough
+def test_a_server_under_load_is_compared_in_batches_and_one_by_one(benchmark):
+    pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
+    pytest.importorskip("fastapi", reason="serving needs fastapi: pip install 'kadapter[server]'")
+    loaded = ["--requests", "40", "--warmup", "8", "--clients", "4", "--threads", "1"]
+    results, printed = benchmark("serving", *loaded)
+    assert list(results) == ["single", "batched"]
+    assert results["single"]["requests_per_pass"] == [1] and results["batched"]["requests_per_pass"][0] >= 1
+    assert all(one["late_ms"][0] >= one["median_ms"][0] > 0 for one in results.values())
+    assert "| batched |" in printed and "4 clients" in printed

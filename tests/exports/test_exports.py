@@ -335,7 +335,32 @@ def test_inputs_that_do_not_go_with_the_encoder_are_sentences(exported):
     assert "entity_positions has shape None and must have (3, 2)" in refusal(exported, ids, mask)
     assert "position 25 lies outside the 9 tokens" in refusal(exported, ids, mask, entity_positions=positions + 22)
     assert "has no input 'labels'" in refusal(exported, ids, mask, labels=ids)
-    assert "text 0 has" in refusal(exported.predict, ["Mira " * 60], [[(0, 4), (5, 9)]])
+    assert "input_ids has rows of unequal lengths; pad them" in refusal(exported, [[1, 2], [1]])
+
+
+def test_texts_spans_and_numbers_of_another_type_are_sentences(exported):
+    asked = exported.predict
+    assert "text 0 has" in refusal(asked, ["Mira " * 60], [[(0, 4), (5, 9)]])
+    assert "text 1 is None, a NoneType; give a string" in refusal(asked, ["a", None], SPANS[:2])
+    for spans in (None, 3, "ab"):
+        assert f"text 0: entity_spans are {spans!r}; give a list of" in refusal(asked, TEXTS[:1], [spans])
+    assert "text 0: entity_spans are 3; give a list of (start, end)" in refusal(asked, TEXTS[:1], 3)
+    assert "no head ['own']; there are ['own']" in refusal(asked, TEXTS[:1], SPANS[:1], head=["own"])
+    assert "top_k='2' must be a whole number of at least 1" in refusal(asked, TEXTS[:1], SPANS[:1], top_k="2")
+    assert "batch_size=0 must be at least 1" in refusal(asked, TEXTS[:1], SPANS[:1], batch_size=0)
+
+
+def test_a_manifest_whose_entries_lack_what_is_read_of_them_is_a_sentence(copied):
+    written = (copied / MANIFEST).read_text()
+    for change, words in (
+        ({"adapters": None}, "'adapters' is no record of file, layers, features"),
+        ({"encoder": "a"}, "'encoder' is no record of file, layers"),
+        ({"backbone": {}}, "'backbone' is no record of name_or_path, fingerprint"),
+        ({"files": {"encoder.onnx": 5}}, "'files' of 'encoder.onnx' is no record of bytes, sha256"),
+    ):
+        (copied / MANIFEST).write_text(json.dumps({**json.loads(written), **change}))
+        said = refusal(ExportedModel.from_directory, copied)
+        assert f"{MANIFEST} is damaged: {words}" in said and "export the artifact anew" in said
 
 
 def test_adapter_names_are_refused_in_the_words_of_the_model(parts, exported):

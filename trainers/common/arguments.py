@@ -17,6 +17,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from ...configuration_kadapter import DEFAULT_KIND, FUSIONS, KnowledgeAdapterConfig
+from .optimizers import check_free_gradients, check_optimizer
 from .precision import bfloat16_pays, precision_line
 
 __all__ = [
@@ -217,6 +218,13 @@ class RunArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "All trainable parameters are used."}
     )
+    free_gradients: bool = field(
+        default=False,
+        metadata={
+            "help": "Update each weight as soon as its gradient is there and free that, for less memory; needs "
+            "--max_grad_norm 0."
+        },
+    )
     flags: ClassVar[Sequence[str]] = ()  # those that the run was started with, as a card shows them
 
     def __post_init__(self) -> None:
@@ -231,6 +239,9 @@ class RunArguments(TrainingArguments):
         super().__post_init__()
         if not self.precision_was_asked and bfloat16_pays(self.device):
             self.bf16, self.mixed_precision = True, "bf16"  # `super().__post_init__` derived the second from the first
+        check_optimizer(self)
+        if self.free_gradients:
+            check_free_gradients(self)
 
     @property
     def precision(self) -> str:

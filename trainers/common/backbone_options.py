@@ -50,8 +50,8 @@ def eight_bits(device: torch.device) -> Any:
     )
 
 
-def check_compiler(run: RunArguments) -> None:
-    """Compile a one-line function, so that a missing compiler is noticed before anything costs time.
+def check_compiler(run: RunArguments, flag: str = "--compile_backbone") -> None:
+    """Compile a one-line function, so that a compiler that `flag` needs is missed before anything costs time.
 
     Raises:
         ValueError: PyTorch can't compile here.
@@ -68,9 +68,7 @@ def check_compiler(run: RunArguments) -> None:
             if spaced
             else "install a C++ compiler such as g++"
         )
-        raise ValueError(
-            f"--compile_backbone: PyTorch can't compile here ({reason}); {advice}, or leave the flag out"
-        ) from error
+        raise ValueError(f"{flag}: PyTorch can't compile here ({reason}); {advice}, or leave the flag out") from error
 
 
 def compile_blocks(backbone: PreTrainedModel) -> None:

@@ -6,14 +6,13 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import DistributedType
-from accelerate.optimizer import AcceleratedOptimizer
 from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from .atomic_files import PARTIAL, remove, replace_file
 from .checkpoints import check_same_run, damage, last_complete_checkpoint, write_manifest
 from .encoding import column
 from .memory import give_back, limit_native_caches
+from .optimizers import step_as_gradients_come, unwrapped
 from .output_directory import HEAD
 from .progress import Cost
 from .pushing import push, push_progress
@@ -61,6 +61,7 @@ class KAdapterTrainer(Trainer):
     description: Any
     order: Any
     finite: Tensor | bool = True
+    hooks: Sequence[Any] = ()
     staging: Path | None = None
     hub_model_id: Any = None
     share: Callable[[Path], None] | None = None  # saves what is pushed during training; by default the whole model
@@ -187,6 +188,19 @@ class KAdapterTrainer(Trainer):
         return measured(self.objective, prediction, self.eval_dataset)
 
     # ---- a step ---------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the optimizer, which with --free_gradients updates each weight within the backward pass."""
+        new, optimizer = self.optimizer is None, super().create_optimizer(model)
+        if new and self.args.free_gradients:
+            for hook in self.hooks:  # of an earlier training of the same model
+                hook.remove()
+            self.hooks = step_as_gradients_come(optimizer)
+        return optimizer
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Return the norm of all gradients to log, None where they are freed one by one."""
+        return None if self.args.free_gradients else super()._get_grad_norm(model, grad_norm)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | None:
         """Return the norm of all gradients; on a CPU the fused optimizer scales them, since it reads them anyway."""
@@ -357,11 +371,6 @@ class KAdapterTrainer(Trainer):
             path = folder / "all_results.json"
             everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             replace_file(path, json.dumps({**everything, **metrics}, indent=4, sort_keys=True))
-
-
-def unwrapped(optimizer: Any) -> Any:
-    """Return an optimizer without accelerate's wrappers."""
-    return unwrapped(optimizer.optimizer) if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
 def frozen_in_backbone(model: nn.Module) -> list[str]:
