@@ -31,6 +31,7 @@ __all__ = [
     "plugin_module",
     "refuse_keywords",
     "refuse_misspelt",
+    "refuse_published",
     "split_composition",
     "with_plain_errors",
 ]
@@ -290,6 +291,16 @@ class KnowledgeAdapterConfig:
             raise TypeError(f"the adapter configuration{where}: {error}") from None
 
 
+def refuse_published(config: KnowledgeAdapterConfig, what: str) -> None:
+    """Raise ValueError where another kind's configuration asks for what only reproduces published code."""
+    for name, only in (("skip_layers", 0), ("mask_padding", True)):
+        if getattr(config, name) != only:
+            raise ValueError(
+                f"{name}={getattr(config, name)} means nothing for {what}; leave it out, or use "
+                "KnowledgeAdapterConfig, the published kind"
+            )
+
+
 def check_choice(name: str, value: str, known: Iterable[str]) -> None:
     """Raise ValueError, suggesting the nearest known value, if a value is not known."""
     if value not in known:
@@ -356,7 +367,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "0c5c214139d7f125"
+RELEASE = "edce40425352100a"
 FUSIONS = ("add", "concat", "gated", "gated_token", "delta", "max")
 WITHOUT_WEIGHTS = ("add", "delta", "max")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")

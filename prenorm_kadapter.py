@@ -18,7 +18,13 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_choice, with_plain_errors
+from .configuration_kadapter import (
+    KAdapterConfig,
+    KnowledgeAdapterConfig,
+    check_choice,
+    refuse_published,
+    with_plain_errors,
+)
 from .heads_kadapter import (
     KAdapterForDependencyParsing,
     KAdapterForEntityClassification,
@@ -99,12 +105,7 @@ class PreNormAdapterConfig(KnowledgeAdapterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, only in (("skip_layers", 0), ("mask_padding", True)):
-            if getattr(self, name) != only:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} means nothing for a pre-norm adapter; leave it out, or use "
-                    "KnowledgeAdapterConfig, the published kind"
-                )
+        refuse_published(self, "a pre-norm adapter")
         check_choice("hidden_act", self.hidden_act, ACT2FN)
 
     def for_backbone(

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_choice, with_plain_errors
+from .backbone_kadapter import brought_back, device_of
+from .configuration_kadapter import (
+    KAdapterConfig,
+    KnowledgeAdapterConfig,
+    check_choice,
+    refuse_published,
+    with_plain_errors,
+)
 from .heads_kadapter import (
     KAdapterForDependencyParsing,
     KAdapterForEntityClassification,
@@ -89,8 +96,8 @@ class TopLayersAdapterConfig(KnowledgeAdapterConfig):
         hidden_dropout_prob: dropout after dense layers in training.
         attention_probs_dropout_prob: dropout of the attention weights in training.
 
-    All sizes, activation and epsilon are the encoder's. `skip_layers`, `mask_padding=False` and
-    `projection_initializer_range`, which say how published adapters are, mean nothing here and are refused.
+    All sizes, activation and epsilon are the encoder's, and nothing is drawn at random. `skip_layers` and
+    `mask_padding=False`, which reproduce published code, mean nothing here and are refused.
 
     Raises:
         TypeError: a value is of another type than its field.
@@ -104,10 +111,7 @@ class TopLayersAdapterConfig(KnowledgeAdapterConfig):
         super().__post_init__()
         if self.num_hidden_layers < 1:
             raise ValueError("num_hidden_layers=0 of a top-layer adapter copies no block; copy at least 1")
-        own = {field.name: field.default for field in fields(self)}
-        for name in ("skip_layers", "mask_padding", "projection_initializer_range"):
-            if getattr(self, name) != own[name]:
-                raise ValueError(f"{name}={getattr(self, name)} means nothing for a top-layer adapter; leave it out")
+        refuse_published(self, "a top-layer adapter")
         check_choice("hidden_act", self.hidden_act, ACT2FN)
 
     def for_backbone(
@@ -198,16 +202,16 @@ class TopLayersAdapter(KnowledgePlugin):
 
     def _compare(self, backbone: PreTrainedModel) -> None:
         """Raise ValueError where the copy makes something else of a few tokens than the backbone does."""
-        weight = next(backbone.parameters())
-        if weight.is_meta:
+        device, dtype = device_of(backbone), next(backbone.parameters()).dtype
+        if device.type == "meta":
             return
-        ids = torch.arange(1, 1 + PROBE, device=weight.device)[None]
+        ids = torch.arange(1, 1 + PROBE, device=device)[None]
         with torch.no_grad():
             states = backbone(input_ids=ids, output_hidden_states=True).hidden_states
             training, _ = self.training, self.eval()
             differs = self([states[layer] for layer in self.tapped_layers], None).abs().max()
             self.train(training)
-        if differs > TOLERANCES.get(weight.dtype, 0.1) * states[-1].abs().max():
+        if differs > TOLERANCES.get(dtype, 0.1) * states[-1].abs().max():
             raise _unfit(backbone, f"copies of its last blocks make something else of their input, by {differs:.2g}")
 
 
@@ -232,9 +236,11 @@ def _copy_block(own: nn.Module, theirs: nn.Module, backbone: PreTrainedModel) ->
         if source is None:
             raise _unfit(backbone, f"its blocks have none of {' and '.join(names)}")
         for key, parameter in own.get_submodule(name).named_parameters():
-            value = getattr(source, key, None)
-            if value is None or value.shape != parameter.shape or not value.is_floating_point():
-                raise _unfit(backbone, f"its {names[0]} has no {key} of shape {tuple(parameter.shape)}")
+            value = brought_back(source, key, getattr(source, key, None))
+            if type(getattr(value, "data", None)) is not Tensor or not value.is_floating_point():
+                raise _unfit(backbone, f"its {key} of {names[0]} is not there as plain numbers, but quantised")
+            if value.shape != parameter.shape:
+                raise _unfit(backbone, f"its {key} of {names[0]} has the shape {tuple(value.shape)}")
             parameter.data.copy_(value.detach())
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
+import aiohttp
 import numpy as np
 from _rounds import Marks
 
@@ -53,11 +53,11 @@ def contest(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
     """
     with server(job) as address:
         asyncio.run(load(address, job, job["warmup"], seed=-1))
-        before = httpx.get(address).json()
+        before = asyncio.run(counted(address))
         begin = time.perf_counter()
         latencies = asyncio.run(load(address, job, job["requests"], seed=job["round"]))
         taken = time.perf_counter() - begin
-        after = httpx.get(address).json()
+        after = asyncio.run(counted(address))
     answered, passes = (after[key] - before[key] for key in ("answered", "passes"))
     median, late = np.percentile(latencies, [50, 95])
     return {
@@ -96,17 +96,24 @@ async def load(address: str, job: dict[str, Any], number: int, seed: int) -> lis
     """Send a number of requests by so many clients, each as soon as its last is answered; return their seconds."""
     requests, latencies = iter(list(drawn(number, seed))), []
 
-    async def client(http: httpx.AsyncClient) -> None:
+    async def client(http: aiohttp.ClientSession) -> None:
         for request in requests:
             begin = time.perf_counter()
-            answer = await http.post(f"{address}/predict", json=request)
-            answer.raise_for_status()
+            async with http.post(f"{address}/predict", json=request) as answer:
+                answer.raise_for_status()
+                await answer.read()
             latencies.append(time.perf_counter() - begin)
 
-    limits = httpx.Limits(max_connections=job["clients"])
-    async with httpx.AsyncClient(limits=limits, timeout=SECONDS) as http:
+    limits = aiohttp.TCPConnector(limit=job["clients"])
+    async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(SECONDS)) as http:
         await asyncio.gather(*(client(http) for _ in range(job["clients"])))
     return latencies
+
+
+async def counted(address: str) -> dict[str, int]:
+    """Return how many requests a server has answered, and in how many passes."""
+    async with aiohttp.ClientSession() as http, http.get(address) as answer:
+        return await answer.json()
 
 
 def drawn(number: int, seed: int) -> Iterator[dict[str, Any]]:

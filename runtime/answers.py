@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -45,27 +46,28 @@ class Question(NamedTuple):
     top_k: int | None = None
 
 
-class Answers:
+class Answers(ABC):
     """The methods of an exported model that take texts."""
 
     manifest: dict[str, Any]
     texts: Texts | None
     single: bool
 
+    @abstractmethod
     def __call__(self, input_ids: Any, **inputs: Any) -> Any:
         """Run the model on a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logits_of(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """Return the logits of each question."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _entry(self, head: str | None) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return what the manifest says of a head."""
 
+    @abstractmethod
     def _asked(self, adapter_names: Any, head: str | None, texts: int) -> list[tuple[str, ...]]:
         """Return the adapters that each text goes through, after checking that the head takes them."""
-        raise NotImplementedError
 
     def encode(self, texts: str | Sequence[str], adapter_names: Any = None, batch_size: int = 8) -> list[np.ndarray]:
         """Return the fused features of texts, each (tokens, hidden), special tokens included.

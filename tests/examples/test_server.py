@@ -6,8 +6,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import httpx
 import pytest
+import requests as http
 from helpers import ROOT, save_backbone, shake, small_adapter
 from tiny_runs import tokenizer_of
 
@@ -117,17 +117,17 @@ def test_a_server_answers_clients_at_once_as_the_model_answers_each_and_bad_requ
     with serving(folder) as address, ThreadPoolExecutor(12) as clients:
         good = list(requests()) * 4
         asked = [each for pair in zip(good, (BAD * 7)[: len(good)], strict=True) for each in (pair[0], pair[1][0])]
-        answers = list(clients.map(lambda each: httpx.post(f"{address}/predict", json=each, timeout=60), asked))
+        answers = list(clients.map(lambda each: http.post(f"{address}/predict", json=each, timeout=60), asked))
         assert {answer.status_code for answer in answers[1::2]} == {422}
         for answer, (_, sentence) in zip(answers[1::2], BAD * 7, strict=False):
             assert sentence in answer.json()["detail"]
         for answer, request in zip(answers[::2], good, strict=True):
             assert answer.status_code == 200, answer.text
             assert_alike(answer.json()["answers"], model.answer([model.read(**request)])[0])
-        told = httpx.get(address).json()
+        told = http.get(address).json()
         assert (told["adapters"], told["heads"]) == (["fac", "lin"], ["own", "topics"])
         assert told["answered"] == len(good) > told["passes"]
-        assert httpx.post(f"{address}/predict", content=b"{", timeout=60).json()["detail"].startswith("body: ")
+        assert http.post(f"{address}/predict", data=b"{", timeout=60).json()["detail"].startswith("body: ")
 
 
 def test_a_server_that_can_not_start_says_why_in_a_sentence(folder, tmp_path):

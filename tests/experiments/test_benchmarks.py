@@ -292,7 +292,7 @@ def test_memory_of_a_gpu_counts_from_begin_to_end_alone(monkeypatch):
 def test_no_column_tells_cpu_time_of_what_a_gpu_computes(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     commands, module = __import__("_commands"), __import__("train_step")
-    one = dict.fromkeys((*module.RATES, *module.MEDIANS, *module.PEAKS), 1.0)
+    one = dict.fromkeys((*module.RATES, *module.MEDIANS, *module.PEAKS), 1.0) | {"bits": 16}
     monkeypatch.setattr(commands, "play", lambda *arguments: {"ours": [one]})
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     jobs = {"ours": {"device": "cuda", "threads": 1}}

@@ -13,6 +13,7 @@ from kadapter import (
     KAdapterForSequenceClassification,
     KAdapterModel,
     KAdapterModelWithHeads,
+    TopLayersAdapterConfig,
 )
 
 BLOCKS = {f"encoder.layer.{number}": "disk" if number % 2 else "cpu" for number in range(4)}
@@ -156,3 +157,17 @@ def test_several_heads_share_it(folder, tmp_path):
     several = KAdapterModelWithHeads.from_heads({"one": tmp_path / "head"}, **keywords)
     with torch.no_grad():
         assert torch.equal(several(**batch()).heads["one"].logits, head(**batch()).logits)
+
+
+@pytest.mark.parametrize("device_map", MAPS.values(), ids=MAPS.keys())
+def test_an_adapter_of_copied_blocks_reads_them_from_where_they_wait(device_map, tmp_path):
+    backbone, adapters = save_backbone(tmp_path / "backbone"), {"top": TopLayersAdapterConfig()}
+    offloaded = {"device_map": device_map, "offload_folder": tmp_path / "offloaded"}
+    plain, model = (
+        KAdapterModel.from_backbone(backbone, adapters=adapters, fusion="delta", **more).eval()
+        for more in ({}, offloaded)
+    )
+    assert "meta" in devices(model.backbone) and devices(model.adapters) == {"cpu"}
+    for ours, theirs in zip(model.adapters.parameters(), plain.adapters.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(output(model), output(plain))

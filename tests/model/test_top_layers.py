@@ -41,6 +41,14 @@ def test_a_new_adapter_begins_as_what_the_encoder_does(family, blocks):
     assert list(model.adapters["top"].tapped_layers) == [4 - blocks, 4]
 
 
+def test_the_control_of_random_weights_is_the_copy_before_it_learned():
+    drawn = TopLayersAdapterConfig(projection_initializer_range=None)  # as `run_task.py --adapters random` asks for
+    model, other = model_of(), model_of()
+    other.add_adapter("drawn", drawn)
+    for ours, theirs in zip(model.adapters["top"].parameters(), other.adapters["drawn"].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_its_features_are_those_of_an_encoder_whose_last_blocks_are_its_own():
     model = taught(model_of("bert"))
     whole = tiny_backbone("bert")

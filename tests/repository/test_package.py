@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_SHIPPED = {"tests", "benchmarks", "demo", "experiments", "docs", "recipes"}
+NOT_SHIPPED = {"tests", "benchmarks", "demo", "examples", "experiments", "docs", "recipes"}
 # What a clone would not have: environments, caches, what builds and runs leave behind.
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "venv", ".*_cache", "__pycache__", "build", "*.egg-info", "runs", "out", "quickstart-run"

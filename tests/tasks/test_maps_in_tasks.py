@@ -339,6 +339,18 @@ def test_every_control_is_a_row_of_the_report(ground, base, plugged, tuned, tmp_
     assert run_of(tmp_path / "random")["random"] == ["random_wikidata"]
 
 
+def test_a_map_whose_own_name_begins_with_random_is_plugged_in_as_any_other(ground, base, plugged, tmp_path):
+    model = KAdapterModel.from_pretrained(ground / "map")
+    model.rename_adapter("wikidata", "random_wikidata")
+    model.save_adapter(tmp_path / "map", "random_wikidata")
+    begin = ("--trained_model", base)
+    run_task.main(flags(ground, tmp_path / "out", *begin, train=False, adapters=(tmp_path / "map",)))
+    record = run_of(tmp_path / "out")
+    assert record["adapters"] == ["fac", "lin", "random_wikidata"] and record["random"] == []
+    ours, theirs = (path / "predictions.jsonl" for path in (tmp_path / "out", plugged[0]))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
 def test_a_sweep_begins_with_the_trial_of_each_seed(ground, tmp_path):
     run_task.main(flags(ground, tmp_path / "base", "--seeds", "1", "2", adapters=("none",), table=None))
     begin = ("--trained_model", tmp_path / "base", "--seeds", "1", "2")

@@ -12,7 +12,12 @@ from tiny_runs import flags, write_ground
 from torch import nn
 from transformers import TorchAoConfig
 
-from kadapter import KAdapterForSequenceClassification, KAdapterModel, KAdapterModelWithHeads
+from kadapter import (
+    KAdapterForSequenceClassification,
+    KAdapterModel,
+    KAdapterModelWithHeads,
+    TopLayersAdapterConfig,
+)
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.backbone_options import eight_bits as configuration_of_8_bits
 from kadapter.trainers.feature_cache.options import CacheArguments, open_features
@@ -128,3 +133,9 @@ def test_without_torchao_the_flag_says_what_to_install(tmp_path, monkeypatch):
     given = flags(tmp_path, "factual", tmp_path / "out", "--quantize_backbone", "true")
     with pytest.raises(ValueError, match=r"--quantize_backbone needs torchao; pip install 'kadapter\[quantization\]'"):
         run_adapter.main(given)
+
+
+def test_blocks_in_8_bits_are_not_copied_into_an_adapter(quantized):
+    with pytest.raises(ValueError, match=r"its weight of attention\.self\.query is not there as plain numbers"):
+        quantized.add_adapter("top", TopLayersAdapterConfig())
+    assert list(quantized.adapters) == ["fac"]

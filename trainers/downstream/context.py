@@ -15,7 +15,7 @@ from ..feature_cache.options import check_budget
 from .arguments import TaskArguments, TaskCorpusArguments, TaskRunArguments
 from .dataset import Split, encoded, load_task_splits, print_left_out
 from .knowledge import count_entities, maps_among, open_knowledge
-from .model import RANDOM, TAPS, check_adapters, chosen_adapters, random_names, stored_adapters
+from .model import check_adapters, chosen_adapters, random_names, stored_adapters
 from .run_record import read_run
 
 __all__ = ["PREDICT", "TaskContext", "open_task", "prepare_splits", "trained_config"]
@@ -150,7 +150,7 @@ def _check_plugged(flags: TaskArguments, known: dict[str, Any], folder: Path) ->
     """Refuse to plug anything but knowledge maps into a trained model, and a map of a name that it has."""
     maps = maps_among(stored_adapters(flags))
     for name in chosen_adapters(flags):
-        if name == TAPS or name.removeprefix(f"{RANDOM}_") not in maps:
+        if name not in maps:
             raise ValueError(
                 f"--adapters names {name!r}, and the head of the model in {str(folder)!r}, which has the adapters "
                 f"{_listed(known['adapters'], known.get('random', []))}, was not trained with its features; beside "

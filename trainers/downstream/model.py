@@ -60,8 +60,9 @@ def row_name(task: RowArguments, names: list[str]) -> str:
 
 
 def random_names(task: RowArguments, names: list[str]) -> list[str]:
-    """Return which adapters of a row have random weights; next to trained adapters their names begin with random_."""
-    return names if _all_random(task) else [name for name in names if name.startswith(f"{RANDOM}_")]
+    """Return which of these adapters of a row have random weights."""
+    drawn = {name for name, _, at_random in _named(task) if at_random}
+    return [name for name in names if name in drawn]
 
 
 def _all_random(task: RowArguments) -> bool:
@@ -133,31 +134,33 @@ def _random_name(task: RowArguments, name: str, taken: Container[str]) -> str:
     return name if _all_random(task) and name not in taken else f"{RANDOM}_{name}"
 
 
+def _named(task: RowArguments) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Yield the adapters that the flags choose: name in the model, stored configuration, whether drawn at random."""
+    taken: list[str] = []
+    for artifact, at_random in _artifacts(task):
+        drawn = at_random and artifact != TAPS
+        held = {TAPS: {}} if artifact == TAPS else read_artifact(artifact).config["adapters"]
+        for name, values in held.items():
+            taken.append(_random_name(task, name, taken) if drawn else name)
+            yield taken[-1], values, drawn
+
+
 def chosen_adapters(task: RowArguments) -> dict[str, str | None]:
     """Return the names of the adapters that the flags choose, each with its hash if it was trained.
 
     Raises:
         OSError: an artifact can't be read.
     """
-    chosen: dict[str, str | None] = {}
-    for artifact, at_random in _artifacts(task):
-        held = {TAPS: {}} if artifact == TAPS else read_artifact(artifact).config["adapters"]
-        for name, values in held.items():
-            if at_random and artifact != TAPS:
-                chosen[_random_name(task, name, chosen)] = None
-            else:
-                chosen[name] = values.get("source", {}).get("hash")
-    return chosen
+    return {name: None if drawn else values.get("source", {}).get("hash") for name, values, drawn in _named(task)}
 
 
 def stored_adapters(task: RowArguments) -> dict[str, dict[str, Any]]:
-    """Return the stored configurations of the adapters in the artifacts that the flags choose.
+    """Return the stored configurations of the adapters that the flags choose, by their names in the model.
 
     Raises:
         OSError: an artifact can't be read.
     """
-    artifacts = [artifact for artifact, _ in _artifacts(task) if artifact != TAPS]
-    return {name: own for where in artifacts for name, own in read_artifact(where).config["adapters"].items()}
+    return {name: values for name, values, _ in _named(task)}
 
 
 def freeze(model: Any, task: TaskArguments) -> Any:

@@ -82,7 +82,7 @@ def _row(flags: TaskArguments, changed: dict[str, Any], known: dict[str, Any], t
         return ", ".join([known["row"], *shuffled])
     at_random = set(known.get("random", []))
     names = [
-        f"{RANDOM}_{name}" if name in at_random and not name.startswith(RANDOM) else name
+        f"{RANDOM}_{name}" if name in at_random and not name.startswith(f"{RANDOM}_") else name
         for name in changed["adapters"]
     ]
     return ", ".join([row_name(flags, names), stage(flags, trains), *shuffled])
