@@ -545,6 +545,7 @@ def test_only_the_main_process_writes(tmp_path, backbone):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_full_disk_leaves_what_was_saved_before(tmp_path, artifact):
     expected = output(KAdapterModel.from_pretrained(artifact))

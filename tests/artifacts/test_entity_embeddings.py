@@ -324,6 +324,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_table_is_shared_as_a_repository_of_its_own(tmp_path, saved):
     with running_hub() as hub:

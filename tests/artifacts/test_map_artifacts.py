@@ -124,6 +124,7 @@ def test_in_a_process_without_kadapter_the_auto_classes_give_the_same_bits(folde
     assert torch.equal(found["three"], three)
 
 
+@pytest.mark.thorough
 def test_a_pushed_map_loads_from_the_hub(folder):
     with running_hub() as hub:
         online = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_test", "offline": False}

@@ -108,6 +108,7 @@ for name, (kind, auto, _) in torch.load("inputs.pt", weights_only=True)[1].items
     assert run_python(code, folder, package=True, bare=True).returncode == 0
 
 
+@pytest.mark.thorough
 def test_what_remote_code_saves_again_has_heads_for_the_auto_classes_though_it_never_read_them(folder):
     code = """
 import sys

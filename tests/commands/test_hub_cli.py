@@ -283,6 +283,7 @@ def test_converting_into_a_used_directory_is_refused_before_any_work(backbone, h
 # ---- the command itself -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_command_runs_as_a_process_of_its_own(backbone, here):
     command = [sys.executable, "-m", "kadapter.commands"]
     assert subprocess.check_output([*command, "--version"], text=True).startswith("kadapter 0.")

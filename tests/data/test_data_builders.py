@@ -88,6 +88,7 @@ def test_streaming_gives_the_rows_and_the_types_of_the_arrow_files(name: str, tm
     assert stream.features == built.features
 
 
+@pytest.mark.thorough
 @each_corpus
 def test_two_processes_build_what_one_builds(name: str, tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus", twice(sample(name).SAMPLE_FILES))
@@ -201,6 +202,7 @@ def rows_or_error(name: str, corpus: Path, file: str) -> list[dict[str, Any]] | 
     return result
 
 
+@pytest.mark.thorough
 @each_corpus
 def test_a_mutated_json_record_gives_sound_rows_or_an_error_that_names_it(name: str, tmp_path: Path) -> None:
     files = sample(name).SAMPLE_FILES
@@ -417,6 +419,7 @@ def test_counts_are_there_for_one_split_a_dictionary_and_the_builder_but_not_for
             counts(unknown)
 
 
+@pytest.mark.thorough
 def test_a_killed_build_is_not_taken_for_a_complete_one(tmp_path: Path) -> None:
     files = {f"train_{n}.txt": lines(20_000, first=n * 20_000) for n in range(2)}
     corpus, cache = write(tmp_path / "corpus", files), tmp_path / "cache"

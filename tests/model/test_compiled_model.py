@@ -42,6 +42,7 @@ def test_a_model_compiles_as_one_graph_at_its_first_call(family):
     assert list(found.adapter_hidden_states) == ["fac", "lin"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_class", "inputs"),

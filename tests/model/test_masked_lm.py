@@ -402,6 +402,7 @@ def test_fill_mask_answers_with_targets_and_for_several_masks(tmp_path, family, 
         fill("ada")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_fill_mask_in_a_process_that_never_heard_of_kadapter(tmp_path):
     backbone = save_masked_lm(tmp_path / "lm")

@@ -299,6 +299,7 @@ def test_an_artifact_names_the_pipeline_of_its_head_and_no_other(folder):
     assert "custom_pipelines" not in json.loads((folder / "alone" / "config.json").read_text())
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_process_without_the_package_has_the_pipelines_by_remote_code_and_only_with_trust(folder):
     texts = {"text": TEXT, "entity_spans": SPANS}

@@ -163,6 +163,7 @@ def test_what_makes_no_adapter_is_refused_in_a_sentence(values, error, sentence)
         PreNormAdapterConfig(**values)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_its_file_travels_with_its_artifact_as_remote_code(tmp_path):
     backbone = save_backbone(tmp_path / "backbone")

@@ -65,6 +65,7 @@ def test_a_loaded_model_takes_the_place_of_the_model_in_the_module(folder):
     np.testing.assert_allclose(encoder.encode(TEXTS), expected(model, encoder.tokenizer), atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_what_is_saved_loads_with_the_package_and_without(folder, tmp_path):
     encoder = embedder(folder / "fac")
     encoder[0].model = KAdapterModel.from_pretrained([folder / "fac", folder / "lin"], fusion="delta")

@@ -529,6 +529,7 @@ torch.save(found, "found.pt")
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_without_the_package_automodel_gives_the_same_bits_and_saves_it_again(folder):
     run_python(REMOTE, folder, "several")

@@ -76,6 +76,7 @@ def test_threads_may_ask_for_different_things_at_a_time(impatient):
     assert all(torch.equal(one, expected[number % 5]) for number, one in enumerate(found) if number % 5 != 4)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_threads_that_load_models_get_them_whole_and_leave_torch_as_it_was(tmp_path, impatient):
     make_model(save_backbone(tmp_path / "backbone"), "fac").save_pretrained(tmp_path / "fac")

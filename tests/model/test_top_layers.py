@@ -217,6 +217,7 @@ def test_what_makes_no_adapter_is_refused_in_a_sentence(values, error, sentence)
         KAdapterModel.from_backbone(tiny_backbone(), adapters={"top": TopLayersAdapterConfig(**values)})
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_its_file_travels_with_its_artifact_and_beside_other_kinds_as_remote_code(tmp_path):
     backbone = save_backbone(tmp_path / "backbone")

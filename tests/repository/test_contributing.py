@@ -46,6 +46,7 @@ def test_the_shared_tests_find_the_new_corpus_and_it_holds_their_contract(house)
     assert int(re.search(r"(\d+) passed", printed)[1]) > 10
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_new_objective_trains_an_adapter_on_the_new_corpus(house, tmp_path):
     write_backbone(tmp_path / "backbone")

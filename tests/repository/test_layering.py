@@ -194,13 +194,12 @@ def test_every_experiment_ends_an_expected_error_with_its_sentence():
     programs = sorted((ROOT / "experiments").glob("*.py"))
     assert programs
     assert [path.name for path in programs if "    run_program(" not in path.read_text(encoding="utf-8")] == []
-    flags = [
-        "--recipe",
-        "nowhere.yaml",
-        *(f"--{name}=x" for name in ("data-dir", "backbone", "map", "table")),
-        "-o",
-        "x",
-    ]
+
+
+@pytest.mark.thorough
+def test_an_experiment_without_its_recipe_says_so():
+    others = [f"--{name}=x" for name in ("data-dir", "backbone", "map", "table")]
+    flags = ["--recipe", "nowhere.yaml", *others, "-o", "x"]
     command = [sys.executable, str(ROOT / "experiments" / "map_tuning.py"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1

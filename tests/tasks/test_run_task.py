@@ -203,6 +203,7 @@ def encoded_now(ground, tmp_path, capsys):
     return run
 
 
+@pytest.mark.thorough
 def test_states_are_kept_for_other_rows_seeds_and_fractions_and_not_for_other_adapters(encoded_now, ground, tmp_path):
     all_of_them = encoded_now()
     assert min(all_of_them) > 0
@@ -215,6 +216,7 @@ def test_states_are_kept_for_other_rows_seeds_and_fractions_and_not_for_other_ad
     assert encoded_now(adapters=(others,)) == [0, 0]
 
 
+@pytest.mark.thorough
 def test_states_that_another_fusion_reads_are_kept_apart(encoded_now):
     all_of_them = encoded_now("--fusion", "add")
     assert encoded_now("--fusion", "gated") == [0, 0]
@@ -453,6 +455,7 @@ def test_two_processes_equal_one(ground, tmp_path):
     assert results(tmp_path / "two")["eval_loss"] == pytest.approx(results(tmp_path / "one")["eval_loss"], abs=1e-4)
 
 
+@pytest.mark.thorough
 def test_two_processes_answer_every_question_as_one(ground, tmp_path):
     output = tmp_path / "out"
     write_corpus(ground / "searchqa", "searchqa")

@@ -79,6 +79,7 @@ def test_taught_facts_are_said_and_end_where_they_ended(ground, taught):
     assert not torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), backbone)
 
 
+@pytest.mark.thorough
 def test_kept_states_and_two_processes_give_the_same_curve(ground, tmp_path):
     few = ("--num_train_epochs", "3")
     run_adapter.main(flags(ground, tmp_path / "one", *few))

@@ -35,6 +35,7 @@ def alike(one, two):
     return one.keys() == two.keys() and max(abs(one[step] - two[step]) for step in one) < 1e-4
 
 
+@pytest.mark.thorough
 def test_two_processes_write_one_cache_and_hold_on_to_nothing_of_the_backbone(ground, plain, tmp_path):
     printed, found = run_two(train_and_say_what_is_held, ground, tmp_path)
     assert printed.count("the backbone leaves memory") == 1
@@ -48,6 +49,7 @@ def test_two_processes_write_one_cache_and_hold_on_to_nothing_of_the_backbone(gr
     assert read == [] and losses(tmp_path / "one") == plain
 
 
+@pytest.mark.thorough
 def test_where_one_process_has_no_cache_none_uses_it_and_none_waits(ground, plain, tmp_path):
     printed, found = run_two(train_where_the_second_process_has_no_cache, ground, tmp_path)
     assert printed.count("in 1 of 2 processes, so none of them uses it: training continues without the cache") == 1

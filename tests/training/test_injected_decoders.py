@@ -82,6 +82,7 @@ def facts_of(ground, closed=False, prompter=None):
 # ---- the program --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_every_row_teaches_a_decoder_answers_of_one_token_and_of_several(injected):
     results, output = injected

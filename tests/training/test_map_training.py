@@ -132,6 +132,7 @@ def test_the_program_trains_a_map_and_leaves_the_encoder_alone(folder, tmp_path,
     assert again["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_two_processes_train_the_map_of_one(folder, tmp_path):
     paths = ("--entity_embeddings", folder / "table", "--backbone", folder / "bert", "--data_dir", folder / "data")

@@ -57,7 +57,15 @@ def test_no_gradient_is_left_when_a_backward_pass_ends(ground, tmp_path, monkeyp
     assert min(held[6:]) > 20
 
 
-@pytest.mark.parametrize("more", [("--optim", "adafactor"), FREED, ("--optim", "adafactor", *FREED)], ids=" ".join)
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(("--optim", "adafactor"), marks=pytest.mark.thorough),
+        pytest.param(FREED, marks=pytest.mark.thorough),
+        ("--optim", "adafactor", *FREED),
+    ],
+    ids=" ".join,
+)
 def test_a_run_with_less_memory_goes_on_bit_for_bit(ground, tmp_path, more):
     saved = ("--save_steps", "3", *more)
     whole = train(ground, tmp_path / "whole", *saved)
