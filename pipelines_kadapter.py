@@ -324,7 +324,7 @@ def _branches(
 # ---- several heads --------------------------------------------------------------------------------------------------
 
 
-class SeveralHeadsPipeline(Pipeline):
+class SeveralHeadsPipeline(KAdapterPipeline):
     """What several heads of one model answer to a text: `pipe("Birds sing at dawn.", heads=["topic", "tree"])`.
 
     Each head has the pipeline of its task. The encoder reads a batch once for all heads that read the same tokens, of
@@ -333,19 +333,9 @@ class SeveralHeadsPipeline(Pipeline):
 
     task_name = "several-heads"
     head = "KAdapterModelWithHeads"
-    model: Any
-    _load_processor: Any = False
-    _load_image_processor: Any = False
-    _load_feature_extractor: Any = False
-    _load_tokenizer: Any = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not hasattr(self.model, "heads"):
-            raise ValueError(
-                f"the pipeline {self.task_name} is for a {self.head}, and this is a {type(self.model).__name__}; use "
-                "the pipeline of its own task"
-            )
         self.pipes: dict[str, Any] = {}
         for name, head in self.model.heads.items():
             pipeline_class = pipeline_of(head)

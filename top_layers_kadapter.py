@@ -24,32 +24,13 @@ from .configuration_kadapter import (
     refuse_published,
     with_plain_errors,
 )
-from .heads_kadapter import (
-    KAdapterForDependencyParsing,
-    KAdapterForEntityClassification,
-    KAdapterForEntityPairClassification,
-    KAdapterForMultipleChoice,
-    KAdapterForPairMatching,
-    KAdapterForQuestionAnswering,
-    KAdapterForSequenceClassification,
-    KAdapterForTokenClassification,
-)
-from .language_modeling_kadapter import KAdapterForCausalLM, KAdapterForMaskedLM
+from .heads_kadapter import *  # noqa: F403 (as the Auto classes look for heads in this file)
+from .language_modeling_kadapter import *  # noqa: F403
 from .modeling_kadapter import AdapterBlock, KAdapterModel, KnowledgePlugin, attention_mask_of, gather
 
-__all__ = [  # with all that the Auto classes find in an artifact with such an adapter
+__all__ = [  # beside the heads, which the Auto classes find here too
     "Config",
     "KAdapterConfig",
-    "KAdapterForCausalLM",
-    "KAdapterForDependencyParsing",
-    "KAdapterForEntityClassification",
-    "KAdapterForEntityPairClassification",
-    "KAdapterForMaskedLM",
-    "KAdapterForMultipleChoice",
-    "KAdapterForPairMatching",
-    "KAdapterForQuestionAnswering",
-    "KAdapterForSequenceClassification",
-    "KAdapterForTokenClassification",
     "KAdapterModel",
     "Plugin",
     "TopLayersAdapter",
