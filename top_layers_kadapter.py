@@ -156,7 +156,7 @@ class TopLayersAdapter(KnowledgePlugin):
     def __init__(self, config: TopLayersAdapterConfig, backbone_hidden_size: int) -> None:
         super().__init__(config, backbone_hidden_size)
         self.blocks = nn.ModuleList(AdapterBlock(config) for _ in range(config.num_hidden_layers))
-        self.is_new = not self.blocks[0].output.weight.is_meta  # else an artifact's weights follow
+        self.is_new = not next(self.blocks.parameters()).is_meta  # else an artifact's weights follow
 
     def meet(self, backbone: PreTrainedModel) -> None:
         """Begin, where it is new, as a copy of the backbone's last blocks.
