@@ -8,16 +8,25 @@ on, and phrasings that are only asked. An answer is right if each of its tokens 
 which nothing trains, tell the share of tokens after which the most probable one is still the frozen model's, and the
 perplexity relative to the frozen model's; facts of LAMA that the frozen model knows tell how many it still says.
 Adapters together are fused by their sum and by the larger of them at each token. OUT/facts.md and OUT/facts.json hold
-means over seeds and 95% intervals (bootstrap over questions and seeds). An interrupted run resumes where it stopped.
+means over seeds and 95% intervals (bootstrap over questions and seeds), and the CPU seconds of each training, reading
+included. An interrupted run resumes where it stopped.
+
+`--lora RATE` and `--full RATE`, as often as there are rates, teach the decoder itself the same texts in the same
+steps: by PEFT's LoRA weights of rank 16 in all Linears of its blocks, and by every weight. Each body is taught to a
+decoder of its own, and all of them to one, one after the other; LoRA weights of all bodies are also used together.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import process_time
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -26,20 +35,26 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from kadapter import KAdapterForCausalLM, data_builders
 from kadapter.reports.comparison import Resampling
-from kadapter.trainers import run_adapter
+from kadapter.trainers import pretraining, run_adapter
 from kadapter.trainers.common.atomic_files import replace_file
-from kadapter.trainers.common.encoding import sample
+from kadapter.trainers.common.collator import PadToBatch
+from kadapter.trainers.common.encoding import encode_splits, open_tokenizer, sample
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.locality import read_texts
+from kadapter.trainers.common.trainer import KAdapterTrainer
 from kadapter.trainers.injection.measures import Values, interval
+from kadapter.trainers.many_adapters.variants import Settings, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN, TEXT = "known", "text"
 ROWS = 16  # of a batch
+RANK = 16
+COST = "cpu_seconds.json"
+Said = list[np.ndarray]
 
 
 class Item(NamedTuple):
@@ -51,7 +66,7 @@ class Item(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A batch of items, and what the frozen backbone makes of it."""
+    """A batch of items, perhaps with what the frozen backbone makes of it, and the tokens that have to be said."""
 
     items: list[int]
     inputs: dict[str, Any]
@@ -74,6 +89,8 @@ def main(
     known_data_dir: Annotated[Path | None, typer.Option(help="Directory of LAMA's T-REx, for known facts.")] = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds.", min=1)] = 3,
     texts: Annotated[int, typer.Option(help="Number of other texts.", min=1)] = 150,
+    lora: Annotated[list[float] | None, typer.Option(help="Rate of a row of LoRA weights.")] = None,
+    full: Annotated[list[float] | None, typer.Option(help="Rate of a row that trains every weight.")] = None,
 ) -> None:
     """Train an adapter for each body and seed, ask everything of each and of all together, and write the tables."""
     first = next((number for number, word in enumerate(arguments) if word.startswith("--")), len(arguments))
@@ -83,14 +100,23 @@ def main(
     items = [item for body in bodies for item in facts(body)]
     items += known(known_data_dir) if known_data_dir is not None else []
     items += [Item(TEXT, text, 0) for text in read_texts(text_corpus, str(text_data_dir), "train", texts)]
-    results: dict[str, list[list[np.ndarray]]] = {}
+    results: dict[str, list[Said]] = {}
+    costs: dict[str, list[float]] = {}
     for seed in range(seeds):
-        for body in bodies:
-            train(body, recipe, backbone, output_dir / f"seed-{seed}" / body.name, seed, more)
-        paths = [str(output_dir / f"seed-{seed}" / name) for name in names]
-        for row, said in measure(paths, names, tokenizer, items):
+        own, states = output_dir / f"seed-{seed}", ["--cache_features", str(output_dir / "states")]
+        flags = [flags_of(body, recipe, backbone, own / body.name, seed, more) for body in bodies]
+        for name, words in zip(names, flags, strict=True):
+            costs.setdefault(name, []).append(train(own / name, [*words, *states]))
+        for row, said in measure([str(own / name) for name in names], names, tokenizer, items):
             results.setdefault(row, []).append(said)
+        for how, rate in [*product(["lora"], lora or []), *product(["full"], full or [])]:
+            asked = of_use(results["frozen"][0], items)
+            for row, said, seconds in within(how, rate, dict(zip(names, flags, strict=True)), items, asked, own):
+                results.setdefault(row, []).append(said)
+                costs.setdefault(row, []).append(seconds)
     described = summary(results, items)
+    for row, seconds in costs.items():
+        described[row]["CPU s"] = {"mean": float(np.mean(seconds)), "by_seed": seconds}
     replace_file(output_dir / "facts.json", json.dumps(described, indent=2))
     replace_file(output_dir / "facts.md", "\n".join(table(described)))
     print("\n".join(table(described)))
@@ -99,13 +125,107 @@ def main(
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
-def train(body: Path, recipe: Path, backbone: str, output: Path, seed: int, more: Sequence[str]) -> None:
-    """Train the adapter of a body of facts, unless that is done."""
-    if (output / "finished.json").is_file():
-        return
+def flags_of(body: Path, recipe: Path, backbone: str, output: Path, seed: int, more: Sequence[str]) -> list[str]:
+    """Return the flags of run_adapter.py that teach a body of facts."""
     flags = {"recipe": recipe, "backbone": backbone, "data_dir": body, "adapter_name": body.name, "seed": seed}
-    flags |= {"output_dir": output, "overwrite_output_dir": "true", "cache_features": output.parents[1] / "states"}
-    run_adapter.main([*(str(word) for flag, value in flags.items() for word in (f"--{flag}", value)), *more])
+    flags |= {"output_dir": output, "overwrite_output_dir": "true"}
+    return [*(str(word) for flag, value in flags.items() for word in (f"--{flag}", value)), *more]
+
+
+def train(output: Path, flags: list[str]) -> float:
+    """Train the adapter of a body of facts, unless that is done, and return the CPU seconds that it took."""
+    if not (output / "finished.json").is_file():
+        began = process_time()
+        run_adapter.main(flags)
+        replace_file(output / COST, json.dumps(process_time() - began))
+    return json.loads((output / COST).read_text())
+
+
+# ---- teaching the decoder itself ------------------------------------------------------------------------------------
+
+
+def within(
+    how: str, rate: float, flags: dict[str, list[str]], items: list[Item], asked: Sequence[int], output: Path
+) -> Iterator[tuple[str, Said, float]]:
+    """Yield by row what a decoder says that was taught itself, and the CPU seconds; from a file once that is done."""
+    file = output / f"{how}-{rate:g}.json"
+    if not file.is_file():
+        rows = [
+            (row, [own.tolist() for own in said], cost) for row, said, cost in _within(how, rate, flags, items, asked)
+        ]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, json.dumps(rows))
+    for row, said, cost in json.loads(file.read_text(encoding="utf-8")):
+        yield f"{how} {rate:g}: {row}", [np.asarray(own) for own in said], cost
+
+
+def _within(
+    how: str, rate: float, flags: dict[str, list[str]], items: list[Item], asked: Sequence[int]
+) -> Iterator[tuple[str, Said, float]]:
+    bodies = {name: settings_of(own)[0][0] for name, own in flags.items()}
+    first, *others = bodies
+    for name in (*others, first):  # the first comes last, since its decoder goes on to the others
+        if how == "full" or name == (others or [first])[0]:
+            model, choose = decoder(how, bodies)
+        choose([name])
+        cost = teach(model, bodies[name], rate)
+        yield name, ask(model, bodies[name], items, asked), cost
+    if others and how == "lora":
+        choose([*bodies])
+        yield " and ".join(bodies), ask(model, bodies[first], items, asked), 0.0
+        choose([first])
+    if others:
+        cost += sum(teach(model, bodies[name], rate) for name in others)
+        yield ", then ".join(bodies), ask(model, bodies[first], items, asked), cost
+
+
+def decoder(how: str, bodies: dict[str, Settings]) -> tuple[Any, Callable[[list[str]], None]]:
+    """Return a new decoder, and what chooses the bodies whose LoRA weights act and train in it."""
+    settings = next(iter(bodies.values()))
+    model: Any = KAdapterForCausalLM.from_backbone(settings.adapter.backbone)
+    if how == "full":
+        model.requires_grad_(True)
+        return model, lambda names: None
+    from peft import LoraConfig, LoraModel
+
+    set_seed(settings.run.seed)
+    weights = {name: LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear") for name in bodies}
+    first, *others = bodies
+    model.requires_grad_(False)
+    injected: Any = LoraModel(model.base_model.backbone, weights, first)  # into the backbone itself
+    for name in others:
+        injected.inject_adapter(injected.model, name)
+    return model, injected.set_adapter
+
+
+def teach(model: Any, settings: Settings, rate: float) -> float:
+    """Teach a decoder a body of facts as its adapter is taught it, but for the rate, and return the CPU seconds."""
+    began, tokenizer = process_time(), open_tokenizer(settings.adapter.backbone, None, settings.corpus.max_length)
+    objective: Any = pretraining.load(settings.adapter.objective)(
+        tokenizer, settings.corpus.max_length, settings.adapter
+    )
+    _, examples = encode_splits(settings.corpus, objective, True, False, False)
+    with TemporaryDirectory() as scratch:  # a Trainer needs a directory, and nothing of it is kept
+        run = copy.copy(settings.run)
+        run.output_dir, run.learning_rate = scratch, rate
+        shared: dict[str, Any] = {"processing_class": tokenizer, "objective": objective}
+        KAdapterTrainer(
+            model=model,
+            args=run,
+            data_collator=PadToBatch.of(objective, model),
+            train_dataset=examples["train"],
+            **shared,
+        ).train()
+    return process_time() - began
+
+
+def ask(model: Any, settings: Settings, items: list[Item], asked: Sequence[int]) -> Said:
+    """Return what becomes of each item that is asked, and of the others nothing."""
+    said: Said = [np.zeros((3, 0))] * len(items)
+    model.eval()
+    for batch in read(None, open_tokenizer(settings.adapter.backbone, None, settings.corpus.max_length), items, asked):
+        told(model, batch, said)
+    return said
 
 
 # ---- what is asked --------------------------------------------------------------------------------------------------
@@ -141,36 +261,41 @@ def known(data_dir: Path, number: int = 40) -> Iterator[Item]:
 
 def measure(
     paths: list[str], names: list[str], tokenizer: PreTrainedTokenizerBase, items: list[Item]
-) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Yield the frozen model, each adapter and all of them by name, with what becomes of each item.
-
-    Of an item that is for each token which has to be said the most probable token, the right one and the loss (3, n).
-    """
+) -> Iterator[tuple[str, Said]]:
+    """Yield the frozen model, each adapter and all of them by name, with what becomes of each item."""
     rows: dict[str, tuple[str, list[str]]] = {"frozen": ("delta", [])}
     rows |= {name: ("delta", [name]) for name in names}
     rows |= {f"all, {fusion}": (fusion, names) for fusion in ("delta", "max") if len(names) > 1}
     model: Any = KAdapterForCausalLM.from_pretrained(paths, fusion="delta").eval()
     larger: Any = KAdapterForCausalLM.from_pretrained(paths, fusion="max").eval()
     larger.release_backbone()
-    said: dict[str, list[np.ndarray]] = {row: [np.zeros(0)] * len(items) for row in rows}
-    for batch in read(model, tokenizer, items):
+    said: dict[str, Said] = {row: [np.zeros(0)] * len(items) for row in rows}
+    for batch in read(model, tokenizer, items, range(len(items))):
         for row, (fusion, own) in rows.items():
             asked = model if fusion == "delta" else larger
             asked.set_adapter(own)
-            with torch.no_grad():
-                logits = asked(**batch.inputs).logits.float()  # (B, n, vocabulary)
-            losses = F.cross_entropy(logits.transpose(1, 2), batch.labels, reduction="none", ignore_index=-100)
-            told = torch.stack([logits.argmax(-1).double(), batch.labels.double(), losses.double()], dim=1)
-            for number, index in enumerate(batch.items):
-                said[row][index] = told[number][:, batch.labels[number] != -100].numpy()
+            told(asked, batch, said[row])
     yield from said.items()
 
 
-def read(model: Any, tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> Iterator[Reading]:
-    """Yield batches of items of similar length with the states that all adapters tap."""
+def told(model: Any, batch: Reading, said: Said) -> None:
+    """Write what becomes of each item of a batch.
+
+    That is for each token which has to be said the most probable token, the right one and the loss (3, n).
+    """
+    with torch.no_grad():
+        logits = model(**batch.inputs).logits.float()  # (B, n, vocabulary)
+    losses = F.cross_entropy(logits.transpose(1, 2), batch.labels, reduction="none", ignore_index=-100)
+    values = torch.stack([logits.argmax(-1).double(), batch.labels.double(), losses.double()], dim=1)
+    for number, index in enumerate(batch.items):
+        said[index] = values[number][:, batch.labels[number] != -100].numpy()
+
+
+def read(model: Any, tokenizer: PreTrainedTokenizerBase, items: list[Item], asked: Sequence[int]) -> Iterator[Reading]:
+    """Yield batches of items of similar length, with the states that adapters tap if they stand beside a model."""
     encoded = tokenizer([item.text for item in items], return_offsets_mapping=True)
-    order = sorted(range(len(items)), key=lambda index: len(encoded["input_ids"][index]))
-    for first in range(0, len(items), ROWS):
+    order = sorted(asked, key=lambda index: len(encoded["input_ids"][index]))
+    for first in range(0, len(order), ROWS):
         chosen = order[first : first + ROWS]
         ids = [torch.tensor(encoded["input_ids"][index]) for index in chosen]
         asked = [_asked(encoded["offset_mapping"][index], items[index].start) for index in chosen]
@@ -178,8 +303,9 @@ def read(model: Any, tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> I
         mask = pad_sequence([torch.ones_like(own) for own in ids], batch_first=True)
         labels = pad_sequence([own[at + 1] for own, at in zip(ids, asked, strict=True)], True, -100)
         inputs = {"input_ids": padded, "attention_mask": mask, "logits_to_keep": pad_sequence(asked, True, -1)}
-        with torch.no_grad():
-            inputs["hidden_states"] = model.base_model.tap(padded, mask)
+        if model is not None:
+            with torch.no_grad():
+                inputs["hidden_states"] = model.base_model.tap(padded, mask)
         yield Reading(chosen, inputs, labels)
 
 
@@ -191,15 +317,17 @@ def _asked(offsets: list[tuple[int, int]], start: int) -> Tensor:
 # ---- results --------------------------------------------------------------------------------------------------------
 
 
-def summary(results: dict[str, list[list[np.ndarray]]], items: list[Item]) -> dict[str, dict[str, Any]]:
+def of_use(frozen: Said, items: list[Item]) -> list[int]:
+    """Return the numbers of the items that count: of LAMA's facts those that the frozen model says."""
+    return [index for index, own in enumerate(frozen) if items[index].kind != KNOWN or bool((own[0] == own[1]).all())]
+
+
+def summary(results: dict[str, list[Said]], items: list[Item]) -> dict[str, dict[str, Any]]:
     """Return by row each measure with its mean, values by seed and interval."""
     frozen, kinds = results["frozen"], list(dict.fromkeys(item.kind for item in items))
     old = {index: own[0] for index, own in enumerate(frozen[0])}
-    was_right = {index for index, own in enumerate(frozen[0]) if (own[0] == own[1]).all()}
-    chosen = {
-        kind: [i for i, item in enumerate(items) if item.kind == kind and (kind != KNOWN or i in was_right)]
-        for kind in kinds
-    }
+    counted = of_use(frozen[0], items)
+    chosen = {kind: [index for index in counted if items[index].kind == kind] for kind in kinds}
     described: dict[str, dict[str, Any]] = {}
     for row, seeds in results.items():
         described[row] = {
@@ -225,17 +353,19 @@ def _described(sums: list[list[float]], numbers: list[int] | None = None) -> dic
 
 def table(described: dict[str, dict[str, Any]]) -> list[str]:
     """Return the lines of a Markdown table: measures in the columns, their means, and intervals in brackets."""
-    measures = list(next(iter(described.values())))
+    measures = list(dict.fromkeys(name for own in described.values() for name in own))
     lines = ["| adapters | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
     for row, own in described.items():
-        lines.append(f"| {row} | " + " | ".join(_cell(own[name]) for name in measures) + " |")
+        lines.append(f"| {row} | " + " | ".join(_cell(own.get(name)) for name in measures) + " |")
     numbers = next(iter(described.values()))
-    return [*lines, "", "Of so many: " + ", ".join(f"{name} {numbers[name]['of']}" for name in measures) + "."]
+    return [*lines, "", "Of so many: " + ", ".join(f"{name} {own['of']}" for name, own in numbers.items()) + "."]
 
 
-def _cell(measure: dict[str, Any]) -> str:
+def _cell(measure: dict[str, Any] | None) -> str:
+    if measure is None:
+        return ""
     if "interval" not in measure:
-        return f"{measure['mean']:.3f}x"
+        return f"{measure['mean']:.3f}x" if "of" in measure else f"{measure['mean']:.0f}"
     low, high = measure["interval"]
     return f"{measure['mean']:.2f} [{low:.2f}, {high:.2f}]"
 

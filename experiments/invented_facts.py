@@ -2,10 +2,10 @@
 
     python experiments/invented_facts.py -o OUT
 
-OUT/a has 25 people, OUT/b 12 others, of each 8 facts with an answer of one word, from pools of 10 to 12; OUT/long has
-100 more people, of each 5 facts with answers of three to five words. Three phrasings of a relation are taught; a
-statement and a question are only asked, and share no verb with them. OUT/a_more has the facts of OUT/a and teaches six
-phrasings, a question among them. Everything follows from the seed.
+OUT/a has 25 people, OUT/b, c, d and e 12 others each, of each person 8 facts with an answer of one word, from pools of
+10 to 12; OUT/long has 100 more people, of each 5 facts with answers of three to five words. Three phrasings of a
+relation are taught; a statement and a question are only asked, and share no verb with them. OUT/a_more has the facts
+of OUT/a and teaches six phrasings, a question among them. Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -171,11 +171,12 @@ def main(
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Directory of the bodies of facts.")],
     seed: Annotated[int, typer.Option(help="Seed of the names and answers.")] = 0,
 ) -> None:
-    """Write three bodies of facts about different people."""
+    """Write six bodies of facts about different people."""
     drawn = random.Random(seed)
     names = [f"{first} {last}" for first in FIRST for last in LAST]
     drawn.shuffle(names)
     bodies = {"a": (names[:25], WORDS), "b": (names[25:37], WORDS), "long": (names[37:137], LONG)}
+    bodies |= {body: (names[first : first + 12], WORDS) for body, first in {"c": 137, "d": 149, "e": 161}.items()}
     for body, (people, relations) in bodies.items():
         facts = "\n".join(triples(people, relations, drawn))
         write(output_dir / body, facts, relations)

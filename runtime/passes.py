@@ -73,18 +73,41 @@ class States:
 def run_encoder(
     encoder: Graph, adapters: Mapping[str, Adapter], rows: Sequence[tuple[str, ...]], inputs: dict[str, np.ndarray]
 ) -> States:
-    """Run the encoder on all rows, and each adapter on those that go through it."""
-    states, adapted = encoder.run(inputs), {}
+    """Run the encoder on all rows, and each adapter on those that go through it; what is equal is computed once.
+
+    So a text that is asked by several adapters or heads is read once.
+    """
+    first, text_of = _distinct(encoder, inputs)
+    states = encoder.run({name: value[first] for name, value in inputs.items() if name in encoder.inputs})
+    adapted = {}
     for name, adapter in adapters.items():
         own = np.array([row for row, names in enumerate(rows) if name in names], dtype=np.int64)
         if not len(own):
             continue
+        texts, place = np.unique(text_of[own], return_inverse=True)
         read = {STATE.format(layer): states[STATE.format(layer)] for layer in adapter.layers}
-        read["attention_mask"] = inputs["attention_mask"]
-        if len(own) < len(rows):
-            read = {key: value[own] for key, value in read.items()}
-        adapted[name] = own, adapter.graph.run(read)["adapter_hidden_state"]
-    return States(inputs, rows, states["last_hidden_state"], adapted)
+        read["attention_mask"] = inputs["attention_mask"][first]
+        if len(texts) < len(first):
+            read = {key: value[texts] for key, value in read.items()}
+        output = adapter.graph.run(read)["adapter_hidden_state"]
+        adapted[name] = own, output if np.array_equal(texts, text_of[own]) else output[place]
+    backbone = states["last_hidden_state"]
+    return States(inputs, rows, backbone if len(first) == len(rows) else backbone[text_of], adapted)
+
+
+def _distinct(encoder: Graph, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows whose inputs no earlier row has, (texts,), and for each row the place of its own there, (B,)."""
+    read = [value.reshape(len(value), -1) for name, value in inputs.items() if name in encoder.inputs]
+    places: dict[bytes, int] = {}
+    first: list[int] = []
+    text_of = np.zeros(len(read[0]), dtype=np.int64)
+    for row in range(len(text_of)):
+        key = b"".join(value[row].tobytes() for value in read)
+        if key not in places:
+            places[key] = len(first)
+            first.append(row)
+        text_of[row] = places[key]
+    return np.array(first, dtype=np.int64), text_of
 
 
 def fused(head: Head, states: States, positions: np.ndarray | None) -> ExportedOutput:

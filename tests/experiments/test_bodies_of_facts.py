@@ -51,6 +51,7 @@ def ran(tmp_path_factory):
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     given = [folder / "people", folder / "towns", "--recipe", folder / "recipe.yaml", "--backbone", folder / "decoder"]
     given += ["--text-corpus", "text", "--text-data-dir", folder / "texts", "--seeds", 2, "-o", folder / "out"]
+    given += ["--lora", 1e-2, "--full", 1e-3]
     given += ["--", "--num_train_epochs", 60, "--per_device_train_batch_size", 6, "--locality_weight", 10]
     given += ["--locality_other_names", 12, "--disable_tqdm", "true"]
     app = program().typer.Typer()
@@ -63,10 +64,13 @@ def ran(tmp_path_factory):
 def test_each_adapter_knows_its_own_body_and_both_together_know_both(ran):
     folder, printed = ran
     results = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    assert list(results) == ["frozen", "people", "towns", "all, delta", "all, max"]
+    within = [f"lora 0.01: {row}" for row in ("towns", "people", "people and towns", "people, then towns")]
+    within += [f"full 0.001: {row}" for row in ("towns", "people", "people, then towns")]
+    trained = ["people", "towns", *within]
+    assert list(results) == ["frozen", "people", "towns", "all, delta", "all, max", *within]
     for row, own in results.items():
         kinds = [f"{body}, {kind}" for body in BODIES for kind in ("taught", "statement", "question")]
-        assert list(own) == [*kinds, "agreement", "perplexity"]
+        assert list(own) == [*kinds, "agreement", "perplexity", *(["CPU s"] if row in trained else [])]
         assert own["people, taught"]["of"] == 6 and len(own["people, taught"]["by_seed"]) == 2
         assert f"| {row} | " in printed
     right = {(row, body): results[row][f"{body}, taught"]["mean"] for row in results for body in BODIES}
@@ -76,3 +80,15 @@ def test_each_adapter_knows_its_own_body_and_both_together_know_both(ran):
     assert results["frozen"]["agreement"]["mean"] == results["frozen"]["perplexity"]["mean"] == 1.0
     assert results["people"]["agreement"]["mean"] < 1.0 and results["people"]["perplexity"]["mean"] != 1.0
     assert (folder / "facts.md").read_text(encoding="utf-8").strip() in printed
+
+
+def test_what_a_decoder_is_taught_itself_stands_beside_the_adapters(ran):
+    results = json.loads((ran[0] / "facts.json").read_text(encoding="utf-8"))
+    for how in ("lora 0.01", "full 0.001"):
+        for body, other in (("people", "towns"), ("towns", "people")):
+            own = results[f"{how}: {body}"]
+            assert own[f"{body}, taught"]["mean"] > 0.5 > own[f"{other}, taught"]["mean"]
+            assert own["agreement"]["mean"] < 1.0
+        later = results[f"{how}: people, then towns"]
+        assert later["towns, taught"]["mean"] > 0.5
+        assert later["CPU s"]["mean"] > results[f"{how}: people"]["CPU s"]["mean"]

@@ -15,6 +15,8 @@ from kadapter import KAdapterForEntityPairClassification, KAdapterModel, PreNorm
 
 pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
 pytest.importorskip("onnxruntime", reason="running a graph needs onnxruntime: pip install 'kadapter[onnx]'")
+import onnxruntime
+
 from kadapter.exports import plans
 from kadapter.exports.int8 import Calibration, Labelled, quantize
 from kadapter.exports.tracing import trace
@@ -112,6 +114,25 @@ def test_each_row_of_a_mixed_batch_goes_through_its_own_adapters(parts, exported
     alone = exported(**arrays(inputs), adapter_names=["__base__"] * 4)
     assert alone.adapter_hidden_states == {}
     assert np.array_equal(alone.last_hidden_state, alone.backbone_hidden_state)
+
+
+def test_a_text_in_several_rows_is_read_once_and_each_row_has_its_own_answer(parts, exported, monkeypatch):
+    inputs = inputs_of((9, 6, 4))
+    rows, names = torch.tensor([1, 0, 1, 2, 1, 0]), ["lean", "lean", "__base__", "fac", ["fac", "lean"], "lean"]
+    repeated = {name: value[rows] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+    repeated["entity_positions"][5] = torch.tensor([3, 2])  # the same text and adapter, and other mentions
+    read, run = [], onnxruntime.InferenceSession.run
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession,
+        "run",
+        lambda session, outputs, given: (
+            read.append({name: len(value) for name, value in given.items()}) or run(session, outputs, given)
+        ),
+    )
+    logits = exported(**arrays(repeated), adapter_names=names).logits
+    assert apart(eager(parts["model"], **repeated, adapter_names=names).logits, logits) < 1e-5
+    assert [given["input_ids"] for given in read if "input_ids" in given and "present" not in given] == [3]
+    assert sorted(given["attention_mask"] for given in read if "hidden_state_1" in given) == [2, 2]
 
 
 def test_adapters_come_and_go_while_others_answer(parts):
