@@ -15,7 +15,6 @@ import _plots
 import typer
 from _rounds import Marks, Results, play
 from _tables import by_operation, report, write_json
-from typer.core import TyperCommand
 
 SizeOption = Annotated[Literal["large", "base", "tiny"], typer.Option(help="Size of the RoBERTa backbone.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Number of runs of every contestant.")]
@@ -111,16 +110,8 @@ def profile(benchmark: Benchmark, jobs: Mapping[str, dict[str, Any]], title: str
     report(f"{title}, where the time goes", by_operation(shares), device, threads, path)
 
 
-class SpreadCommand(TyperCommand):
-    """A command whose options take several values at once: `--batches 1 16 64`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the options after repeating each before every one of its values."""
-        return super().parse_args(ctx, spread(args))
-
-
 def spread(arguments: Sequence[str]) -> list[str]:
-    """Repeat each option before every one of its values; positional arguments are not supported."""
+    """Repeat each option before every one of its values, as in `--batches 1 16 64`; no argument is positional."""
     flags, option, expected = [], None, False
     for argument in arguments:
         if argument.startswith("--"):
@@ -135,7 +126,7 @@ def spread(arguments: Sequence[str]) -> list[str]:
 def app_of(main: Callable[..., None]) -> typer.Typer:
     """Return the command of a benchmark's main function."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(cls=SpreadCommand, help=sys.modules[main.__module__].__doc__)(main)
+    app.command(help=sys.modules[main.__module__].__doc__)(main)
     return app
 
 
@@ -146,7 +137,7 @@ def start(main: Callable[..., None]) -> None:
         SystemExit: always.
     """
     try:
-        app_of(main)()
+        app_of(main)(args=spread(sys.argv[1:]))
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"{Path(sys.argv[0]).stem}: {error}")
 

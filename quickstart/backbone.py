@@ -129,6 +129,7 @@ def _converted(folder: Path, weights: str) -> Path:
     read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=weights, dtype="float32")
     model = type(read)(read.config)  # a model that was read from GGUF refuses to be saved
     model.load_state_dict(read.state_dict())
+    del model.config.quantization_config  # by which plain weights would be taken for quantised ones, and not trained
     model.save_pretrained(made)
     AutoTokenizer.from_pretrained(folder, gguf_file=weights).save_pretrained(made)
     record.write_text(_sha256(tensors) + "\n")

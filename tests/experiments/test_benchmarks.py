@@ -36,10 +36,10 @@ def benchmark(monkeypatch, tmp_path):
 
     def run(name, *arguments):
         module = __import__(name)
-        app = sys.modules["_commands"].app_of(module.main)
+        commands = sys.modules["_commands"]
         path = tmp_path / f"{name}.json"
-        given = [*arguments, "--size", "tiny", "--rounds", "1", "--json", str(path)]
-        done = CliRunner().invoke(app, given, catch_exceptions=False)
+        given = commands.spread([*arguments, "--size", "tiny", "--rounds", "1", "--json", str(path)])
+        done = CliRunner().invoke(commands.app_of(module.main), given, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return json.loads(path.read_text(encoding="utf-8")), done.output
 
@@ -350,6 +350,16 @@ def test_exported_graphs_are_compared_with_pytorch(benchmark):
 
 
 @pytest.mark.thorough
+def test_adapters_of_one_exported_encoder_are_compared_with_as_many_merged_models(benchmark):
+    pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
+    results, printed = benchmark("exported_tasks", "--tasks", "3", "--batches", "1", "2", "--repeats", "1")
+    assert list(results) == ["merged", "one encoder"]
+    keys = ("ms_1", "ms_2", "cpu_ms_1", "cpu_ms_2", "adding_ms", "peak_anonymous_mib")
+    assert all(value > 0 for one in results.values() for key in keys for value in numbers_of(one[key]))
+    assert "| one encoder | 2 |" in printed and "3 tasks" in printed
+
+
+@pytest.mark.thorough
 def test_quality_at_equal_cpu_time_is_compared_of_ours_lora_and_the_whole_encoder(monkeypatch, tmp_path):
     pytest.importorskip("peft", reason="LoRA is trained where PEFT is installed")
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -360,8 +370,9 @@ def test_quality_at_equal_cpu_time_is_compared_of_ours_lora_and_the_whole_encode
     flags += ["--sentences", "30", "--held-out", "8", "--batch", "4", "--rates", "1e-3"]
     flags += ["--json", tmp_path / "frontier.json", "--plot", tmp_path / "frontier.svg", "--contestants", *names]
     main = __import__("frontier").main
-    app = sys.modules["_commands"].app_of(main)
-    done = CliRunner().invoke(app, list(map(str, flags)), catch_exceptions=False)
+    commands = sys.modules["_commands"]
+    given = commands.spread(list(map(str, flags)))
+    done = CliRunner().invoke(commands.app_of(main), given, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "frontier.json").read_text(encoding="utf-8"))
     assert [name.partition(" ")[0] for name in results] == names

