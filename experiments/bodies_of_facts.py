@@ -9,7 +9,8 @@ which nothing trains, tell the share of tokens after which the most probable one
 perplexity relative to the frozen model's; facts of LAMA that the frozen model knows tell how many it still says.
 Adapters together are fused by their sum and by the larger of them at each token. OUT/facts.md and OUT/facts.json hold
 means over seeds and 95% intervals (bootstrap over questions and seeds), and the CPU seconds of each training, reading
-included. An interrupted run resumes where it stopped.
+included; OUT/facts.svg shows what is known of the first body against what was kept. An interrupted run resumes where
+it stopped.
 
 `--lora RATE` and `--full RATE`, as often as there are rates, teach the decoder itself the same texts in the same
 steps: by PEFT's LoRA weights of rank 16 in all Linears of its blocks, and by every weight. Each body is taught to a
@@ -38,6 +39,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from kadapter import KAdapterForCausalLM, data_builders
+from kadapter.reports import learnt_and_kept
 from kadapter.reports.comparison import Resampling
 from kadapter.trainers import pretraining, run_adapter
 from kadapter.trainers.common.atomic_files import replace_file
@@ -119,6 +121,7 @@ def main(
         described[row]["CPU s"] = {"mean": float(np.mean(seconds)), "by_seed": seconds}
     replace_file(output_dir / "facts.json", json.dumps(described, indent=2))
     replace_file(output_dir / "facts.md", "\n".join(table(described)))
+    picture(described, names[0], output_dir / "facts.svg")
     print("\n".join(table(described)))
 
 
@@ -359,6 +362,16 @@ def table(described: dict[str, dict[str, Any]]) -> list[str]:
         lines.append(f"| {row} | " + " | ".join(_cell(own.get(name)) for name in measures) + " |")
     numbers = next(iter(described.values()))
     return [*lines, "", "Of so many: " + ", ".join(f"{name} {own['of']}" for name, own in numbers.items()) + "."]
+
+
+def picture(described: dict[str, dict[str, Any]], body: str, path: Path) -> None:
+    """Draw what the rows know of the first body against the known facts that they keep, or else their agreement."""
+    learnt = {f"{body}, {kind}": kind for kind in ("taught", "statement", "question")}
+    kept = (KNOWN, "known facts kept") if KNOWN in described["frozen"] else ("agreement", "agreement on other text")
+    rows = {row: own for row, own in described.items() if row != "frozen"}
+    learnt_and_kept.draw(
+        rows, {name: label for name, label in learnt.items() if name in described["frozen"]}, kept, path
+    )
 
 
 def _cell(measure: dict[str, Any] | None) -> str:

@@ -80,6 +80,8 @@ def test_each_adapter_knows_its_own_body_and_both_together_know_both(ran):
     assert results["frozen"]["agreement"]["mean"] == results["frozen"]["perplexity"]["mean"] == 1.0
     assert results["people"]["agreement"]["mean"] < 1.0 and results["people"]["perplexity"]["mean"] != 1.0
     assert (folder / "facts.md").read_text(encoding="utf-8").strip() in printed
+    drawn = (folder / "facts.svg").read_text(encoding="utf-8")
+    assert ">people, question</text>" in drawn and ">full 0.001: people, then towns, taught</text>" in drawn
 
 
 def test_what_a_decoder_is_taught_itself_stands_beside_the_adapters(ran):

@@ -86,6 +86,15 @@ def test_facts_that_were_unknown_are_taught_by_every_row(injected):
 
 
 @pytest.mark.slow
+def test_what_was_learnt_is_drawn_against_what_was_kept(injected):
+    results, output = injected
+    drawn = (output / "injection.svg").read_text(encoding="utf-8")
+    for row in results:
+        assert all(f">{row}, {measure}</text>" in drawn for measure in ("as taught", "in other words"))
+    assert ">known facts kept</text>" in drawn or ">agreement on other questions</text>" in drawn
+
+
+@pytest.mark.slow
 def test_what_each_row_trains_and_what_it_took_are_recorded(injected):
     results, _ = injected
     trained = {name: row["trainable"][0] for name, row in results.items()}

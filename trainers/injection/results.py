@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from ...reports import learnt_and_kept
 from ...reports.comparison import Resampling
 from ...reports.runs import PREDICTIONS, RESULTS
-from ..common.atomic_files import replace_file
+from ..common.atomic_files import replace_file, replace_files
 from ..downstream.run_record import write_lines
 from .measures import MEASURES, Outcome, Values, interval
 from .rows import Cost
 
 __all__ = ["TABLE", "RowResult", "summary", "table", "write"]
 
-TABLE = "injection.csv"
+TABLE, PICTURE = "injection.csv", "injection.svg"
+LEARNT = {"reliability": "as taught", "generality": "in other words"}
 COSTS = ("trainable", "wall_seconds", "cpu_seconds", "peak_bytes")
 
 
@@ -92,7 +94,7 @@ def _cell(measure: dict[str, Any]) -> str:
 def write(
     folder: Path, rows: Sequence[RowResult], seeds: Sequence[int], settings: dict[str, Any], resampling: Resampling
 ) -> dict[str, dict[str, Any]]:
-    """Write all_results.json, injection.csv and predictions.jsonl, and return the results by row.
+    """Write all_results.json, injection.csv, injection.svg and predictions.jsonl, and return the results by row.
 
     Raises:
         OSError: they can't be written.
@@ -102,8 +104,17 @@ def write(
     csv.writer(text, lineterminator="\n").writerows(table(described))
     replace_file(folder / TABLE, text.getvalue().rstrip("\n"))
     write_lines(folder / PREDICTIONS, [line for row in rows for line in _lines(row, seeds)])
+    replace_files(folder, lambda place: _draw(described, place / PICTURE))
     replace_file(folder / RESULTS, json.dumps({"settings": settings, "rows": described}, indent=2))
     return described
+
+
+def _draw(described: dict[str, dict[str, Any]], path: Path) -> None:
+    """Draw what each row learnt against the known facts that it kept, or, where none were known, its agreement."""
+    rows = {name: row["measures"] for name, row in described.items()}
+    known = not any(np.isnan(measures["known"]["mean"]) for measures in rows.values())
+    kept = ("known", "known facts kept") if known else ("agreement", "agreement on other questions")
+    learnt_and_kept.draw(rows, LEARNT, kept, path)
 
 
 def _lines(row: RowResult, seeds: Sequence[int]) -> list[dict[str, Any]]:
