@@ -226,7 +226,7 @@ def test_choices_have_entities_of_their_own():
         logits = model(**twice).logits
         named = {key: {"wikidata": twice[key]} for key in ("knowledge_slots", "knowledge_embeds")}
         assert torch.equal(model(**{**twice, **named}).logits, logits)
-    assert torch.equal(logits[:, 0], logits[:, 1]) and logits.shape == (3, 2)
+    assert torch.allclose(logits[:, 0], logits[:, 1], atol=1e-6) and logits.shape == (3, 2)  # rows apart differ in bits
 
 
 def test_a_model_with_a_map_goes_through_pickle_and_copy():
@@ -332,14 +332,14 @@ def test_scaled_embeddings_are_what_the_map_maps_into():
 
 
 def test_choices_and_embeddings_of_the_user_are_changed_too():
-    model, inputs = built(RobertaForMultipleChoice, RobertaConfig), {**batch(), **entities_of()}
+    model, inputs = shake(built(RobertaForMultipleChoice, RobertaConfig)), {**batch(), **entities_of()}
     plug(model, fresh_map(), table())
     twice = {key: torch.stack([own, own], dim=1) for key, own in inputs.items()}
     with torch.no_grad():
         logits = model(**twice).logits
-        assert torch.equal(logits[:, 0], logits[:, 1]) and not torch.allclose(
-            logits, model(input_ids=twice["input_ids"], attention_mask=twice["attention_mask"]).logits
-        )
+        plain = model(input_ids=twice["input_ids"], attention_mask=twice["attention_mask"]).logits
+        assert torch.allclose(logits[:, 0], logits[:, 1], atol=1e-6)  # rows of one batch differ in their last bits
+        assert not torch.allclose(logits, plain, atol=1e-4)
         encoder = built(BertModel, BertConfig)
         plug(encoder, fresh_map(), table())
         embeds = encoder.get_input_embeddings()(inputs["input_ids"])
