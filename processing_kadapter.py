@@ -219,7 +219,6 @@ def _marker_ids(tokenizer: Any, marker: str) -> list[int]:
 ENTITY_POSITIONS = ("before", "after", "instead")
 MISSING_ENTITIES = ("skip", "bias")
 IDS_LOOKED_AT = 100  # of a table, to learn what its ids look like
-MANY_IDS = 20  # of which a table should have one
 
 
 class KnowledgeSource(NamedTuple):
@@ -305,18 +304,20 @@ def encode_knowledge(
         `input_ids`, `attention_mask` and, for pairs, `token_type_ids` (batch, sequence); `knowledge_slots` (batch,
         slots), the positions of the entities, -1 where a text has fewer; `knowledge_embeds` (batch, slots,
         dimension), their rows, zeros for missing entities; with several tables both are dicts by name. With markers
-        `entity_positions` (batch, mentions) of the opening ones.
+        `entity_positions` (batch, mentions) of the opening ones; -1 for one that `official_truncation` cut off a
+        single text, which the official code keeps nevertheless.
 
     Raises:
         TypeError: the tokenizer has no offsets, or a mention is no (start, end, id).
-        ValueError: mentions overlap or lie outside their text, no id is in the table though ids there look
-            different, or `max_length` cuts off a marked mention.
+        ValueError: mentions overlap or lie outside their text, the ids of a text are those of another knowledge base,
+            or `max_length` cuts off a marked mention.
     """
     sources = _sources(knowledge)
     encoded = insert_entities(tokenizer, texts, entities, knowledge, max_length, **options)
     marked = [text.entity_positions for text in encoded]
+    keeps = options.get("official_truncation") and options.get("pairs") is None
     for number, positions in enumerate(marked):
-        if -1 in positions:
+        if -1 in positions and not keeps:
             raise ValueError(
                 f"text {number}: max_length={max_length} tokens cut off a marked mention; raise it or shorten the text"
             )
@@ -424,7 +425,8 @@ def insert_entities(
 
     Raises:
         TypeError: the tokenizer has no offsets, or a mention is no (start, end, id).
-        ValueError: mentions overlap or lie outside their text, there are more than markers, or no id is in the table.
+        ValueError: mentions overlap or lie outside their text, there are more than markers, or the ids of a text are
+            those of another knowledge base.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(f"{type(tokenizer).__name__} gives no offsets; load a fast tokenizer by AutoTokenizer")
@@ -433,7 +435,7 @@ def insert_entities(
     seconds = None if pairs is None else _linked(list(pairs[0]), pairs[1], sources, markers)
     if seconds is not None and len(seconds) != len(firsts):
         raise ValueError(f"{len(firsts)} texts and {len(seconds)} second texts; give one for each")
-    known = _known([link for text in (*firsts, *(seconds or ())) for link in text], sources)
+    known = _known([*firsts, *(seconds or ())], sources)
     insert = _Inserter(tokenizer, sources, known, markers, official_truncation)
     bodies = [insert.own_tokens(texts, firsts)]
     if pairs is not None and seconds is not None:
@@ -492,21 +494,23 @@ def _check_apart(number: int, links: list[EntityLink], sources: dict[str | None,
             )
 
 
-def _known(links: list[EntityLink], sources: dict[str | None, KnowledgeSource]) -> dict[str | None, set[str]]:
+def _known(
+    linked: Sequence[list[EntityLink]], sources: dict[str | None, KnowledgeSource]
+) -> dict[str | None, set[str]]:
     """Return the ids that each table has, and warn of those that it lacks.
 
     Raises:
-        ValueError: the ids are of another knowledge base.
+        ValueError: the ids of a text are of another knowledge base.
     """
     known = {}
     for name, source in sources.items():
-        ids = [link.id for link in links if link.source == name and link.id is not None]
+        by_text = [[link.id for link in text if link.source == name and link.id is not None] for text in linked]
+        ids = [id for own in by_text for id in own]
         known[name] = set(known_ids(source.embeddings, ids))
         missing = [id for id in ids if id not in known[name]]
         if not missing:
             continue
-        if not known[name]:
-            _refuse_foreign(missing, source.embeddings)
+        _refuse_foreign([own for own in by_text if own and not known[name].intersection(own)], source.embeddings)
         what = "are skipped" if source.missing_entity == "skip" else "have a row of zeros, and so the map's bias"
         logger.warning(
             f"{len(missing)} of {len(ids)} linked mentions have an entity that the table lacks, such as "
@@ -515,8 +519,10 @@ def _known(links: list[EntityLink], sources: dict[str | None, KnowledgeSource]) 
     return known
 
 
-def _refuse_foreign(missing: list[str], embeddings: Any) -> None:
-    """Refuse ids, none of which a table has, if none looks like its ids, or if they are many.
+def _refuse_foreign(texts: list[list[str]], embeddings: Any) -> None:
+    """Refuse ids of texts, none of which a table has, where they are of another scheme than its own ids.
+
+    Each text is judged by itself, so that no other text of its batch decides, and words are of no scheme.
 
     Raises:
         ValueError: so it is.
@@ -525,19 +531,22 @@ def _refuse_foreign(missing: list[str], embeddings: Any) -> None:
         examples = [str(id) for id in islice(iter(embeddings), IDS_LOOKED_AT)]
     except (TypeError, KeyError, IndexError):  # a table that can't be iterated over
         examples = []
-    different = set(missing)
-    if len(different) >= MANY_IDS or (examples and not set(map(_form, examples)) & set(map(_form, different))):
-        known = f", which has ids such as {examples[0]!r}" if examples else ""
-        raise ValueError(
-            f"none of {len(different)} entity ids, such as {missing[0]!r}, is in the table{known}; give ids of its "
-            "knowledge base, or the table of theirs"
-        )
+    own = set(map(_scheme, examples))
+    if not own or None in own:
+        return
+    for ids in texts:
+        schemes = set(map(_scheme, ids))
+        if None not in schemes and not own & schemes:
+            raise ValueError(
+                f"none of {len(set(ids))} entity ids, such as {ids[0]!r}, is in the table, which has ids such as "
+                f"{examples[0]!r}; give ids of its knowledge base, or the table of theirs"
+            )
 
 
-def _form(id: str) -> str:
+def _scheme(id: str) -> str | None:
     """Return what ids of a knowledge base have in common: what stands before a number, as in Q42 and /m/0abc."""
     match = re.match(r"([^\W\d_]{1,2}|[^\d\s]*[/:#.])\d", id)
-    return match[1] if match else "number" if id.isdigit() else "words"
+    return match[1] if match else "number" if id.isdigit() else None
 
 
 class _Mention(NamedTuple):

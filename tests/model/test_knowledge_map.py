@@ -473,6 +473,14 @@ def test_truncation_drops_an_entity_with_its_mention_and_the_official_one_the_ta
         encode_knowledge(tokenizer, [TEXT], [ENTITIES], toy(), max_length=10, markers=("#", "$"))
 
 
+def test_the_official_truncation_keeps_a_text_whose_marked_mention_it_cuts_off():
+    options = {"max_length": 10, "markers": ("#", "$"), "official_truncation": True}
+    inputs = encode_knowledge(bert_tokenizer(), [TEXT], [ENTITIES], toy(), **options)
+    tokens = bert_tokenizer().convert_ids_to_tokens(inputs["input_ids"][0])
+    assert [*tokens[:2], *tokens[3:]] == "[CLS] # / paris # is the capital [SEP]".split()
+    assert inputs["entity_positions"].tolist() == [[1, -1]] and inputs["knowledge_slots"].tolist() == [[2]]
+
+
 def test_pairs_are_joined_as_the_tokenizer_joins_them():
     tokenizer = bert_tokenizer()
     inputs = encode_knowledge(tokenizer, [TEXT], [ENTITIES[:1]], toy(), pairs=([TEXT], [ENTITIES[1:]]))
@@ -503,6 +511,23 @@ def test_entities_that_a_table_lacks_are_counted_and_skipped_or_become_the_bias(
     biased = encode_knowledge(bert_tokenizer(), [TEXT], entities, KnowledgeSource(toy(), missing_entity="bias"))
     assert biased["knowledge_slots"].tolist() == [[1, 8]] and not biased["knowledge_embeds"][0, 1].any()
     assert torch.equal(biased["knowledge_embeds"][0, 0], toy().lookup(["Q90"])[0])
+
+
+def test_an_id_that_looks_like_none_of_a_table_of_words_is_missing_and_nothing_else(caplog):
+    text, entities, words = "1984 is a book", [(0, 4, "1984")], toy("Paris", "France")
+    skipped = encode_knowledge(bert_tokenizer(), [text], [entities], words)
+    assert skipped["knowledge_slots"].shape == (1, 0) and "such as '1984': they are skipped" in caplog.text
+    biased = encode_knowledge(bert_tokenizer(), [text], [entities], KnowledgeSource(words, missing_entity="bias"))
+    assert biased["knowledge_slots"].tolist() == [[1]] and not biased["knowledge_embeds"].any()
+
+
+def test_a_text_is_taken_or_refused_whatever_else_is_in_its_batch():
+    many = [[(0, 5, f"Q{number}")] for number in range(1000, 1030)]
+    source = KnowledgeSource(toy(), missing_entity="bias")
+    assert encode_knowledge(bert_tokenizer(), [TEXT] * 30, many, source)["knowledge_slots"].shape == (30, 1)
+    for batch_of in ([[(0, 5, "C01")]], [ENTITIES, [(0, 5, "C01")]]):
+        with pytest.raises(ValueError, match="none of 1 entity ids, such as 'C01', is in the table"):
+            encode_knowledge(bert_tokenizer(), [TEXT] * len(batch_of), batch_of, source)
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
