@@ -275,7 +275,7 @@ class KnowledgeMap(KnowledgePlugin):
         return KnowledgeSource(entity_embeddings, config.entity_position, config.separator, config.missing_entity)
 
     def encode(
-        self, tokenizer: Any, texts: Sequence[str], entities: Sequence[Sequence[Any]], table: Any, **options: Any
+        self, tokenizer: Any, texts: Sequence[Any], entities: Sequence[Sequence[Any]], table: Any, **options: Any
     ) -> dict[str, Any]:
         """Turn texts with linked mentions into inputs; see `encode_knowledge`."""
         return encode_knowledge(tokenizer, texts, entities, self.source(table), **options)
@@ -464,7 +464,7 @@ class Plugs:
         setattr(model, PLUGGED, self)
 
     def encode(
-        self, tokenizer: Any, texts: Sequence[str], entities: Sequence[Sequence[Any]], **options: Any
+        self, tokenizer: Any, texts: Sequence[Any], entities: Sequence[Sequence[Any]], **options: Any
     ) -> dict[str, Any]:
         """Turn texts with linked mentions into inputs of the model; see `encode_knowledge`.
 

@@ -288,7 +288,7 @@ class KnowledgeTokens(NamedTuple):
 
 def encode_knowledge(
     tokenizer: Any,
-    texts: Sequence[str],
+    texts: Sequence[Any],
     entities: Sequence[Sequence[Any]],
     knowledge: Any,
     max_length: int | None = None,
@@ -308,7 +308,7 @@ def encode_knowledge(
         single text, which the official code keeps nevertheless.
 
     Raises:
-        TypeError: the tokenizer has no offsets, or a mention is no (start, end, id).
+        TypeError: the tokenizer has no offsets, a text is no string, or a mention is no (start, end, id).
         ValueError: mentions overlap or lie outside their text, the ids of a text are those of another knowledge base,
             or `max_length` cuts off a marked mention.
     """
@@ -398,12 +398,12 @@ def _sources(knowledge: Any) -> dict[str | None, KnowledgeSource]:
 
 def insert_entities(
     tokenizer: Any,
-    texts: Sequence[str],
+    texts: Sequence[Any],
     entities: Sequence[Sequence[Any]],
     knowledge: Any,
     max_length: int | None = None,
     markers: Sequence[str] = (),
-    pairs: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None,
+    pairs: tuple[Sequence[Any], Sequence[Sequence[Any]]] | None = None,
     official_truncation: bool = False,
 ) -> list[KnowledgeTokens]:
     """Put a slot for its entity and a separator beside each linked mention of texts, after they were tokenised.
@@ -412,7 +412,7 @@ def insert_entities(
 
     Args:
         tokenizer: a fast tokenizer.
-        texts: the texts.
+        texts: the texts, strings or documents of spaCy, whose own entities `spacy_entities` gives.
         entities: for each text its mentions; see `encode_knowledge`, which pads and looks up what this returns.
         knowledge: a table, a `KnowledgeSource`, or several of these by name.
         max_length: most tokens, with all that is inserted; a mention that is cut loses its slot and its markers.
@@ -424,24 +424,34 @@ def insert_entities(
             text, and after that of the first.
 
     Raises:
-        TypeError: the tokenizer has no offsets, or a mention is no (start, end, id).
+        TypeError: the tokenizer has no offsets, a text is no string, or a mention is no (start, end, id).
         ValueError: mentions overlap or lie outside their text, there are more than markers, or the ids of a text are
             those of another knowledge base.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(f"{type(tokenizer).__name__} gives no offsets; load a fast tokenizer by AutoTokenizer")
-    sources, texts = _sources(knowledge), list(texts)
+    sources, texts = _sources(knowledge), _strings(texts)
+    others = [] if pairs is None else _strings(pairs[0])
     firsts = _linked(texts, entities, sources, markers)
-    seconds = None if pairs is None else _linked(list(pairs[0]), pairs[1], sources, markers)
+    seconds = None if pairs is None else _linked(others, pairs[1], sources, markers)
     if seconds is not None and len(seconds) != len(firsts):
         raise ValueError(f"{len(firsts)} texts and {len(seconds)} second texts; give one for each")
     known = _known([*firsts, *(seconds or ())], sources)
     insert = _Inserter(tokenizer, sources, known, markers, official_truncation)
     bodies = [insert.own_tokens(texts, firsts)]
-    if pairs is not None and seconds is not None:
-        bodies.append(insert.own_tokens(list(pairs[0]), seconds))
+    if seconds is not None:
+        bodies.append(insert.own_tokens(others, seconds))
     frame = _frame(tokenizer, len(bodies))
     return [insert.framed(own, frame, max_length) for own in zip(*bodies, strict=True)]
+
+
+def _strings(texts: Sequence[Any]) -> list[str]:
+    """Return texts, or those of documents of spaCy, as strings."""
+    strings = [getattr(text, "text", text) for text in texts]
+    for number, text in enumerate(strings):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number} is of type {type(text).__name__}; give a string or a document of spaCy")
+    return strings
 
 
 def _linked(
@@ -769,9 +779,17 @@ def _joined(own: tuple[_Own, ...], bodies: list[_Body], frame: _Frame, truncated
 
 
 def placeholder_id(tokenizer: Any) -> int:
-    """Return the id that stands in a slot: of the unknown token, else of another that is no text."""
-    ids = (tokenizer.unk_token_id, tokenizer.mask_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return next((id for id in ids if id is not None), 0)
+    """Return the id that stands in a slot: of the unknown token, else of the first that is not special.
+
+    Never one that a model looks for among its inputs, such as padding, an end, a separator or a mask; a tokenizer may
+    use one token for all of these and for the unknown one.
+    """
+    names = ("pad", "bos", "eos", "cls", "sep", "mask")
+    looked_for = {getattr(tokenizer, f"{name}_token_id", None) for name in names}
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id not in looked_for:
+        return tokenizer.unk_token_id
+    special = {*looked_for, *tokenizer.all_special_ids}
+    return next((id for id in range(len(tokenizer)) if id not in special), 0)
 
 
 def _without_spaces(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -93,16 +93,17 @@ class EntityLinker:
         """
         return cls(_aliases_in(Path(path).expanduser()), **options)
 
-    def link(self, texts: str | Sequence[Any]) -> list[list[Entity]]:
+    def link(self, texts: Any) -> list[list[Entity]]:
         """Return for each text its entities in order, {"start", "end", "id"} with characters of the text as given.
 
-        A document of spaCy, instead of a string, is taken as it was linked.
+        A document of spaCy, instead of a string, is taken as it was linked. A single text is a list of one.
 
         Raises:
             TypeError: a text is neither a string nor a document.
             ValueError: a text holds half a surrogate pair.
         """
-        return [self._linked(text, number) for number, text in enumerate([texts] if isinstance(texts, str) else texts)]
+        single = isinstance(texts, str) or hasattr(texts, "ents")  # a document is a sequence too, of its tokens
+        return [self._linked(text, number) for number, text in enumerate([texts] if single else texts)]
 
     def _linked(self, text: Any, number: int) -> list[Entity]:
         self.counts.texts += 1
@@ -148,6 +149,8 @@ class EntityLinker:
 
 def spacy_entities(document: Any) -> list[Entity]:
     """Return the entities of a spaCy document that have an id, {"start", "end", "id"} in characters of its text.
+
+    They are those that spaCy linked: `kb_id_` is neither empty nor "NIL". No table of names is needed.
 
     Raises:
         TypeError: it is no document.

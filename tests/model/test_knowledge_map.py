@@ -17,6 +17,7 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2ForSequenceClassification,
+    GPT2Tokenizer,
     RobertaConfig,
     RobertaForMultipleChoice,
     RobertaForSequenceClassification,
@@ -511,6 +512,21 @@ def test_entities_that_a_table_lacks_are_counted_and_skipped_or_become_the_bias(
     biased = encode_knowledge(bert_tokenizer(), [TEXT], entities, KnowledgeSource(toy(), missing_entity="bias"))
     assert biased["knowledge_slots"].tolist() == [[1, 8]] and not biased["knowledge_embeds"][0, 1].any()
     assert torch.equal(biased["knowledge_embeds"][0, 0], toy().lookup(["Q90"])[0])
+
+
+def test_no_slot_looks_like_padding_or_an_end_where_a_tokenizer_has_one_token_for_all():
+    vocabulary = {"<|endoftext|>": 0, **{character: number for number, character in enumerate("abcdefg@\u0120", 1)}}
+    tokenizer = GPT2Tokenizer(vocab=vocabulary, merges=[], pad_token="<|endoftext|>")
+    assert tokenizer.unk_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id == 0
+    source = KnowledgeSource(toy(), "instead")
+    inputs = encode_knowledge(tokenizer, ["ab cd"], [[(3, 5, "Q90")]], source)
+    assert inputs["knowledge_slots"].tolist() == [[3]] and inputs["input_ids"][0, 3] != 0
+    sizes = {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}
+    model = GPT2ForSequenceClassification(GPT2Config(**sizes, pad_token_id=0, eos_token_id=0)).eval()
+    plug(model, fresh_map(), toy())
+    with torch.no_grad():
+        other = {**inputs, "knowledge_embeds": 9 - inputs["knowledge_embeds"]}
+        assert not torch.allclose(model(**inputs).logits, model(**other).logits)  # the last token is read, a slot
 
 
 def test_an_id_that_looks_like_none_of_a_table_of_words_is_missing_and_nothing_else(caplog):
