@@ -890,6 +890,18 @@ def check_takes_embeddings(model: Any) -> None:
         )
 
 
+def uncached(knowledge_slots: Any, past: int) -> Any:
+    """Return slots (batch, slots), or a dict of these, for the tokens after the first `past`, which a cache holds.
+
+    Slots count from the first token of the text; those of tokens in the cache become -1.
+    """
+    if isinstance(knowledge_slots, dict):
+        return {name: uncached(slots, past) for name, slots in knowledge_slots.items()}
+    if knowledge_slots is None or not past:
+        return knowledge_slots
+    return torch.where(knowledge_slots < past, -1, knowledge_slots - past)
+
+
 def prepare_taps(backbone: Any) -> None:
     """Let transformers place the hooks by which it captures hidden states, since `torch.compile` can't trace that.
 
