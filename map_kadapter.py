@@ -297,6 +297,11 @@ class KnowledgeMap(KnowledgePlugin):
         artifact = read_artifact(id_or_path, **reading)
         artifact.check()
         maps = [name for name in artifact.config["adapters"] if isinstance(check_adapter(artifact, name), Config)]
+        if not maps:
+            raise ValueError(
+                f"{artifact.where} holds no knowledge map, but the adapters {list(artifact.config['adapters'])}; name "
+                "the artifact of a map, or load this one by KAdapterModel.from_pretrained"
+            )
         names = maps if adapter_name is None else [name for name in maps if name == adapter_name]
         if len(names) != 1:
             raise ValueError(

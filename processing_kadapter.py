@@ -425,8 +425,8 @@ def insert_entities(
 
     Raises:
         TypeError: the tokenizer has no offsets, a text is no string, or a mention is no (start, end, id).
-        ValueError: mentions overlap or lie outside their text, there are more than markers, or the ids of a text are
-            those of another knowledge base.
+        ValueError: mentions overlap or lie outside their text, there are more than markers, the ids of a text are
+            those of another knowledge base, or `max_length` has no room for the special tokens.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(f"{type(tokenizer).__name__} gives no offsets; load a fast tokenizer by AutoTokenizer")
@@ -442,6 +442,8 @@ def insert_entities(
     if seconds is not None:
         bodies.append(insert.own_tokens(others, seconds))
     frame = _frame(tokenizer, len(bodies))
+    if max_length is not None and max_length < (least := sum(map(len, frame.special))):
+        raise ValueError(f"max_length={max_length} is less than the {least} special tokens; raise it")
     return [insert.framed(own, frame, max_length) for own in zip(*bodies, strict=True)]
 
 
@@ -485,6 +487,10 @@ def _link(where: str, mention: Any, text: str, sources: dict[str | None, Knowled
         )
     if not isinstance(id, str | None):
         raise TypeError(f"{where}: id {id!r} is a {type(id).__name__}; ids are strings, such as 'Q90', or None")
+    if id == "":
+        raise ValueError(
+            f"{where}: the id of {text[start:end]!r} is empty; give an id, or None for a mention without one"
+        )
     if name not in sources:
         raise ValueError(f"{where}: source {name!r} is none of the tables {list(sources)}; name one of them")
     return EntityLink(start, end, id, name)

@@ -16,6 +16,7 @@ from tiny_knowledge import bert_tokenizer
 pytest.importorskip("ahocorasick_rs", reason="ahocorasick_rs comes with the extras graphs and test")
 
 from kadapter import EntityEmbeddings, EntityLinker, encode_knowledge, spacy_entities
+from kadapter.graphs.linking import read_aliases
 
 ALIASES = [
     ("Paris", "Q90", 90),
@@ -132,6 +133,16 @@ def test_a_malformed_table_is_refused_with_its_line(tmp_path, content, sentence)
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=sentence):
         EntityLinker.from_file(path)
+
+
+def test_lines_of_an_official_table_that_name_nothing_are_left_out_and_counted(tmp_path, caplog):
+    path = tmp_path / "entity_map.txt"
+    path.write_text("Paris\tQ90\n\tQ5\nYork\tthe city\tQ42462\nYork\tQ42462\t3\n", encoding="utf-8")
+    assert read_aliases(path) == {"Paris": "Q90", "York": "Q42462"}
+    assert "entity_map.txt: left out 2 lines, line 2 first: they have no name, or a third column" in caplog.text
+    path.write_text("Paris\tQ90\nYork\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"line 2: \['York'\] is not a name and an id"):
+        read_aliases(path)
 
 
 def test_a_table_that_is_not_utf8_or_not_there_is_refused(tmp_path):

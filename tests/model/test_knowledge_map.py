@@ -227,7 +227,10 @@ def test_choices_have_entities_of_their_own():
         logits = model(**twice).logits
         named = {key: {"wikidata": twice[key]} for key in ("knowledge_slots", "knowledge_embeds")}
         assert torch.equal(model(**{**twice, **named}).logits, logits)
-    assert torch.allclose(logits[:, 0], logits[:, 1], atol=1e-6) and logits.shape == (3, 2)  # rows apart differ in bits
+    assert torch.allclose(logits[:, 0], logits[:, 1], atol=1e-6) and logits.shape == (
+        3,
+        2,
+    )  # rows apart differ in bits
 
 
 def test_a_model_with_a_map_goes_through_pickle_and_copy():
@@ -556,12 +559,19 @@ def test_a_text_is_taken_or_refused_whatever_else_is_in_its_batch():
         ([(24, 99, "Q142")], r"span \(24, 99\) of 'Q142' is empty, reversed or outside the 32 characters"),
         ([(5, 5, "Q142")], r"span \(5, 5\) of 'Q142' is empty"),
         ([(0, 5, "C01"), (24, 30, "C02")], "none of 2 entity ids, such as 'C01', is in the table, which has ids such"),
+        ([(0, 5, "")], "text 0: mention 0: the id of 'Paris' is empty; give an id, or None"),
         ([(0, 5, "Q90", "umls")], r"source 'umls' is none of the tables \[None\]"),
     ],
 )
 def test_mentions_that_fit_no_text_or_table_are_refused(entities, sentence):
     with pytest.raises(ValueError, match=sentence):
         encode_knowledge(bert_tokenizer(), [TEXT], [entities], toy())
+
+
+@pytest.mark.parametrize("max_length", [1, 0, -1])
+def test_lengths_without_room_for_the_special_tokens_are_refused(max_length):
+    with pytest.raises(ValueError, match=f"max_length={max_length} is less than the 2 special tokens; raise it"):
+        encode_knowledge(bert_tokenizer(), [TEXT], [ENTITIES], toy(), max_length)
 
 
 @pytest.mark.parametrize(("entities", "sentence"), [([(0, 5)], "give .start, end, id."), ([(0, 5, 90)], "id 90 is a")])

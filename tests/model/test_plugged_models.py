@@ -89,7 +89,9 @@ def test_slots_count_from_the_first_token_of_a_text_whose_begin_is_in_the_cache(
     with torch.no_grad():
         whole = model(**PROMPT, **own).logits
         first = model(input_ids=PROMPT["input_ids"][:, :3], **entities(slots=((1, -1),)), use_cache=True)
-        rest = model(**{**PROMPT, "input_ids": PROMPT["input_ids"][:, 3:]}, **own, past_key_values=first.past_key_values)
+        rest = model(
+            **{**PROMPT, "input_ids": PROMPT["input_ids"][:, 3:]}, **own, past_key_values=first.past_key_values
+        )
     assert torch.allclose(rest.logits, whole[:, 3:], atol=1e-5)
 
 
@@ -102,7 +104,9 @@ def test_a_decoder_of_ours_with_a_map_goes_on_from_a_prompt_with_entities():
     assert found == greedily(model, **PROMPT, **entities()) and found != model.generate(**PROMPT, **STEPS).tolist()
 
 
-@pytest.mark.parametrize(("model_class", "config"), [(T5ForConditionalGeneration, T5), (BartForConditionalGeneration, BART)])
+@pytest.mark.parametrize(
+    ("model_class", "config"), [(T5ForConditionalGeneration, T5), (BartForConditionalGeneration, BART)]
+)
 def test_an_encoder_reads_the_entities_once_and_its_decoder_never(model_class, config):
     model = plugged(model_class, config)
     options = {**STEPS, "return_dict_in_generate": True, "output_hidden_states": True, "output_logits": True}
@@ -182,5 +186,3 @@ def test_two_maps_that_want_one_slot_are_refused():
     both = {key: {"knowledge": value, "umls": value} for key, value in own.items()}
     with pytest.raises(ValueError, match=r"row 0 has a slot of two of the maps \['knowledge', 'umls'\]"):
         model(**PROMPT, **both)
-
-
