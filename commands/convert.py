@@ -34,7 +34,7 @@ Embeddings = Annotated[
 MissingEntity = Annotated[
     Literal["skip", "bias"] | None,
     typer.Option(
-        help='What the map does with an entity that its table lacks: "bias" as in the official tasks, "skip" as in its '
+        help='What the map does with entities that its table lacks: "bias" as in the official tasks, "skip" as in '
         "general training.",
         show_default="skip",
     ),
