@@ -361,7 +361,7 @@ class EntityEmbeddings:
         with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
             memory = memory_of([file])
             with safe_open(file, framework="pt") as opened:
-                written = json.loads(opened.metadata()[RECORD])["sha256"] == self.sha256
+                written = json.loads((opened.metadata() or {})[RECORD])["sha256"] == self.sha256
             if written:
                 remember(memory, fingerprint)
 
