@@ -44,6 +44,7 @@ _HOMES = {
     "insert_entities": "processing_kadapter",
     "mark_entities": "processing_kadapter",
     "plug": "map_kadapter",
+    "spacy_entities": "graphs.linking",
     "unplug": "map_kadapter",
 }
 __all__ = list(_HOMES)

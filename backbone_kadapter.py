@@ -355,17 +355,26 @@ def backbone_fingerprint(files: Sequence[str], anew: bool = False) -> str:
     The files are streamed once; the result is remembered in the Hugging Face cache. What is pinned into an artifact
     is read `anew`; where a checkpoint is only compared with a pin, a remembered hash will do.
     """
-    real = [os.path.realpath(path) for path in files]
-    memory = Path(constants.HF_HOME, "kadapter", "fingerprints", _state_of(real))
+    memory = memory_of(files)
     remembered = None if anew else _remembered(memory)
     if remembered is not None:
         return remembered
-    total = fingerprint_of(entry for path in real for entry in _tensor_digests(path))
+    total = fingerprint_of(entry for path in files for entry in _tensor_digests(os.path.realpath(path)))
+    remember(memory, total)
+    return total
+
+
+def memory_of(files: Sequence[str]) -> Path:
+    """Return where the hash of files as they now are is remembered, in the Hugging Face cache."""
+    return Path(constants.HF_HOME, "kadapter", "fingerprints", _state_of([os.path.realpath(path) for path in files]))
+
+
+def remember(memory: Path, fingerprint: str) -> None:
+    """Remember a hash of files; of those that were just written too, so that their first reader need not hash them."""
     with contextlib.suppress(OSError):  # a cache that can't be written only costs time
         memory.parent.mkdir(parents=True, exist_ok=True)
         with replacing(memory) as partial:
-            partial.write_text(total, encoding="ascii")
-    return total
+            partial.write_text(fingerprint, encoding="ascii")
 
 
 def fingerprint_of(digests: Iterable[tuple[str, bytes]]) -> str:
@@ -888,6 +897,18 @@ def check_takes_embeddings(model: Any) -> None:
             f"{type(model).__name__} ({model.config.model_type}) takes no inputs_embeds, so its input embeddings are "
             "no open entrance; use a model whose forward has inputs_embeds"
         )
+
+
+def uncached(knowledge_slots: Any, past: int) -> Any:
+    """Return slots (batch, slots), or a dict of these, for the tokens after the first `past`, which a cache holds.
+
+    Slots count from the first token of the text; those of tokens in the cache become -1.
+    """
+    if isinstance(knowledge_slots, dict):
+        return {name: uncached(slots, past) for name, slots in knowledge_slots.items()}
+    if knowledge_slots is None or not past:
+        return knowledge_slots
+    return torch.where(knowledge_slots < past, -1, knowledge_slots - past)
 
 
 def prepare_taps(backbone: Any) -> None:

@@ -7,6 +7,7 @@ bytes of the file follow from its content. Dimensions: E entities, D dimension, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -35,7 +36,14 @@ from .artifacts_kadapter import (
     upload,
     write_directory,
 )
-from .backbone_kadapter import READING, backbone_fingerprint, digest_of_tensor, fingerprint_of
+from .backbone_kadapter import (
+    READING,
+    backbone_fingerprint,
+    digest_of_tensor,
+    fingerprint_of,
+    memory_of,
+    remember,
+)
 from .cards_kadapter import CARD, PLACEHOLDER, as_code, as_text, signed
 from .configuration_kadapter import refuse_keywords
 
@@ -305,6 +313,9 @@ class EntityEmbeddings:
     @cached_property
     def sha256(self) -> str:
         """A hash of all that the table holds: vectors, ids and their order."""
+        return self._hashed()
+
+    def _hashed(self) -> str:
         return fingerprint_of((name, digest_of_tensor(name, tensor)) for name, tensor in self._tensors().items())
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -328,7 +339,12 @@ class EntityEmbeddings:
             raise OSError(
                 f"can't save to {str(directory)!r}: it holds a model ({CONFIG}); name a directory of its own"
             )
-        record = {"knowledge_base": self.knowledge_base, "origin": self.origin, "sha256": self.sha256}
+        actual = self._hashed()  # which a table that was read without being verified may only claim to have
+        record = {
+            "knowledge_base": self.knowledge_base,
+            "origin": self.origin,
+            "sha256": vars(self).setdefault("sha256", actual),
+        }
 
         def fill(folder: Path) -> None:
             save_file(self._tensors(), folder / TABLE, metadata={RECORD: json.dumps(record, sort_keys=True)})
@@ -336,8 +352,18 @@ class EntityEmbeddings:
             shutil.copymode(folder / CARD, folder / TABLE)  # save_file leaves it readable to its owner only
 
         write_directory(directory, fill)
+        self._remember(str(directory / TABLE), actual)
         if push:
             self.push_to_hub(repo_id or directory.name, **kwargs)
+
+    def _remember(self, file: str, fingerprint: str) -> None:
+        """Remember the hash of a file that was just written, unless another save has put its own there since."""
+        with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
+            memory = memory_of([file])
+            with safe_open(file, framework="pt") as opened:
+                written = json.loads((opened.metadata() or {})[RECORD])["sha256"] == self.sha256
+            if written:
+                remember(memory, fingerprint)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the table as a repository of its own and return the commit's address.

@@ -33,7 +33,7 @@ from .artifacts_kadapter import (
 from .backbone_kadapter import READING, BackboneHead, brought_back, device_of, head_of, making_models_in_turn
 from .configuration_kadapter import LM_HEADS, WITHOUT_WEIGHTS, KAdapterConfig, refuse_keywords
 from .heads_kadapter import IGNORED, KAdapterHeadModel, check_classes, register_heads
-from .modeling_kadapter import check_cache
+from .modeling_kadapter import check_cache, tokens_in
 from .rows_kadapter import RowAdapters
 
 __all__ = ["KAdapterForCausalLM", "KAdapterForMaskedLM", "LinearLMHead", "TransformLMHead"]
@@ -532,9 +532,15 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         return super().generate(inputs, *args, **kwargs)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Any, past_key_values: Cache | None = None, adapter_names: Any = None, **kwargs: Any
+        self,
+        input_ids: Any,
+        past_key_values: Cache | None = None,
+        adapter_names: Any = None,
+        knowledge_slots: Any = None,
+        knowledge_embeds: Any = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Return the inputs of one step of `generate`; see transformers.
+        """Return the inputs of one step of `generate`; see transformers. A map's entities are those of the prompt.
 
         Raises:
             ValueError: the cache is of a fixed size.
@@ -543,6 +549,8 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
             check_cache(past_key_values)
         if isinstance(adapter_names, RowAdapters):  # of the texts, before they became beams
             kwargs["adapter_names"] = adapter_names.repeated(len(input_ids) // len(adapter_names.names))
+        if not tokens_in(past_key_values):  # else the cache holds the prompt, which was read with its entities
+            kwargs.update(knowledge_slots=knowledge_slots, knowledge_embeds=knowledge_embeds)
         return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
 
 

@@ -6,6 +6,7 @@ Dimensions: B batch, S sequence, n slots, K width of the entity embeddings, E wi
 """
 
 import copy
+import inspect
 import os
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -16,11 +17,11 @@ from typing import Any, ClassVar
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import Cache, EncoderDecoderCache, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from .artifacts_kadapter import check_adapter, copy_strictly, read_artifact, tensors_under
-from .backbone_kadapter import brought_back, check_takes_embeddings, device_of, embeddings_of
+from .backbone_kadapter import brought_back, check_takes_embeddings, device_of, embeddings_of, uncached
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_choice, with_plain_errors
 from .heads_kadapter import *  # noqa: F403 (as the Auto classes look for heads in this file)
 from .language_modeling_kadapter import *  # noqa: F403
@@ -30,6 +31,7 @@ from .modeling_kadapter import (
     KnowledgePlugin,
     Linear,
     can_be_looked_at,
+    check_slots_apart,
     entities_by_name,
 )
 from .prenorm_kadapter import PreNormAdapterConfig  # noqa: F401 (so that its file travels to where both kinds are)
@@ -275,7 +277,7 @@ class KnowledgeMap(KnowledgePlugin):
         return KnowledgeSource(entity_embeddings, config.entity_position, config.separator, config.missing_entity)
 
     def encode(
-        self, tokenizer: Any, texts: Sequence[str], entities: Sequence[Sequence[Any]], table: Any, **options: Any
+        self, tokenizer: Any, texts: Sequence[Any], entities: Sequence[Sequence[Any]], table: Any, **options: Any
     ) -> dict[str, Any]:
         """Turn texts with linked mentions into inputs; see `encode_knowledge`."""
         return encode_knowledge(tokenizer, texts, entities, self.source(table), **options)
@@ -295,6 +297,11 @@ class KnowledgeMap(KnowledgePlugin):
         artifact = read_artifact(id_or_path, **reading)
         artifact.check()
         maps = [name for name in artifact.config["adapters"] if isinstance(check_adapter(artifact, name), Config)]
+        if not maps:
+            raise ValueError(
+                f"{artifact.where} holds no knowledge map, but the adapters {list(artifact.config['adapters'])}; name "
+                "the artifact of a map, or load this one by KAdapterModel.from_pretrained"
+            )
         names = maps if adapter_name is None else [name for name in maps if name == adapter_name]
         if len(names) != 1:
             raise ValueError(
@@ -359,10 +366,18 @@ def check_slots(inputs_embeds: Tensor, knowledge_slots: Tensor, knowledge_embeds
             f"knowledge_slots have shape {slots} and knowledge_embeds {rows}, and must have ({batch}, slots) and "
             f"({batch}, slots, knowledge); give those that came with the inputs"
         )
-    if can_be_looked_at(knowledge_slots) and knowledge_slots.numel():
-        last = int(knowledge_slots.max())
-        if last >= inputs_embeds.shape[1]:
-            raise ValueError(f"slot {last} lies outside the {inputs_embeds.shape[1]} tokens of the batch; was it cut?")
+    if not can_be_looked_at(knowledge_slots) or not knowledge_slots.numel():
+        return
+    last = int(knowledge_slots.max())
+    if last >= inputs_embeds.shape[1]:
+        raise ValueError(f"slot {last} lies outside the {inputs_embeds.shape[1]} tokens of the batch; was it cut?")
+    check_slots_apart({"": knowledge_slots})
+    if not knowledge_embeds.isfinite().all():
+        row, slot, _ = (~knowledge_embeds.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"knowledge_embeds of row {row}, slot {slot}, hold NaN or infinite values; give rows of a table, zeros "
+            "where there is no entity"
+        )
 
 
 def sample_of(weight: Tensor) -> Tensor:
@@ -458,13 +473,15 @@ class Plugs:
         self.maps: dict[str, KnowledgeMap] = {}
         self.tables: dict[str, Any] = {}
         self.trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        model.register_forward_pre_hook(self._take, with_kwargs=True)
-        model.register_forward_hook(self._end, always_call=True)
+        for module in _entered(model):
+            module.register_forward_pre_hook(self._take, with_kwargs=True)
+            module.register_forward_hook(self._end, always_call=True)
+            module.forward = Entrance(module)
         embeddings_of(model).register_forward_hook(self._put, with_kwargs=True)
         setattr(model, PLUGGED, self)
 
     def encode(
-        self, tokenizer: Any, texts: Sequence[str], entities: Sequence[Sequence[Any]], **options: Any
+        self, tokenizer: Any, texts: Sequence[Any], entities: Sequence[Sequence[Any]], **options: Any
     ) -> dict[str, Any]:
         """Turn texts with linked mentions into inputs of the model; see `encode_knowledge`.
 
@@ -476,14 +493,15 @@ class Plugs:
 
     def remove(self, model: PreTrainedModel) -> None:
         """Remove the hooks from a model, and let its parameters train that trained before."""
-        for module, hooks in (
-            (model, "_forward_pre_hooks"),
-            (model, "_forward_hooks"),
-            (embeddings_of(model), "_forward_hooks"),
-        ):
-            for key in [key for key, hook in getattr(module, hooks).items() if getattr(hook, "__self__", 0) is self]:
-                for registered in (hooks, f"{hooks}_with_kwargs", f"{hooks}_always_called"):
-                    getattr(module, registered, {}).pop(key, None)
+        for module in (*_entered(model), embeddings_of(model)):
+            for hooks in ("_forward_pre_hooks", "_forward_hooks"):
+                own = [key for key, hook in getattr(module, hooks).items() if getattr(hook, "__self__", 0) is self]
+                for key in own:
+                    for registered in (hooks, f"{hooks}_with_kwargs", f"{hooks}_always_called"):
+                        getattr(module, registered, {}).pop(key, None)
+            entrance = vars(module).get("forward")
+            if isinstance(entrance, Entrance):
+                entrance.leave(module)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad or name in self.trained)
         delattr(model, PLUGGED)
@@ -495,16 +513,26 @@ class Plugs:
         twin.maps, twin.tables = copy.deepcopy(self.maps, memory), dict(self.tables)
         return twin
 
-    def _take(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Take the entities out of the inputs, before the model sees these."""
+    def _take(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Take the entities out of the inputs, before the model sees these.
+
+        An encoder within the model has those of the model, and by itself, as in `generate`, its own. Tokens in a cache
+        and states that an encoder has returned were read with their entities.
+        """
         slots, rows = kwargs.get("knowledge_slots"), kwargs.get("knowledge_embeds")
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("knowledge_slots", "knowledge_embeds")}
+        kwargs = {key: value for key, value in kwargs.items() if key not in KEYWORDS}
+        before, past = PENDING.get(), kwargs.get("past_key_values")
+        if isinstance(past, Cache) and not isinstance(past, EncoderDecoderCache):
+            slots = uncached(slots, int(past.get_seq_length()))
         entities = entities_by_name(slots, rows, list(self.maps))
-        before = PENDING.get()
-        PENDING.set(Pending(self, entities, before))
+        if kwargs.get("encoder_outputs") is not None:
+            entities = {}
+        if slots is None and before is not None and before.plugs is self and before.module is not module:
+            entities = before.entities
+        PENDING.set(Pending(self, entities, before, module))
         if entities and kwargs.get("inputs_embeds") is not None:
             kwargs["inputs_embeds"] = self._changed(kwargs["inputs_embeds"], entities)
-            PENDING.set(Pending(self, {}, before))
+            entities.clear()
         return args, kwargs
 
     def _put(self, embeddings: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
@@ -512,17 +540,22 @@ class Plugs:
         pending = PENDING.get()
         if pending is None or pending.plugs is not self or not pending.entities:
             return None
-        entities, pending.entities = pending.entities, {}
-        return self._changed(output, entities)
+        output = self._changed(output, pending.entities)
+        pending.entities.clear()
+        return output
 
     def _changed(self, embeds: Tensor, entities: "Entities") -> Tensor:
         """Put mapped entities into embeddings, whose texts may be in rows of choices or passages."""
-        for name, (slots, rows) in entities.items():
-            if slots.dim() > 2:
-                slots, rows = slots.flatten(0, -2), rows.flatten(0, -3)
-            flat = embeds.flatten(0, -3) if embeds.dim() > 3 else embeds
-            embeds = self.maps[name].embed(flat, slots, rows).view_as(embeds)
-        return embeds
+        flat = embeds.flatten(0, -3) if embeds.dim() > 3 else embeds
+        by_text = {
+            name: (slots.flatten(0, -2), rows.flatten(0, -3)) if slots.dim() > 2 else (slots, rows)
+            for name, (slots, rows) in entities.items()
+        }
+        if len(by_text) > 1:
+            check_slots_apart({name: slots for name, (slots, _) in by_text.items()})
+        for name, (slots, rows) in by_text.items():
+            flat = self.maps[name].embed(flat, slots, rows)
+        return flat.view_as(embeds)
 
     def _end(self, model: nn.Module, args: tuple, output: Any) -> None:
         """Forget the entities, whether the pass succeeded or not.
@@ -543,10 +576,54 @@ Entities = dict[str, tuple[Tensor, Tensor]]  # slots and rows by the name of the
 
 
 class Pending:
-    """Entities of the forward pass that runs, until its tokens are looked up, and those of a pass around it."""
+    """Entities of the forward pass that runs, until its tokens are looked up, whose pass it is, and one around it."""
 
-    def __init__(self, plugs: Plugs, entities: Entities, before: "Pending | None") -> None:
-        self.plugs, self.entities, self.before = plugs, entities, before
+    def __init__(self, plugs: Plugs, entities: Entities, before: "Pending | None", module: nn.Module) -> None:
+        self.plugs, self.entities, self.before, self.module = plugs, entities, before, module
 
 
 PENDING: ContextVar[Pending | None] = ContextVar("PENDING", default=None)  # of each thread its own
+
+
+class Entrance:
+    """The forward of a plugged model, whose signature names the entities.
+
+    By it `Trainer` knows which columns of a dataset to keep, and `generate` which keywords a model takes. The hooks
+    take the entities out of the inputs, so the forward that stands behind it is the model's own.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.before = module, vars(module).get("forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module's own forward; of a replica, which has the attributes of its module, that of the replica."""
+        if self.before is not None:
+            return self.before(*args, **kwargs)
+        pending = PENDING.get()
+        replica = pending is not None and vars(pending.module).get("forward") is self
+        module: Any = pending.module if pending is not None and replica else self.module
+        return type(module).forward(module, *args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        own = inspect.signature(self.before or type(self.module).forward)
+        parameters = [one for one in own.parameters.values() if one.name not in ("self", *KEYWORDS)]
+        named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in KEYWORDS]
+        last = len(parameters) - any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+        return own.replace(parameters=[*parameters[:last], *named, *parameters[last:]])
+
+    def leave(self, module: nn.Module) -> None:
+        """Give a module back the forward that it had."""
+        if self.before is None:
+            del module.forward
+        else:
+            module.forward = self.before
+
+
+KEYWORDS = ("knowledge_slots", "knowledge_embeds")
+
+
+def _entered(model: Any) -> list[nn.Module]:
+    """Return the modules of a model that may be called with entities: an encoder by itself too, as in `generate`."""
+    encoder = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+    return [model] if encoder is model else [model, encoder]

@@ -52,6 +52,7 @@ from .backbone_kadapter import (
     release,
     run_and_tap,
     set_mode,
+    uncached,
     without_capturing_hooks,
 )
 from .configuration_kadapter import (
@@ -396,13 +397,12 @@ def entities_by_name(slots: Any, rows: Any, names: Sequence[str]) -> dict[str, t
 
 
 def check_slots_apart(slots: dict[str, Tensor]) -> None:
-    """Raise ValueError where two maps want the same slot, since the last of them would have it."""
-    if not all(map(can_be_looked_at, slots.values())):
-        return
-    for row, own in enumerate(torch.cat(list(slots.values()), dim=1)):
-        taken = own[own >= 0]
-        if len(taken.unique()) < len(taken):
-            raise ValueError(f"row {row} has a slot of two of the maps {sorted(slots)}; give each entity its own slot")
+    """Raise ValueError where two entities want the same slot, of two maps or of one, since one would be lost."""
+    ordered = torch.cat(list(slots.values()), dim=1).sort(dim=1).values
+    twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(dim=1)
+    if can_be_looked_at(twice) and twice.any():
+        whose = f"of two of the maps {sorted(slots)}" if len(slots) > 1 else "twice"
+        raise ValueError(f"row {int(twice.nonzero()[0])} has a slot {whose}; give each entity its own slot")
 
 
 def plugin_class(kind: str) -> type[KnowledgePlugin]:
@@ -1277,10 +1277,10 @@ class KAdapterModel(KAdapterPreTrainedModel):
         kwargs.update(self._caching(past_key_values, row_adapters))
         if position_ids is None:
             position_ids = self._number(tokens, attention_mask, past, by_mask_alone=inputs_embeds is not None)
-        entities = entities_by_name(knowledge_slots, knowledge_embeds, self.adapters.in_front_in(row_adapters))
+        slots = uncached(knowledge_slots, past)  # what the cache holds was read with its entities
+        entities = entities_by_name(slots, knowledge_embeds, self.adapters.in_front_in(row_adapters))
         if entities and input_ids is not None:
-            if position_ids is None:
-                position_ids = self._positions.of_tokens(input_ids)
+            position_ids = self._positions.of_tokens(input_ids) if position_ids is None else position_ids
             input_ids, inputs_embeds = None, self.get_input_embeddings()(input_ids)
         if inputs_embeds is not None:
             inputs_embeds = self.adapters.embed(inputs_embeds, entities)

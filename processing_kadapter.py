@@ -219,7 +219,6 @@ def _marker_ids(tokenizer: Any, marker: str) -> list[int]:
 ENTITY_POSITIONS = ("before", "after", "instead")
 MISSING_ENTITIES = ("skip", "bias")
 IDS_LOOKED_AT = 100  # of a table, to learn what its ids look like
-MANY_IDS = 20  # of which a table should have one
 
 
 class KnowledgeSource(NamedTuple):
@@ -289,7 +288,7 @@ class KnowledgeTokens(NamedTuple):
 
 def encode_knowledge(
     tokenizer: Any,
-    texts: Sequence[str],
+    texts: Sequence[Any],
     entities: Sequence[Sequence[Any]],
     knowledge: Any,
     max_length: int | None = None,
@@ -305,18 +304,20 @@ def encode_knowledge(
         `input_ids`, `attention_mask` and, for pairs, `token_type_ids` (batch, sequence); `knowledge_slots` (batch,
         slots), the positions of the entities, -1 where a text has fewer; `knowledge_embeds` (batch, slots,
         dimension), their rows, zeros for missing entities; with several tables both are dicts by name. With markers
-        `entity_positions` (batch, mentions) of the opening ones.
+        `entity_positions` (batch, mentions) of the opening ones; -1 for one that `official_truncation` cut off a
+        single text, which the official code keeps nevertheless.
 
     Raises:
-        TypeError: the tokenizer has no offsets, or a mention is no (start, end, id).
-        ValueError: mentions overlap or lie outside their text, no id is in the table though ids there look
-            different, or `max_length` cuts off a marked mention.
+        TypeError: the tokenizer has no offsets, a text is no string, or a mention is no (start, end, id).
+        ValueError: mentions overlap or lie outside their text, the ids of a text are those of another knowledge base,
+            or `max_length` cuts off a marked mention.
     """
     sources = _sources(knowledge)
     encoded = insert_entities(tokenizer, texts, entities, knowledge, max_length, **options)
     marked = [text.entity_positions for text in encoded]
+    keeps = options.get("official_truncation") and options.get("pairs") is None
     for number, positions in enumerate(marked):
-        if -1 in positions:
+        if -1 in positions and not keeps:
             raise ValueError(
                 f"text {number}: max_length={max_length} tokens cut off a marked mention; raise it or shorten the text"
             )
@@ -397,12 +398,12 @@ def _sources(knowledge: Any) -> dict[str | None, KnowledgeSource]:
 
 def insert_entities(
     tokenizer: Any,
-    texts: Sequence[str],
+    texts: Sequence[Any],
     entities: Sequence[Sequence[Any]],
     knowledge: Any,
     max_length: int | None = None,
     markers: Sequence[str] = (),
-    pairs: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None,
+    pairs: tuple[Sequence[Any], Sequence[Sequence[Any]]] | None = None,
     official_truncation: bool = False,
 ) -> list[KnowledgeTokens]:
     """Put a slot for its entity and a separator beside each linked mention of texts, after they were tokenised.
@@ -411,7 +412,7 @@ def insert_entities(
 
     Args:
         tokenizer: a fast tokenizer.
-        texts: the texts.
+        texts: the texts, strings or documents of spaCy, whose own entities `spacy_entities` gives.
         entities: for each text its mentions; see `encode_knowledge`, which pads and looks up what this returns.
         knowledge: a table, a `KnowledgeSource`, or several of these by name.
         max_length: most tokens, with all that is inserted; a mention that is cut loses its slot and its markers.
@@ -423,23 +424,36 @@ def insert_entities(
             text, and after that of the first.
 
     Raises:
-        TypeError: the tokenizer has no offsets, or a mention is no (start, end, id).
-        ValueError: mentions overlap or lie outside their text, there are more than markers, or no id is in the table.
+        TypeError: the tokenizer has no offsets, a text is no string, or a mention is no (start, end, id).
+        ValueError: mentions overlap or lie outside their text, there are more than markers, the ids of a text are
+            those of another knowledge base, or `max_length` has no room for the special tokens.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(f"{type(tokenizer).__name__} gives no offsets; load a fast tokenizer by AutoTokenizer")
-    sources, texts = _sources(knowledge), list(texts)
+    sources, texts = _sources(knowledge), _strings(texts)
+    others = [] if pairs is None else _strings(pairs[0])
     firsts = _linked(texts, entities, sources, markers)
-    seconds = None if pairs is None else _linked(list(pairs[0]), pairs[1], sources, markers)
+    seconds = None if pairs is None else _linked(others, pairs[1], sources, markers)
     if seconds is not None and len(seconds) != len(firsts):
         raise ValueError(f"{len(firsts)} texts and {len(seconds)} second texts; give one for each")
-    known = _known([link for text in (*firsts, *(seconds or ())) for link in text], sources)
+    known = _known([*firsts, *(seconds or ())], sources)
     insert = _Inserter(tokenizer, sources, known, markers, official_truncation)
     bodies = [insert.own_tokens(texts, firsts)]
-    if pairs is not None and seconds is not None:
-        bodies.append(insert.own_tokens(list(pairs[0]), seconds))
+    if seconds is not None:
+        bodies.append(insert.own_tokens(others, seconds))
     frame = _frame(tokenizer, len(bodies))
+    if max_length is not None and max_length < (least := sum(map(len, frame.special))):
+        raise ValueError(f"max_length={max_length} is less than the {least} special tokens; raise it")
     return [insert.framed(own, frame, max_length) for own in zip(*bodies, strict=True)]
+
+
+def _strings(texts: Sequence[Any]) -> list[str]:
+    """Return texts, or those of documents of spaCy, as strings."""
+    strings = [getattr(text, "text", text) for text in texts]
+    for number, text in enumerate(strings):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number} is of type {type(text).__name__}; give a string or a document of spaCy")
+    return strings
 
 
 def _linked(
@@ -473,6 +487,10 @@ def _link(where: str, mention: Any, text: str, sources: dict[str | None, Knowled
         )
     if not isinstance(id, str | None):
         raise TypeError(f"{where}: id {id!r} is a {type(id).__name__}; ids are strings, such as 'Q90', or None")
+    if id == "":
+        raise ValueError(
+            f"{where}: the id of {text[start:end]!r} is empty; give an id, or None for a mention without one"
+        )
     if name not in sources:
         raise ValueError(f"{where}: source {name!r} is none of the tables {list(sources)}; name one of them")
     return EntityLink(start, end, id, name)
@@ -492,21 +510,23 @@ def _check_apart(number: int, links: list[EntityLink], sources: dict[str | None,
             )
 
 
-def _known(links: list[EntityLink], sources: dict[str | None, KnowledgeSource]) -> dict[str | None, set[str]]:
+def _known(
+    linked: Sequence[list[EntityLink]], sources: dict[str | None, KnowledgeSource]
+) -> dict[str | None, set[str]]:
     """Return the ids that each table has, and warn of those that it lacks.
 
     Raises:
-        ValueError: the ids are of another knowledge base.
+        ValueError: the ids of a text are of another knowledge base.
     """
     known = {}
     for name, source in sources.items():
-        ids = [link.id for link in links if link.source == name and link.id is not None]
+        by_text = [[link.id for link in text if link.source == name and link.id is not None] for text in linked]
+        ids = [id for own in by_text for id in own]
         known[name] = set(known_ids(source.embeddings, ids))
         missing = [id for id in ids if id not in known[name]]
         if not missing:
             continue
-        if not known[name]:
-            _refuse_foreign(missing, source.embeddings)
+        _refuse_foreign([own for own in by_text if own and not known[name].intersection(own)], source.embeddings)
         what = "are skipped" if source.missing_entity == "skip" else "have a row of zeros, and so the map's bias"
         logger.warning(
             f"{len(missing)} of {len(ids)} linked mentions have an entity that the table lacks, such as "
@@ -515,8 +535,10 @@ def _known(links: list[EntityLink], sources: dict[str | None, KnowledgeSource]) 
     return known
 
 
-def _refuse_foreign(missing: list[str], embeddings: Any) -> None:
-    """Refuse ids, none of which a table has, if none looks like its ids, or if they are many.
+def _refuse_foreign(texts: list[list[str]], embeddings: Any) -> None:
+    """Refuse ids of texts, none of which a table has, where they are of another scheme than its own ids.
+
+    Each text is judged by itself, so that no other text of its batch decides, and words are of no scheme.
 
     Raises:
         ValueError: so it is.
@@ -525,19 +547,22 @@ def _refuse_foreign(missing: list[str], embeddings: Any) -> None:
         examples = [str(id) for id in islice(iter(embeddings), IDS_LOOKED_AT)]
     except (TypeError, KeyError, IndexError):  # a table that can't be iterated over
         examples = []
-    different = set(missing)
-    if len(different) >= MANY_IDS or (examples and not set(map(_form, examples)) & set(map(_form, different))):
-        known = f", which has ids such as {examples[0]!r}" if examples else ""
-        raise ValueError(
-            f"none of {len(different)} entity ids, such as {missing[0]!r}, is in the table{known}; give ids of its "
-            "knowledge base, or the table of theirs"
-        )
+    own = set(map(_scheme, examples))
+    if not own or None in own:
+        return
+    for ids in texts:
+        schemes = set(map(_scheme, ids))
+        if None not in schemes and not own & schemes:
+            raise ValueError(
+                f"none of {len(set(ids))} entity ids, such as {ids[0]!r}, is in the table, which has ids such as "
+                f"{examples[0]!r}; give ids of its knowledge base, or the table of theirs"
+            )
 
 
-def _form(id: str) -> str:
+def _scheme(id: str) -> str | None:
     """Return what ids of a knowledge base have in common: what stands before a number, as in Q42 and /m/0abc."""
     match = re.match(r"([^\W\d_]{1,2}|[^\d\s]*[/:#.])\d", id)
-    return match[1] if match else "number" if id.isdigit() else "words"
+    return match[1] if match else "number" if id.isdigit() else None
 
 
 class _Mention(NamedTuple):
@@ -760,9 +785,17 @@ def _joined(own: tuple[_Own, ...], bodies: list[_Body], frame: _Frame, truncated
 
 
 def placeholder_id(tokenizer: Any) -> int:
-    """Return the id that stands in a slot: of the unknown token, else of another that is no text."""
-    ids = (tokenizer.unk_token_id, tokenizer.mask_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return next((id for id in ids if id is not None), 0)
+    """Return the id that stands in a slot: of the unknown token, else of the first that is not special.
+
+    Never one that a model looks for among its inputs, such as padding, an end, a separator or a mask; a tokenizer may
+    use one token for all of these and for the unknown one.
+    """
+    names = ("pad", "bos", "eos", "cls", "sep", "mask")
+    looked_for = {getattr(tokenizer, f"{name}_token_id", None) for name in names}
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id not in looked_for:
+        return tokenizer.unk_token_id
+    special = {*looked_for, *tokenizer.all_special_ids}
+    return next((id for id in range(len(tokenizer)) if id not in special), 0)
 
 
 def _without_spaces(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

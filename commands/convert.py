@@ -9,6 +9,7 @@ from ._flags import OutputDir, Overwrite
 
 __all__ = ["run"]
 
+OF_FILES = (".bin", ".pt", ".safetensors")  # which are no names for a directory
 
 Official = Annotated[
     Path | None,
@@ -29,6 +30,14 @@ Layers = Annotated[
 ]
 Embeddings = Annotated[
     str | None, typer.Option(help="Entity embeddings that the map was trained with, to which its artifact refers.")
+]
+MissingEntity = Annotated[
+    Literal["skip", "bias"] | None,
+    typer.Option(
+        help='What the map does with entities that its table lacks: "bias" as in the official tasks, "skip" as in '
+        "general training.",
+        show_default="skip",
+    ),
 ]
 Name = Annotated[
     str | None, typer.Option(help="Name of the adapter; not needed if the file contains fac_adapter or lin_adapter.")
@@ -55,6 +64,7 @@ def run(
     fusion: FusionMode = None,
     backbone_revision: BackboneRevision = None,
     entity_embeddings: Embeddings = None,
+    missing_entity: MissingEntity = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert an official checkpoint into an artifact, or a knowledge map into an official file.
@@ -70,6 +80,8 @@ def run(
     """
     from ._preflight import refuse_used
 
+    if output_dir.suffix in OF_FILES:
+        raise ValueError(f"--output-dir {output_dir} is the name of a file; name a directory, which may hold others")
     refuse_used(output_dir, overwrite)
     if (official is None) == (artifact is None):
         raise ValueError("give --official FILE to convert it, or --artifact ID_OR_PATH to write Affine.bin of it")
@@ -86,7 +98,10 @@ def run(
 
     check_destination(output_dir, sources=[backbone, official.parent])
     if is_official_map(official):
-        model = _map(official, backbone, name, backbone_revision, entity_embeddings)
+        config = {} if missing_entity is None else {"missing_entity": missing_entity}
+        model = _map(official, backbone, name, backbone_revision, entity_embeddings, **config)
+    elif missing_entity is not None:
+        raise ValueError(f"{official} holds adapters, which read no entities; leave out --missing-entity")
     else:
         shape: dict[str, Any] = {"num_attention_heads": num_attention_heads, "skip_layers": skip_layers}
         shape.update(keep_head=keep_head, fusion=fusion, backbone_revision=backbone_revision)
@@ -102,7 +117,9 @@ def _adapters(official: Path, backbone: str, layers: list[int], **options: Any) 
     return convert_official(official, backbone, layers, log=typer.echo, **options)
 
 
-def _map(official: Path, backbone: str, name: str | None, revision: str | None, embeddings: str | None) -> Any:
+def _map(
+    official: Path, backbone: str, name: str | None, revision: str | None, embeddings: str | None, **config: Any
+) -> Any:
     """Return the model of an official map."""
     from ..embeddings_kadapter import EntityEmbeddings
     from ..official.knowledge_map import convert_official_map
@@ -110,7 +127,7 @@ def _map(official: Path, backbone: str, name: str | None, revision: str | None, 
     if name is None:
         raise ValueError(f"{official} does not name its knowledge base; pass a name, for example --name wikidata")
     table = None if embeddings is None else EntityEmbeddings.from_pretrained(embeddings)
-    return convert_official_map(official, backbone, name, revision, table)
+    return convert_official_map(official, backbone, name, revision, table, **config)
 
 
 def _write_official(artifact: str, name: str | None, output_dir: Path) -> None:

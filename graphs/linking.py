@@ -8,6 +8,7 @@ space for each run of white space, while the spans that are returned are those o
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import os
 import re
@@ -22,6 +23,8 @@ from ..data_builders import INVISIBLE, MARKS, WORD, normal
 from .formats import numbered_lines
 
 __all__ = ["EntityLinker", "LinkCounts", "read_aliases", "spacy_entities"]
+
+logger = logging.getLogger(__name__)
 
 NO_ENTITY = ("", "NIL")  # what spaCy's kb_id_ is where nothing is linked
 FOLLOWING = f"{MARKS}\u1161-\u1175\u11a8-\u11c2"  # what may compose with the character before it: marks, Hangul vowels
@@ -93,16 +96,17 @@ class EntityLinker:
         """
         return cls(_aliases_in(Path(path).expanduser()), **options)
 
-    def link(self, texts: str | Sequence[Any]) -> list[list[Entity]]:
+    def link(self, texts: Any) -> list[list[Entity]]:
         """Return for each text its entities in order, {"start", "end", "id"} with characters of the text as given.
 
-        A document of spaCy, instead of a string, is taken as it was linked.
+        A document of spaCy, instead of a string, is taken as it was linked. A single text is a list of one.
 
         Raises:
             TypeError: a text is neither a string nor a document.
             ValueError: a text holds half a surrogate pair.
         """
-        return [self._linked(text, number) for number, text in enumerate([texts] if isinstance(texts, str) else texts)]
+        single = isinstance(texts, str) or hasattr(texts, "ents")  # a document is a sequence too, of its tokens
+        return [self._linked(text, number) for number, text in enumerate([texts] if single else texts)]
 
     def _linked(self, text: Any, number: int) -> list[Entity]:
         self.counts.texts += 1
@@ -149,6 +153,8 @@ class EntityLinker:
 def spacy_entities(document: Any) -> list[Entity]:
     """Return the entities of a spaCy document that have an id, {"start", "end", "id"} in characters of its text.
 
+    They are those that spaCy linked: `kb_id_` is neither empty nor "NIL". No table of names is needed.
+
     Raises:
         TypeError: it is no document.
     """
@@ -162,20 +168,44 @@ def spacy_entities(document: Any) -> list[Entity]:
 def read_aliases(path: str | os.PathLike) -> dict[str, str]:
     """Return the id of each name in a table of names, as `EntityLinker.from_file` reads it; of several ids the last.
 
+    Lines without a name, or whose prior is no number, are left out and counted in a warning: the official
+    `entity_map.txt` has some.
+
     Raises:
         OSError: there is no such file.
         ValueError: a line is malformed, or there is no name; the sentence names it.
     """
-    aliases = {normal(name): entity for name, entity, _ in _aliases_in(Path(path).expanduser())}
+    aliases, left_out = {}, []
+    for number, fields in _fields_in(Path(path).expanduser()):
+        where = f"{path}, line {number}"
+        if len(fields) in (2, 3) and not (normal(fields[0].strip()) and _prior(fields) >= 0):
+            left_out.append(number)
+            continue
+        name, entity, _ = _checked(fields, where)
+        aliases[normal(name)] = entity
+    if left_out:
+        reason = "they have no name, or a third column that is no number"
+        logger.warning("%s: left out %d lines, line %d first: %s", path, len(left_out), left_out[0], reason)
     if not aliases:
         raise ValueError(f"{path} has no name; give a file of lines name TAB id, one for each name of an entity")
     return aliases
 
 
+def _fields_in(path: Path) -> Iterator[tuple[int, list[str]]]:
+    return ((number, line.split("\t")) for number, line in numbered_lines(path) if line.strip())
+
+
 def _aliases_in(path: Path) -> Iterator[tuple[str, str, float]]:
-    for number, line in numbered_lines(path):
-        if line.strip():
-            yield _checked(line.split("\t"), f"{path}, line {number}")
+    return (_checked(fields, f"{path}, line {number}") for number, fields in _fields_in(path))
+
+
+def _prior(alias: Sequence[Any]) -> float:
+    """Return the prior of an alias, NaN where it is no number from 0 on."""
+    try:
+        prior = float(alias[2]) if len(alias) == 3 else 0.0
+    except (TypeError, ValueError):
+        return math.nan
+    return prior if 0 <= prior < math.inf else math.nan
 
 
 def _checked(alias: Sequence[Any], where: str) -> tuple[str, str, float]:
@@ -185,11 +215,7 @@ def _checked(alias: Sequence[Any], where: str) -> tuple[str, str, float]:
     name, entity = alias[0].strip(), alias[1].strip()
     if not normal(name) or not entity:
         raise ValueError(f"{where}: {alias!r} has an empty {'id' if normal(name) else 'name'}; leave it out")
-    try:
-        prior = float(alias[2]) if len(alias) == 3 else 0.0
-    except (TypeError, ValueError):
-        prior = math.nan
-    if not 0 <= prior < math.inf:
+    if math.isnan(prior := _prior(alias)):
         raise ValueError(f"{where}: prior {alias[2]!r} of {name!r} must be a number from 0 on")
     return name, entity, prior
 

@@ -1,11 +1,12 @@
 """OpenKE and ERNIE: `entity2id.txt` with the number of entities in its first line, or `entities.tsv`, and vectors.
 
 The lines of entity2id.txt are "Q90 <space or tab> row"; those of entities.tsv, as released for UMLS, are the other way
-round, below a header. The vectors are the lines of a .vec file or the rows of a .npy file.
+round, below a header or without one. The vectors are the lines of a .vec file or the rows of a .npy file.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 from ._vectors import ROWS_FIRST, ROWS_LAST, Options, Vectors, check_number, matrix, numbered_lines, only
@@ -43,9 +44,12 @@ def _ids_of_rows(path: Path) -> list[str]:
     """Return the ids in the order of the rows that the lines of a file name."""
     rows_first = path.suffix == ".tsv"
     lines = numbered_lines(path)
-    header = next(lines, (1, ""))[1].strip()
+    first = next(lines, (1, ""))
+    header = first[1].strip()
     if not rows_first and not header.isdecimal():
         raise ValueError(f"{path}, line 1: must be the number of entities, and is {header[:60]!r}; write it there")
+    if rows_first and len(fields := header.split(None, 1)) == 2 and fields[0].isdecimal():  # a row: there is no header
+        lines = chain([first], lines)
     names: dict[int, str] = {}
     for number, line in lines:
         if line.strip():

@@ -34,6 +34,8 @@ def read(source: Path, options: Options) -> Vectors:
         table = pa.concat_tables([pq.read_table(path, columns=[strings, lists]) for path in files])
     except (pa.ArrowException, ValueError, IndexError) as error:
         raise ValueError(f"{source} can't be read ({error}); save it again as Parquet") from error
+    if not table.num_rows:
+        raise ValueError(f"{source} has no rows; give a file with an id and a vector for each entity")
     ids, vectors = table[strings], table[lists]
     widths = pc.list_value_length(vectors)
     for row, (name, width) in enumerate(zip(ids.is_null().to_pylist(), widths.to_pylist(), strict=True)):
@@ -54,6 +56,7 @@ def _column(schema: Any, named: str | None, fits: Any, what: str, option: str) -
 
 
 def _is_string(kind: Any) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind  # as pandas writes categories
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 

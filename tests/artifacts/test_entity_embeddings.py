@@ -237,6 +237,21 @@ def test_no_table_is_a_sentence(tmp_path):
             EntityEmbeddings.from_pretrained(where, local_files_only=True)
 
 
+def test_a_table_that_was_just_saved_is_not_hashed_again_and_later_changes_are_found(tmp_path, monkeypatch):
+    table().save_pretrained(tmp_path / "table")
+    with monkeypatch.context() as patched:
+        patched.setattr("kadapter.backbone_kadapter._tensor_digests", lambda path: pytest.fail(f"{path} was read"))
+        assert list(EntityEmbeddings.from_pretrained(tmp_path / "table")) == IDS
+    changed = vectors()
+    changed[0, 0] += 1
+    rewrite(tmp_path / "table", embeddings=changed)
+    unverified = EntityEmbeddings.from_pretrained(tmp_path / "table", verify=False)
+    unverified.save_pretrained(tmp_path / "copy")  # which claims the hash that it does not have
+    for name in ("table", "copy"):
+        with pytest.raises(ValueError, match="the content has sha256"):
+            EntityEmbeddings.from_pretrained(tmp_path / name)
+
+
 def test_a_changed_vector_is_refused_unless_it_was_meant(saved):
     changed = vectors()
     changed[0, 0] += 1

@@ -102,7 +102,7 @@ def test_its_card_names_the_table_and_shows_how_it_is_plugged(folder):
 
 
 def test_a_damaged_map_and_an_artifact_without_a_map_are_refused(folder):
-    with pytest.raises(ValueError, match=r"has the knowledge maps \[\], and adapter_name=None does not say which"):
+    with pytest.raises(ValueError, match=r"holds no knowledge map, but the adapters \['fac'\]; name the artifact"):
         KnowledgeMap.from_pretrained(folder / "fac")
     with pytest.raises(ValueError, match=r"adapter_name='umls' does not say which of them"):
         KnowledgeMap.from_pretrained(folder / "map", "umls")

@@ -78,6 +78,7 @@ def sources(folder):
     table = pa.table({"qid": IDS, "vector": VECTORS.tolist()})
     (folder / "parquet").mkdir(parents=True)
     pq.write_table(table, folder / "parquet" / "part-0.parquet")
+    pq.write_table(table.set_column(0, "qid", table["qid"].dictionary_encode()), folder / "categories.parquet")
     save_file({"entity_representations.0._embeddings.weight": torch.tensor(VECTORS)}, folder / "model.safetensors")
     lines = lines_of_numbers(" ").splitlines()
     word2vec = "3 2\n" + "".join(f"{name} {line.strip()}\n" for name, line in zip(IDS, lines, strict=True))
@@ -88,6 +89,9 @@ def sources(folder):
         "OpenKE's .npy": [write(folder / "openke", entity2id__txt=SHUFFLED, transe__npy=VECTORS)],
         "a .npy file beside entity2id.txt": [folder / "openke" / "transe.npy"],
         "UMLS's reversed entities.tsv": [write(folder / "umls", entities__tsv=UMLS, transe__npy=VECTORS)],
+        "UMLS's without a header": [
+            write(folder / "bare", entities__tsv=UMLS.partition("\n")[2], transe__npy=VECTORS)
+        ],
         "PyKEEN's result": [pykeen_result(folder / "pykeen")],
         "PyKEEN's state dict": [result, "--vectors", folder / "model.safetensors"],
         "word2vec's text": [write(folder / "word2vec", model__txt=word2vec) / "model.txt"],
@@ -97,11 +101,12 @@ def sources(folder):
         ],
         "NumPy and a list named": [folder / "numpy" / "table.npy", "--ids", folder / "numpy" / "names.txt"],
         "Parquet": [folder / "parquet"],
+        "Parquet with categories": [folder / "categories.parquet"],
         "Parquet, one file": [folder / "parquet" / "part-0.parquet", "--format", "parquet"],
     }
 
 
-@pytest.mark.parametrize("layout", range(12))
+@pytest.mark.parametrize("layout", range(14))
 def test_every_layout_gives_the_same_table(tmp_path, layout):
     source = list(sources(tmp_path / "sources").values())[layout]
     table = imported(tmp_path, *source)
@@ -197,6 +202,7 @@ def test_word2vec_that_is_not_utf8_is_refused(tmp_path):
         ({"a": IDS, "v": VECTORS.tolist()}, ["--vector-column", "w"], "no column 'w' of lists of numbers"),
         ({"a": IDS, "v": [[1.0, 2.0], [1.0], [2.0, 1.0]]}, [], "row 1: has 1 numbers where the first has 2"),
         ({"a": IDS, "v": [[1.0, 2.0], None, [2.0, 1.0]]}, [], "row 1: has 0 numbers where the first has 2"),
+        ({"a": pa.array([], pa.string()), "v": pa.array([], pa.list_(pa.float32()))}, [], "has no rows; give a file"),
         ({"a": ["Q1", None, "Q2"], "v": VECTORS.tolist()}, [], "row 1: has no id"),
         ({"a": IDS, "v": [[1.0, 2.0], [1.0, None], [2.0, 1.0]]}, [], "row 1 (entity 'Q10') holds NaN"),
     ],

@@ -5,15 +5,18 @@ from __future__ import annotations
 import pickle
 import unicodedata
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_knowledge import bert_tokenizer
 
 pytest.importorskip("ahocorasick_rs", reason="ahocorasick_rs comes with the extras graphs and test")
 
-from kadapter import EntityLinker
-from kadapter.graphs.linking import spacy_entities
+from kadapter import EntityEmbeddings, EntityLinker, encode_knowledge, spacy_entities
+from kadapter.graphs.linking import read_aliases
 
 ALIASES = [
     ("Paris", "Q90", 90),
@@ -132,6 +135,16 @@ def test_a_malformed_table_is_refused_with_its_line(tmp_path, content, sentence)
         EntityLinker.from_file(path)
 
 
+def test_lines_of_an_official_table_that_name_nothing_are_left_out_and_counted(tmp_path, caplog):
+    path = tmp_path / "entity_map.txt"
+    path.write_text("Paris\tQ90\n\tQ5\nYork\tthe city\tQ42462\nYork\tQ42462\t3\n", encoding="utf-8")
+    assert read_aliases(path) == {"Paris": "Q90", "York": "Q42462"}
+    assert "entity_map.txt: left out 2 lines, line 2 first: they have no name, or a third column" in caplog.text
+    path.write_text("Paris\tQ90\nYork\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"line 2: \['York'\] is not a name and an id"):
+        read_aliases(path)
+
+
 def test_a_table_that_is_not_utf8_or_not_there_is_refused(tmp_path):
     path = tmp_path / "aliases.tsv"
     path.write_bytes(b"Paris\tQ90\nZo\xeb\tQ7\n")
@@ -153,6 +166,42 @@ def test_unknown_choices_and_texts_are_refused():
 def test_a_pickled_linker_links_alike():
     linker = pickle.loads(pickle.dumps(EntityLinker(ALIASES, case_sensitive=False)))
     assert mentions("PARIS", linker) == [("PARIS", "Q90")]
+
+
+class Span(NamedTuple):
+    """A span of a document as spaCy has it."""
+
+    start_char: int
+    end_char: int
+    kb_id_: str
+
+
+class Document(list):
+    """What spaCy's document tells: a sequence of tokens, which has its text and the entities in it."""
+
+    def __init__(self, text, *ents):
+        super().__init__(text.split())
+        self.text, self.ents = text, ents
+
+
+def linked_document():
+    return Document("Mira Voss left Paris.", Span(0, 9, ""), Span(15, 20, "Q90"), Span(10, 14, "NIL"))
+
+
+def test_a_single_document_is_linked_like_a_list_of_one():
+    document, linker = linked_document(), EntityLinker(ALIASES)
+    assert linker.link(document) == linker.link([document]) == [[{"start": 15, "end": 20, "id": "Q90"}]]
+    assert linker.counts.texts == 2
+
+
+def test_documents_are_encoded_with_their_own_entities_without_a_table_of_names():
+    documents, table = [linked_document()], EntityEmbeddings(["Q90"], torch.ones(1, 6), "toy")
+    inputs = encode_knowledge(bert_tokenizer(), documents, [spacy_entities(one) for one in documents], table)
+    as_text = encode_knowledge(bert_tokenizer(), [documents[0].text], [[(15, 20, "Q90")]], table)
+    assert inputs["knowledge_slots"].shape == (1, 1) and inputs["knowledge_embeds"].tolist() == [[[1.0] * 6]]
+    assert inputs["input_ids"].tolist() == as_text["input_ids"].tolist()
+    with pytest.raises(TypeError, match="text 0 is of type NoneType; give a string or a document of spaCy"):
+        encode_knowledge(bert_tokenizer(), [None], [[]], table)
 
 
 def test_a_document_of_spacy_is_taken_as_it_is():

@@ -17,6 +17,7 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2ForSequenceClassification,
+    GPT2Tokenizer,
     RobertaConfig,
     RobertaForMultipleChoice,
     RobertaForSequenceClassification,
@@ -226,7 +227,10 @@ def test_choices_have_entities_of_their_own():
         logits = model(**twice).logits
         named = {key: {"wikidata": twice[key]} for key in ("knowledge_slots", "knowledge_embeds")}
         assert torch.equal(model(**{**twice, **named}).logits, logits)
-    assert torch.equal(logits[:, 0], logits[:, 1]) and logits.shape == (3, 2)
+    assert torch.allclose(logits[:, 0], logits[:, 1], atol=1e-6) and logits.shape == (
+        3,
+        2,
+    )  # rows apart differ in bits
 
 
 def test_a_model_with_a_map_goes_through_pickle_and_copy():
@@ -332,14 +336,14 @@ def test_scaled_embeddings_are_what_the_map_maps_into():
 
 
 def test_choices_and_embeddings_of_the_user_are_changed_too():
-    model, inputs = built(RobertaForMultipleChoice, RobertaConfig), {**batch(), **entities_of()}
+    model, inputs = shake(built(RobertaForMultipleChoice, RobertaConfig)), {**batch(), **entities_of()}
     plug(model, fresh_map(), table())
     twice = {key: torch.stack([own, own], dim=1) for key, own in inputs.items()}
     with torch.no_grad():
         logits = model(**twice).logits
-        assert torch.equal(logits[:, 0], logits[:, 1]) and not torch.allclose(
-            logits, model(input_ids=twice["input_ids"], attention_mask=twice["attention_mask"]).logits
-        )
+        plain = model(input_ids=twice["input_ids"], attention_mask=twice["attention_mask"]).logits
+        assert torch.allclose(logits[:, 0], logits[:, 1], atol=1e-6)  # rows of one batch differ in their last bits
+        assert not torch.allclose(logits, plain, atol=1e-4)
         encoder = built(BertModel, BertConfig)
         plug(encoder, fresh_map(), table())
         embeds = encoder.get_input_embeddings()(inputs["input_ids"])
@@ -473,6 +477,14 @@ def test_truncation_drops_an_entity_with_its_mention_and_the_official_one_the_ta
         encode_knowledge(tokenizer, [TEXT], [ENTITIES], toy(), max_length=10, markers=("#", "$"))
 
 
+def test_the_official_truncation_keeps_a_text_whose_marked_mention_it_cuts_off():
+    options = {"max_length": 10, "markers": ("#", "$"), "official_truncation": True}
+    inputs = encode_knowledge(bert_tokenizer(), [TEXT], [ENTITIES], toy(), **options)
+    tokens = bert_tokenizer().convert_ids_to_tokens(inputs["input_ids"][0])
+    assert [*tokens[:2], *tokens[3:]] == "[CLS] # / paris # is the capital [SEP]".split()
+    assert inputs["entity_positions"].tolist() == [[1, -1]] and inputs["knowledge_slots"].tolist() == [[2]]
+
+
 def test_pairs_are_joined_as_the_tokenizer_joins_them():
     tokenizer = bert_tokenizer()
     inputs = encode_knowledge(tokenizer, [TEXT], [ENTITIES[:1]], toy(), pairs=([TEXT], [ENTITIES[1:]]))
@@ -505,6 +517,38 @@ def test_entities_that_a_table_lacks_are_counted_and_skipped_or_become_the_bias(
     assert torch.equal(biased["knowledge_embeds"][0, 0], toy().lookup(["Q90"])[0])
 
 
+def test_no_slot_looks_like_padding_or_an_end_where_a_tokenizer_has_one_token_for_all():
+    vocabulary = {"<|endoftext|>": 0, **{character: number for number, character in enumerate("abcdefg@\u0120", 1)}}
+    tokenizer = GPT2Tokenizer(vocab=vocabulary, merges=[], pad_token="<|endoftext|>")
+    assert tokenizer.unk_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id == 0
+    source = KnowledgeSource(toy(), "instead")
+    inputs = encode_knowledge(tokenizer, ["ab cd"], [[(3, 5, "Q90")]], source)
+    assert inputs["knowledge_slots"].tolist() == [[3]] and inputs["input_ids"][0, 3] != 0
+    sizes = {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}
+    model = GPT2ForSequenceClassification(GPT2Config(**sizes, pad_token_id=0, eos_token_id=0)).eval()
+    plug(model, fresh_map(), toy())
+    with torch.no_grad():
+        other = {**inputs, "knowledge_embeds": 9 - inputs["knowledge_embeds"]}
+        assert not torch.allclose(model(**inputs).logits, model(**other).logits)  # the last token is read, a slot
+
+
+def test_an_id_that_looks_like_none_of_a_table_of_words_is_missing_and_nothing_else(caplog):
+    text, entities, words = "1984 is a book", [(0, 4, "1984")], toy("Paris", "France")
+    skipped = encode_knowledge(bert_tokenizer(), [text], [entities], words)
+    assert skipped["knowledge_slots"].shape == (1, 0) and "such as '1984': they are skipped" in caplog.text
+    biased = encode_knowledge(bert_tokenizer(), [text], [entities], KnowledgeSource(words, missing_entity="bias"))
+    assert biased["knowledge_slots"].tolist() == [[1]] and not biased["knowledge_embeds"].any()
+
+
+def test_a_text_is_taken_or_refused_whatever_else_is_in_its_batch():
+    many = [[(0, 5, f"Q{number}")] for number in range(1000, 1030)]
+    source = KnowledgeSource(toy(), missing_entity="bias")
+    assert encode_knowledge(bert_tokenizer(), [TEXT] * 30, many, source)["knowledge_slots"].shape == (30, 1)
+    for batch_of in ([[(0, 5, "C01")]], [ENTITIES, [(0, 5, "C01")]]):
+        with pytest.raises(ValueError, match="none of 1 entity ids, such as 'C01', is in the table"):
+            encode_knowledge(bert_tokenizer(), [TEXT] * len(batch_of), batch_of, source)
+
+
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -515,12 +559,19 @@ def test_entities_that_a_table_lacks_are_counted_and_skipped_or_become_the_bias(
         ([(24, 99, "Q142")], r"span \(24, 99\) of 'Q142' is empty, reversed or outside the 32 characters"),
         ([(5, 5, "Q142")], r"span \(5, 5\) of 'Q142' is empty"),
         ([(0, 5, "C01"), (24, 30, "C02")], "none of 2 entity ids, such as 'C01', is in the table, which has ids such"),
+        ([(0, 5, "")], "text 0: mention 0: the id of 'Paris' is empty; give an id, or None"),
         ([(0, 5, "Q90", "umls")], r"source 'umls' is none of the tables \[None\]"),
     ],
 )
 def test_mentions_that_fit_no_text_or_table_are_refused(entities, sentence):
     with pytest.raises(ValueError, match=sentence):
         encode_knowledge(bert_tokenizer(), [TEXT], [entities], toy())
+
+
+@pytest.mark.parametrize("max_length", [1, 0, -1])
+def test_lengths_without_room_for_the_special_tokens_are_refused(max_length):
+    with pytest.raises(ValueError, match=f"max_length={max_length} is less than the 2 special tokens; raise it"):
+        encode_knowledge(bert_tokenizer(), [TEXT], [ENTITIES], toy(), max_length)
 
 
 @pytest.mark.parametrize(("entities", "sentence"), [([(0, 5)], "give .start, end, id."), ([(0, 5, 90)], "id 90 is a")])

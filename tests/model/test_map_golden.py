@@ -388,6 +388,19 @@ def test_official_files_are_converted_and_written_back(folder, tmp_path, layout)
     assert written.keys() == state.keys() and all(torch.equal(written[key], state[key]) for key in state)
 
 
+def test_a_converted_map_says_what_it_does_with_entities_that_its_table_lacks(folder, tmp_path):
+    torch.save(tensors_of("mapper"), tmp_path / "Affine.bin")
+    arguments = ["convert", "--official", str(tmp_path / "Affine.bin"), "--backbone", folder, "--name", "wikidata"]
+    out = [*arguments, "--missing-entity", "bias", "-o"]
+    assert CliRunner().invoke(app, [*out, str(tmp_path / "map")]).exit_code == 0
+    knowledge_map = KnowledgeMap.from_pretrained(tmp_path / "map")
+    inputs = knowledge_map.encode(bert_tokenizer(), ["Paris"], [[(0, 5, "Q0")]], entity_table())
+    assert inputs["knowledge_slots"].tolist() == [[1]] and not inputs["knowledge_embeds"].any()
+    result = CliRunner().invoke(app, [*out, str(tmp_path / "ckpt.bin")])
+    assert result.exit_code == 1 and "ckpt.bin is the name of a file" in " ".join(result.output.split())
+    assert not (tmp_path / "ckpt.bin").exists()
+
+
 def test_other_files_are_refused_by_what_they_hold(folder, tmp_path):
     torch.save({"model": {"bert.weight": torch.zeros(2)}, "optimizer": {}}, tmp_path / "ckpt.bin")
     options = ["--backbone", folder, "--name", "wikidata", "-o", str(tmp_path / "map")]

@@ -1,0 +1,188 @@
+"""A plugged model where others call it: `generate`, `Trainer`, replicas on several devices."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from datasets import Dataset
+from helpers import shake
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+)
+
+from kadapter import EntityEmbeddings, KAdapterForCausalLM, KnowledgeMap, KnowledgeMapConfig, plug, unplug
+
+SIZE = 6  # of the entity embeddings
+PROMPT = {"input_ids": torch.tensor([[5, 6, 7, 8, 9, 10]]), "attention_mask": torch.ones(1, 6, dtype=torch.long)}
+STEPS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+LAYERS = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA = LlamaConfig(**LAYERS, num_key_value_heads=2, intermediate_size=48, eos_token_id=None)
+T5 = T5Config(vocab_size=60, d_model=32, d_ff=48, d_kv=8, num_layers=2, num_heads=4, decoder_start_token_id=0)
+BART = BartConfig(
+    vocab_size=60, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, scale_embedding=True,
+    decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=40
+)  # fmt: skip
+
+
+def entities(seed=3, slots=((1, 4),)):
+    rows = torch.randn(len(slots), len(slots[0]), SIZE, generator=torch.Generator().manual_seed(seed)) * 3
+    return {"knowledge_slots": torch.tensor(slots), "knowledge_embeds": rows}
+
+
+def table():
+    return EntityEmbeddings(["Q1"], torch.ones(1, SIZE), "toy")
+
+
+def fresh_map():
+    return shake(KnowledgeMap(KnowledgeMapConfig(knowledge_size=SIZE), 32)).requires_grad_(False)
+
+
+def plugged(model_class, config):
+    torch.manual_seed(0)
+    model = model_class(config).eval()
+    plug(model, fresh_map(), table())
+    return model
+
+
+def greedily(model, **inputs):
+    """Go on from a prompt without `generate` and without a cache."""
+    ids = inputs.pop("input_ids")
+    for _ in range(STEPS["max_new_tokens"]):
+        with torch.no_grad():
+            logits = model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
+        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+    return ids.tolist()
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_plugged_decoder_goes_on_from_a_prompt_with_entities(use_cache):
+    model = plugged(LlamaForCausalLM, LLAMA)
+    found = model.generate(**PROMPT, **entities(), **STEPS, use_cache=use_cache).tolist()
+    assert found == greedily(model, **PROMPT, **entities())
+    assert found != model.generate(**PROMPT, **STEPS).tolist() == greedily(model, **PROMPT)
+
+
+def test_beams_and_several_answers_share_the_entities_of_their_prompt():
+    model = plugged(LlamaForCausalLM, LLAMA)
+    twice = {key: own.repeat_interleave(2, dim=0) for key, own in PROMPT.items()}
+    both = entities(slots=((1, 4), (2, -1)))
+    beams = {**STEPS, "num_beams": 3, "num_return_sequences": 2}
+    together = model.generate(**twice, **both, **beams).tolist()
+    for row in (0, 1):
+        alone = {key: own[row : row + 1] for key, own in both.items()}
+        assert model.generate(**PROMPT, **alone, **beams).tolist() == together[2 * row : 2 * row + 2]
+
+
+def test_slots_count_from_the_first_token_of_a_text_whose_begin_is_in_the_cache():
+    model, own = plugged(LlamaForCausalLM, LLAMA), entities()
+    with torch.no_grad():
+        whole = model(**PROMPT, **own).logits
+        first = model(input_ids=PROMPT["input_ids"][:, :3], **entities(slots=((1, -1),)), use_cache=True)
+        rest = model(
+            **{**PROMPT, "input_ids": PROMPT["input_ids"][:, 3:]}, **own, past_key_values=first.past_key_values
+        )
+    assert torch.allclose(rest.logits, whole[:, 3:], atol=1e-5)
+
+
+def test_a_decoder_of_ours_with_a_map_goes_on_from_a_prompt_with_entities():
+    torch.manual_seed(0)
+    model = KAdapterForCausalLM.from_backbone(LlamaForCausalLM(LLAMA))
+    model.add_adapter("wikidata", KnowledgeMapConfig(knowledge_size=SIZE))
+    shake(model).eval()
+    found = model.generate(**PROMPT, **entities(), **STEPS).tolist()
+    assert found == greedily(model, **PROMPT, **entities()) and found != model.generate(**PROMPT, **STEPS).tolist()
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config"), [(T5ForConditionalGeneration, T5), (BartForConditionalGeneration, BART)]
+)
+def test_an_encoder_reads_the_entities_once_and_its_decoder_never(model_class, config):
+    model = plugged(model_class, config)
+    options = {**STEPS, "return_dict_in_generate": True, "output_hidden_states": True, "output_logits": True}
+    found = model.generate(**PROMPT, **entities(), **options)
+    with torch.no_grad():
+        expected = model(**PROMPT, **entities(), decoder_input_ids=found.sequences[:, :-1])
+    assert torch.allclose(found.encoder_hidden_states[-1], expected.encoder_last_hidden_state, atol=1e-5)
+    assert torch.allclose(torch.stack(found.logits, dim=1), expected.logits, atol=1e-4)
+    without = model.generate(**PROMPT, **options).encoder_hidden_states[-1]
+    assert not torch.allclose(without, found.encoder_hidden_states[-1], atol=1e-3)
+    unplug(model)
+    assert all("forward" not in vars(module) for module in (model, model.get_encoder()))
+
+
+def classifier():
+    return plugged(BertForSequenceClassification, BertConfig(**LAYERS, intermediate_size=48))
+
+
+def test_trainer_keeps_the_entities_of_a_dataset(tmp_path):
+    model, inputs = classifier(), {**PROMPT, **entities()}
+    dataset = Dataset.from_dict({key: own.tolist() for key, own in inputs.items()} | {"text": ["not an input"]})
+    arguments = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    found = torch.from_numpy(Trainer(model, arguments).predict(dataset).predictions)
+    with torch.no_grad():
+        assert torch.allclose(found, model(**inputs).logits, atol=1e-6)
+        assert not torch.allclose(found, model(**PROMPT).logits, atol=1e-6)
+
+
+def test_copies_and_replicas_of_a_plugged_model_run_their_own_forward():
+    model, inputs = classifier(), {**PROMPT, **entities()}
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model._replicate_for_data_parallel()):
+            twin._parameters, twin._modules = dict(twin._parameters), dict(twin._modules)
+            twin.classifier = torch.nn.Linear(32, 2)
+            assert not torch.allclose(twin(**inputs).logits, expected, atol=1e-4)
+            assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_unplugging_gives_back_the_forward_that_was_there():
+    model = classifier()
+    unplug(model)
+    assert "forward" not in vars(model) and "knowledge_slots" not in inspect.signature(model.forward).parameters
+    calls, own = [], model.forward
+
+    def noticed(*args, **kwargs):
+        calls.append(sorted(kwargs))
+        return own(*args, **kwargs)
+
+    model.forward = noticed  # as accelerate does
+    plug(model, fresh_map(), table())
+    with torch.no_grad():
+        model(**PROMPT, **entities())
+    unplug(model)
+    assert model.forward is noticed and calls == [["attention_mask", "input_ids"]]
+
+
+# ---- entities that are no good --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"knowledge_slots": torch.tensor([[2, 2]])}, "row 0 has a slot twice; give each entity its own slot"),
+        ({"knowledge_embeds": torch.full((1, 2, SIZE), torch.nan)}, "of row 0, slot 0, hold NaN or infinite values"),
+        ({"knowledge_slots": torch.tensor([[2, 6]])}, "slot 6 lies outside the 6 tokens"),
+    ],
+)
+def test_entities_that_would_be_lost_or_are_no_numbers_are_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        classifier()(**PROMPT, **{**entities(), **changes})
+
+
+def test_two_maps_that_want_one_slot_are_refused():
+    model, own = classifier(), entities()
+    plug(model, fresh_map(), table(), "umls")
+    both = {key: {"knowledge": value, "umls": value} for key, value in own.items()}
+    with pytest.raises(ValueError, match=r"row 0 has a slot of two of the maps \['knowledge', 'umls'\]"):
+        model(**PROMPT, **both)
