@@ -6,7 +6,7 @@ import pytest
 from helpers import ROOT
 
 from kadapter.trainers.common.arguments import parse_arguments
-from kadapter.trainers.injection.arguments import InjectionArguments, parse_injection_arguments
+from kadapter.trainers.injection.arguments import parse_injection_arguments
 
 LIN = ["--backbone", "b", "--data_dir", "d", "--output_dir", "o"]
 INJECTION = ["--recipe", "injection_minilm", *LIN, "--locality_data_dir", "d"]
@@ -35,20 +35,14 @@ def test_a_name_of_no_recipe_is_refused_with_near_ones(name, tmp_path, monkeypat
 
 def test_files_that_a_recipe_names_are_looked_for_here_and_then_beside_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    facts = next(each for each in parse_injection_arguments(INJECTION) if isinstance(each, InjectionArguments))
+    facts, _, _ = parse_injection_arguments(INJECTION)
     assert facts.templates == str(ROOT / "recipes" / "phrasings_wikidata.jsonl")
     Path("recipes").mkdir()
     Path("recipes", "phrasings_wikidata.jsonl").write_text("", encoding="utf-8")
-    facts = next(each for each in parse_injection_arguments(INJECTION) if isinstance(each, InjectionArguments))
+    facts, _, _ = parse_injection_arguments(INJECTION)
     assert facts.templates == "recipes/phrasings_wikidata.jsonl"
     Path("mine").mkdir()
-    Path("mine", "own.yaml").write_text(
-        "templates: own.jsonl\ncorpus: lama_trex\nlocality_corpus: conllu\n", encoding="utf-8"
-    )
+    Path("mine", "own.yaml").write_text("templates: own.jsonl\ncorpus: lama_trex\n", encoding="utf-8")
     Path("mine", "own.jsonl").write_text("", encoding="utf-8")
-    facts = next(
-        each
-        for each in parse_injection_arguments(["--recipe", "mine/own.yaml", *INJECTION[2:]])
-        if isinstance(each, InjectionArguments)
-    )
+    facts, _, _ = parse_injection_arguments(["--recipe", "mine/own.yaml", *LIN])
     assert facts.templates == str(Path("mine", "own.jsonl"))
