@@ -22,6 +22,7 @@ from ._hub import NO_ANSWER, no_answer
 __all__ = [
     "MASKS",
     "check_artifacts",
+    "check_datasets",
     "check_local",
     "check_number",
     "check_prompt",
@@ -159,6 +160,16 @@ def check_repository(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(f"{repo_id!r} is no name of a repository on the Hub ({error}); give OWNER/NAME") from error
+
+
+def check_datasets(names: Sequence[str]) -> None:
+    """Refuse a name that no data set on the Hub can have, or CORPUS=NAME with such a name.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for entry in names:
+        validate_repo_id(entry.rpartition("=")[2])
 
 
 def check_runs(directories: Sequence[Path]) -> None:
