@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 __all__ = [
     "BACKBONE_FIELDS",
+    "BASE",
     "DEFAULT_KIND",
     "FUSIONS",
     "LM_HEADS",
@@ -38,6 +39,7 @@ __all__ = [
 
 # Of the paper's adapters beside roberta-large; hashes leave them out.
 PUBLISHED_SIZES = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+BASE = "__base__"  # the name, PEFT's, of no adapter at all
 DEFAULT_KIND = "k_adapter"  # of the plug-ins of modeling_kadapter.py; where a configuration names none, too
 HEAD_SIZE = 64  # width of an attention head where nothing else is asked for
 
@@ -66,7 +68,8 @@ def check_adapter_name(name: str) -> None:
 
     Raises:
         TypeError: the name is no string.
-        ValueError: the name holds another character than letters, digits, "_" and "-", or is a method of a module.
+        ValueError: the name holds another character than letters, digits, "_" and "-", is a method of a module, or
+            stands for no adapter.
     """
     if not isinstance(name, str):
         raise TypeError(
@@ -74,6 +77,8 @@ def check_adapter_name(name: str) -> None:
         )
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"adapter name {name!r} may hold only letters, digits, '_' and '-'; choose another name")
+    if name == BASE:
+        raise ValueError(f"adapter name {name!r} stands for no adapter in adapter_names; choose another name")
     if name in dir(dict) or name in ("add_module", "forward", "parameters", "training"):
         raise ValueError(f"adapter name {name!r} is the name of a module's method; choose another name")
 
@@ -367,7 +372,7 @@ def split_composition(name: str | os.PathLike) -> list[str]:
 
 
 # A digest of all files that travel, so that no two releases share one text of this file; `make style` renews it.
-RELEASE = "7cb3298048cd7fb4"
+RELEASE = "d7361ebb4042b613"
 FUSIONS = ("add", "concat", "gated", "gated_token", "delta", "max")
 WITHOUT_WEIGHTS = ("add", "delta", "max")  # fusions that can be exchanged at any time
 DEPENDENCY_HEADS = ("arc", "official")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .artifacts_kadapter import adapter_hash
-from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig
-from .rows_kadapter import BASE, Linear, RowAdapters
+from .configuration_kadapter import BASE, KAdapterConfig, KnowledgeAdapterConfig
+from .rows_kadapter import Linear, RowAdapters
 
 __all__ = [
     "AddFusion",

@@ -498,6 +498,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
+        adapter_names: Any = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple:
         """Return logits and, given `labels`, the loss; the class says their shapes and which loss it is.
@@ -510,7 +511,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
             ValueError: inputs and states are missing, inputs, states or labels have another shape, or
                 `adapter_names` don't go with the batch or the adapters.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "adapter_names": adapter_names, **kwargs}
         logits = self.logits(self.fuse(states, **inputs), inputs)
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch, inputs)
         output = self.output_class(loss, logits)
@@ -670,6 +671,7 @@ class KAdapterEntityModel(KAdapterHeadModel):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
+        adapter_names: Any = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple:
         """Return logits (batch, labels) and, given `labels`, the loss.
@@ -680,7 +682,8 @@ class KAdapterEntityModel(KAdapterHeadModel):
             ValueError: `entity_positions` are missing, too few or too many, or out of range; labels of another shape.
         """
         arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
-        return super().forward(input_ids, *arguments, entity_positions=entity_positions, **kwargs)
+        own = {"entity_positions": entity_positions, "adapter_names": adapter_names}
+        return super().forward(input_ids, *arguments, **own, **kwargs)
 
 
 class KAdapterForEntityClassification(KAdapterEntityModel):
@@ -799,6 +802,7 @@ class KAdapterForPairMatching(KAdapterForMultipleChoice):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
+        adapter_names: Any = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple:
         """Return logits (batch, classes) and, given `labels` (batch,), the summed loss.
@@ -810,7 +814,8 @@ class KAdapterForPairMatching(KAdapterForMultipleChoice):
             ValueError: `support_labels` are missing or of another shape, or a label is no class.
         """
         arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
-        return super().forward(input_ids, *arguments, support_labels=support_labels, **kwargs)
+        own = {"support_labels": support_labels, "adapter_names": adapter_names}
+        return super().forward(input_ids, *arguments, **own, **kwargs)
 
     def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Return the mean score of each class, (batch, classes)."""
@@ -878,6 +883,7 @@ class KAdapterForQuestionAnswering(KAdapterHeadModel):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
+        adapter_names: Any = None,
         **kwargs: Any,
     ) -> QuestionAnsweringModelOutput | tuple:
         """Return start and end logits, shaped as `input_ids`, and the loss, given positions or spans.
@@ -891,7 +897,8 @@ class KAdapterForQuestionAnswering(KAdapterHeadModel):
         Raises:
             ValueError: an input has another shape, or a span lies outside of the answer mask.
         """
-        features = self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        inputs = {"attention_mask": attention_mask, "adapter_names": adapter_names, **kwargs}
+        features = self.fuse(states, input_ids=input_ids, **inputs)
         mask = token_mask(features, input_ids, attention_mask, answer_mask)  # (B, S) or (B, P, S)
         scores = self.head(features).float().unbind(dim=-1)
         start, end = (mask_scores(logits.view(mask.shape), mask) for logits in scores)
@@ -927,6 +934,7 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
+        adapter_names: Any = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple:
         """Return logits and, given `labels`, the mean cross-entropy over those that are not -100.
@@ -940,7 +948,8 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
             ValueError: `word_positions` are missing or out of range.
         """
         arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
-        return super().forward(input_ids, *arguments, word_positions=word_positions, **kwargs)
+        own = {"word_positions": word_positions, "adapter_names": adapter_names}
+        return super().forward(input_ids, *arguments, **own, **kwargs)
 
     def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Return a score for each head of each word, or for each position as the head of each token."""

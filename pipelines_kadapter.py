@@ -2,13 +2,13 @@
 
 And for several heads of one model, which read a batch of texts in one run of its encoder.
 
-Text-classification, token-classification, fill-mask and feature-extraction are transformers' own and run on our models
-as they are. Dimensions: B batch, W words.
+Text-classification, token-classification, fill-mask and feature-extraction are transformers' own, which on our models
+also take `adapter_names`. Dimensions: B batch, W words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    FeatureExtractionPipeline,
     FillMaskPipeline,
     Pipeline,
     TextClassificationPipeline,
@@ -38,7 +39,172 @@ __all__ = [
 ]
 
 
-class KAdapterPipeline(Pipeline):
+# ---- adapters of each text ------------------------------------------------------------------------------------------
+
+
+class TakesAdapterNames(Pipeline):
+    """A pipeline whose texts name their adapters: in a call, in records, or all the same when the pipeline is made.
+
+    Args:
+        adapter_names: which adapters each text goes through that names none itself: a name, "__base__" or a list of
+            names. By default the active ones.
+    """
+
+    model: Any
+
+    def __init__(self, *args: Any, adapter_names: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.adapter_names = adapter_names
+        if adapter_names is not None:
+            self.check_names(adapter_names, "adapter_names")
+
+    def check_names(self, names: Any, where: str) -> None:
+        """Refuse adapters of a text that the model can't join; the sentence says where they are named."""
+        core = self.model.base_model
+        try:
+            core.fusion.check_rows(core.adapters.of_rows([names], 1))
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("adapter_names[0]", where)) from error
+
+    def with_names(
+        self, inputs: Any, adapter_names: Any, check: Callable[[dict[str, Any], str], None] | None = None
+    ) -> Any:
+        """Return a text as a record, or a list of texts as records, that say which adapters each goes through.
+
+        `check` refuses what a record of a list names; it is told by which word.
+
+        Raises:
+            TypeError: a name is no name.
+            ValueError: there are more or fewer names than texts, or the model does not know one of them.
+        """
+        if adapter_names is not None and not isinstance(inputs, str | dict | list):
+            raise ValueError(
+                f"adapter_names go with a text or a list of texts, and this is a {type(inputs).__name__}; give "
+                "records that hold 'adapter_names' themselves"
+            )
+        if adapter_names is not None and not isinstance(inputs, list):
+            return {**as_record(inputs), "adapter_names": adapter_names}
+        if adapter_names is not None:
+            if isinstance(adapter_names, str) or len(adapter_names) != len(inputs):
+                raise ValueError(
+                    f"adapter_names is {adapter_names!r}, and there are {len(inputs)} texts; give a list, an entry "
+                    "for each"
+                )
+            pairs = zip(inputs, adapter_names, strict=True)
+            inputs = [{**as_record(text), "adapter_names": names} for text, names in pairs]
+        for row, text in enumerate(inputs if isinstance(inputs, list) else ()):
+            if isinstance(text, dict):
+                (check or self._check_record)(text, f"adapter_names[{row}]")
+        return inputs
+
+    def _check_record(self, record: dict[str, Any], where: str) -> None:
+        if record.get("adapter_names") is not None:
+            self.check_names(record["adapter_names"], where)
+
+    def own_names(self, example: Any, text: Any) -> dict[str, Any]:
+        """Return the adapters of an example as they are kept beside its tokens."""
+        names = example.get("adapter_names") if isinstance(example, dict) else getattr(example, "adapter_names", None)
+        if names is None:
+            return {} if self.adapter_names is None else {"adapter_names": self.adapter_names}
+        self.check_names(names, f"adapter_names of {shortened(text)}")
+        return {"adapter_names": names}
+
+
+class NamedText(str):
+    """A text that knows its adapters, and is a string to whoever does not ask for them."""
+
+    adapter_names: Any = None
+
+
+def as_record(text: Any) -> dict[str, Any]:
+    """Return a text as a record."""
+    return text if isinstance(text, dict) else {"text": text}
+
+
+def as_text(record: Any) -> Any:
+    """Return a record with a text alone as this text; all else stays what it is."""
+    if not isinstance(record, dict) or not set(record) <= {"text", "adapter_names"} or "text" not in record:
+        return record
+    text = NamedText(record["text"])
+    text.adapter_names = record.get("adapter_names")
+    return text
+
+
+def shortened(text: Any, longest: int = 80) -> str:
+    """Return a text as an error quotes it, of a long one the beginning."""
+    text = " ".join(text) if isinstance(text, list) else text
+    return repr(text) if len(text) <= longest else f"{text[:longest]!r}..."
+
+
+class OfTransformers(TakesAdapterNames):
+    """A pipeline of transformers on a model of ours; on any other it is transformers' own."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make transformers' own pipeline for a model that is none of ours."""
+        model = kwargs.get("model", args[0] if args else None)
+        if "KAdapterPreTrainedModel" in {each.__name__ for each in type(model).__mro__}:  # of any copy of its file
+            return super().__new__(cls)
+        return cls.__bases__[1](*args, **kwargs)
+
+    def __call__(self, inputs: Any, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
+        """Return what the pipeline of transformers does.
+
+        Args:
+            inputs: what that pipeline takes, where a text may also be a record with "text" and "adapter_names".
+            adapter_names: which adapters a text goes through, a name, "__base__" or a list of names; of several texts
+                a list of these. By default the active ones.
+            args: what that pipeline takes.
+            kwargs: what that pipeline takes.
+
+        Raises:
+            TypeError: a name is no name.
+            ValueError: the model does not know an adapter, or there are more or fewer names than texts.
+        """
+        return super().__call__(as_text(self.with_names(inputs, adapter_names)), *args, **kwargs)
+
+    def preprocess(self, example: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the tokens of a text, or of each of its chunks, and beside them its adapters."""
+        example = as_text(example)
+        text = example["text"] if isinstance(example, dict) and "text" in example else example
+        names = self.own_names(example, text)
+        if isinstance(example, dict):
+            plain: Any = {key: value for key, value in example.items() if key != "adapter_names"}
+        else:
+            plain = str(example) if isinstance(example, str) else example
+        encoded = super().preprocess(plain, *args, **kwargs)
+        if isinstance(encoded, Mapping):
+            return {**encoded, "of_row": names}
+        return ({**chunk, "of_row": names} for chunk in encoded)
+
+    def _forward(self, model_inputs: Any, **parameters: Any) -> Any:
+        of_row = model_inputs.pop("of_row")  # a list where there is a batch
+        names = names_of(of_row if isinstance(of_row, list) else [of_row])
+        return super()._forward(model_inputs if names is None else {**model_inputs, "adapter_names": names})
+
+
+class NamingTextClassification(OfTransformers, TextClassificationPipeline):
+    """Text-classification, through the adapters that each text names."""
+
+
+class NamingTokenClassification(OfTransformers, TokenClassificationPipeline):
+    """Token-classification, through the adapters that each text names."""
+
+
+class NamingFillMask(OfTransformers, FillMaskPipeline):
+    """Fill-mask, through the adapters that each text names."""
+
+
+class NamingFeatureExtraction(OfTransformers, FeatureExtractionPipeline):
+    """Feature-extraction, through the adapters that each text names."""
+
+    def _forward(self, model_inputs: Any, **parameters: Any) -> ModelOutput:
+        return ModelOutput(features=super()._forward(model_inputs, **parameters)[0])  # what has a row for each text
+
+
+# ---- our own --------------------------------------------------------------------------------------------------------
+
+
+class KAdapterPipeline(TakesAdapterNames):
     """What our pipelines share: examples stay lists until a batch is padded, on the right, as positions require."""
 
     task_name = ""
@@ -78,29 +244,6 @@ class KAdapterPipeline(Pipeline):
     def beside(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return what the head reads besides tokens, of a batch of encoded examples."""
         return {}
-
-
-def with_names(inputs: Any, adapter_names: Any) -> Any:
-    """Return a text, or a list of texts, as dicts that say which adapters each goes through.
-
-    Raises:
-        ValueError: there are more or fewer names than texts.
-    """
-    if adapter_names is None:
-        return inputs
-    if not isinstance(inputs, list):
-        return {**inputs, "adapter_names": adapter_names}
-    if isinstance(adapter_names, str) or len(adapter_names) != len(inputs):
-        raise ValueError(
-            f"adapter_names is {adapter_names!r}, and there are {len(inputs)} texts; give a list, an entry for each"
-        )
-    return [{**text, "adapter_names": names} for text, names in zip(inputs, adapter_names, strict=True)]
-
-
-def own_names(example: Any) -> dict[str, Any]:
-    """Return the adapters of an example as they are kept beside its tokens."""
-    named = isinstance(example, dict) and example.get("adapter_names") is not None
-    return {"adapter_names": example["adapter_names"]} if named else {}
 
 
 def names_of(batch: Sequence[dict[str, Any]]) -> list[Any] | None:
@@ -147,11 +290,12 @@ class MentionsPipeline(KAdapterPipeline):
         if entity_spans is not None and isinstance(inputs, str):
             inputs = {"text": inputs, "entity_spans": entity_spans}
         elif entity_spans is not None:
-            if isinstance(inputs, dict) or len(inputs) != len(entity_spans):
+            lists = isinstance(inputs, list | tuple) and isinstance(entity_spans, list | tuple)
+            if not lists or len(inputs) != len(entity_spans):
                 raise ValueError("give a list of texts and as many lists of entity_spans, or dicts with both")
             pairs = zip(inputs, entity_spans, strict=True)
             inputs = [{"text": text, "entity_spans": spans} for text, spans in pairs]
-        inputs = with_names(inputs, adapter_names)
+        inputs = self.with_names(inputs, adapter_names)
         return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
@@ -173,15 +317,20 @@ class MentionsPipeline(KAdapterPipeline):
         text, spans = example["text"], example["entity_spans"]
         if not isinstance(text, str):
             raise TypeError(f"text is {text!r}; give a string")
+        if not isinstance(spans, list | tuple):
+            raise TypeError(
+                f"entity_spans is {spans!r}; give [(start, end)] in characters, as many as {self.head} reads: "
+                f"{self.mentions}"
+            )
         spans = [spans] if len(spans) == 2 and all(isinstance(side, int) for side in spans) else spans
         if len(spans) != self.mentions:
-            raise ValueError(f"{len(spans)} mentions in {text!r}, and {self.head} reads {self.mentions}")
+            raise ValueError(f"{len(spans)} mentions in {shortened(text)}, and {self.head} reads {self.mentions}")
         try:
             encoded = self.model.encode_entities(self.tokenizer, [text], [spans], max_length=self.longest(max_length))
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{str(error).removeprefix('text 0: ')}; the text is {text!r}") from error
+            raise type(error)(f"{str(error).removeprefix('text 0: ')}; the text is {shortened(text)}") from error
         values = {key: encoded[key][0].tolist() for key in ("input_ids", "entity_positions")}
-        return {"examples": {**values, **own_names(example)}}
+        return {"examples": {**values, **self.own_names(example, text)}}
 
     def beside(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return `entity_positions` (batch, mentions)."""
@@ -248,10 +397,11 @@ class DependencyParsingPipeline(KAdapterPipeline):
         Raises:
             ValueError: a sentence has no word, or more tokens than `max_length`.
         """
-        if adapter_names is not None:
+        if adapter_names is not None and isinstance(inputs, list | str | dict):
             several = inputs if isinstance(inputs, list) else [inputs]
             dicts = [sentence if isinstance(sentence, dict) else {"words": sentence} for sentence in several]
-            inputs = with_names(dicts if isinstance(inputs, list) else dicts[0], adapter_names)
+            inputs = dicts if isinstance(inputs, list) else dicts[0]
+        inputs = self.with_names(inputs, adapter_names)
         return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
@@ -268,9 +418,9 @@ class DependencyParsingPipeline(KAdapterPipeline):
         try:
             encoded = encode_words(self.tokenizer, [words], self.longest(max_length))
         except ValueError as error:
-            raise ValueError(f"{str(error).removeprefix('sentence 0: ')}; it is {' '.join(words)!r}") from error
+            raise ValueError(f"{str(error).removeprefix('sentence 0: ')}; it is {shortened(words)}") from error
         values = {key: encoded[key][0].tolist() for key in ("input_ids", "word_positions")}
-        return {"examples": {"words": words, **values, **own_names(sentence)}}
+        return {"examples": {"words": words, **values, **self.own_names(sentence, words)}}
 
     def beside(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return `word_positions` (batch, 1 + words), which the official head does not read."""
@@ -340,15 +490,29 @@ class SeveralHeadsPipeline(KAdapterPipeline):
         for name, head in self.model.heads.items():
             pipeline_class = pipeline_of(head)
             if pipeline_class is not None:
-                self.pipes[name] = pipeline_class(model=head, tokenizer=self.tokenizer, device=self.device)
+                own = {"tokenizer": self.tokenizer, "device": self.device, "adapter_names": self.adapter_names}
+                self.pipes[name] = pipeline_class(model=head, **own)
 
-    def __call__(self, inputs: Any, heads: Any = None, **kwargs: Any) -> Any:
+    def check_names(self, names: Any, where: str) -> None:
+        """Leave it to the pipelines of the heads, which may have different adapters."""
+
+    def _check(self, heads: Sequence[str], text: dict[str, Any], where: str) -> None:
+        """Refuse adapters of a text that one of these heads can't join."""
+        for name in heads:
+            names = text.get(name, {}).get("adapter_names", text.get("adapter_names"))
+            if names is not None:
+                self.pipes[name].check_names(names, f"head {name!r}: {where}")
+
+    def __call__(self, inputs: Any, heads: Any = None, adapter_names: Any = None, **kwargs: Any) -> Any:
         """Return the answers of heads to texts.
 
         Args:
             inputs: a text, or a dict with "text" and by the name of a head what this one reads besides, as its own
-                pipeline takes it: {"text": ..., "relations": {"entity_spans": [(0, 11), (24, 30)]}}; or several.
+                pipeline takes it: {"text": ..., "relations": {"entity_spans": [(0, 11), (24, 30)]}}; or several. A
+                dict may hold "adapter_names" for all heads, and what a head reads besides may hold its own.
             heads: the names of those that are asked; by default all that a pipeline asks.
+            adapter_names: which adapters a text goes through for all heads, a name, "__base__" or a list of names; of
+                several texts a list of these. By default the active ones of each head.
             kwargs: `top_k`, how many labels or words are returned; `batch_size` and all that a pipeline takes.
 
         Returns:
@@ -357,6 +521,8 @@ class SeveralHeadsPipeline(KAdapterPipeline):
         Raises:
             ValueError: there is no such head, no pipeline asks it, or a text lacks what it reads.
         """
+        asked = self._asked(heads)
+        inputs = self.with_names(inputs, adapter_names, lambda text, where: self._check(asked, text, where))
         return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, heads=heads, **kwargs)
 
     def _sanitize_parameters(
@@ -385,7 +551,7 @@ class SeveralHeadsPipeline(KAdapterPipeline):
             raise ValueError(
                 f"{example!r} is no text; give a string, or a dict with 'text' and what heads read besides"
             )
-        unknown = sorted(set(example) - {"text", *names})
+        unknown = sorted(set(example) - {"text", "adapter_names", *names})
         if unknown:
             raise ValueError(
                 f"{unknown[0]!r} of {example['text']!r} is none of the heads that are asked, {list(names)}"
@@ -403,7 +569,10 @@ class SeveralHeadsPipeline(KAdapterPipeline):
     def _answers(self, name: str, batch: Sequence[dict[str, Any]], top_k: int | None) -> list[Any]:
         """Return what a head's own pipeline answers to the texts of a batch."""
         pipe = self.pipes[name]
-        own = [{"text": example["text"], **example.get(name, {})} for example in batch]
+        shared = [{"adapter_names": text["adapter_names"]} if "adapter_names" in text else {} for text in batch]
+        own = [
+            {"text": text["text"], **names, **text.get(name, {})} for text, names in zip(batch, shared, strict=True)
+        ]
         if isinstance(pipe, DependencyParsingPipeline):
             inputs: list[Any] = [{"words": example.pop("text"), **example} for example in own]
         else:
@@ -422,12 +591,18 @@ class SeveralHeadsPipeline(KAdapterPipeline):
         return model_outputs["answers"]
 
 
+OF_TRANSFORMERS: dict[str, type[OfTransformers]] = {
+    "text-classification": NamingTextClassification,
+    "token-classification": NamingTokenClassification,
+    "fill-mask": NamingFillMask,
+    "feature-extraction": NamingFeatureExtraction,
+}
 PIPELINES: dict[str, type[Pipeline]] = {
     **{own.head: own for own in (EntityPairClassificationPipeline, EntityClassificationPipeline)},
     DependencyParsingPipeline.head: DependencyParsingPipeline,
-    "KAdapterForSequenceClassification": TextClassificationPipeline,
-    "KAdapterForTokenClassification": TokenClassificationPipeline,
-    "KAdapterForMaskedLM": FillMaskPipeline,
+    "KAdapterForSequenceClassification": NamingTextClassification,
+    "KAdapterForTokenClassification": NamingTokenClassification,
+    "KAdapterForMaskedLM": NamingFillMask,
 }
 
 
@@ -463,7 +638,9 @@ def as_tensor(rows: list[list[int]]) -> Tensor:
 
 
 def _register() -> None:
-    """Let `pipeline(TASK, model=...)` know these tasks."""
+    """Let `pipeline(TASK, model=...)` know these tasks, and `adapter_names` of models of ours in those it knows."""
+    for task, naming_class in OF_TRANSFORMERS.items():
+        PIPELINE_REGISTRY.supported_tasks[task] = {**PIPELINE_REGISTRY.supported_tasks[task], "impl": naming_class}
     for pipeline_class, auto_class in (
         (EntityPairClassificationPipeline, AutoModelForSequenceClassification),
         (EntityClassificationPipeline, AutoModelForSequenceClassification),

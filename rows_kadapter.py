@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BASE", "Linear", "RowAdapters", "RowsOfLayer", "run_adapter", "sharing_runs"]
+from .configuration_kadapter import BASE
 
-BASE = "__base__"  # the name, PEFT's, of no adapter at all
+__all__ = ["Linear", "RowAdapters", "RowsOfLayer", "run_adapter", "sharing_runs"]
+
 FEWEST = 16  # states below which a CPU multiplies in another order, so that the last bits depend on their number
 
 

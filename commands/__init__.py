@@ -6,13 +6,16 @@ stderr and exit code 1.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import logging as hub_logging
 
 from .. import __version__, discovery
+from ._hub import NO_ANSWER, no_answer
 
 __all__ = ["app"]
 
@@ -26,7 +29,10 @@ def in_one_line(run: Callable[..., None]) -> Callable[..., None]:
             run(*args, **kwargs)
         except BrokenPipeError:  # who reads has seen enough, which typer ends quietly
             raise
-        except (ValueError, OSError, TypeError, StrictDataclassError, HfHubHTTPError) as error:
+        except NO_ANSWER as error:
+            typer.echo(f"kadapter: {no_answer(error)}", err=True)
+            raise typer.Exit(1) from error
+        except (ValueError, OSError, TypeError, StrictDataclassError) as error:
             typer.echo(f"kadapter: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(1) from error
 
@@ -49,6 +55,8 @@ def kadapter(
     ] = False,
 ) -> None:
     """Knowledge adapters for frozen encoders: train, compose, inspect, predict and share them."""
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        hub_logging.set_verbosity_error()  # a Hub that fails is told in one line at the end, not at each retry
 
 
 for _name in discovery.available(__name__):

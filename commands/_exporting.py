@@ -27,8 +27,8 @@ def export_artifact(
     backbone: str | None,
     revision: str | None,
     log: Callable[[str], None],
-) -> None:
-    """Export an artifact; see `exports.writing.export`.
+) -> dict[str, Any]:
+    """Export an artifact, and return its manifest; see `exports.writing.export`.
 
     Args:
         artifact: an id, a directory, or a shorthand.
@@ -59,6 +59,7 @@ def export_artifact(
     size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
     call = f'kadapter.runtime.ExportedModel.from_directory("{output_dir}")'
     log(f"exported {head} to {output_dir}, {size:.1f} MB; run it with {call}")
+    return manifest
 
 
 def tokenizer_of(where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Any:

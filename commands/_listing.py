@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import HfApi, ModelInfo
-from huggingface_hub.errors import HfHubHTTPError
+
+from ._hub import NO_ANSWER, no_answer, unreadable
 
 __all__ = ["artifacts_on_hub"]
 
@@ -22,14 +23,19 @@ def artifacts_on_hub(
     """Return id, backbone, own tags, downloads and date of artifacts, ordered by backbone and id.
 
     Raises:
-        OSError: the Hub can't be reached.
+        OSError: the Hub can't be reached, or answers as none does.
     """
     wanted = [EVERY, *tags, *([BACKBONE + backbone] if backbone else [])]
     try:
         models = list(HfApi().list_models(author=author, filter=wanted, limit=limit))
-    except (HfHubHTTPError, OSError) as error:
+        told = list(map(_told, models))
+    except NO_ANSWER as error:
+        raise OSError(f"the Hub can't be asked: {no_answer(error)}") from error
+    except OSError as error:
         raise OSError(f"the Hub can't be asked ({error})") from error
-    return sorted(map(_told, models), key=lambda entry: (entry["backbone"] or "", entry["id"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise OSError(f"the Hub can't be asked: {unreadable(error)}") from error
+    return sorted(told, key=lambda entry: (entry["backbone"] or "", entry["id"]))
 
 
 def _told(model: ModelInfo) -> dict[str, Any]:

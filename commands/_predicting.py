@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 from transformers import pipeline
@@ -78,9 +76,8 @@ def asked(
         for example in examples:
             _check_adapters(model, example)
         inputs = (_input(pipe, example) for example in examples)
-        with _through_adapters(model, [example.get("adapter_names") for example in examples]):
-            for example, answer in zip(examples, pipe(inputs, **options), strict=True):
-                yield Prediction(example["text"], _values(pipe, answer), example.get("adapter_names"))
+        for example, answer in zip(examples, pipe(inputs, **options), strict=True):
+            yield Prediction(example["text"], _values(pipe, answer), example.get("adapter_names"))
 
     return predict
 
@@ -94,27 +91,6 @@ def _check_adapters(model: Any, example: dict[str, Any]) -> None:
         core.fusion.check_rows(core.adapters.of_rows([example["adapter_names"]], 1))
     except ValueError as error:
         raise refusal_of(error, example["where"]) from error
-
-
-@contextmanager
-def _through_adapters(model: Any, names: Sequence[list[str] | None]) -> Iterator[None]:
-    """Let each text that a pipeline reads in a block go through its adapters; all of the texts name some, or none do.
-
-    Pipelines of transformers don't know the keyword, and pass the texts on in their order, however they batch them.
-    """
-    if not names or names[0] is None:
-        yield
-        return
-    remaining = iter(names)
-
-    def choose(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, "adapter_names": list(islice(remaining, len(kwargs["input_ids"])))}
-
-    hook = model.register_forward_pre_hook(choose, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def tokenizer_of(where: str, config: KAdapterConfig, reading: dict[str, Any]) -> Any:
@@ -136,10 +112,11 @@ def tokenizer_of(where: str, config: KAdapterConfig, reading: dict[str, Any]) ->
 
 def _input(pipe: Any, example: dict[str, Any]) -> Any:
     """Return an example as its pipeline takes it."""
+    text = example["text"]
     if pipe.task == "fill-mask":
-        return MASK.sub(lambda found: pipe.tokenizer.mask_token, example["text"])
-    marked = "entity_spans" in example
-    return {key: example[key] for key in ("text", "entity_spans")} if marked else example["text"]
+        text = MASK.sub(lambda found: pipe.tokenizer.mask_token, text)
+    beside = {key: example[key] for key in ("entity_spans", "adapter_names") if example.get(key) is not None}
+    return {"words" if pipe.task == "dependency-parsing" else "text": text, **beside}
 
 
 def _values(pipe: Any, answer: Any) -> dict[str, Any]:

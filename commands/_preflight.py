@@ -14,15 +14,20 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+
+from ._hub import NO_ANSWER, no_answer
 
 __all__ = [
     "MASKS",
     "check_artifacts",
+    "check_datasets",
+    "check_local",
     "check_number",
     "check_prompt",
     "check_repository",
+    "check_runs",
     "config_of",
     "file_of",
     "is_remote",
@@ -78,6 +83,23 @@ def check_artifacts(artifacts: Sequence[str | os.PathLike]) -> None:
             f"{second} was made for another backbone, with fingerprint {theirs[:12]}, not {ours[:12]} as {first}; use "
             "adapters of one backbone"
         )
+
+
+def check_local(artifact: str, revision: str | None = None) -> None:
+    """Check what can be seen at once of an artifact on this machine, a directory or a shorthand for several.
+
+    Raises:
+        OSError: the directory above the parts of a shorthand is missing.
+        ValueError: a revision is given for a directory, which has none.
+    """
+    where = os.path.expanduser(artifact)
+    if revision is not None and os.path.isdir(where):
+        raise ValueError(
+            f"--revision {revision} is a commit, tag or branch of the Hub, and {artifact} is a directory; leave it out"
+        )
+    folder = os.path.dirname(where)
+    if "+" in os.path.basename(where) and where.startswith((".", "/")) and not os.path.isdir(folder):
+        raise OSError(f"no artifacts {artifact!r}: there is no directory {folder!r}; check the path")
 
 
 def check_prompt(text: str, adapters: Sequence[str], backbone: str | None) -> None:
@@ -140,6 +162,27 @@ def check_repository(repo_id: str) -> None:
         raise ValueError(f"{repo_id!r} is no name of a repository on the Hub ({error}); give OWNER/NAME") from error
 
 
+def check_datasets(names: Sequence[str]) -> None:
+    """Refuse a name that no data set on the Hub can have, or CORPUS=NAME with such a name.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for entry in names:
+        validate_repo_id(entry.rpartition("=")[2])
+
+
+def check_runs(directories: Sequence[Path]) -> None:
+    """Check that the directories of runs are there.
+
+    Raises:
+        OSError: one is not.
+    """
+    for directory in directories:
+        if not directory.is_dir():
+            raise OSError(f"there is no directory {str(directory)!r}; name output directories of trainers/run_task.py")
+
+
 def is_remote(name: str) -> bool:
     """Return whether a name is that of a repository on the Hub, OWNER/NAME, and of no directory."""
     return not (os.path.isdir(name) or name.startswith((".", "/")) or name.count("/") != 1)
@@ -159,7 +202,10 @@ def file_of(name: str, file: str, revision: str | None = None) -> str:
         raise OSError(f"no {file} of a K-Adapter artifact at {name!r}: {missing}; check its id or path")
     try:
         return hf_hub_download(name, file, revision=revision)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except LocalEntryNotFoundError as error:
+        reason = no_answer(error.__cause__) if isinstance(error.__cause__, NO_ANSWER) else error
+        raise OSError(f"no {file} of a K-Adapter artifact at {name!r}: {reason}; check its id or path") from error
+    except (NO_ANSWER, HFValidationError, OSError) as error:
         raise OSError(f"no {file} of a K-Adapter artifact at {name!r} ({error}); check its id or path") from error
 
 

@@ -39,11 +39,17 @@ def run(
     data set that has a name on the Hub also go to .eval_results, which the Hub shows. A card that somebody edited
     stays as it is: delete it to have it written anew.
     """
-    from ._describing import describe  # torch takes seconds to import
+    from ._preflight import check_datasets, check_runs, config_of
 
     where = artifact.expanduser()
     if not where.is_dir():
         raise OSError(f"there is no directory {str(artifact)!r}; name the directory of an artifact")
+    config_of(str(where))
+    check_runs(runs or [])
+    check_datasets(dataset or [])
+    typer.echo(f"reading {artifact}", err=True)
+    from ._describing import describe  # torch takes seconds to import
+
     written = describe(where, runs or [], license_name, language or [], dataset or [])
     if as_json:
         typer.echo(json.dumps({"artifact": str(artifact), "written": written}))

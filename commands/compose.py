@@ -1,11 +1,13 @@
 """The command `kadapter compose`."""
 
+import json
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from ._flags import OutputDir, Overwrite
+from ._flags import AsJson, OutputDir, Overwrite
 
 __all__ = ["run"]
 
@@ -39,6 +41,7 @@ def run(
     backbone: MovedBackbone = None,
     fusion: FusionMode = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compose adapters into a single artifact.
 
@@ -50,8 +53,12 @@ def run(
 
     refuse_used(output_dir, overwrite)
     check_artifacts(artifacts)
-    typer.echo(f"composing {' + '.join(artifacts)}")
+    typer.echo(f"composing {' + '.join(artifacts)}", err=as_json)
     from ._composing import compose  # after the checks, since torch takes seconds to import
+    from ._writing import written
 
+    log = partial(typer.echo, err=as_json)
     fused = None if fusion is None else fusion.value
-    compose(artifacts, output_dir, backbone=backbone, fusion=fused, overwrite=overwrite, log=typer.echo)
+    model = compose(artifacts, output_dir, backbone=backbone, fusion=fused, overwrite=overwrite, log=log)
+    if as_json:
+        typer.echo(json.dumps(written(model, output_dir)))

@@ -1,11 +1,14 @@
 """The command `kadapter convert`."""
 
+import json
+import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from ._flags import OutputDir, Overwrite
+from ._flags import AsJson, OutputDir, Overwrite
 
 __all__ = ["run"]
 
@@ -66,6 +69,7 @@ def run(
     entity_embeddings: Embeddings = None,
     missing_entity: MissingEntity = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert an official checkpoint into an artifact, or a knowledge map into an official file.
 
@@ -86,15 +90,16 @@ def run(
     if (official is None) == (artifact is None):
         raise ValueError("give --official FILE to convert it, or --artifact ID_OR_PATH to write Affine.bin of it")
     if artifact is not None:
-        _write_official(artifact, name, output_dir)
+        _write_official(artifact, name, output_dir, as_json)
         return
     if official is None or not official.is_file():
         raise OSError(f"no file {str(official)!r}; give the official pytorch_model.bin, or a .safetensors file")
     if backbone is None:
         raise ValueError("--backbone is missing; give the Hub id or directory of the encoder of the file")
+    typer.echo(f"converting {official}", err=True)
     from ..artifacts_kadapter import check_destination  # after the checks, since torch takes seconds to import
     from ..official.knowledge_map import is_official_map
-    from ._writing import describe
+    from ._writing import tell
 
     check_destination(output_dir, sources=[backbone, official.parent])
     if is_official_map(official):
@@ -105,16 +110,16 @@ def run(
     else:
         shape: dict[str, Any] = {"num_attention_heads": num_attention_heads, "skip_layers": skip_layers}
         shape.update(keep_head=keep_head, fusion=fusion, backbone_revision=backbone_revision)
-        model = _adapters(official, backbone, layers or [], name=name, **shape)
+        model = _adapters(official, backbone, layers or [], as_json, name=name, **shape)
     model.save_pretrained(output_dir)
-    describe(model, output_dir, typer.echo)
+    tell(model, output_dir, as_json)
 
 
-def _adapters(official: Path, backbone: str, layers: list[int], **options: Any) -> Any:
+def _adapters(official: Path, backbone: str, layers: list[int], as_json: bool, **options: Any) -> Any:
     """Return the model of official adapters."""
     from ..official.convert import convert_official
 
-    return convert_official(official, backbone, layers, log=typer.echo, **options)
+    return convert_official(official, backbone, layers, log=partial(typer.echo, err=as_json), **options)
 
 
 def _map(
@@ -130,12 +135,20 @@ def _map(
     return convert_official_map(official, backbone, name, revision, table, **config)
 
 
-def _write_official(artifact: str, name: str | None, output_dir: Path) -> None:
+def _write_official(artifact: str, name: str | None, output_dir: Path, as_json: bool) -> None:
     """Write the map of an artifact as Affine.bin."""
+    from ._preflight import config_of
+
+    config_of(os.path.expanduser(artifact))
+    typer.echo(f"converting {artifact}", err=True)
     from ..map_kadapter import KnowledgeMap
     from ..official.knowledge_map import write_official_map
 
     knowledge_map = KnowledgeMap.from_pretrained(artifact, name)
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_official_map(knowledge_map, output_dir / "Affine.bin")
+    path = output_dir / "Affine.bin"
+    write_official_map(knowledge_map, path)
+    if as_json:
+        typer.echo(json.dumps({"path": str(output_dir), "files": {path.name: path.stat().st_size}}))
+        return
     typer.echo(f"saved the map of {artifact} to {output_dir / 'Affine.bin'}, as the official code reads it")

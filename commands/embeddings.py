@@ -10,7 +10,11 @@ from ._flags import OutputDir, Overwrite
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Import or train the embeddings of a knowledge base's entities.")
+HELP = """Import or train the embeddings of a knowledge base's entities.
+
+Example: kadapter embeddings import kg_embed --knowledge-base wikidata -o wikidata-transe
+"""
+app = typer.Typer(no_args_is_help=True, help=HELP)
 
 Source = Annotated[Path, typer.Argument(help="File or directory of embeddings.")]
 Format = Annotated[
@@ -69,6 +73,7 @@ def import_embeddings(
     refuse_used(output_dir, overwrite)
     if not source.expanduser().exists():
         raise OSError(f"there is no {str(source)!r}; name a file or directory of entity embeddings")
+    typer.echo(f"reading {source}", err=True)
     import torch  # after the checks, since it takes seconds to import
 
     from ..embeddings_kadapter import EntityEmbeddings
@@ -113,6 +118,7 @@ def train_embeddings(
             raise OSError(f"there is no file {str(path)!r}; name a file of triples")
     if find_spec("pykeen") is None:
         raise ValueError("embeddings are trained by PyKEEN, which is not installed; pip install 'kadapter[graphs]'")
+    typer.echo(f"reading {', '.join(map(str, triples))}", err=True)
     from ..graphs.training import Training, read_triples, train
 
     graph = read_triples(triples)

@@ -1,12 +1,15 @@
 """The command `kadapter export`."""
 
+import json
+import os
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ._flags import Backbone, OutputDir, Overwrite, Revision
+from ._flags import AsJson, Backbone, OutputDir, Overwrite, Revision
 from .compose import FusionMode
 
 __all__ = ["run"]
@@ -59,6 +62,7 @@ def run(
     backbone: Backbone = None,
     revision: Revision = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Export an artifact to graphs for ONNX Runtime or OpenVINO, which kadapter.runtime runs without torch.
 
@@ -68,20 +72,29 @@ def run(
     another, so that a running model takes further adapters. With --precision int8 the ranges of values are learned
     from --calibration, and what that changes is measured and noted in export.json. No code in the artifact is run.
     """
-    from ._preflight import refuse_used
+    from ._preflight import check_local, config_of, refuse_used
     from ._texts import calibration_of
 
     refuse_used(output_dir, overwrite)
+    check_local(artifact, revision)
+    if "+" not in artifact:
+        config_of(os.path.expanduser(artifact), revision)
     if precision == Precision.INT8 and calibration is None:
         raise ValueError(
             "precision int8 needs sentences to learn the ranges of values from; give --calibration FILE, a text file "
             "with one of your own sentences in each line, a hundred or more"
         )
     sentences = None if calibration is None else calibration_of(calibration, labelled)
-    typer.echo(f"exporting {artifact}")
+    typer.echo(f"exporting {artifact}", err=as_json)
     from ._exporting import export_artifact  # torch takes seconds to import
 
     fields: dict[str, Any] = {"runtime": runtime.value, "precision": precision.value, "single": single}
     fields |= {"taps": tap or [], "adapters_only": adapters_only}
     fused = {} if fusion is None else {"fusion": fusion.value}
-    export_artifact(artifact, output_dir, fields, sentences, fused, backbone, revision, log=typer.echo)
+    log = partial(typer.echo, err=as_json)
+    manifest = export_artifact(artifact, output_dir, fields, sentences, fused, backbone, revision, log)
+    if as_json:
+        head = (manifest["head"] or {"class": "KAdapterModel"})["class"]
+        files = {name: file["bytes"] for name, file in manifest["files"].items()}
+        said = {"path": str(output_dir), "class": head, "adapters": list(manifest["adapters"]), "files": files}
+        typer.echo(json.dumps(said))

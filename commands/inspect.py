@@ -20,10 +20,14 @@ def run(artifact: Artifact, revision: Revision = None, as_json: AsJson = False) 
 
     Nothing in the artifact is executed, and of its weights only the header is read.
     """
+    from ._preflight import check_local, is_remote
     from ._printing import printable
     from ._summary import described, summary
 
     parts = [artifact]
+    check_local(artifact, revision)
+    if is_remote(artifact) or "+" in artifact:
+        typer.echo(f"reading {printable(artifact)}", err=True)
     if "+" in os.path.basename(artifact) and not os.path.isdir(os.path.expanduser(artifact)):
         from ..configuration_kadapter import split_composition  # which imports transformers
 

@@ -62,10 +62,11 @@ def run(
     """
     from ._choosing import chosen_adapters, chosen_head
     from ._exported import exported_config, exported_predictor
-    from ._preflight import config_of
+    from ._preflight import check_local, config_of
     from ._printing import printable
     from ._texts import examples_of, texts_of
 
+    check_local(artifact, revision)
     asked = texts_of(texts or [], file)
     exported = exported_config(artifact)
     config = chosen_head(artifact, exported or config_of(artifact, revision), head)

@@ -1,8 +1,11 @@
 """The command `kadapter probe-text`."""
 
+import json
 from typing import Annotated
 
 import typer
+
+from ._flags import AsJson
 
 __all__ = ["run"]
 
@@ -34,6 +37,7 @@ def run(
     backbone: Backbone = None,
     lm_head: LMHead = None,
     top: Top = 5,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a model answers with and without adapters, side by side.
 
@@ -42,9 +46,17 @@ def run(
     There is a column for the backbone, for each adapter alone and, if there are several, for all together.
     """
     from ._preflight import check_prompt
+    from ._printing import printable
 
     names = [*(adapters or []), *(artifacts or [])]
     check_prompt(text, names, backbone)
+    typer.echo(f"loading {printable(' + '.join(names) or backbone)}", err=True)
     from ._probing import probe_text  # after the checks, since torch takes seconds to import
 
-    probe_text(text, names, backbone, lm_head, top, log=typer.echo)
+    answers = probe_text(text, names, backbone, lm_head, top, log=(lambda table: None) if as_json else typer.echo)
+    if as_json:
+        rows = {
+            row: [[{"label": word, "score": score} for word, score in mask] for mask in masks]
+            for row, masks in answers.items()
+        }
+        typer.echo(json.dumps({"text": text, "rows": rows}))

@@ -44,6 +44,10 @@ def run(
     The table of all runs is printed and written as Markdown, CSV and a bar chart (PNG and SVG). A difference from a
     reference row is marked if the interval of the paired bootstrap over examples and seeds excludes zero.
     """
+    from ._preflight import check_runs
+
+    check_runs(runs)
+    typer.echo(f"reading runs of {', '.join(map(str, runs))}", err=True)
     from ..reports.comparison import Resampling  # metrics and matplotlib take seconds to import
     from ..reports.report import report as report_on
 

@@ -31,9 +31,10 @@ def run(
 
     Nothing in the artifact is executed. The exit code is 1 if a check fails.
     """
-    from ._preflight import config_of
+    from ._preflight import check_local, config_of
     from ._printing import printable
 
+    check_local(artifact, revision)
     if "+" not in artifact:
         config_of(artifact, revision)  # what is missing or no artifact is refused before torch is imported
     typer.echo(f"verifying {printable(artifact)}", err=True)

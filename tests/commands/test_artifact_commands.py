@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from helpers import ASK, ROOT, make_model, run_python, save_backbone, shake, tiny_backbone
 from safetensors.torch import load_file, save_file
 from tiny_runs import tokenizer_of
@@ -321,3 +322,19 @@ def test_the_release_that_is_installed_is_what_code_is_compared_with(parts):
     names = sorted(path.name for path in (parts / "pair").glob("*.py"))
     assert all((ROOT / name).read_bytes() == (parts / "pair" / name).read_bytes() for name in names)
     assert "pipelines_kadapter.py" in names and len(names) == 11
+
+
+def test_a_directory_has_no_revision_so_none_is_taken(parts):
+    for command in (["inspect"], ["verify"], ["predict", "Kell."]):
+        words = [command[0], str(parts / "text"), *command[1:], "--revision", "zz"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 1
+        said = "--revision zz is a commit, tag or branch of the Hub, and "
+        assert result.stderr.splitlines()[-1] == f"kadapter: {said}{parts / 'text'} is a directory; leave it out"
+
+
+def test_the_help_of_every_command_begins_with_an_example():
+    for name, command in typer.main.get_command(app).commands.items():
+        for words in ([name], *([name, own] for own in getattr(command, "commands", ()))):
+            shown = CliRunner().invoke(app, [*words, "--help"]).output
+            assert f"Example: kadapter {' '.join(words)} " in " ".join(shown.split()[:40]), words

@@ -37,7 +37,7 @@ def refusal(tmp_path, source, *options):
     """The sentence with which an import is refused, after which nothing was written."""
     result = run("import", source, "-o", tmp_path / "imported", *options)
     assert result.exit_code == 1 and not (tmp_path / "imported").exists(), result.output
-    (line,) = result.stderr.strip().splitlines()
+    *_, line = result.stderr.strip().splitlines()  # after what it says that it reads
     return line.removeprefix("kadapter: ")
 
 

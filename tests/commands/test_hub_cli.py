@@ -1,5 +1,6 @@
 """The `kadapter` command: composing, converting, and bad input told in one sentence."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -82,6 +83,16 @@ def test_composing_says_what_was_composed_and_takes_the_first_tokenizer(org):
     assert AutoTokenizer.from_pretrained("both")("ada").input_ids == [0, 8, 2]
 
 
+def test_a_script_reads_where_a_composition_is_and_what_it_holds(org):
+    result = run("compose", "org/kadapter-fac", "org/kadapter-lin", "-o", "both", "--json")
+    (line,) = result.stdout.splitlines()
+    told = json.loads(line)
+    assert (told["path"], told["class"], told["adapters"]) == ("both", "KAdapterModel", ["fac", "lin"])
+    assert told["fusion"] == "add" and len(told["backbone_fingerprint"]) == 64
+    assert told["files"] == {path.name: path.stat().st_size for path in Path("both").iterdir()}
+    assert result.stderr.startswith("composing org/kadapter-fac + org/kadapter-lin\n")
+
+
 def test_a_composition_can_be_fused_by_what_its_adapters_change(org):
     output = run("compose", "org/kadapter-fac+lin", "-o", "both", "--fusion", "delta").output
     assert "fused by 'delta', with its tokenizer" in output
@@ -133,6 +144,14 @@ def test_parts_that_do_not_compose_are_refused(org, tmp_path):
         run("compose", "org/kadapter-fac+far", "-o", "both")
     )
     assert not (tmp_path / "both").exists()
+
+
+def test_a_script_reads_where_a_converted_adapter_is(org, backbone):
+    result = convert(backbone, SMALL / "fac.safetensors", "--name", "fac", "--json")
+    (line,) = result.stdout.splitlines()
+    told = json.loads(line)
+    assert (told["path"], told["class"], told["adapters"]) == ("out", "KAdapterModel", ["fac"])
+    assert told["files"]["model.safetensors"] == Path("out", "model.safetensors").stat().st_size
 
 
 # ---- bad input to convert -----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """`kadapter probe-text`: what a model answers with and without adapters, side by side."""
 
+import json
 import re
 
 import pytest
@@ -41,6 +42,16 @@ def by_hand(model, text):
         values, tokens = model.eval()(input_ids=ids).logits[0, place].softmax(-1).topk(3)
     names = tokenizer.convert_ids_to_tokens(tokens)
     return [(name, round(float(value), 3)) for name, value in zip(names, values, strict=True)]
+
+
+def test_a_script_reads_the_answers_of_each_row(parts):
+    text = "Mira was born in <mask>."
+    result = ask(text, parts / "fac", parts / "lin", "--top", 3, "--json")
+    (line,) = result.stdout.splitlines()
+    told, shown = json.loads(line), columns(ask(text, parts / "fac", parts / "lin", "--top", 3))
+    assert told["text"] == text and list(told["rows"]) == list(shown)
+    for row, (answers,) in told["rows"].items():
+        assert [(each["label"], round(each["score"], 3)) for each in answers] == shown[row]
 
 
 @pytest.mark.parametrize("mask", ["<mask>", "[MASK]", "[mask]"])

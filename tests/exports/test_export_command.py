@@ -80,6 +80,14 @@ def test_the_commands_and_lines_of_python_of_the_page_run(folder, monkeypatch, c
     assert told["learned_from"] == 9 and told["accuracy"]["fp32"] in (0, 1)
 
 
+def test_a_script_reads_where_an_export_is_and_how_large_its_files_are(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    told = json.loads(printed("export", "relations", "-o", str(tmp_path / "out"), "--json"))
+    assert (told["path"], told["class"]) == (str(tmp_path / "out"), "KAdapterForEntityPairClassification")
+    assert told["adapters"] == ["fac"]
+    assert told["files"] == {name: (tmp_path / "out" / name).stat().st_size for name in told["files"]}
+
+
 def test_predict_answers_of_an_exported_directory_what_it_answers_of_the_artifact(folder, monkeypatch):
     monkeypatch.chdir(folder)
     if not Path("exported").is_dir():

@@ -9,6 +9,7 @@ from tiny_decoders import causal_lm, texts, tiny_decoder
 from transformers import DynamicCache
 
 from kadapter import (
+    KAdapterConfig,
     KAdapterForCausalLM,
     KAdapterForDependencyParsing,
     KAdapterForEntityClassification,
@@ -331,6 +332,22 @@ def test_names_of_another_type_are_refused(names):
     model = make_model(tiny_backbone(), *ADAPTERS)
     with pytest.raises(TypeError, match=r"adapter_names(\[0\])? is .*; give a"):
         model(**inputs_of(), adapter_names=names)
+
+
+def test_no_adapter_may_have_the_name_that_stands_for_none(tmp_path):
+    model = make_model(tiny_backbone(), *ADAPTERS)
+    model.save_adapter(tmp_path / "lin", "lin")
+    ways = {
+        "add": lambda: model.add_adapter(BASE),
+        "load": lambda: model.load_adapter(tmp_path / "lin", BASE),
+        "rename": lambda: model.rename_adapter("lin", BASE),
+        "weighted": lambda: model.add_weighted_adapter(["fac", "lin"], [0.5, 0.5], BASE),
+        "configuration": lambda: KAdapterConfig(adapters={BASE: small_adapter().to_dict()}),
+    }
+    for way in ways.values():
+        with pytest.raises(ValueError, match="adapter name '__base__' stands for no adapter in adapter_names; choose"):
+            way()
+    assert list(model.adapters) == list(ADAPTERS)
 
 
 def test_disabled_adapters_and_a_batch_that_is_not_there_are_refused():

@@ -144,6 +144,25 @@ def test_what_no_head_answers_is_refused_in_a_sentence(folder, pipe):
         pipeline("several-heads", model=pipe.model.heads["topic"], tokenizer=pipe.tokenizer)
 
 
+def test_all_heads_read_a_text_through_the_adapters_that_it_names(folder, pipe):
+    runs, names = Runs(pipe), ["lin", ["fac", "lin"], "__base__"]
+    answers = pipe([TEXT, OTHER, TEXT], heads=["topic", "tags", "tree"], adapter_names=names, batch_size=3)
+    assert len(runs.shapes) == 2  # of plain tokens, and of words
+    for head in ("topic", "tags", "tree"):
+        expected = own(folder, head)([TEXT, OTHER, TEXT], adapter_names=names, batch_size=3)
+        assert [answer[head] for answer in answers] == expected
+    records = [{"text": text, "adapter_names": entry} for text, entry in zip([TEXT, OTHER, TEXT], names, strict=True)]
+    assert pipe(records, heads=["topic", "tags", "tree"], batch_size=3) == answers
+    of_one = {"text": TEXT, "adapter_names": "lin", "tags": {"adapter_names": "__base__"}}
+    answer = pipe(of_one, heads=["topic", "tags"])
+    assert answer["topic"] == own(folder, "topic")([TEXT], adapter_names=["lin"])[0]
+    assert answer["tags"] == own(folder, "tags")(TEXT, adapter_names="__base__")
+    always = pipeline("several-heads", model=pipe.model, tokenizer=pipe.tokenizer, device=-1, adapter_names="lin")
+    assert always(TEXT, heads=["topic", "tags"])["topic"] == answer["topic"]
+    with pytest.raises(ValueError, match=r"head 'topic': adapter_names\[1\] names 'gee', and there are"):
+        pipe([TEXT, OTHER], heads=["topic", "tags"], adapter_names=["fac", "gee"])
+
+
 @pytest.mark.slow
 def test_the_pipeline_comes_with_a_copy_of_the_artifact(folder, pipe):
     done = run_python(BARE, folder, TEXT)

@@ -314,3 +314,29 @@ def test_a_process_without_the_package_has_the_pipelines_by_remote_code_and_only
         assert answers[task] == made(task, folder / name)(inputs)
     again, first = (load_file(folder / place / "model.safetensors") for place in ("again", "DependencyParsing"))
     assert again.keys() == first.keys() and all(torch.equal(again[key], first[key]) for key in first)
+
+
+# ---- sentences that say what is wrong -------------------------------------------------------------------------------
+
+
+def test_our_pipelines_name_the_row_of_a_wrong_adapter_among_several_texts(folder):
+    pairs = made("entity-pair-classification", folder / "EntityPairClassification")
+    with pytest.raises(ValueError, match=r"adapter_names\[1\] names 'gee', and there are"):
+        pairs([TEXT] * 3, entity_spans=[SPANS] * 3, adapter_names=["fac", "gee", "fac"])
+    parser = made("dependency-parsing", folder / "DependencyParsing")
+    with pytest.raises(ValueError, match=r"adapter_names\[2\] names 'gee', and there are"):
+        parser([OTHER, OTHER, {"words": ["Kell"], "adapter_names": "gee"}])
+
+
+def test_spans_that_are_no_list_are_refused_in_a_sentence(folder):
+    pipe = made("entity-pair-classification", folder / "EntityPairClassification")
+    with pytest.raises(TypeError, match=r"entity_spans is 5; give \[\(start, end\)\] in characters"):
+        pipe(TEXT, entity_spans=5)
+    with pytest.raises(ValueError, match="give a list of texts and as many lists of entity_spans"):
+        pipe([TEXT], entity_spans=5)
+
+
+def test_a_sentence_that_is_too_long_is_quoted_by_its_beginning(folder):
+    with pytest.raises(ValueError, match="tokens are more than max_length") as caught:
+        made("dependency-parsing", folder / "DependencyParsing")("Kell " * 9000)
+    assert len(str(caught.value)) < 300 and "'Kell Kell" in str(caught.value) and str(caught.value).endswith("...")

@@ -67,7 +67,7 @@ def refusal(place, *words):
     result = command(place, "-o", output, *words)
     assert result.exit_code == 1, result.output
     assert "Traceback" not in result.output and not output.exists()
-    (line,) = result.stderr.strip().splitlines()
+    *_, line = result.stderr.strip().splitlines()  # after what it says that it reads
     assert line.startswith("kadapter: ")
     return line
 

@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from documented import PAGES, RUN, TOLD_ELSEWHERE, blocks, name_of, words_of, write_world
+from documented import PAGES, RUN, blocks, name_of, words_of, write_world
 from helpers import ROOT
 from typer.testing import CliRunner
 
 from kadapter.commands import app
 from kadapter.trainers.common import usage
 
-BLOCKS = [block for page in PAGES if name_of(page) not in TOLD_ELSEWHERE for block in blocks(page)]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUNNING = {block.page: None for block in BLOCKS if block.language in RUN and block.mark is None}
-LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 PROGRAMS = {"train": "run_adapter", "task": "run_task"}
 
 
@@ -30,14 +30,13 @@ def test_every_page_says_of_code_that_no_test_runs_why_not():
         assert (ROOT / test).exists(), f"{test} is named as a test and is none"
     for block in marked:
         assert block.mark == "not run" or "tests/" in block.why, f"{block.page}: {block.why!r} names no test"
-    assert all((ROOT / name).exists() for page in TOLD_ELSEWHERE.items() for name in page)
 
 
 def test_no_page_hides_commands_in_indented_code():
     for page in PAGES:
         prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         hidden = re.findall(r"^ {4}(?:python|kadapter|accelerate|from|import|model) .*", prose, flags=re.MULTILINE)
-        assert hidden == [] or name_of(page) in TOLD_ELSEWHERE, name_of(page)
+        assert hidden == [], name_of(page)
 
 
 # ---- what is run ----------------------------------------------------------------------------------------------------

@@ -203,5 +203,5 @@ def test_an_experiment_without_its_recipe_says_so():
     command = [sys.executable, str(ROOT / "experiments" / "map_tuning.py"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("map_tuning: recipe 'nowhere.yaml' can't be read")
+    assert done.stderr.strip().splitlines()[-1].startswith("map_tuning: there is no recipe 'nowhere.yaml'")
     assert "Traceback" not in done.stderr

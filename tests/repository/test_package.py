@@ -39,7 +39,7 @@ def data_files(root: Path) -> list[Path]:
     """The recipes and the quickstart's corpora, relative to the checkout."""
     facts = ("quickstart/facts/*.txt", "quickstart/facts/*.tsv")
     facts += ("quickstart/people/*", "quickstart/towns/*")
-    patterns = ("py.typed", "recipes/*.yaml", *facts, "quickstart/grammar/*.conllu")
+    patterns = ("py.typed", "recipes/*.yaml", "recipes/*.jsonl", *facts, "quickstart/grammar/*.conllu")
     return sorted(path.relative_to(root) for pattern in patterns for path in root.glob(pattern))
 
 
@@ -127,6 +127,20 @@ print(json.dumps([sys.modules[KAdapterModel.__module__].__file__, type(config)._
     assert Path(file) == home / "modeling_kadapter.py"
     assert (module, name) == ("kadapter.configuration_kadapter", "KAdapterConfig")
     assert classes == ["KAdapterModel", "KAdapterModelWithHeads"]
+
+
+def test_recipes_and_the_files_they_name_are_found_far_from_a_checkout(regular: Path, tmp_path: Path) -> None:
+    code = """
+from pathlib import Path
+from kadapter.trainers.common.recipes import data_file, recipe_path
+recipe = recipe_path("injection_minilm")
+print(json.dumps([str(recipe), data_file("recipes/phrasings_wikidata.jsonl", recipe)]))
+"""
+    recipes = regular / "kadapter" / "recipes"
+    assert answer(code, regular, tmp_path) == [
+        str(recipes / "injection_minilm.yaml"),
+        str(recipes / "phrasings_wikidata.jsonl"),
+    ]
 
 
 @pytest.mark.thorough

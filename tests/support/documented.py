@@ -17,11 +17,8 @@ from tiny_runs import tokenizer_of
 import kadapter
 from kadapter import EntityEmbeddings
 
-PAGES = [ROOT / "README.md", ROOT / "recipes" / "publish" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TOLD_ELSEWHERE = {  # whole pages whose blocks have a test that tells the same story
-    "docs/language_models.md": "tests/model/test_causal_lm.py",
-    "docs/map_tuning.md": "tests/model/test_knowledge_map.py",
-}
+OTHER_PAGES = ("README.md", "CONTRIBUTING.md", "demo/README.md", "recipes/publish/README.md")
+PAGES = [*(ROOT / name for name in OTHER_PAGES), *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>not run|run by): (?P<why>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,

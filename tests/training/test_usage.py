@@ -72,6 +72,7 @@ def test_help_comes_within_two_seconds_with_ours_first_and_all_that_can_be_chose
         ("run_adapter", ["--my-secret=hf_abc"], "'--my_secret' is no flag"),
         ("run_adapter", ["--corpus", "conllo"], "no corpus 'conllo'; there are ['conllu'"),
         ("run_adapter", ["--objective=factul"], "did you mean 'factual'?"),
+        ("run_adapter", ["--recipe", "lin_ewt_minlm"], "there is no recipe 'lin_ewt_minlm', and no file of that name"),
         (
             "run_adapter",
             ["--corpus", "conllu", "--data_dir", "x", "--backbone", "y"],

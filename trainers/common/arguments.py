@@ -19,6 +19,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from ...configuration_kadapter import DEFAULT_KIND, FUSIONS, KnowledgeAdapterConfig
 from .optimizers import check_free_gradients, check_optimizer
 from .precision import bfloat16_pays, precision_line
+from .recipes import data_file, recipe_path
 
 __all__ = [
     "AdapterArguments",
@@ -262,21 +263,21 @@ class RunArguments(TrainingArguments):
 def parse_arguments(
     argv: list[str] | None = None, classes: tuple[Any, ...] = (CorpusArguments, AdapterArguments, RunArguments)
 ) -> tuple[Any, ...]:
-    """Parse flags into dataclasses, after those that `--recipe FILE.yaml` sets; a flag overrides the recipe.
+    """Parse flags into dataclasses, after those that `--recipe FILE_OR_NAME` sets; a flag overrides the recipe.
 
     Raises:
         ValueError: a flag is unknown, or the recipe can't be read or has an unknown key.
     """
     recipe_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     recipe_parser.add_argument(
-        "--recipe", help="YAML file of flags and values; flags on the command line override it."
+        "--recipe", help="YAML file of flags and values, or the name of one of kadapter's; other flags override it."
     )
     parser = HfArgumentParser(classes, description=__doc__, parents=[recipe_parser], allow_abbrev=False)
     argv = sys.argv[1:] if argv is None else argv
     shown = without_secrets(argv)
     known, argv = recipe_parser.parse_known_args(argv)
     if known.recipe is not None:
-        argv = _recipe_flags(Path(known.recipe).expanduser(), classes) + argv
+        argv = _recipe_flags(recipe_path(known.recipe), classes) + argv
     parsed: list[Any]
     *parsed, _, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
@@ -350,6 +351,7 @@ def _recipe_flags(path: Path, classes: tuple[type, ...]) -> list[str]:
         raise ValueError(f"recipe {str(path)!r} can't be read: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"recipe {str(path)!r} must be a mapping of flags to values, not {type(values).__name__}")
+    values = {key: data_file(value, path) for key, value in values.items()}
     return flags_of(values, classes, f"recipe {str(path)!r}")
 
 

@@ -19,6 +19,7 @@ from textwrap import fill
 from typing import Any
 
 from ... import discovery
+from .recipes import recipe_path
 
 __all__ = ["answer"]
 
@@ -50,7 +51,7 @@ PROGRAMS = {  # the dataclasses of each program, by file
     },
     "run_probe": {"fact_probing/arguments": ["ProbeArguments"]},  # trains nothing
 }
-RECIPE = "YAML file of flags and values; flags on the command line override it."
+RECIPE = "YAML file of flags and values, or the name of one of kadapter's; other flags override it."
 
 
 @dataclass
@@ -131,6 +132,8 @@ def check(program: str, argv: list[str]) -> None:
             hint = f"; did you mean '--{close[0]}'?" if close else "; --help lists all"
             raise ValueError(f"'--{name}' is no flag{hint}")
         seen.add(name)
+        if name == "recipe" and (value or argv[position + 1 : position + 2]):
+            recipe_path(value if equals else argv[position + 1])
         if name in plugins:
             following = takewhile(lambda text: not text.startswith("--"), argv[position + 1 :])
             for plugin_name in [value] if equals else following:

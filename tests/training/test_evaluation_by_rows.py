@@ -1,0 +1,54 @@
+"""transformers' Trainer evaluates a data set whose rows name their adapters, as the page on mixed batches shows it."""
+
+import pytest
+import torch
+from documented import ROOT, blocks
+from helpers import make_model, save_backbone, shake
+from tiny_runs import tokenizer_of
+from transformers import DataCollatorWithPadding, Trainer
+
+from kadapter import KAdapterForSequenceClassification
+
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")  # on a CPU
+
+LABELS = {"id2label": {0: "born", 1: "birds", 2: "why"}, "label2id": {"born": 0, "birds": 1, "why": 2}}
+PAGE = ROOT / "docs" / "mixed_batches.md"
+NAME = "tests/training/test_evaluation_by_rows.py"
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """The names that the block of the page leaves."""
+    folder = tmp_path_factory.mktemp("rows")
+    texts = ["Mira Voss was born in Tarnstad.", "Birds sing at dawn.", "Why did she stay in?"]
+    tokenizer = tokenizer_of([f" {text}" for text in texts] * 3)
+    backbone = save_backbone(folder / "backbone", vocab_size=len(tokenizer), max_position_embeddings=48)
+    tokenizer.save_pretrained(backbone)
+    model = make_model(backbone, "fac", "lin", model_class=KAdapterForSequenceClassification, **LABELS)
+    shake(model, std=0.2).save_pretrained(folder / "topics")
+    (block,) = [block for block in blocks(PAGE) if block.why == NAME]
+    names = {"__name__": "shown"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(block.text, names)
+    return names
+
+
+def test_each_row_is_evaluated_through_its_own_adapters(shown):
+    trainer, rows, tokenizer = (shown[name] for name in ("trainer", "rows", "tokenizer"))
+    predictions = torch.tensor(trainer.predict(rows).predictions)
+    alone = []
+    for text, names in zip(rows["text"], rows["adapter_names"], strict=True):
+        inputs = tokenizer([text], return_tensors="pt", return_token_type_ids=False)
+        with torch.no_grad():
+            alone.append(shown["model"].eval()(**inputs, adapter_names=[names]).logits)
+    torch.testing.assert_close(predictions, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    loss = torch.nn.functional.cross_entropy(torch.cat(alone), torch.tensor(rows["labels"])).item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_column_of_names_is_not_dropped_in_silence_where_the_collator_can_not_carry_it(shown):
+    collator = DataCollatorWithPadding(shown["tokenizer"])
+    trainer = Trainer(shown["model"], shown["arguments"], data_collator=collator, eval_dataset=shown["rows"])
+    with pytest.raises(ValueError, match="adapter_names"):
+        trainer.evaluate()
