@@ -5,9 +5,10 @@ Dimensions: B batch, S sequence, H backbone width, W words, P passages, A answer
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import transformers
@@ -58,6 +59,7 @@ __all__ = [
     "check_classes",
     "cross_entropy",
     "multi_label_loss",
+    "naming_inputs",
     "register_heads",
     "regression_loss",
     "sequence_loss",
@@ -70,7 +72,25 @@ __all__ = [
 
 # What forward takes beside the inputs of the backbone, and `read` does not look at.
 OF_MAPS = ("knowledge_slots", "knowledge_embeds")  # dicts, where there are several maps
+Forward = TypeVar("Forward", bound=Callable[..., Any])
 NOT_READ = ("labels", "start_positions", "end_positions", "answer_spans", "answer_mask", "num_items_in_batch")
+
+
+def naming_inputs(forward: Forward) -> Forward:
+    """Name in the signature of a `forward` what reaches the backbone and maps by keyword.
+
+    By the signature transformers' Trainer knows which columns of a dataset a model takes; the others it drops.
+    """
+    own = inspect.signature(forward)
+    parameters = [*own.parameters.values()]
+    named = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in ("token_type_ids", "position_ids", "inputs_embeds", *OF_MAPS)
+        if name not in own.parameters
+    ]
+    signature = own.replace(parameters=[*parameters[:-1], *named, parameters[-1]])  # the last is **kwargs
+    vars(forward)["__signature__"] = signature
+    return forward
 
 
 def number_of_labels(config: KAdapterConfig) -> int:
@@ -490,6 +510,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         """Put a new head in the place of this one, as a new model on this backbone has it."""
         self.head = self.build_head(self.config)
 
+    @naming_inputs
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -662,6 +683,7 @@ class KAdapterEntityModel(KAdapterHeadModel):
     def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor:
         return check_positions(inputs.pop("entity_positions", None), self.mentions)
 
+    @naming_inputs
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -793,6 +815,7 @@ class KAdapterForPairMatching(KAdapterForMultipleChoice):
         kwargs.pop("support_labels", None)
         return super().read(input_ids, attention_mask, **kwargs)
 
+    @naming_inputs
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -872,6 +895,7 @@ class KAdapterForQuestionAnswering(KAdapterHeadModel):
         questions, rows = as_rows(self._with_rows(inputs), "passages")
         return {key: states.view(len(questions), -1, states.shape[-1]) for key, states in super().read(**rows).items()}
 
+    @naming_inputs
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -925,6 +949,7 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
         word_positions = inputs.pop("word_positions", None)
         return None if self.config.dependency_head == "official" else check_words(word_positions)
 
+    @naming_inputs
     def forward(
         self,
         input_ids: Tensor | None = None,

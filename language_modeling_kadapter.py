@@ -32,7 +32,7 @@ from .artifacts_kadapter import (
 )
 from .backbone_kadapter import READING, BackboneHead, brought_back, device_of, head_of, making_models_in_turn
 from .configuration_kadapter import LM_HEADS, WITHOUT_WEIGHTS, KAdapterConfig, refuse_keywords
-from .heads_kadapter import IGNORED, KAdapterHeadModel, check_classes, register_heads
+from .heads_kadapter import IGNORED, KAdapterHeadModel, check_classes, naming_inputs, register_heads
 from .modeling_kadapter import check_cache, tokens_in
 from .rows_kadapter import RowAdapters
 
@@ -350,6 +350,7 @@ class KAdapterForMaskedLM(KAdapterLanguageModel):
         if self.config.lm_head_source:
             self.head.requires_grad_(False)
 
+    @naming_inputs
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -433,6 +434,7 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
     def _lm_task(cls, lm_head: str | None) -> str | None:
         return "CausalLM"
 
+    @naming_inputs
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -40,6 +40,7 @@ from .heads_kadapter import (
     KAdapterForQuestionAnswering,
     KAdapterHeadModel,
     as_rows,
+    naming_inputs,
 )
 from .language_modeling_kadapter import KAdapterLanguageModel
 from .modeling_kadapter import KAdapterModel, KAdapterPreTrainedModel
@@ -242,6 +243,7 @@ class KAdapterModelWithHeads(KAdapterPreTrainedModel):
 
     # ---- running --------------------------------------------------------------------------------------------------
 
+    @naming_inputs
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -1,13 +1,17 @@
-"""transformers' Trainer evaluates a data set whose rows name their adapters, as the page on mixed batches shows it."""
+"""transformers' Trainer evaluates our models: rows that name their adapters, and no input is lost on the way."""
+
+import inspect
 
 import pytest
 import torch
+from datasets import Dataset
 from documented import ROOT, blocks
 from helpers import make_model, save_backbone, shake
 from tiny_runs import tokenizer_of
-from transformers import DataCollatorWithPadding, Trainer
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-from kadapter import KAdapterForSequenceClassification
+import kadapter
+from kadapter import KAdapterForSequenceClassification, KnowledgeMapConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")  # on a CPU
 
@@ -52,3 +56,46 @@ def test_a_column_of_names_is_not_dropped_in_silence_where_the_collator_can_not_
     trainer = Trainer(shown["model"], shown["arguments"], data_collator=collator, eval_dataset=shown["rows"])
     with pytest.raises(ValueError, match="adapter_names"):
         trainer.evaluate()
+
+
+HEADS = [
+    kadapter.KAdapterForSequenceClassification,
+    kadapter.KAdapterForEntityClassification,
+    kadapter.KAdapterForMultipleChoice,
+    kadapter.KAdapterForTokenClassification,
+    kadapter.KAdapterForQuestionAnswering,
+    kadapter.KAdapterForDependencyParsing,
+    kadapter.KAdapterForMaskedLM,
+    kadapter.KAdapterForCausalLM,
+    kadapter.KAdapterModelWithHeads,
+]
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+def test_forward_names_the_columns_of_a_data_set_that_trainer_must_not_drop(model_class):
+    named = set(inspect.signature(model_class.forward).parameters)
+    assert {"token_type_ids", "position_ids", "inputs_embeds", "knowledge_slots", "knowledge_embeds"} <= named
+
+
+def test_trainer_keeps_the_segments_of_pairs_and_the_entities_of_a_map(tmp_path):
+    backbone = save_backbone(tmp_path / "backbone", "bert")
+    model = make_model(backbone, "fac", model_class=KAdapterForSequenceClassification, num_labels=3)
+    model.add_adapter("wikidata", KnowledgeMapConfig(knowledge_size=6))
+    shake(model, std=0.2).eval()
+    drawn = torch.Generator().manual_seed(0)
+    rows = {
+        "input_ids": torch.randint(5, 60, (3, 8), generator=drawn),
+        "attention_mask": torch.ones(3, 8, dtype=torch.long),
+        "token_type_ids": torch.tensor([[0] * 4 + [1] * 4] * 3),
+        "knowledge_slots": torch.tensor([[2], [4], [6]]),
+        "knowledge_embeds": torch.randn(3, 1, 6, generator=drawn),
+    }
+    with torch.no_grad():
+        expected = model(**rows).logits
+        for lost in (["token_type_ids"], ["knowledge_slots", "knowledge_embeds"]):
+            left = {name: value for name, value in rows.items() if name not in lost}
+            assert (model(**left).logits - expected).abs().max() > 1e-3
+    arguments = TrainingArguments(str(tmp_path / "out"), report_to="none", use_cpu=True)
+    data = Dataset.from_dict({name: value.tolist() for name, value in rows.items()})
+    predicted = Trainer(model, arguments).predict(data).predictions
+    torch.testing.assert_close(torch.tensor(predicted), expected, rtol=1e-4, atol=1e-5)
