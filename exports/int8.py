@@ -25,6 +25,7 @@ FEWEST = 10  # sentences from which ranges can be learned
 BATCH = 8  # sentences of a batch
 HELD_OUT = 5  # of so many sentences one measures
 QUANTIZED = ["MatMul", "Gemm"]  # products with weights; norms and attention scores stay in float32
+NARROWING = 2  # what has more than so many times as many inputs as outputs stays in float32, too
 METRIC = ("KAdapterForSequenceClassification", "KAdapterForEntityPairClassification")  # whose answers are one label
 Inputs = dict[str, np.ndarray]
 
@@ -186,10 +187,32 @@ def to_eight_bits(path: Path, inputs: Sequence[Inputs]) -> None:
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=QUANTIZED,
+            nodes_to_exclude=narrowing(prepared),
+            reduce_range=True,  # without VNNI sums of two products of 8 bits each would not fit into 16
             extra_options={"MatMulConstBOnly": True},
         )
     prepared.unlink()
     os.replace(written, path)
+
+
+def narrowing(path: Path) -> list[str]:
+    """Return the names of the products that end a feed-forward network.
+
+    What they read has passed an activation and has outliers, on which one range for a whole tensor is spent.
+    """
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    shapes = {weight.name: weight.dims for weight in graph.initializer if len(weight.dims) == 2}
+    found = []
+    for node in graph.node:
+        weight = next((name for name in node.input if name in shapes), None)
+        if node.op_type in QUANTIZED and weight is not None:
+            turned = any(each.name == "transB" and each.i for each in node.attribute)
+            inputs, outputs = reversed(shapes[weight]) if turned else shapes[weight]
+            if inputs > NARROWING * outputs:
+                found.append(node.name)
+    return found
 
 
 def check_labelled(head: dict[str, Any], labelled: Labelled | None) -> None:
