@@ -82,13 +82,7 @@ def run(
     length + 2). The layout (pre-training, RobertaModelwithAdapter, fine-tuning or map) is recognised by the names in
     the file.
     """
-    from ._preflight import refuse_used
-
-    if output_dir.suffix in OF_FILES:
-        raise ValueError(f"--output-dir {output_dir} is the name of a file; name a directory, which may hold others")
-    refuse_used(output_dir, overwrite)
-    if (official is None) == (artifact is None):
-        raise ValueError("give --official FILE to convert it, or --artifact ID_OR_PATH to write Affine.bin of it")
+    _check(output_dir, official, artifact, overwrite)
     if artifact is not None:
         _write_official(artifact, name, output_dir, as_json)
         return
@@ -113,6 +107,17 @@ def run(
         model = _adapters(official, backbone, layers or [], as_json, name=name, **shape)
     model.save_pretrained(output_dir)
     tell(model, output_dir, as_json)
+
+
+def _check(output_dir: Path, official: Path | None, artifact: str | None, overwrite: bool) -> None:
+    """Refuse a destination that can't be used, and all but one source."""
+    from ._preflight import refuse_used
+
+    if output_dir.suffix in OF_FILES:
+        raise ValueError(f"--output-dir {output_dir} is the name of a file; name a directory, which may hold others")
+    refuse_used(output_dir, overwrite)
+    if (official is None) == (artifact is None):
+        raise ValueError("give --official FILE to convert it, or --artifact ID_OR_PATH to write Affine.bin of it")
 
 
 def _adapters(official: Path, backbone: str, layers: list[int], as_json: bool, **options: Any) -> Any:

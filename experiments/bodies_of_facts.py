@@ -97,32 +97,44 @@ def main(
     """Train an adapter for each body and seed, ask everything of each and of all together, and write the tables."""
     first = next((number for number, word in enumerate(arguments) if word.startswith("--")), len(arguments))
     bodies, more = [Path(word) for word in arguments[:first]], arguments[first:]
-    names = [body.name for body in bodies]
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     items = [item for body in bodies for item in facts(body)]
     items += known(known_data_dir) if known_data_dir is not None else []
     items += [Item(TEXT, text, 0) for text in read_texts(text_corpus, str(text_data_dir), "train", texts)]
+    rates = [*product(["lora"], lora or []), *product(["full"], full or [])]
     results: dict[str, list[Said]] = {}
     costs: dict[str, list[float]] = {}
     for seed in range(seeds):
-        own, states = output_dir / f"seed-{seed}", ["--cache_features", str(output_dir / "states")]
-        flags = [flags_of(body, recipe, backbone, own / body.name, seed, more) for body in bodies]
-        for name, words in zip(names, flags, strict=True):
-            costs.setdefault(name, []).append(train(own / name, [*words, *states]))
-        for row, said in measure([str(own / name) for name in names], names, tokenizer, items):
+        own = output_dir / f"seed-{seed}"
+        flags = {body.name: flags_of(body, recipe, backbone, own / body.name, seed, more) for body in bodies}
+        for row, said, seconds in answers(flags, rates, tokenizer, items, own):
             results.setdefault(row, []).append(said)
-        for how, rate in [*product(["lora"], lora or []), *product(["full"], full or [])]:
-            asked = of_use(results["frozen"][0], items)
-            for row, said, seconds in within(how, rate, dict(zip(names, flags, strict=True)), items, asked, own):
-                results.setdefault(row, []).append(said)
+            if seconds is not None:
                 costs.setdefault(row, []).append(seconds)
     described = summary(results, items)
-    for row, seconds in costs.items():
-        described[row]["CPU s"] = {"mean": float(np.mean(seconds)), "by_seed": seconds}
+    for row, each in costs.items():
+        described[row]["CPU s"] = {"mean": float(np.mean(each)), "by_seed": each}
     replace_file(output_dir / "facts.json", json.dumps(described, indent=2))
     replace_file(output_dir / "facts.md", "\n".join(table(described)))
-    picture(described, names[0], output_dir / "facts.svg")
+    picture(described, bodies[0].name, output_dir / "facts.svg")
     print("\n".join(table(described)))
+
+
+def answers(
+    flags: dict[str, list[str]],
+    rates: list[tuple[str, float]],
+    tokenizer: PreTrainedTokenizerBase,
+    items: list[Item],
+    output: Path,
+) -> Iterator[tuple[str, Said, float | None]]:
+    """Yield by row what is said after the trainings of a seed, and the CPU seconds of a row that was trained."""
+    states = ["--cache_features", str(output.parent / "states")]
+    costs = {name: train(output / name, [*words, *states]) for name, words in flags.items()}
+    said = dict(measure([str(output / name) for name in flags], list(flags), tokenizer, items))
+    for row, own in said.items():
+        yield row, own, costs.get(row)
+    for how, rate in rates:
+        yield from within(how, rate, flags, items, of_use(said["frozen"], items), output)
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
