@@ -6,8 +6,8 @@ python trainers/run_injection.py --corpus NAME --data_dir DIR --templates PHRASI
 The facts that the frozen model answers in no phrasing are taught with `--taught_phrasings`. Reliability is measured in
 these, generality in the other phrasings, and locality on all else: facts that it knew, questions about facts that were
 not taught, and the text of `--text_corpus`. The rows differ only in what trains: an adapter, PEFT's LoRA weights, or
-every weight. `--learning_rate` is the adapter's. OUT gets all_results.json, injection.csv and predictions.jsonl.
-docs/injection.md says how everything is defined.
+every weight. `--learning_rate` is the adapter's. OUT gets all_results.json, injection.csv, injection.svg and
+predictions.jsonl. docs/injection.md says how everything is defined.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from kadapter.trainers.fact_probing.prompts import Prompter
 from kadapter.trainers.injection.arguments import InjectionArguments, parse_injection_arguments
 from kadapter.trainers.injection.measures import compare, losses, perplexity, values_of
 from kadapter.trainers.injection.questions import Plan, phrasings_of, plan_of, questions_of, taught_texts
-from kadapter.trainers.injection.results import TABLE, RowResult, table, write
+from kadapter.trainers.injection.results import PICTURE, TABLE, RowResult, table, write
 from kadapter.trainers.injection.rows import base_model, check_rows, lesson_of, model_of, teach
 from kadapter.trainers.injection.texts import asked_texts
 
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
         }
         described["locality"] = asdict(locality)
         results = write(Path(run.output_dir), rows, flags.seeds, described, Resampling(flags.resamples))
-        mark_finished(run, described, [TABLE])
+        mark_finished(run, described, [TABLE, PICTURE])
     for line in table(results):
         print(" | ".join(line))
     return results

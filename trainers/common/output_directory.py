@@ -37,7 +37,7 @@ FINISHED = "finished.json"  # names the run that the directory belongs to; writt
 LOCK = "_lock"  # a Trainer does not push files with such names
 OF_A_RUN = (
     *(f"{PREFIX_CHECKPOINT_DIR}-*", "runs", "*_results.json", "trainer_state.json", "pred*.jsonl"),
-    *(RUN, FINISHED, "relations.*", "injection.csv", "card.json", "training_curve.png", ".eval_results"),
+    *(RUN, FINISHED, "relations.*", "injection.*", "card.json", "training_curve.png", ".eval_results"),
 )
 OF_A_TOKENIZER = (  # each family has its own
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),

@@ -20,7 +20,7 @@ from ..downstream.run_record import write_lines
 from .measures import MEASURES, Outcome, Values, interval
 from .rows import Cost
 
-__all__ = ["TABLE", "RowResult", "summary", "table", "write"]
+__all__ = ["PICTURE", "TABLE", "RowResult", "summary", "table", "write"]
 
 TABLE, PICTURE = "injection.csv", "injection.svg"
 LEARNT = {"reliability": "as taught", "generality": "in other words"}
