@@ -171,7 +171,7 @@ class OfTransformers(TakesAdapterNames):
             plain: Any = {key: value for key, value in example.items() if key != "adapter_names"}
         else:
             plain = str(example) if isinstance(example, str) else example
-        encoded = super().preprocess(plain, *args, **kwargs)
+        encoded: Any = super().preprocess(plain, *args, **kwargs)  # type: ignore[safe-super]  # of the class beside this
         if isinstance(encoded, Mapping):
             return {**encoded, "of_row": names}
         return ({**chunk, "of_row": names} for chunk in encoded)
@@ -179,22 +179,23 @@ class OfTransformers(TakesAdapterNames):
     def _forward(self, model_inputs: Any, **parameters: Any) -> Any:
         of_row = model_inputs.pop("of_row")  # a list where there is a batch
         names = names_of(of_row if isinstance(of_row, list) else [of_row])
-        return super()._forward(model_inputs if names is None else {**model_inputs, "adapter_names": names})
+        given = model_inputs if names is None else {**model_inputs, "adapter_names": names}
+        return super()._forward(given)  # type: ignore[safe-super]
 
 
-class NamingTextClassification(OfTransformers, TextClassificationPipeline):
+class NamingTextClassification(OfTransformers, TextClassificationPipeline):  # type: ignore[misc]
     """Text-classification, through the adapters that each text names."""
 
 
-class NamingTokenClassification(OfTransformers, TokenClassificationPipeline):
+class NamingTokenClassification(OfTransformers, TokenClassificationPipeline):  # type: ignore[misc]
     """Token-classification, through the adapters that each text names."""
 
 
-class NamingFillMask(OfTransformers, FillMaskPipeline):
+class NamingFillMask(OfTransformers, FillMaskPipeline):  # type: ignore[misc]
     """Fill-mask, through the adapters that each text names."""
 
 
-class NamingFeatureExtraction(OfTransformers, FeatureExtractionPipeline):
+class NamingFeatureExtraction(OfTransformers, FeatureExtractionPipeline):  # type: ignore[misc]
     """Feature-extraction, through the adapters that each text names."""
 
     def _forward(self, model_inputs: Any, **parameters: Any) -> ModelOutput:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 __all__ = ["NO_ANSWER", "no_answer", "unreadable"]
 
 # What the client's library raises where it gets no answer; HfHubHTTPError, which is for answers, is one of its kind.
-NO_ANSWER = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+NO_ANSWER: type[Exception] = HTTPError
 
 
 def no_answer(error: Exception) -> str:

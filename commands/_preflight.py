@@ -203,7 +203,8 @@ def file_of(name: str, file: str, revision: str | None = None) -> str:
     try:
         return hf_hub_download(name, file, revision=revision)
     except LocalEntryNotFoundError as error:
-        reason = no_answer(error.__cause__) if isinstance(error.__cause__, NO_ANSWER) else error
+        cause = error.__cause__
+        reason = no_answer(cause) if isinstance(cause, NO_ANSWER) else error
         raise OSError(f"no {file} of a K-Adapter artifact at {name!r}: {reason}; check its id or path") from error
     except (NO_ANSWER, HFValidationError, OSError) as error:
         raise OSError(f"no {file} of a K-Adapter artifact at {name!r} ({error}); check its id or path") from error
