@@ -77,7 +77,7 @@ NOT_READ = ("labels", "start_positions", "end_positions", "answer_spans", "answe
 
 
 def naming_inputs(forward: Forward) -> Forward:
-    """Name in the signature of a `forward` what reaches the backbone and maps by keyword.
+    """Name in the signature of a `forward` what reaches backbone, maps and the choice of adapters by keyword.
 
     By the signature transformers' Trainer knows which columns of a dataset a model takes; the others it drops.
     """
@@ -85,7 +85,7 @@ def naming_inputs(forward: Forward) -> Forward:
     parameters = [*own.parameters.values()]
     named = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for name in ("token_type_ids", "position_ids", "inputs_embeds", *OF_MAPS)
+        for name in ("token_type_ids", "position_ids", "inputs_embeds", *OF_MAPS, "adapter_names")
         if name not in own.parameters
     ]
     signature = own.replace(parameters=[*parameters[:-1], *named, parameters[-1]])  # the last is **kwargs
@@ -519,7 +519,6 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
-        adapter_names: Any = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple:
         """Return logits and, given `labels`, the loss; the class says their shapes and which loss it is.
@@ -532,7 +531,7 @@ class KAdapterHeadModel(KAdapterPreTrainedModel):
             ValueError: inputs and states are missing, inputs, states or labels have another shape, or
                 `adapter_names` don't go with the batch or the adapters.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "adapter_names": adapter_names, **kwargs}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         logits = self.logits(self.fuse(states, **inputs), inputs)
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch, inputs)
         output = self.output_class(loss, logits)
@@ -693,7 +692,6 @@ class KAdapterEntityModel(KAdapterHeadModel):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
-        adapter_names: Any = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple:
         """Return logits (batch, labels) and, given `labels`, the loss.
@@ -704,8 +702,7 @@ class KAdapterEntityModel(KAdapterHeadModel):
             ValueError: `entity_positions` are missing, too few or too many, or out of range; labels of another shape.
         """
         arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
-        own = {"entity_positions": entity_positions, "adapter_names": adapter_names}
-        return super().forward(input_ids, *arguments, **own, **kwargs)
+        return super().forward(input_ids, *arguments, entity_positions=entity_positions, **kwargs)
 
 
 class KAdapterForEntityClassification(KAdapterEntityModel):
@@ -825,7 +822,6 @@ class KAdapterForPairMatching(KAdapterForMultipleChoice):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
-        adapter_names: Any = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple:
         """Return logits (batch, classes) and, given `labels` (batch,), the summed loss.
@@ -837,8 +833,7 @@ class KAdapterForPairMatching(KAdapterForMultipleChoice):
             ValueError: `support_labels` are missing or of another shape, or a label is no class.
         """
         arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
-        own = {"support_labels": support_labels, "adapter_names": adapter_names}
-        return super().forward(input_ids, *arguments, **own, **kwargs)
+        return super().forward(input_ids, *arguments, support_labels=support_labels, **kwargs)
 
     def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Return the mean score of each class, (batch, classes)."""
@@ -907,7 +902,6 @@ class KAdapterForQuestionAnswering(KAdapterHeadModel):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
-        adapter_names: Any = None,
         **kwargs: Any,
     ) -> QuestionAnsweringModelOutput | tuple:
         """Return start and end logits, shaped as `input_ids`, and the loss, given positions or spans.
@@ -921,8 +915,7 @@ class KAdapterForQuestionAnswering(KAdapterHeadModel):
         Raises:
             ValueError: an input has another shape, or a span lies outside of the answer mask.
         """
-        inputs = {"attention_mask": attention_mask, "adapter_names": adapter_names, **kwargs}
-        features = self.fuse(states, input_ids=input_ids, **inputs)
+        features = self.fuse(states, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         mask = token_mask(features, input_ids, attention_mask, answer_mask)  # (B, S) or (B, P, S)
         scores = self.head(features).float().unbind(dim=-1)
         start, end = (mask_scores(logits.view(mask.shape), mask) for logits in scores)
@@ -959,7 +952,6 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
-        adapter_names: Any = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple:
         """Return logits and, given `labels`, the mean cross-entropy over those that are not -100.
@@ -973,8 +965,7 @@ class KAdapterForDependencyParsing(KAdapterHeadModel):
             ValueError: `word_positions` are missing or out of range.
         """
         arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
-        own = {"word_positions": word_positions, "adapter_names": adapter_names}
-        return super().forward(input_ids, *arguments, **own, **kwargs)
+        return super().forward(input_ids, *arguments, word_positions=word_positions, **kwargs)
 
     def logits(self, features: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Return a score for each head of each word, or for each position as the head of each token."""

@@ -360,7 +360,6 @@ class KAdapterForMaskedLM(KAdapterLanguageModel):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         states: dict[str, Tensor] | None = None,
-        adapter_names: Any = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple:
         """Return logits for each token, or at `positions` alone, and, given `labels`, the loss.
@@ -372,8 +371,7 @@ class KAdapterForMaskedLM(KAdapterLanguageModel):
             ValueError: `positions` are of another shape or out of range, or a label is no token.
         """
         arguments = (attention_mask, labels, num_items_in_batch, return_dict, states)
-        own = {"positions": positions, "adapter_names": adapter_names}
-        return super().forward(input_ids, *arguments, **own, **kwargs)
+        return super().forward(input_ids, *arguments, positions=positions, **kwargs)
 
     def _positions_read(self, tokens: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> Tensor | None:
         positions = inputs.pop("positions", None)

@@ -81,6 +81,15 @@ def contest_in(module: str, job: dict[str, Any], marks: Marks) -> dict[str, Any]
     return import_module(module).contest(job, marks)
 
 
+def written_by(module: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Run the `write` of a module once, in a process that imports the heavy libraries, and return what it returns."""
+    return play(partial(_write_in, module), {"writing": job}, 1, "cpu", lambda results: None)["writing"][0]
+
+
+def _write_in(module: str, job: dict[str, Any], marks: Marks) -> dict[str, Any]:
+    return import_module(module).write(job)
+
+
 def compare(benchmark: Benchmark, jobs: Mapping[str, dict[str, Any]], rounds: int, title: str, files: Files) -> None:
     """Run every job in each round, and report the results; all jobs share the device and threads of the first."""
     device, threads = (next(iter(jobs.values()))[key] for key in ("device", "threads"))

@@ -23,7 +23,7 @@ STARTED = "Uvicorn running on "
 SECONDS = 60.0  # after which a request that has no answer ends the benchmark
 
 
-def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
+def write(job: dict[str, Any]) -> dict[str, Any]:
     """Write to FOLDER a model for pairs of mentions with two adapters, and beside it a head for texts."""
     import _models
     import torch

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import _commands as commands
 import typer
 from _plots import Bars
-from _rounds import Marks, Results, play
+from _rounds import Results
 from _tables import times
 
 ROWS = {"large": 5_000_000, "base": 500_000, "tiny": 2_000}
@@ -42,17 +42,10 @@ def main(
     with TemporaryDirectory(prefix="benchmark_") as folder:
         shared = {"folder": folder, "rows": rows, "dimension": dimension, "ids": ids}
         shared.update(device="cpu", threads=threads)
-        play(write, {"writing": shared}, 1, "cpu", lambda results: None)
+        commands.written_by("_entity_tables", shared)
         jobs = {name: {**shared, "contestant": name} for name in CONTESTANTS}
         title = f"Entity embeddings, {rows} x {dimension}, {ids} ids at a time"
         commands.compare(BENCHMARK, jobs, rounds, title, commands.Files(json_file, markdown, plot))
-
-
-def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Write the table, in a process that has imported the heavy libraries."""
-    from _entity_tables import write
-
-    return write(job)
 
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:

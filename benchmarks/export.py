@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import _commands as commands
 import typer
 from _plots import Bars
-from _rounds import Marks, Results, play
+from _rounds import Results
 from _tables import extremes, gathered, times
 
 FIRST = "eager"
@@ -48,18 +48,11 @@ def main(
         shared |= {"device": "cpu", "threads": threads}
         source = str(SHARED) if size == "minilm" and SHARED.is_dir() else None
         writing = {**shared, "source": source, "precisions": sorted({name.partition("-")[2] for name in names[1:]})}
-        written = play(write, {"exporting": writing}, 1, "cpu", lambda results: None)["exporting"][0]
+        written = commands.written_by("_exporting", writing)
         jobs = {name: {**shared, "contestant": name} for name in names}
         encoder = Path(source).name if source else f"{size} sizes"
         what = f"{encoder} and 2 adapters, {length} tokens, {written['instructions']}"
         commands.compare(BENCHMARK, jobs, rounds, f"Exported, {what}", commands.Files(json_file, markdown, plot))
-
-
-def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Write artifact and exports, in a process that has imported the heavy libraries."""
-    from _exporting import write
-
-    return write(job)
 
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:

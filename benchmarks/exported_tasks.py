@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import _commands as commands
 import typer
 from _plots import Bars
-from _rounds import Marks, Results, play
+from _rounds import Results
 from _tables import extremes, gathered, times
 
 FIRST, OURS = "merged", "one encoder"
@@ -40,17 +40,10 @@ def main(
     with TemporaryDirectory(prefix="benchmark_") as folder:
         shared = {"folder": folder, "size": size, "tasks": tasks, "batches": batches, "length": length}
         shared |= {"repeats": repeats, "runtime": runtime, "device": "cpu", "threads": threads}
-        written = play(write, {"exporting": shared}, 1, "cpu", lambda results: None)["exporting"][0]
+        written = commands.written_by("_exported_tasks", shared)
         jobs = {name: {**shared, "contestant": name} for name in (FIRST, OURS)}
         what = f"{tasks} tasks, {size} sizes in float32, {length} tokens, {runtime}, {written['instructions']}"
         commands.compare(BENCHMARK, jobs, rounds, f"Exported, {what}", commands.Files(json_file, markdown, plot))
-
-
-def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Write the exports, in a process that has imported the heavy libraries."""
-    from _exported_tasks import write
-
-    return write(job)
 
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import _commands as commands
 import typer
 from _plots import Bars
-from _rounds import Marks, Results, play
+from _rounds import Results
 from _tables import gathered, times
 
 ADAPTERS = [0, 2]
@@ -38,7 +38,7 @@ def main(
     """Load every number of adapters in each round and compare."""
     with TemporaryDirectory(prefix="benchmark_") as folder:
         shared = {"size": size, "folder": folder, "device": "cpu", "threads": threads}
-        play(write, {"writing": {**shared, "number": max(adapters)}}, 1, "cpu", lambda results: None)
+        commands.written_by("_loading", {**shared, "number": max(adapters)})
         jobs = jobs_of(adapters, shared)
         title = f"Loading, RoBERTa-{size} sizes"
         commands.compare(BENCHMARK, jobs, rounds, title, commands.Files(json_file, markdown, plot))
@@ -52,13 +52,6 @@ def jobs_of(adapters: list[int], shared: dict[str, Any]) -> dict[str, dict[str, 
         if number:
             jobs[f"{commands.name_of(number)}, first load"] = {**shared, "adapters": number, "first": True}
     return jobs
-
-
-def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Write the backbone and the adapters, in a process that has imported the heavy libraries."""
-    from _loading import write
-
-    return write(job)
 
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import _commands as commands
 import typer
 from _plots import Bars
-from _rounds import Marks, Results, play
+from _rounds import Results
 from _tables import extremes, gathered, times
 
 FIRST = "single"
@@ -44,20 +44,13 @@ def main(
         shared = {"folder": folder, "size": size, "clients": clients, "requests": requests, "warmup": warmup}
         shared |= {"device": "cpu", "threads": threads}
         source = str(SHARED) if size == "minilm" and SHARED.is_dir() else None
-        written = play(write, {"exporting": {**shared, "source": source}}, 1, "cpu", lambda results: None)
+        written = commands.written_by("_serving", {**shared, "source": source})
         sizes = {FIRST: 1, "batched": batch}
         jobs = {name: {**shared, "contestant": name, "batch": sizes[name]} for name in CONTESTANTS}
         encoder = Path(source).name if source else f"{size} sizes"
         title = f"Served, {encoder}, 2 adapters and 2 heads, {clients} clients"
-        title += f", {written['exporting'][0]['instructions']}"
+        title += f", {written['instructions']}"
         commands.compare(BENCHMARK, jobs, rounds, title, commands.Files(json_file, markdown, plot))
-
-
-def write(job: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    """Write the exports, in a process that has imported the heavy libraries."""
-    from _serving import write
-
-    return write(job, marks)
 
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:

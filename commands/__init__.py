@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HTTPError, StrictDataclassError
 from huggingface_hub.utils import logging as hub_logging
 
 from .. import __version__, discovery
-from ._hub import NO_ANSWER, no_answer
+from ._hub import no_answer
 
 __all__ = ["app"]
 
@@ -29,7 +29,7 @@ def in_one_line(run: Callable[..., None]) -> Callable[..., None]:
             run(*args, **kwargs)
         except BrokenPipeError:  # who reads has seen enough, which typer ends quietly
             raise
-        except NO_ANSWER as error:
+        except HTTPError as error:
             typer.echo(f"kadapter: {no_answer(error)}", err=True)
             raise typer.Exit(1) from error
         except (ValueError, OSError, TypeError, StrictDataclassError) as error:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-__all__ = ["NO_ANSWER", "no_answer", "unreadable"]
-
-# What the client's library raises where it gets no answer; HfHubHTTPError, which is for answers, is one of its kind.
-NO_ANSWER: type[Exception] = HTTPError
+__all__ = ["no_answer", "unreadable"]
 
 
-def no_answer(error: Exception) -> str:
-    """Return a sentence about a request that failed."""
+def no_answer(error: HTTPError) -> str:
+    """Return a sentence about a request that failed: an HfHubHTTPError had an answer, its other kinds had none."""
     said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, HfHubHTTPError):
         return said

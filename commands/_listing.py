@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import HfApi, ModelInfo
+from huggingface_hub.errors import HTTPError
 
-from ._hub import NO_ANSWER, no_answer, unreadable
+from ._hub import no_answer, unreadable
 
 __all__ = ["artifacts_on_hub"]
 
@@ -29,7 +30,7 @@ def artifacts_on_hub(
     try:
         models = list(HfApi().list_models(author=author, filter=wanted, limit=limit))
         told = list(map(_told, models))
-    except NO_ANSWER as error:
+    except HTTPError as error:
         raise OSError(f"the Hub can't be asked: {no_answer(error)}") from error
     except OSError as error:
         raise OSError(f"the Hub can't be asked ({error})") from error

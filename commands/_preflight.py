@@ -14,10 +14,10 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from ._hub import NO_ANSWER, no_answer
+from ._hub import no_answer
 
 __all__ = [
     "MASKS",
@@ -204,9 +204,9 @@ def file_of(name: str, file: str, revision: str | None = None) -> str:
         return hf_hub_download(name, file, revision=revision)
     except LocalEntryNotFoundError as error:
         cause = error.__cause__
-        reason = no_answer(cause) if isinstance(cause, NO_ANSWER) else error
+        reason = no_answer(cause) if isinstance(cause, HTTPError) else error
         raise OSError(f"no {file} of a K-Adapter artifact at {name!r}: {reason}; check its id or path") from error
-    except (NO_ANSWER, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise OSError(f"no {file} of a K-Adapter artifact at {name!r} ({error}); check its id or path") from error
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
-from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+from huggingface_hub.errors import HTTPError, NotASafetensorsRepoError, SafetensorsParsingError
 
-from ._hub import NO_ANSWER
 from ._preflight import config_of, file_of, is_remote, read_header
 
 __all__ = ["described", "header_of", "summary"]
@@ -88,7 +87,7 @@ def header_of(name: str, commit: str | None = None) -> tuple[dict[str, dict[str,
 def _remote_header(name: str, commit: str | None) -> dict[str, Any]:
     try:
         read = HfApi().parse_safetensors_file_metadata(name, SAFETENSORS_SINGLE_FILE, revision=commit)
-    except (NO_ANSWER, OSError, NotASafetensorsRepoError, SafetensorsParsingError) as error:
+    except (HTTPError, OSError, NotASafetensorsRepoError, SafetensorsParsingError) as error:
         raise OSError(f"the header of {SAFETENSORS_SINGLE_FILE} of {name!r} can't be read ({error})") from error
     tensors = {
         key: {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": tensor.data_offsets}

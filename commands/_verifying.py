@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 
 from ..artifacts_kadapter import STRUCTURE, Artifact, digest_of, read_artifact
 from ..backbone_kadapter import find_checkpoint
 from ..configuration_kadapter import split_composition
-from ._hub import NO_ANSWER, no_answer
+from ._hub import no_answer
 from ._preflight import config_of, file_of, is_remote
 from ._summary import header_of
 
@@ -54,7 +55,7 @@ def _made(check: Any, name: str, reading: dict[str, Any], *arguments: Any) -> Ch
     """Make a check, which returns what it saw or raises what is wrong."""
     try:
         return Check(name, check.__name__[1:], "ok", check(name, reading, *arguments))
-    except NO_ANSWER as error:
+    except HTTPError as error:
         return Check(name, check.__name__[1:], "failed", no_answer(error))
     except (ValueError, OSError) as error:
         return Check(name, check.__name__[1:], "failed", " ".join(str(error).split()))

@@ -75,6 +75,7 @@ HEADS = [
 def test_forward_names_the_columns_of_a_data_set_that_trainer_must_not_drop(model_class):
     named = set(inspect.signature(model_class.forward).parameters)
     assert {"token_type_ids", "position_ids", "inputs_embeds", "knowledge_slots", "knowledge_embeds"} <= named
+    assert "adapter_names" in named
 
 
 def test_trainer_keeps_the_segments_of_pairs_and_the_entities_of_a_map(tmp_path):
