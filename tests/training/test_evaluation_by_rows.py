@@ -35,7 +35,7 @@ def shown(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         exec(block.text, names)
-    return names
+        yield names  # the block's output directory is a relative one
 
 
 def test_each_row_is_evaluated_through_its_own_adapters(shown):
