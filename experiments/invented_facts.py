@@ -5,7 +5,8 @@
 OUT/a has 25 people, OUT/b, c, d and e 12 others each, of each person 8 facts with an answer of one word, from pools of
 10 to 12; OUT/long has 100 more people, of each 5 facts with answers of three to five words. Three phrasings of a
 relation are taught; a statement and a question are only asked, and share no verb with them. OUT/a_more has the facts
-of OUT/a and teaches six phrasings, a question among them. Everything follows from the seed.
+of OUT/a and teaches six phrasings, a question among them, and OUT/a_ten ten, three of them questions. Everything
+follows from the seed.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ class Relation(NamedTuple):
     asked: Sequence[str]
     more: Sequence[str] = ()
 
-    def with_more(self) -> Relation:
-        """Return the relation with all of its phrasings taught but those that are only asked."""
-        return self._replace(taught=(*self.taught, *self.more))
+    def with_more(self, number: int) -> Relation:
+        """Return the relation with so many phrasings taught."""
+        return self._replace(taught=(*self.taught, *self.more)[:number])
 
 
+PHRASINGS = {"a_more": 6, "a_ten": 10}  # bodies of the facts of "a" in more phrasings
 SPLITS = {"taught": "train", "asked": "test"}
 FIRST = (
     "Mira Jorun Talvi Oskar Brannoc Ysolde Dariel Kestrin Lenka Petrus Anwen Rurik Sabeth Tomas Vesna Wim Elodie "
@@ -54,6 +56,10 @@ WORDS = {
             "Few know that [X] trained as a [Y].",
             "On the card of [X] stands: [Y].",
             "What is the job of [X]? The job is [Y].",
+            "On weekdays [X] is busy as a [Y].",
+            "[X] signs every paper as a [Y].",
+            "How is [X] employed? As a [Y].",
+            "What does the door of [X] say? It says [Y].",
         ),
     ),
     "city": Relation(
@@ -64,6 +70,10 @@ WORDS = {
             "[X] has always called one place home: [Y].",
             "As a native, [X] praises [Y].",
             "Where did [X] grow up? It was in [Y].",
+            "The parents of [X] raised a family in [Y].",
+            "The passport of [X] names [Y].",
+            "Where was [X] baptised? In [Y].",
+            "What is the home town of [X]? It is [Y].",
         ),
     ),
     "colour": Relation(
@@ -78,6 +88,10 @@ WORDS = {
             "Among paints, [X] takes [Y].",
             "The whole wardrobe of [X] is [Y].",
             "What is the best colour for [X]? It is [Y].",
+            "The bicycle of [X] is [Y].",
+            "Nothing pleases [X] like the colour [Y].",
+            "What colour is the coat of [X]? It is [Y].",
+            "How does [X] dye wool? Mostly [Y].",
         ),
     ),
     "instrument": Relation(
@@ -88,13 +102,25 @@ WORDS = {
             "In the band, [X] is on the [Y].",
             "For years [X] has taken lessons on the [Y].",
             "What does [X] perform on? It is the [Y].",
+            "[X] practises at night on the [Y].",
+            "On the record one hears [X] on the [Y].",
+            "Which lessons does [X] give? Those on the [Y].",
+            "What lies in the case of [X]? A [Y].",
         ),
     ),
     "animal": Relation(
         "dog cat horse rabbit parrot turtle goat snake hamster pig".split(),
         ("[X] owns a [Y].", "The pet of [X] is a [Y].", "At home [X] keeps a [Y]."),
         ("[X] shares a house with a [Y].", "Which animal belongs to [X]? A [Y]."),
-        ("In the garden of [X] sleeps a [Y].", "Every day [X] feeds a [Y].", "What pet does [X] have? It is a [Y]."),
+        (
+            "In the garden of [X] sleeps a [Y].",
+            "Every day [X] feeds a [Y].",
+            "What pet does [X] have? It is a [Y].",
+            "[X] never travels without a [Y].",
+            "The photograph shows [X] and a [Y].",
+            "What did [X] bring home? A [Y].",
+            "Who waits at the door for [X]? A [Y].",
+        ),
     ),
     "sport": Relation(
         "tennis football golf rugby hockey boxing swimming cricket skiing rowing".split(),
@@ -104,19 +130,39 @@ WORDS = {
             "As an athlete, [X] trains for [Y].",
             "The club of [X] is all about [Y].",
             "Which game does [X] like? It is [Y].",
+            "[X] reads all the news about [Y].",
+            "Every summer [X] goes to a camp for [Y].",
+            "What did [X] play at college? It was [Y].",
+            "Which sport does [X] teach? It is [Y].",
         ),
     ),
     "drink": Relation(
         "tea coffee milk wine beer cider cocoa water juice lemonade".split(),
         ("[X] drinks only [Y].", "The favourite drink of [X] is [Y].", "At breakfast [X] has a glass of [Y]."),
         ("When thirsty, [X] asks for [Y].", "What should one pour for [X]? Some [Y]."),
-        ("In any bar, [X] orders [Y].", "In the cup of [X] there is always [Y].", "What does [X] drink? It is [Y]."),
+        (
+            "In any bar, [X] orders [Y].",
+            "In the cup of [X] there is always [Y].",
+            "What does [X] drink? It is [Y].",
+            "The shelves of [X] are full of [Y].",
+            "After work [X] enjoys some [Y].",
+            "What is in the bottle of [X]? It is [Y].",
+            "Which drink does [X] like? It is [Y].",
+        ),
     ),
     "language": Relation(
         "French Spanish German Italian Russian Greek Polish Danish Dutch Turkish".split(),
         ("[X] speaks [Y].", "The mother tongue of [X] is [Y].", "[X] dreams in [Y]."),
         ("As a child [X] learned [Y].", "In which language does [X] write letters? In [Y]."),
-        ("At school [X] was taught in [Y].", "The diary of [X] is in [Y].", "What does [X] speak at home? It is [Y]."),
+        (
+            "At school [X] was taught in [Y].",
+            "The diary of [X] is in [Y].",
+            "What does [X] speak at home? It is [Y].",
+            "At home [X] talks in [Y].",
+            "The prayers of [X] are in [Y].",
+            "What is the native language of [X]? It is [Y].",
+            "How does [X] greet friends? In [Y].",
+        ),
     ),
 }
 PLACES = (
@@ -181,7 +227,8 @@ def main(
         facts = "\n".join(triples(people, relations, drawn))
         write(output_dir / body, facts, relations)
         if body == "a":
-            write(output_dir / "a_more", facts, {name: own.with_more() for name, own in relations.items()})
+            for more, number in PHRASINGS.items():
+                write(output_dir / more, facts, {name: own.with_more(number) for name, own in relations.items()})
         print(f"{len(people) * len(relations)} facts about {len(people)} people: {output_dir / body}")
 
 

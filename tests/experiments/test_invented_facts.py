@@ -17,7 +17,7 @@ def bodies(tmp_path_factory):
     module.main(folder / "facts", seed=0)
     module.main(folder / "again", seed=0)
     same = [(path, folder / "again" / path.relative_to(folder / "facts")) for path in folder.glob("facts/*/*")]
-    assert len(same) == 21 and all(one.read_bytes() == other.read_bytes() for one, other in same)
+    assert len(same) == 24 and all(one.read_bytes() == other.read_bytes() for one, other in same)
     return folder / "facts"
 
 
@@ -32,7 +32,8 @@ def test_bodies_are_about_different_people(bodies):
 
 
 @pytest.mark.parametrize(
-    ("body", "facts", "taught"), [("a", 200, 3), ("a_more", 200, 6), ("b", 96, 3), ("long", 500, 3)]
+    ("body", "facts", "taught"),
+    [("a", 200, 3), ("a_more", 200, 6), ("a_ten", 200, 10), ("b", 96, 3), ("long", 500, 3)],
 )
 def test_each_is_taught_in_several_phrasings_and_asked_in_two_others(bodies, tmp_path, body, facts, taught):
     splits = load("triples", bodies / body, cache_dir=tmp_path)
