@@ -557,6 +557,7 @@ def test_a_full_disk_leaves_what_was_saved_before(tmp_path, artifact):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path, backbone):
     old, new = make_model(backbone, "fac"), make_model(backbone, "lin", "fac", fusion="concat")
     old.save_pretrained(tmp_path / "old")

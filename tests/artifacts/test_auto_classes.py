@@ -76,6 +76,7 @@ def test_under_another_auto_class_a_head_checkpoint_gets_a_new_general_head_and_
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_without_the_package_an_auto_class_gives_the_same_heads(folder):
     code = f"""
 import sys, transformers

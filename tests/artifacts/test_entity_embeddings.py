@@ -315,6 +315,7 @@ print(anonymous() - before)
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_opening_and_looking_up_keep_the_table_on_disk(tmp_path):
     number, dimension = 100_000, 128
     ids = [f"Q{number}" for number in range(number)]

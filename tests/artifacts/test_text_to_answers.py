@@ -11,7 +11,7 @@ from tiny_runs import tokenizer_of
 import kadapter
 from kadapter import best_spans, encode_choices, encode_passages, encode_words
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 LABELS = {"id2label": {0: "born", 1: "died"}, "label2id": {"born": 0, "died": 1}}
 BARE = "KAdapterModel"  # which has no head

@@ -66,6 +66,7 @@ def convert(backbone, file, *options: object):
 # ---- compose ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_composition_loads_by_its_literal_name_without_the_package(org):
     result = run("compose", "org/kadapter-fac", "org/kadapter-lin", "-o", "org/kadapter-fac+lin")
     assert result.exit_code == 0, result.output

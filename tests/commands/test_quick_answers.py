@@ -143,6 +143,7 @@ def test_every_command_refuses_what_is_not_there_before_anything_heavy_is_import
 
 
 @pytest.mark.parametrize("name", WORKING)
+@pytest.mark.thorough
 def test_every_command_says_what_it_does_before_anything_heavy_is_imported(parts, name):
     words = name.removesuffix(" several").split()
     done = run_python(FIRST_LINE, parts, *words, *WORKING[name], package=True, bare=True)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from kadapter import backbone_kadapter
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 FOLDER = ROOT / "benchmarks"
 TRAINING = ["--steps", "1", "--warmup", "1", "--batch", "4"]
@@ -79,7 +79,6 @@ def test_training_steps_of_the_official_procedure_and_of_ours_are_compared_and_d
     assert "lengths recorded of FewRel" in printed and "lengths recorded of FewRel" in results["ours"]["sentences"]
 
 
-@pytest.mark.thorough
 def test_where_the_time_of_training_goes_is_told_by_operation(benchmark, tmp_path):
     path = tmp_path / "profile.md"
     names = ["--contestants", "official", "ours-cached"]
@@ -226,7 +225,6 @@ def test_a_backbone_is_hashed_at_a_first_load_alone(monkeypatch, tmp_path):
     assert counts[0] == 0 < counts[1]
 
 
-@pytest.mark.thorough
 def test_scaling_varies_one_thing_at_a_time_and_draws_a_panel_for_each(benchmark, tmp_path):
     picture = tmp_path / "scaling.svg"
     one = ["--lengths", "8", "--batches", "1", "--adapters", "2", "--processes", "2", "--corpora", "50"]
@@ -337,7 +335,6 @@ def test_recorded_lengths_are_those_of_all_sentences_and_draws_repeat(monkeypatc
     assert max(drawn) <= 40
 
 
-@pytest.mark.thorough
 def test_exported_graphs_are_compared_with_pytorch(benchmark):
     pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
     names = ["eager", "onnx-fp32", "onnx-int8"]
@@ -349,7 +346,6 @@ def test_exported_graphs_are_compared_with_pytorch(benchmark):
     assert "| onnx-int8 | 2 |" in printed and "random" not in printed
 
 
-@pytest.mark.thorough
 def test_adapters_of_one_exported_encoder_are_compared_with_as_many_merged_models(benchmark):
     pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
     results, printed = benchmark("exported_tasks", "--tasks", "3", "--batches", "1", "2", "--repeats", "1")
@@ -359,7 +355,6 @@ def test_adapters_of_one_exported_encoder_are_compared_with_as_many_merged_model
     assert "| one encoder | 2 |" in printed and "3 tasks" in printed
 
 
-@pytest.mark.thorough
 def test_quality_at_equal_cpu_time_is_compared_of_ours_lora_and_the_whole_encoder(monkeypatch, tmp_path):
     pytest.importorskip("peft", reason="LoRA is trained where PEFT is installed")
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -385,7 +380,6 @@ def test_quality_at_equal_cpu_time_is_compared_of_ours_lora_and_the_whole_encode
     assert_drawn(tmp_path / "frontier.svg", "CPU seconds", *names)
 
 
-@pytest.mark.thorough
 def test_a_server_under_load_is_compared_in_batches_and_one_by_one(benchmark):
     pytest.importorskip("onnxscript", reason="exporting needs onnxscript: pip install 'kadapter[onnx]'")
     pytest.importorskip("fastapi", reason="serving needs fastapi: pip install 'kadapter[server]'")

@@ -110,6 +110,7 @@ def test_it_stands_beside_adapters_of_the_first_kind_and_changes_no_bit_of_them(
     assert (folder / "shifted.pt").is_file()
 
 
+@pytest.mark.thorough
 def test_its_kind_is_stored_and_its_file_travels_as_remote_code(folder):
     written = json.loads((folder / "shift-artifact" / "config.json").read_text(encoding="utf-8"))
     assert written["adapters"]["shift"]["kind"] == "shift" and written["adapters"]["shift"]["scale"] == 0.5

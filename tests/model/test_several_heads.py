@@ -545,6 +545,7 @@ def test_without_the_package_automodel_gives_the_same_bits_and_saves_it_again(fo
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_card_shows_the_heads_by_an_example_that_runs(folder):
     card = (folder / "several" / "README.md").read_text()
     assert "| relations | KAdapterForEntityPairClassification | fac, lin | concat |" in card

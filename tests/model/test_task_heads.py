@@ -115,12 +115,13 @@ def test_only_the_positions_that_a_head_reads_are_kept(name, positions):
     ("name", "fusion"),
     [
         ("pair", "gated"),
-        *(
-            pytest.param(*each, marks=pytest.mark.thorough)
-            for each in (("text", "concat"), ("parse", "gated"), ("passages", "add"), ("pair", "delta"))
-        ),
+        ("text", "concat"),
+        ("parse", "gated"),
+        ("passages", "add"),
+        ("pair", "delta"),
     ],
 )
+@pytest.mark.thorough
 def test_adapters_fusion_head_and_loss_compile_as_one_graph_and_give_the_same_numbers(name, fusion):
     model, inputs, rest = made(name, fusion)
     rows = {key: inputs[key].flatten(0, -2) for key in ("input_ids", "attention_mask")}

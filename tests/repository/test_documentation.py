@@ -18,6 +18,7 @@ from kadapter.trainers.common import usage
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUNNING = {block.page: None for block in BLOCKS if block.language in RUN and block.mark is None}
+LONGEST = "docs/tutorial.md"  # trains adapters and a task
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 PROGRAMS = {"train": "run_adapter", "task": "run_task"}
 
@@ -50,7 +51,9 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", RUNNING)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.thorough) if page == LONGEST else page for page in RUNNING]
+)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, world, tmp_path, monkeypatch):
     shutil.copytree(world, tmp_path / "copy", symlinks=True)  # a link is followed into the first world, only to read
     monkeypatch.chdir(tmp_path / "copy")

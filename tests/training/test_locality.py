@@ -115,6 +115,7 @@ def test_texts_are_read_once_and_never_again(ground, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_with_and_without_cached_features_the_weights_are_the_same(ground, tmp_path):
     run_adapter.main(held_back(ground, "linguistic", tmp_path / "plain"))
     cache = ["--cache_features", tmp_path / "cache"]
@@ -148,6 +149,7 @@ def test_a_run_is_not_resumed_with_another_weight(ground, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_accumulated_steps_equal_whole_ones(ground, tmp_path):
     given = [*NO_DROPOUT, "--learning_rate", "1e-3"]
     run_adapter.main(held_back(ground, "linguistic", tmp_path / "whole", *given))
