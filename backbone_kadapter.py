@@ -34,6 +34,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    Cache,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Positions",
     "backbone_fingerprint",
     "brought_back",
+    "carries_gradient",
     "check_keywords",
     "check_shapes",
     "check_takes_embeddings",
@@ -930,6 +932,13 @@ def prepare_taps(backbone: Any) -> None:
 
 def _captures(hook: Any) -> bool:
     return getattr(hook, "__module__", None) == maybe_install_capturing_hooks.__module__
+
+
+def carries_gradient(inputs: dict[str, Any]) -> bool:
+    """Tell whether a model's input needs a gradient: embeddings, or what a cache holds, as a prefix that learns."""
+    layers = [layer for value in inputs.values() if isinstance(value, Cache) for layer in value.layers]
+    held = (getattr(layer, name, None) for layer in layers for name in ("keys", "values"))
+    return any(isinstance(each, Tensor) and each.requires_grad for each in (*inputs.values(), *held))
 
 
 def run_and_tap(

@@ -37,6 +37,7 @@ from .artifacts_kadapter import (
 )
 from .backbone_kadapter import (
     READING,
+    carries_gradient,
     check_keywords,
     check_tapped,
     device_of,
@@ -1290,8 +1291,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         trains = any(parameter.requires_grad for parameter in self.backbone.parameters())
         if trains and torch.is_grad_enabled():
             self._notice_training()  # whatever happens next: a changed backbone is never lost in saving
-        trains = trains or (inputs_embeds is not None and inputs_embeds.requires_grad)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (trains or carries_gradient(inputs))):
             output, states = run_and_tap(self.backbone, inputs, layers)
         return output.last_hidden_state, states, getattr(output, "attentions", None)
 

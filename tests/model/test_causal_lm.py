@@ -378,6 +378,42 @@ def test_a_cache_goes_on_from_one_call_of_generate_to_the_next(folder):
     assert torch.equal(second, generate(model, **inputs))
 
 
+def test_a_gradient_reaches_what_a_cache_begins_with(folder):
+    """A prefix of keys and values that learns before a frozen model, as PEFT's cartridges and prefixes do."""
+    inputs, gradients = texts(lengths=(9,)), {}
+    prefix = torch.randn(4, 2, 1, 2, 3, 8, generator=torch.Generator().manual_seed(1))  # layers, keys and values
+    mask = torch.cat([torch.ones(1, 3, dtype=torch.long), inputs["attention_mask"]], dim=1)
+    ours = causal_lm(str(folder / "lm"))
+    for model in (ours, AutoModelForCausalLM.from_pretrained(folder / "lm")):
+        model.requires_grad_(False)
+        learned, cache = prefix.clone().requires_grad_(), DynamicCache(config=model.config)
+        for layer, (keys, values) in enumerate(learned):
+            cache.update(keys, values, layer)
+        model(inputs["input_ids"], attention_mask=mask, past_key_values=cache).logits.logsumexp(-1).sum().backward()
+        gradients[model is ours] = learned.grad
+    assert torch.equal(gradients[True], gradients[False]) and gradients[True].abs().amax() > 0
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # which PEFT reads
+def test_a_cartridge_of_peft_trains_before_a_frozen_model(folder):
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
+    model = causal_lm(str(folder / "lm"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    shape = {"num_layers": 4, "num_attention_heads": 2, "token_dim": 16, "num_transformer_submodules": 1}
+    config = peft.CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, **shape)
+    wrapped, inputs = peft.PeftModelForCausalLM(model, config, "prefix"), texts(side="right")
+    learned = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+    optimizer, losses = torch.optim.Adam(learned, lr=0.1), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = wrapped(**inputs, labels=inputs["input_ids"]).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_a_cache_that_does_not_fit_is_refused_in_a_sentence(folder):
     model, inputs = causal_lm(str(folder / "lm"), "fac"), texts()
     fixed = "a StaticCache has a fixed size and no room for what adapters keep; leave out cache_implementation"
