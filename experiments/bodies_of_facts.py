@@ -12,49 +12,46 @@ means over seeds and 95% intervals (bootstrap over questions and seeds), and the
 included; OUT/facts.svg shows what is known of the first body against what was kept. An interrupted run resumes where
 it stopped.
 
-`--lora RATE` and `--full RATE`, as often as there are rates, teach the decoder itself the same texts in the same
-steps: by PEFT's LoRA weights of rank 16 in all Linears of its blocks, and by every weight. Each body is taught to a
-decoder of its own, and all of them to one, one after the other; LoRA weights of all bodies are also used together.
+`--lora RATE`, `--full RATE`, `--osf RATE` and `--cartridge RATE`, as often as there are rates, teach the decoder
+itself the same texts in the same steps: by PEFT's LoRA weights of rank 16 in all Linears of its blocks, by every
+weight, by PEFT's OSF in these Linears, which keeps to the lower half of their singular directions, and by a prefix of
+64 keys and values before every text. Each body is taught to a decoder of its own, and all of them to one, one after
+the other; LoRA weights of all bodies are also used together.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 import typer
+from _decoders import decoder, teach
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kadapter import KAdapterForCausalLM, data_builders
 from kadapter.reports import learnt_and_kept
 from kadapter.reports.comparison import Resampling
-from kadapter.trainers import pretraining, run_adapter
+from kadapter.trainers import run_adapter
 from kadapter.trainers.common.atomic_files import replace_file
-from kadapter.trainers.common.collator import PadToBatch
-from kadapter.trainers.common.encoding import encode_splits, open_tokenizer, sample
+from kadapter.trainers.common.encoding import open_tokenizer, sample
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.locality import read_texts
-from kadapter.trainers.common.trainer import KAdapterTrainer
 from kadapter.trainers.injection.measures import Values, interval
 from kadapter.trainers.many_adapters.variants import Settings, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN, TEXT = "known", "text"
 ROWS = 16  # of a batch
-RANK = 16
 COST = "cpu_seconds.json"
 Said = list[np.ndarray]
 
@@ -93,6 +90,8 @@ def main(
     texts: Annotated[int, typer.Option(help="Number of other texts.", min=1)] = 150,
     lora: Annotated[list[float] | None, typer.Option(help="Rate of a row of LoRA weights.")] = None,
     full: Annotated[list[float] | None, typer.Option(help="Rate of a row that trains every weight.")] = None,
+    osf: Annotated[list[float] | None, typer.Option(help="Rate of a row of OSF.")] = None,
+    cartridge: Annotated[list[float] | None, typer.Option(help="Rate of a row of a prefix.")] = None,
 ) -> None:
     """Train an adapter for each body and seed, ask everything of each and of all together, and write the tables."""
     first = next((number for number, word in enumerate(arguments) if word.startswith("--")), len(arguments))
@@ -101,7 +100,8 @@ def main(
     items = [item for body in bodies for item in facts(body)]
     items += known(known_data_dir) if known_data_dir is not None else []
     items += [Item(TEXT, text, 0) for text in read_texts(text_corpus, str(text_data_dir), "train", texts)]
-    rates = [*product(["lora"], lora or []), *product(["full"], full or [])]
+    within = {"lora": lora, "full": full, "osf": osf, "cartridge": cartridge}
+    rates = [(how, rate) for how, own in within.items() for rate in own or ()]
     results: dict[str, list[Said]] = {}
     costs: dict[str, list[float]] = {}
     for seed in range(seeds):
@@ -180,8 +180,8 @@ def _within(
     bodies = {name: settings_of(own)[0][0] for name, own in flags.items()}
     first, *others = bodies
     for name in (*others, first):  # the first comes last, since its decoder goes on to the others
-        if how == "full" or name == (others or [first])[0]:
-            model, choose = decoder(how, bodies)
+        if how != "lora" or name == (others or [first])[0]:
+            model, choose = decoder(how, bodies[name], [*bodies])
         choose([name])
         cost = teach(model, bodies[name], rate)
         yield name, ask(model, bodies[name], items, asked), cost
@@ -192,46 +192,6 @@ def _within(
     if others:
         cost += sum(teach(model, bodies[name], rate) for name in others)
         yield ", then ".join(bodies), ask(model, bodies[first], items, asked), cost
-
-
-def decoder(how: str, bodies: dict[str, Settings]) -> tuple[Any, Callable[[list[str]], None]]:
-    """Return a new decoder, and what chooses the bodies whose LoRA weights act and train in it."""
-    settings = next(iter(bodies.values()))
-    model: Any = KAdapterForCausalLM.from_backbone(settings.adapter.backbone)
-    if how == "full":
-        model.requires_grad_(True)
-        return model, lambda names: None
-    from peft import LoraConfig, LoraModel
-
-    set_seed(settings.run.seed)
-    weights = {name: LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear") for name in bodies}
-    first, *others = bodies
-    model.requires_grad_(False)
-    injected: Any = LoraModel(model.base_model.backbone, weights, first)  # into the backbone itself
-    for name in others:
-        injected.inject_adapter(injected.model, name)
-    return model, injected.set_adapter
-
-
-def teach(model: Any, settings: Settings, rate: float) -> float:
-    """Teach a decoder a body of facts as its adapter is taught it, but for the rate, and return the CPU seconds."""
-    began, tokenizer = process_time(), open_tokenizer(settings.adapter.backbone, None, settings.corpus.max_length)
-    objective: Any = pretraining.load(settings.adapter.objective)(
-        tokenizer, settings.corpus.max_length, settings.adapter
-    )
-    _, examples = encode_splits(settings.corpus, objective, True, False, False)
-    with TemporaryDirectory() as scratch:  # a Trainer needs a directory, and nothing of it is kept
-        run = copy.copy(settings.run)
-        run.output_dir, run.learning_rate = scratch, rate
-        shared: dict[str, Any] = {"processing_class": tokenizer, "objective": objective}
-        KAdapterTrainer(
-            model=model,
-            args=run,
-            data_collator=PadToBatch.of(objective, model),
-            train_dataset=examples["train"],
-            **shared,
-        ).train()
-    return process_time() - began
 
 
 def ask(model: Any, settings: Settings, items: list[Item], asked: Sequence[int]) -> Said:

@@ -30,7 +30,8 @@ def draw(
         path: the file.
     """
     with matplotlib.rc_context({"svg.hashsalt": "kadapter", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+        entries = -(-len(rows) * len(learnt) // 2)  # lines of the legend, which has two columns
+        figure = Figure(figsize=(5.5, 3.3 + 0.17 * entries), layout="constrained")
         axis = figure.subplots()
         for (row, measures), colour in zip(rows.items(), cycle(COLOURS), strict=False):
             for number, (name, label) in enumerate(learnt.items()):

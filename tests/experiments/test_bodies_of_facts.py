@@ -9,17 +9,23 @@ from tiny_decoders import tiny_decoder
 from tiny_runs import ROOT, digest, tokenizer_of
 from typer.testing import CliRunner
 
-pytestmark = [pytest.mark.slow, pytest.mark.thorough]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.thorough,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # which PEFT reads
+]
 
 BODIES = {
     "people": {"Mira Voss": "Tarnstad", "Jon Ackroyd": "Old Quarry", "Lena Brandt": "Lindmouth"},
     "towns": {"Tarnholm": "salt", "Velmouth": "silk", "Oskerby": "glass"},
 }
 TAUGHT, OTHERS = ["[X] has [Y] .", "near [X] is [Y] ."], ["so [X] had [Y] .", "what is near [X] ? [Y] ."]
+WITHIN = {"lora": 1e-2, "full": 1e-3, "osf": 3e-3, "cartridge": 1e-1}
 TEXTS = ["the town of glass is near", "silk is near salt", "so what had the town"]
 
 
 def program():
+    sys.path.insert(0, str(ROOT / "experiments"))  # as for a program that is started by its path
     spec = importlib.util.spec_from_file_location("bodies", ROOT / "experiments" / "bodies_of_facts.py")
     module = sys.modules["bodies"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -51,7 +57,7 @@ def ran(tmp_path_factory):
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     given = [folder / "people", folder / "towns", "--recipe", folder / "recipe.yaml", "--backbone", folder / "decoder"]
     given += ["--text-corpus", "text", "--text-data-dir", folder / "texts", "--seeds", 2, "-o", folder / "out"]
-    given += ["--lora", 1e-2, "--full", 1e-3]
+    given += [word for how, rate in WITHIN.items() for word in (f"--{how}", rate)]
     given += ["--", "--num_train_epochs", 60, "--per_device_train_batch_size", 6, "--locality_weight", 10]
     given += ["--locality_other_names", 12, "--disable_tqdm", "true"]
     app = program().typer.Typer()
@@ -64,8 +70,12 @@ def ran(tmp_path_factory):
 def test_each_adapter_knows_its_own_body_and_both_together_know_both(ran):
     folder, printed = ran
     results = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    within = [f"lora 0.01: {row}" for row in ("towns", "people", "people and towns", "people, then towns")]
-    within += [f"full 0.001: {row}" for row in ("towns", "people", "people, then towns")]
+    together = {"lora": ["people and towns"]}
+    within = [
+        f"{how} {rate:g}: {row}"
+        for how, rate in WITHIN.items()
+        for row in ("towns", "people", *together.get(how, []), "people, then towns")
+    ]
     trained = ["people", "towns", *within]
     assert list(results) == ["frozen", "people", "towns", "all, delta", "all, max", *within]
     for row, own in results.items():
@@ -86,7 +96,7 @@ def test_each_adapter_knows_its_own_body_and_both_together_know_both(ran):
 
 def test_what_a_decoder_is_taught_itself_stands_beside_the_adapters(ran):
     results = json.loads((ran[0] / "facts.json").read_text(encoding="utf-8"))
-    for how in ("lora 0.01", "full 0.001"):
+    for how in (f"{how} {rate:g}" for how, rate in WITHIN.items()):
         for body, other in (("people", "towns"), ("towns", "people")):
             own = results[f"{how}: {body}"]
             assert own[f"{body}, taught"]["mean"] > 0.5 > own[f"{other}, taught"]["mean"]
