@@ -117,6 +117,30 @@ def ours(model: Any, knowledge_map: Any, table: Any) -> Callable:
     return _trained(knowledge_map, lambda batch: model(**_plugged(batch)))
 
 
+def loop_inputs(model: Any, knowledge_map: Any, table: Any) -> Callable:
+    """Return what `loop` does without the model: the embeddings of a batch, and the gradient of the map."""
+    words = model.get_input_embeddings().weight
+    return _taught(knowledge_map, lambda batch: _by_position(batch, words, knowledge_map))
+
+
+def ours_inputs(model: Any, knowledge_map: Any, table: Any) -> Callable:
+    """Return what `ours` does without the model."""
+    words = model.get_input_embeddings()
+    return _taught(
+        knowledge_map, lambda batch: knowledge_map.embed(words(batch["input_ids"]), batch["slots"], batch["vectors"])
+    )
+
+
+def _taught(knowledge_map: Any, embeddings: Callable) -> Callable:
+    knowledge_map.requires_grad_(True)
+
+    def step(batch: dict[str, Tensor]) -> None:
+        knowledge_map.zero_grad()
+        embeddings(batch).sum().backward()
+
+    return step
+
+
 def _trained(knowledge_map: Any, forward: Callable) -> Callable:
     """Return a step of Adam on the loss of masked tokens."""
     knowledge_map.requires_grad_(True)
@@ -131,4 +155,11 @@ def _trained(knowledge_map: Any, forward: Callable) -> Callable:
     return step
 
 
-STEPS = {"alone": alone, "plugged": plugged, "loop": loop, "ours": ours}
+STEPS = {
+    "alone": alone,
+    "plugged": plugged,
+    "loop": loop,
+    "ours": ours,
+    "loop-inputs": loop_inputs,
+    "ours-inputs": ours_inputs,
+}

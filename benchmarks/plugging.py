@@ -5,7 +5,8 @@
 "alone" reads sentences without entities, but as long as with them, so what "plugged" takes more is the map's. "loop"
 trains a map as the official code does: the embedding of every position is looked up or mapped by itself, in a loop
 over sentences and positions. "ours" puts the entities of a batch into place together. Both have the same frozen masked
-language model, examples, loss and optimizer. The weights are random.
+language model, examples, loss and optimizer. "loop-inputs" and "ours-inputs" are the embeddings of a batch and the
+gradient of the map alone, without the model between them. The weights are random.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from _plots import Bars
 from _rounds import Results
 from _tables import extremes, gathered, times
 
-CONTESTANTS = {"alone": "reading", "plugged": "reading", "loop": "training", "ours": "training"}
+CONTESTANTS = {
+    "alone": "reading",
+    "plugged": "reading",
+    "loop": "training",
+    "ours": "training",
+    "loop-inputs": "inputs",
+    "ours-inputs": "inputs",
+}
 
 
 def main(

@@ -179,7 +179,7 @@ def test_a_plugged_map_is_compared_with_the_model_alone_and_its_training_with_th
     results, printed = benchmark(
         "plugging", "--batch", "2", "--length", "16", "--repeats", "1", "--plot", str(picture)
     )
-    assert_told(results, ["alone", "plugged", "loop", "ours"], {"milliseconds"})
+    assert_told(results, ["alone", "plugged", "loop", "ours", "loop-inputs", "ours-inputs"], {"milliseconds"})
     assert "against" in printed and "2 sentences of 16 tokens with 2 entities" in printed
     assert_drawn(picture, "plugged", "loop")
 
