@@ -120,8 +120,10 @@ def train_embeddings(
         raise ValueError("embeddings are trained by PyKEEN, which is not installed; pip install 'kadapter[graphs]'")
     typer.echo(f"reading {', '.join(map(str, triples))}", err=True)
     from ..graphs.training import Training, read_triples, train
+    from ..trainers.common.memory import keep_large_blocks
 
     graph = read_triples(triples)
+    keep_large_blocks()
     training = Training(model, dimension, epochs, batch_size, learning_rate, seed, device)
     name = knowledge_base or triples[0].resolve().name.partition(".")[0]
     _save(train(graph, training, name, held_out=held_out, log=typer.echo), output_dir)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import random
 import resource
 import shutil
@@ -458,6 +459,29 @@ def test_large_tensors_leave_memory_when_freed_till_there_is_room_or_as_the_user
     # How the heap lies differs from process to process, and now and then what is freed stands at its end.
     printed = (run_python(KEPT, tmp_path, package=True, bare=True, **said).stdout.split() for _ in range(5))
     assert any([int(megabytes) > 80 for megabytes in both] == stays for both in printed)
+
+
+TAKEN = """
+import resource
+import torch
+from kadapter.trainers.common.memory import keep_large_blocks
+
+def new_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(16_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+first = new_pages()
+keep_large_blocks()
+print(first, min(new_pages() for _ in range(8)))  # the heap grows at first
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap is another's than glibc's")
+def test_the_next_step_finds_the_large_blocks_of_the_last(tmp_path):
+    first, later = map(int, run_python(TAKEN, tmp_path, package=True, bare=True).stdout.split())
+    assert later < first / 10
 
 
 def test_padding_of_given_states_does_not_reach_real_tokens():

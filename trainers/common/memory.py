@@ -1,4 +1,4 @@
-"""Limit the memory that native libraries hold during training: kernels, and freed blocks of the heap."""
+"""Limit the memory that native libraries hold during training, or keep it: kernels, and freed blocks of the heap."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import ctypes
 import os
 import sys
 
-__all__ = ["give_back", "keep_freed_memory", "limit_native_caches"]
+__all__ = ["give_back", "keep_freed_memory", "keep_large_blocks", "limit_native_caches"]
 
 KERNELS = 32  # kernels of matrix products that oneDNN caches: enough for a step, half a MiB each
 MANY_KERNELS = 512  # enough for steps on cached states of about nineteen sentence lengths
 MMAP_BYTES = 4 * 2**20  # glibc maps blocks of this size separately, and returns them as soon as they are freed
 LARGEST_MMAP_BYTES = 32 * 2**20  # the highest such threshold that glibc allows
 TRIM_BYTES = 256 * 2**20  # free bytes at the end of its heap that glibc keeps
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+MOST_TRIM_BYTES = 2**31 - 1  # the most that mallopt takes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of <malloc.h>
 
 
 def limit_native_caches(many_kernels: bool = False) -> None:
@@ -39,10 +40,19 @@ def keep_freed_memory() -> None:
     set_malloc_options({M_MMAP_THRESHOLD: LARGEST_MMAP_BYTES, M_TRIM_THRESHOLD: TRIM_BYTES})
 
 
+def keep_large_blocks() -> None:
+    """Let glibc keep blocks of any size for the next step; settings in the environment take precedence.
+
+    This is for steps that take the same few large blocks, such as the gradient of a whole table: new pages for them
+    can cost more than all else in a step.
+    """
+    set_malloc_options({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: MOST_TRIM_BYTES})
+
+
 def set_malloc_options(options: dict[int, int]) -> None:
     """Set options of glibc's heap, unless the environment sets any of them."""
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    for name in ("mmap_threshold", "trim_threshold"):
+    for name in ("mmap_threshold", "mmap_max", "trim_threshold"):
         if f"MALLOC_{name.upper()}_" in os.environ or name in tunables:
             return
     for option, value in options.items():
