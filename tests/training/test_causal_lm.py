@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from processes import run_processes
-from tiny_decoders import tiny_decoder
+from tiny_decoders import by_token, tiny_decoder
 from tiny_runs import digest, losses, tensors, tokenizer_of, write_backbone
 from transformers import AutoTokenizer
 
@@ -77,6 +77,29 @@ def test_taught_facts_are_said_and_end_where_they_ended(ground, taught):
     backbone = model.generate(ids, max_new_tokens=4, do_sample=False)
     model.disable_adapters()
     assert not torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), backbone)
+
+
+@pytest.mark.thorough
+def test_an_evaluation_tells_the_loss_and_the_right_tokens_of_answers_of_any_length(ground, tmp_path):
+    asked = {"Mira Voss was born in": "Tarnstad .", "the town of Jon Ackroyd is": "Lindmouth", "Lena is": "Old Quarry"}
+    for split, number in (("train", 2), ("dev", 3)):
+        lines = "".join(f"{prompt}\t{answer}\n" for prompt, answer in list(asked.items())[:number])
+        (tmp_path / f"{split}.tsv").write_text(lines, encoding="utf-8")
+    given = ["--corpus", "prompt_answers", "--data_dir", tmp_path, "--num_train_epochs", "20", "--do_eval"]
+    alone = run_adapter.main(flags(ground, tmp_path / "alone", *given, "--per_device_eval_batch_size", "1"))
+    together = run_adapter.main(flags(ground, tmp_path / "together", *given))
+    model, tokenizer = (
+        KAdapterForCausalLM.from_pretrained(tmp_path / "together").eval(),
+        objective_of(ground).tokenizer,
+    )
+    for prompt, answer in asked.items():  # each answer and its end, one token after the other
+        for scores, token in by_token(model, tokenizer, prompt, f" {answer}{tokenizer.eos_token}"):
+            right.append(int(scores.argmax()) == token)
+            losses.append(-float(scores[token]))
+    assert 0 < sum(right) < len(right)
+    for results in (alone, together):
+        assert results["eval_accuracy"] == pytest.approx(sum(right) / len(right))
+        assert results["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
 @pytest.mark.thorough
