@@ -430,7 +430,7 @@ def tokens_in(past_key_values: Any) -> int:
     """
     if past_key_values is None:
         return 0
-    if not isinstance(past_key_values, Cache):
+    if not (isinstance(past_key_values, Cache) and hasattr(past_key_values, "layers")):  # that of two has none
         raise TypeError(
             f"past_key_values are a Cache of transformers, not a {type(past_key_values).__name__}; give "
             "DynamicCache(config=model.config)"

@@ -88,10 +88,8 @@ def test_an_evaluation_tells_the_loss_and_the_right_tokens_of_answers_of_any_len
     given = ["--corpus", "prompt_answers", "--data_dir", tmp_path, "--num_train_epochs", "20", "--do_eval"]
     alone = run_adapter.main(flags(ground, tmp_path / "alone", *given, "--per_device_eval_batch_size", "1"))
     together = run_adapter.main(flags(ground, tmp_path / "together", *given))
-    model, tokenizer = (
-        KAdapterForCausalLM.from_pretrained(tmp_path / "together").eval(),
-        objective_of(ground).tokenizer,
-    )
+    model = KAdapterForCausalLM.from_pretrained(tmp_path / "together").eval()
+    right, losses, tokenizer = [], [], objective_of(ground).tokenizer
     for prompt, answer in asked.items():  # each answer and its end, one token after the other
         for scores, token in by_token(model, tokenizer, prompt, f" {answer}{tokenizer.eos_token}"):
             right.append(int(scores.argmax()) == token)
