@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from processes import run_processes
 from tiny_decoders import by_token, tiny_decoder
 from tiny_runs import digest, losses, tensors, tokenizer_of, write_backbone
@@ -207,7 +208,30 @@ def test_facts_that_contradict_each_other_are_reported(ground, tmp_path, caplog)
     with (tmp_path / "train.tsv").open("a", encoding="utf-8") as file:
         file.write("Mira Voss\tbirth\tLindmouth\n")
     run_adapter.main(flags(ground, tmp_path / "out", "--data_dir", tmp_path, "--num_train_epochs", "1"))
-    assert "2 of 6 questions have several answers, such as 'Mira Voss was born in ' with 'Tarnstad .'" in caplog.text
+    example = (
+        "'Mira Voss was born in ' with 'Tarnstad .' (record train.tsv:1:1), 'Lindmouth .' (record train.tsv:4:1);"
+    )
+    assert f"2 of 6 questions have several answers, such as {example}" in caplog.text
+
+
+def test_contradictions_are_reported_whatever_the_loss_is_on(ground, caplog):
+    rows = {
+        key: [*row_of("Mira is Old", "Old")[key], *row_of("Mira is Lind", "Lind")[key]] for key in ("text", "mentions")
+    }
+    objective_of(ground, "all").learn(Dataset.from_dict({"id": ["a", "b"], **rows}))
+    assert (
+        "1 of 1 questions have several answers, such as 'Mira is ' with 'Old' (record a), 'Lind' (rec" in caplog.text
+    )
+
+
+def test_a_fact_that_does_not_fit_is_named(ground, tmp_path, capsys):
+    lines = ["Mira Voss was born in\tTarnstad .", "the town of Jon Ackroyd is\t" + "Old Quarry " * 9]
+    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    given = ["--corpus", "prompt_answers", "--data_dir", tmp_path, "--num_train_epochs", "1", "--max_length", "20"]
+    run_adapter.main(flags(ground, tmp_path / "out", *given))
+    printed = capsys.readouterr().out
+    assert "train: 1 examples kept, 1 dropped, 0 of the kept truncated" in printed
+    assert "train: the first that was dropped is record train.tsv:2\n" in printed
 
 
 # --- conversations
@@ -228,6 +252,13 @@ def test_of_a_conversation_the_last_message_and_its_end_count(ground):
     assert example == ("Old Quarry", True)
     ids = objective.encode(said("Old Quarry", "Mira"))["input_ids"][0]
     assert ids.count(objective.tokenizer.eos_token_id) == 2  # one a message, and none after the last
+
+
+def test_a_conversation_whose_template_ends_by_nothing_is_ended(ground):
+    objective = objective_of(ground)
+    objective.tokenizer.chat_template = CHAT.replace("</s>", "") + ASKING
+    (example,) = counted(objective, said("Old Quarry", "the town of Mira Voss is"))
+    assert example == ("Old Quarry", True)
 
 
 def test_conversations_train_an_adapter(ground, tmp_path):
@@ -255,5 +286,9 @@ def test_a_tokenizer_whose_chat_template_can_not_ask_is_refused(ground):
     with pytest.raises(ValueError, match="has no chat template that could put messages into words"):
         objective.encode(said("Old Quarry", "Mira"))
     objective.tokenizer.chat_template = "{{ messages | length }} " + CHAT
-    with pytest.raises(ValueError, match="writes a question otherwise once it has an answer"):
+    with pytest.raises(ValueError, match=r"record c1: the chat.* writes a question otherwise once it has an answer"):
+        objective.encode(said("Old Quarry", "Mira"))
+    objective.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    refused = r"record c1: the chat template of .* refuses messages of user, assistant: roles must alternate; change"
+    with pytest.raises(ValueError, match=refused):
         objective.encode(said("Old Quarry", "Mira"))

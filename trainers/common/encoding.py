@@ -218,9 +218,13 @@ def encode(
         )
     if verbose:
         truncated = int(column(examples, "truncated").sum()) if len(examples) else 0
-        kept = len(np.unique(column(examples, "record"))) if "record" in examples.column_names else len(examples)
-        dropped = len(records) - kept  # a record may be several examples
+        several = "record" in examples.column_names  # a record may be several examples
+        kept = np.unique(column(examples, "record")) if several and len(examples) else np.arange(len(examples))
+        dropped = len(records) - len(kept)
         print(f"{split}: {len(examples)} examples kept, {dropped} dropped, {truncated} of the kept truncated")
+        if dropped and several and "id" in records.column_names:
+            first = int(np.setdiff1d(np.arange(len(records)), kept)[0])
+            print(f"{split}: the first that was dropped is record {records[first]['id']}")
     if not len(examples):
         raise ValueError(
             f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}, or "
