@@ -100,6 +100,11 @@ BAD_PROMPTS = {
     "a blank answer": ("prompt_answers", {"prompt": "Who?", "answer": " "}, "field 'answer' is blank: ' '"),
     "no answer": ("prompt_answers", {"prompt": "Who?"}, "field 'answer' is missing"),
     "a blank prompt": ("prompt_answers", {"prompt": "", "answer": "Mira"}, "field 'prompt' is blank: ''"),
+    "a subject that is not in the prompt": (
+        "prompt_answers",
+        {"prompt": "Who?", "answer": "Mira", "subject": "Jon"},
+        r"field 'subject' is 'Jon', which does not stand in the prompt 'Who\?'",
+    ),
     "no messages": ("messages", {"prompt": "Who?", "answer": "Mira"}, "field 'messages' is missing"),
     "no role": ("messages", {"messages": [{"content": "Who?"}, SAID]}, r"messages\[0\]: field 'role' is missing"),
     "another role": (

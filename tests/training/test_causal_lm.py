@@ -202,6 +202,26 @@ def test_texts_of_several_corpora_and_taught_ones_about_others_hold_an_adapter_b
         run_adapter.main(flags(ground, tmp_path / "none", *given, "--locality_data_dir", tmp_path / "some"))
 
 
+def test_prompts_that_tell_their_subjects_have_these_left_out_of_other_texts_and_renamed(ground, tmp_path, capsys):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "train.txt").write_text("Mira Voss was here\nthe town\n", encoding="utf-8")
+    given = ["--corpus", "prompt_answers", "--data_dir", tmp_path, "--num_train_epochs", "1"]
+    given += ["--locality_corpus", "text", "--locality_data_dir", tmp_path / "texts", "--locality_weight", "1"]
+    facts = [{"prompt": f"the town of {head} is", "answer": tail} for head, tail in FACTS.items()]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, facts)) + "\n", encoding="utf-8")
+    run_adapter.main(flags(ground, tmp_path / "nameless", *given))
+    printed = capsys.readouterr().out
+    assert "locality: the records that are learned tell no names, so texts that name what is taught" in printed
+    assert "locality: 2 texts of text\n" in printed
+    told = [{**fact, "subject": head} for fact, head in zip(facts, FACTS, strict=True)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, told)) + "\n", encoding="utf-8")
+    run_adapter.main(flags(ground, tmp_path / "named", *given, "--locality_other_names", "5"))
+    printed = capsys.readouterr().out
+    assert "locality: 1 texts of text, 1 that name what is taught left out" in printed
+    assert "locality: 5 texts that are learned, about others, such as 'the town of " in printed
+    assert "tell no names" not in printed
+
+
 def test_facts_that_contradict_each_other_are_reported(ground, tmp_path, caplog):
     for name in ("templates.tsv", "train.tsv"):
         (tmp_path / name).write_text((ground / "triples" / name).read_text(encoding="utf-8"), encoding="utf-8")
