@@ -342,6 +342,21 @@ def test_under_a_head_for_classification_the_last_token_is_read_and_an_adapter_m
     assert torch.equal(generate(generating), generate(AutoModelForCausalLM.from_pretrained(folder / "lm")))
 
 
+def test_an_adapter_that_looks_both_ways_goes_on_from_no_cache(folder):
+    model, ids = (
+        KAdapterModel.from_backbone(str(folder / "lm"), adapters={"fac": small_prenorm(causal=False)}),
+        [5, 6, 7],
+    )
+    cache, refused = DynamicCache(config=model.config), "adapter 'fac' looks ahead, so it has to read texts as a whole"
+    model(torch.tensor([ids]), past_key_values=cache)
+    with pytest.raises(ValueError, match=refused):
+        model(torch.tensor([ids]), past_key_values=cache)
+    assert cache.get_seq_length() == 3
+    model.disable_adapters()
+    model(torch.tensor([ids]), past_key_values=cache)
+    assert cache.get_seq_length() == 6
+
+
 # ---- adapters on and off, and caches of others ----------------------------------------------------------------------
 
 
