@@ -575,9 +575,8 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
 def check_rows(past_key_values: Cache, tokens: Tensor | None) -> None:
     """Raise ValueError where a cache holds the texts of another batch than these tokens (batch, sequence, ...)."""
     if tokens_in(past_key_values) and tokens is not None:
-        keys = next(
-            (layer.keys for layer in past_key_values.layers if getattr(layer, "keys", None) is not None), tokens
-        )
+        held = (getattr(layer, "keys", None) for layer in past_key_values.layers)
+        keys: Any = next((keys for keys in held if keys is not None), tokens)
         if len(keys) != len(tokens):
             raise ValueError(
                 f"the cache holds {len(keys)} texts, and the batch has {len(tokens)}; give those that filled it, or "
