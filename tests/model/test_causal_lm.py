@@ -388,10 +388,10 @@ def test_adapters_are_switched_between_calls_but_not_in_the_middle_of_a_text(fol
 def test_a_cache_goes_on_from_one_call_of_generate_to_the_next(folder):
     model, cache = causal_lm(str(folder / "lm"), "fac"), DynamicCache()
     inputs = {key: tensor[:1] for key, tensor in texts(lengths=(9,)).items()}
-    first = generate(model, **inputs, max_new_tokens=4, past_key_values=cache)
+    first = generate(model, **inputs, max_new_tokens=4, min_new_tokens=4, past_key_values=cache)  # none of them an end
     more = {"input_ids": first, "attention_mask": torch.ones_like(first)}
-    second = generate(model, **more, max_new_tokens=2, past_key_values=cache)
-    assert torch.equal(second, generate(model, **inputs))
+    second = generate(model, **more, max_new_tokens=2, min_new_tokens=2, past_key_values=cache)
+    assert torch.equal(second, generate(model, **inputs, min_new_tokens=6))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
