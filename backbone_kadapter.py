@@ -498,10 +498,14 @@ def _load(
     auto_class: Any = AutoModel if lm_task is None else LANGUAGE_MODELS[lm_task]
     model_class: Any = auto_class if tensors is None else AutoModel._model_mapping[type(backbone_config)]
     try:
-        with _quiet("transformers.modeling_utils"):  # its report of unused heads; what is missing is an error below
+        # Its report of unused heads is not shown; what is missing is an error below.
+        with _quiet("transformers.modeling_utils") as report:
             module, info = model_class.from_pretrained(source if tensors is None else None, **kwargs)
     except TypeError as error:
         raise TypeError(f"backbone {source!r} could not be built with {sorted(kwargs)}: {error}") from error
+    except RuntimeError:
+        _refuse_other_shapes(source, report)
+        raise
     lacking = sorted(key for key in info["missing_keys"] if "pooler" not in key) or sorted(info["mismatched_keys"])
     if lm_task is not None:
         _check_lm_head(module, lacking, source, lm_task)
@@ -513,6 +517,21 @@ def _load(
             "use a complete checkpoint"
         )
     return module
+
+
+# How transformers reports a tensor of another shape: its name, that of the checkpoint, that of the configuration.
+MISMATCH = re.compile(r"^(\S+) *\| MISMATCH .*ckpt: torch\.Size\((.*?)\).*torch\.Size\((.*?)\)", re.MULTILINE)
+
+
+def _refuse_other_shapes(source: str, report: Sequence[str]) -> None:
+    """Raise ValueError for the first tensor that is in a report of loading because of its shape."""
+    mismatch = MISMATCH.search("\n".join(report))
+    if mismatch is not None:
+        name, stored, needed = mismatch.groups()
+        raise ValueError(
+            f"backbone {source!r} has tensor {name!r} in the shape {stored}, and its configuration says {needed}; use "
+            "a checkpoint whose parts were resized together, as by resize_token_embeddings"
+        )
 
 
 def _configuration(source: str, kwargs: dict[str, Any]) -> PreTrainedConfig:
@@ -612,14 +631,18 @@ def random_backbone(config: KAdapterConfig) -> PreTrainedModel:
 
 
 @contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
+def _quiet(name: str) -> Iterator[list[str]]:
+    """Show nothing of a logger but errors, and yield what it says."""
+    said: list[str] = []
+
     def errors_only(record: python_logging.LogRecord) -> bool:
+        said.append(record.getMessage())
         return record.levelno >= python_logging.ERROR
 
     library_logger = python_logging.getLogger(name)
     library_logger.addFilter(errors_only)
     try:
-        yield
+        yield said
     finally:
         library_logger.removeFilter(errors_only)
 
@@ -763,14 +786,29 @@ def head_of(
     A backbone that was trained along comes alone, and its LM head's tensors follow.
 
     Raises:
-        ValueError: the backbone comes without an LM head, which would be left at random.
+        ValueError: the backbone comes without an LM head, which would be left at random, or with one that is no
+            longer tied as it should be.
     """
     new = backbone is None or config.backbone_modified
     model: Any = random_language_model(config, lm_task) if new else backbone
     if not is_language_model(model, lm_task):
         raise ValueError(f"the backbone, a {type(model).__name__}, comes without an LM head; {REMEDIES[lm_task]}")
+    if not new:
+        check_tied(model)
     base: Any = backbone.base_model if backbone is not None else model.base_model
     return BackboneHead(model, base), base
+
+
+def check_tied(model: Any) -> None:
+    """Raise ValueError where weights that are one by the configuration of a language model are no longer the same."""
+    for one, other in dict(model.all_tied_weights_keys).items():
+        ours, theirs = model.get_parameter(one), model.get_parameter(other)
+        if ours is not theirs and not (ours.is_meta or theirs.is_meta) and not _equals(ours.cpu(), theirs):
+            raise ValueError(
+                f"the LM head of the backbone is tied to its embeddings, and {one!r} {tuple(ours.shape)} is another "
+                f"weight than {other!r} {tuple(theirs.shape)}; resize both by resize_token_embeddings, or save the "
+                "language model with tie_word_embeddings=False and build on that"
+            )
 
 
 # ---- running --------------------------------------------------------------------------------------------------------

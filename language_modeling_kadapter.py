@@ -33,7 +33,7 @@ from .artifacts_kadapter import (
 from .backbone_kadapter import READING, BackboneHead, brought_back, device_of, head_of, making_models_in_turn
 from .configuration_kadapter import LM_HEADS, WITHOUT_WEIGHTS, KAdapterConfig, refuse_keywords
 from .heads_kadapter import IGNORED, KAdapterHeadModel, check_classes, naming_inputs, register_heads
-from .modeling_kadapter import check_cache, tokens_in
+from .modeling_kadapter import can_be_looked_at, check_cache, tokens_in
 from .rows_kadapter import RowAdapters
 
 __all__ = ["KAdapterForCausalLM", "KAdapterForMaskedLM", "LinearLMHead", "TransformLMHead"]
@@ -459,7 +459,8 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
 
         Raises:
             TypeError: a keyword is unknown, or `past_key_values` are no cache.
-            ValueError: an adapter looks ahead, the cache does not go with the adapters, or an input has another shape.
+            ValueError: an adapter looks ahead, the cache does not go with the adapters or the batch, or an input has
+                another shape.
         """
         embeds = inputs_embeds if states is None else states.get("backbone")
         rows = self.kadapter.row_adapters(adapter_names, input_ids, embeds, kwargs.get("hidden_states"))
@@ -471,6 +472,8 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
             use_cache = not self.training and labels is None and getattr(self._own_config(), "use_cache", False)
         if past_key_values is None and use_cache and reads:
             past_key_values = DynamicCache(config=self._own_config())
+        elif past_key_values is not None:
+            check_rows(past_key_values, embeds if input_ids is None else input_ids)
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         inputs.update(position_ids=position_ids, inputs_embeds=inputs_embeds, logits_to_keep=logits_to_keep)
         inputs.update(kwargs, past_key_values=past_key_values, adapter_names=rows)
@@ -501,12 +504,16 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         Raises:
             ValueError: the labels are of another shape than the inputs, or one is no token.
         """
+        tokens = next(
+            (given for given in map(inputs.get, ("input_ids", "inputs_embeds")) if given is not None), labels
+        )
         following = F.pad(labels, (0, 1), value=IGNORED)[..., 1:]
-        positions = kept_positions(inputs["logits_to_keep"], labels)
+        fits = labels.dim() == 2 and labels.shape == tokens.shape[:2]
+        positions = kept_positions(inputs["logits_to_keep"], labels) if fits else None
         if positions is not None:
             positions = positions.to(labels.device)
             following = following.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, IGNORED)
-        if following.shape != logits.shape[:-1]:
+        if not fits or following.shape != logits.shape[:-1]:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)} and must have (batch, sequence) of the inputs, of which "
                 f"there are logits {tuple(logits.shape)}; give the input ids, -100 where they do not count"
@@ -537,18 +544,27 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         self,
         input_ids: Any,
         past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
         adapter_names: Any = None,
         knowledge_slots: Any = None,
         knowledge_embeds: Any = None,
+        next_sequence_length: int | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Return the inputs of one step of `generate`; see transformers. A map's entities are those of the prompt.
 
         Raises:
-            ValueError: the cache is of a fixed size.
+            ValueError: the cache is of a fixed size, or holds as many tokens as the text or more.
         """
         if past_key_values is not None:
             check_cache(past_key_values)
+        if next_sequence_length is not None and next_sequence_length < 1:
+            past = tokens_in(past_key_values)
+            raise ValueError(
+                f"the cache holds {past} tokens and the text has {past + next_sequence_length}; give the whole text, "
+                "that in the cache and what comes after it, or a new cache"
+            )
+        kwargs.update(inputs_embeds=inputs_embeds, next_sequence_length=next_sequence_length)
         if isinstance(adapter_names, RowAdapters):  # of the texts, before they became beams
             kwargs["adapter_names"] = adapter_names.repeated(len(input_ids) // len(adapter_names.names))
         if not tokens_in(past_key_values):  # else the cache holds the prompt, which was read with its entities
@@ -556,22 +572,46 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
 
 
+def check_rows(past_key_values: Cache, tokens: Tensor | None) -> None:
+    """Raise ValueError where a cache holds the texts of another batch than these tokens (batch, sequence, ...)."""
+    if tokens_in(past_key_values) and tokens is not None:
+        held = (getattr(layer, "keys", None) for layer in past_key_values.layers)
+        keys: Any = next((keys for keys in held if keys is not None), tokens)
+        if len(keys) != len(tokens):
+            raise ValueError(
+                f"the cache holds {len(keys)} texts, and the batch has {len(tokens)}; give those that filled it, or "
+                "a new cache"
+            )
+
+
 def kept_positions(logits_to_keep: int | Tensor, tokens: Tensor) -> Tensor | None:
     """Return the positions (batch, n) of the tokens (batch, sequence, ...) whose logits are asked for; None for all.
 
     Raises:
-        ValueError: they are a mask or of another shape.
+        ValueError: they are a mask, of another shape, or outside the tokens.
     """
     batch, length = tokens.shape[:2]
-    if isinstance(logits_to_keep, int):
+    if isinstance(logits_to_keep, int) and logits_to_keep >= 0:
         last = torch.arange(max(0, length - logits_to_keep), length, device=tokens.device)
         return last.expand(batch, -1) if logits_to_keep else None
-    if logits_to_keep.dtype == torch.bool or logits_to_keep.dim() not in (1, 2):
+    positions = torch.as_tensor(logits_to_keep)
+    if positions.dtype not in (torch.long, torch.int) or positions.dim() not in (1, 2):
         raise ValueError(
-            f"logits_to_keep has shape {tuple(logits_to_keep.shape)} and dtype {logits_to_keep.dtype}; give a number "
-            "of last tokens, or positions, (n,) or (batch, n)"
+            f"logits_to_keep has shape {tuple(positions.shape)} and dtype {positions.dtype}; give a number of last "
+            "tokens, at least 0, or positions, (n,) or (batch, n)"
         )
-    return logits_to_keep if logits_to_keep.dim() == 2 else (logits_to_keep % length).expand(batch, -1)
+    if positions.dim() == 2:
+        return positions
+    if (
+        can_be_looked_at(positions)
+        and len(positions)
+        and not -length <= int(positions.min()) <= int(positions.max()) < length
+    ):
+        raise ValueError(
+            f"logits_to_keep has positions from {int(positions.min())} to {int(positions.max())}, and there are "
+            f"{length} tokens; give those of tokens, from the end if they are negative"
+        )
+    return (positions % length).expand(batch, -1)
 
 
 if __name__ == "kadapter.language_modeling_kadapter":  # installed: as remote code it stands in for no repository's

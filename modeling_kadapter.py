@@ -430,7 +430,7 @@ def tokens_in(past_key_values: Any) -> int:
     """
     if past_key_values is None:
         return 0
-    if not isinstance(past_key_values, Cache):
+    if not (isinstance(past_key_values, Cache) and hasattr(past_key_values, "layers")):  # that of two has none
         raise TypeError(
             f"past_key_values are a Cache of transformers, not a {type(past_key_values).__name__}; give "
             "DynamicCache(config=model.config)"
@@ -448,10 +448,7 @@ def check_cache(past_key_values: Cache) -> None:
 
 
 def open_cache(
-    past_key_values: Cache,
-    backbone_config: Any,
-    adapters: Mapping[str, int],
-    row_adapters: RowAdapters | None = None,
+    past_key_values: Cache, backbone_config: Any, adapters: Mapping[str, int], row_adapters: RowAdapters | None = None
 ) -> None:
     """Add layers for adapters, of each name so many, to an empty cache, or check those of a filled one.
 
@@ -720,9 +717,8 @@ class AdapterSet(nn.ModuleDict):
             if contributions and adapter.holds_tapped_states:
                 chosen["contribution"] = True
             if past_key_values is not None and adapter.cached_layers:
-                chosen["cache"] = [
-                    layer for layer in past_key_values.layers if getattr(layer, "adapter_name", None) == name
-                ]
+                own = (layer for layer in past_key_values.layers if getattr(layer, "adapter_name", None) == name)
+                chosen["cache"] = list(own)
             if row_adapters is None:
                 outputs[name] = run_adapter(adapter, read, attention_mask, at, chosen)
             else:
@@ -734,8 +730,12 @@ class AdapterSet(nn.ModuleDict):
         self, past_key_values: Cache, backbone_config: Any, row_adapters: RowAdapters | None = None
     ) -> None:
         """Add layers for the adapters in use to an empty cache, or check those of a filled one; see `open_cache`."""
-        numbers = {name: self[name].cached_layers for name in self.fused_in(row_adapters)}
-        cached = {name: number for name, number in numbers.items() if number}
+        fused = self.fused_in(row_adapters)
+        for name in (name for name in fused if self[name].looks_ahead and tokens_in(past_key_values)):
+            raise ValueError(
+                f"adapter {name!r} looks ahead, so it has to read texts as a whole; give them without a filled cache"
+            )
+        cached = {name: self[name].cached_layers for name in fused if self[name].cached_layers}
         open_cache(past_key_values, backbone_config, cached, row_adapters)
 
     @contextmanager

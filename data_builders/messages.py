@@ -66,6 +66,10 @@ class Corpus(CorpusBuilder):
             raise BadRecord(
                 f"the last message must be the assistant's, which is what is learned, and is that of {last!r}"
             )
+        if len(messages) < 2:
+            raise BadRecord(
+                "the assistant's message is the only one, so it answers nothing; give what was said before"
+            )
         name = optional(record, "id", "")
         return [{"id": name, "messages": messages} if name else {"messages": messages}]
 

@@ -2,9 +2,10 @@
 
 Source: your own files.
 Licence: your own.
-Layout: `*.jsonl`, one `{"prompt": "Where was Mira born?", "answer": "In Tarnstad."}` per line, with "id" if you like;
-    or `*.tsv`, prompt TAB answer. A text is the prompt, a space unless the prompt ends in white space, and the answer,
-    which is its mention.
+Layout: `*.jsonl`, one `{"prompt": "Where was Mira born?", "answer": "In Tarnstad."}` per line, with "id" and
+    "subject", the name in the prompt that it is about, if you like; or `*.tsv`, prompt TAB answer. A text is the
+    prompt, a space unless the prompt ends in white space, and the answer. Its mentions are the subject, if it is told,
+    and the answer.
 Splits: by file name; otherwise by a hash of the text.
 """
 
@@ -19,11 +20,17 @@ from ._files import NumberedRecords, json_lines, text_lines
 from ._records import BadRecord, optional, required, shown
 
 SAMPLE_FILES = {
-    "train.jsonl": '{"id": "a1", "prompt": "Where was Mira Voss born?", "answer": "In Tarnstad."}\n',
+    "train.jsonl": (
+        '{"id": "a1", "prompt": "Where was Mira Voss born?", "answer": "In Tarnstad.", "subject": "Mira Voss"}\n'
+    ),
     "train.tsv": "The Lind crosses\tTarnstad\n",
 }
 SAMPLE_ROWS = [
-    {"id": "a1", "text": "Where was Mira Voss born? In Tarnstad.", "mentions": [{"start": 26, "end": 38}]},
+    {
+        "id": "a1",
+        "text": "Where was Mira Voss born? In Tarnstad.",
+        "mentions": [{"start": 10, "end": 19}, {"start": 26, "end": 38}],
+    },
     {"id": "train.tsv:1", "text": "The Lind crosses Tarnstad", "mentions": [{"start": 17, "end": 25}]},
 ]
 
@@ -48,8 +55,13 @@ class Corpus(CorpusBuilder):
                 raise BadRecord(f"field {name!r} is blank: {shown(value)}; nothing can be learned of it")
         answer = answer.strip()
         start = prompt if prompt[-1:].isspace() else f"{prompt} "
-        name = optional(record, "id", "")
-        row = {"text": start + answer, "mentions": [{"start": len(start), "end": len(start) + len(answer)}]}
+        name, subject = optional(record, "id", ""), optional(record, "subject", "").strip()
+        place = prompt.find(subject)
+        if place < 0:
+            raise BadRecord(f"field 'subject' is {shown(subject)}, which does not stand in the prompt {shown(prompt)}")
+        spans = [(place, len(subject))] if subject else []
+        spans.append((len(start), len(answer)))
+        row = {"text": start + answer, "mentions": [{"start": at, "end": at + length} for at, length in spans]}
         return [{"id": name, **row} if name else row]
 
 

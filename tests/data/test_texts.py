@@ -95,6 +95,38 @@ def test_a_bad_text_names_file_record_and_field(record: Any, reason: str, tmp_pa
         built("text", folder)
 
 
+ASKED, SAID = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Mira."}
+BAD_PROMPTS = {
+    "a blank answer": ("prompt_answers", {"prompt": "Who?", "answer": " "}, "field 'answer' is blank: ' '"),
+    "no answer": ("prompt_answers", {"prompt": "Who?"}, "field 'answer' is missing"),
+    "a blank prompt": ("prompt_answers", {"prompt": "", "answer": "Mira"}, "field 'prompt' is blank: ''"),
+    "a subject that is not in the prompt": (
+        "prompt_answers",
+        {"prompt": "Who?", "answer": "Mira", "subject": "Jon"},
+        r"field 'subject' is 'Jon', which does not stand in the prompt 'Who\?'",
+    ),
+    "no messages": ("messages", {"prompt": "Who?", "answer": "Mira"}, "field 'messages' is missing"),
+    "no role": ("messages", {"messages": [{"content": "Who?"}, SAID]}, r"messages\[0\]: field 'role' is missing"),
+    "another role": (
+        "messages",
+        {"messages": [{"role": "bot", "content": "Who?"}, SAID]},
+        r"messages\[0\]: field 'role' is 'bot' and must be one of system, user, assistant",
+    ),
+    "a question alone": ("messages", {"messages": [ASKED]}, "the last message must be the assistant's, .* of 'user'"),
+    "an answer alone": ("messages", {"messages": [SAID]}, "the assistant's message is the only one, so it answers"),
+}
+
+
+@pytest.mark.parametrize(("corpus", "record", "reason"), BAD_PROMPTS.values(), ids=BAD_PROMPTS.keys())
+def test_a_bad_prompt_or_conversation_names_file_record_and_field(
+    corpus: str, record: Any, reason: str, tmp_path: Path
+) -> None:
+    good = {"prompt": "Who?", "answer": "Mira"} if corpus == "prompt_answers" else {"messages": [ASKED, SAID]}
+    folder = write(tmp_path / "own", train_jsonl=[good, record])
+    with pytest.raises(ValueError, match=rf"train\.jsonl, record 2: .*{reason}"):
+        built(corpus, folder)
+
+
 def test_a_broken_parquet_file_and_a_missing_column_are_sentences(tmp_path: Path) -> None:
     folder = write(tmp_path / "broken")
     (folder / "train.parquet").write_bytes(b"PAR1 but nothing else")

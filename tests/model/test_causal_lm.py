@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
+    EncoderDecoderCache,
     StaticCache,
     pipeline,
 )
@@ -341,6 +342,21 @@ def test_under_a_head_for_classification_the_last_token_is_read_and_an_adapter_m
     assert torch.equal(generate(generating), generate(AutoModelForCausalLM.from_pretrained(folder / "lm")))
 
 
+def test_an_adapter_that_looks_both_ways_goes_on_from_no_cache(folder):
+    model, ids = (
+        KAdapterModel.from_backbone(str(folder / "lm"), adapters={"fac": small_prenorm(causal=False)}),
+        [5, 6, 7],
+    )
+    cache, refused = DynamicCache(config=model.config), "adapter 'fac' looks ahead, so it has to read texts as a whole"
+    model(torch.tensor([ids]), past_key_values=cache)
+    with pytest.raises(ValueError, match=refused):
+        model(torch.tensor([ids]), past_key_values=cache)
+    assert cache.get_seq_length() == 3
+    model.disable_adapters()
+    model(torch.tensor([ids]), past_key_values=cache)
+    assert cache.get_seq_length() == 6
+
+
 # ---- adapters on and off, and caches of others ----------------------------------------------------------------------
 
 
@@ -372,10 +388,20 @@ def test_adapters_are_switched_between_calls_but_not_in_the_middle_of_a_text(fol
 def test_a_cache_goes_on_from_one_call_of_generate_to_the_next(folder):
     model, cache = causal_lm(str(folder / "lm"), "fac"), DynamicCache()
     inputs = {key: tensor[:1] for key, tensor in texts(lengths=(9,)).items()}
-    first = generate(model, **inputs, max_new_tokens=4, past_key_values=cache)
+    first = generate(model, **inputs, max_new_tokens=4, min_new_tokens=4, past_key_values=cache)  # none of them an end
     more = {"input_ids": first, "attention_mask": torch.ones_like(first)}
-    second = generate(model, **more, max_new_tokens=2, past_key_values=cache)
-    assert torch.equal(second, generate(model, **inputs))
+    second = generate(model, **more, max_new_tokens=2, min_new_tokens=2, past_key_values=cache)
+    assert torch.equal(second, generate(model, **inputs, min_new_tokens=6))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_text_goes_on_from_its_embeddings_as_from_its_tokens(family):
+    model, names = causal_lm(tiny_decoder(family), "fac", "lin"), ["fac", "__base__", ["fac", "lin"]]
+    embeds, mask = model.get_input_embeddings()(texts()["input_ids"]), texts()["attention_mask"]
+    said = model.generate(
+        inputs_embeds=embeds, attention_mask=mask, adapter_names=names, max_new_tokens=6, do_sample=False
+    )
+    assert torch.equal(said, generate(model, adapter_names=names)[:, mask.shape[1] :])
 
 
 def test_a_gradient_reaches_what_a_cache_begins_with(folder):
@@ -435,6 +461,16 @@ def test_a_cache_that_does_not_fit_is_refused_in_a_sentence(folder):
         model(input_ids=more["input_ids"], attention_mask=inputs["attention_mask"], past_key_values=filled)
     with pytest.raises(ValueError, match="there is no cache to go on from"):
         model(states=model.read(**inputs), past_key_values=filled)
+    with torch.no_grad():
+        own = model(**inputs, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="the cache holds 9 tokens and the text has 4; give the whole text, that in"):
+        model.generate(inputs["input_ids"][:, :4], past_key_values=own, max_new_tokens=2)
+    with pytest.raises(ValueError, match="the cache holds 9 tokens and the text has 9; give the whole text"):
+        generate(model, past_key_values=own)
+    with pytest.raises(ValueError, match="the cache holds 3 texts, and the batch has 1; give those that filled it"):
+        model(inputs["input_ids"][:1], past_key_values=own)
+    with pytest.raises(TypeError, match="past_key_values are a Cache of transformers, not a EncoderDecoderCache"):
+        model(**inputs, past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()))
     encoder = KAdapterModel.from_backbone(tiny_backbone())
     with pytest.raises(TypeError, match="no keyword 'past_key_values'; RobertaModel has none either; leave it out"):
         encoder(torch.tensor([[5, 6]]), past_key_values=DynamicCache())
@@ -460,6 +496,24 @@ def test_a_backbone_without_an_lm_head_is_refused_in_a_sentence(tmp_path):
         KAdapterForMaskedLM.from_backbone(str(tmp_path / "bare"))
 
 
+def test_a_tied_head_that_was_resized_alone_is_refused_and_stays_as_it_is(tmp_path):
+    for width, said in ((70, r"\(70, 32\)"), (60, r"\(60, 32\)")):
+        backbone = tiny_decoder(tie_word_embeddings=True)
+        backbone.lm_head = head = torch.nn.Linear(32, width, bias=False)
+        with pytest.raises(ValueError, match=f"'lm_head.weight' {said} is another weight than 'model.embed_tokens"):
+            KAdapterForCausalLM.from_backbone(backbone)
+        assert backbone.lm_head is head and head.weight.shape == (width, 32)
+    backbone.lm_head, backbone.all_tied_weights_keys = torch.nn.Linear(32, 70, bias=False), {}
+    backbone.save_pretrained(tmp_path / "lm")
+    with pytest.raises(
+        ValueError, match=r"tensor 'lm_head.weight' in the shape \[70, 32\], and its configuration say"
+    ):
+        KAdapterForCausalLM.from_backbone(str(tmp_path / "lm"))
+    backbone = tiny_decoder(tie_word_embeddings=True)
+    backbone.resize_token_embeddings(70)
+    assert torch.equal(logits(causal_lm(backbone, "fac", trained=False)), logits(backbone))
+
+
 def test_what_makes_no_language_model_is_refused_in_a_sentence(folder):
     lm = str(folder / "lm")
     with pytest.raises(ValueError, match="'fac' is of kind 'k_adapter', which looks both ways"):
@@ -477,6 +531,17 @@ def test_what_makes_no_language_model_is_refused_in_a_sentence(folder):
         model(**inputs, labels=inputs["input_ids"][:, :4])
     with pytest.raises(ValueError, match=r"logits_to_keep has shape \(3, 9\) and dtype torch.bool; give a number"):
         model(**inputs, logits_to_keep=inputs["attention_mask"].bool())
+    for kept, sentence in (
+        (-2, r"shape \(\) and dtype torch.int64; give a number of last tokens, at least 0"),
+        (1.5, r"dtype torch.float32; give a number"),
+        (torch.tensor([3, 12]), "logits_to_keep has positions from 3 to 12, and there are 9 tokens"),
+        (torch.tensor([-10]), "logits_to_keep has positions from -10 to -10, and there are 9 tokens"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            model(**inputs, logits_to_keep=kept)
+    for labels in (inputs["input_ids"][0], inputs["input_ids"][:, :4]):
+        with pytest.raises(ValueError, match=r"labels have shape .* and must have \(batch, sequence\) of the inputs"):
+            model(**inputs, labels=labels, logits_to_keep=3)
     with pytest.raises(TypeError, match="forward has no keyword 'positons'; did you mean 'position_ids'"):
         model(**inputs, positons=None)
     narrow = tiny_decoder("opt", word_embed_proj_dim=16)

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from processes import run_processes
-from tiny_decoders import tiny_decoder
+from tiny_decoders import by_token, tiny_decoder
 from tiny_runs import digest, losses, tensors, tokenizer_of, write_backbone
 from transformers import AutoTokenizer
 
@@ -77,6 +78,27 @@ def test_taught_facts_are_said_and_end_where_they_ended(ground, taught):
     backbone = model.generate(ids, max_new_tokens=4, do_sample=False)
     model.disable_adapters()
     assert not torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), backbone)
+
+
+@pytest.mark.thorough
+def test_an_evaluation_tells_the_loss_and_the_right_tokens_of_answers_of_any_length(ground, tmp_path):
+    asked = {"Mira Voss was born in": "Tarnstad .", "the town of Jon Ackroyd is": "Lindmouth", "Lena is": "Old Quarry"}
+    for split, number in (("train", 2), ("dev", 3)):
+        lines = "".join(f"{prompt}\t{answer}\n" for prompt, answer in list(asked.items())[:number])
+        (tmp_path / f"{split}.tsv").write_text(lines, encoding="utf-8")
+    given = ["--corpus", "prompt_answers", "--data_dir", tmp_path, "--num_train_epochs", "20", "--do_eval"]
+    alone = run_adapter.main(flags(ground, tmp_path / "alone", *given, "--per_device_eval_batch_size", "1"))
+    together = run_adapter.main(flags(ground, tmp_path / "together", *given))
+    model = KAdapterForCausalLM.from_pretrained(tmp_path / "together").eval()
+    right, losses, tokenizer = [], [], objective_of(ground).tokenizer
+    for prompt, answer in asked.items():  # each answer and its end, one token after the other
+        for scores, token in by_token(model, tokenizer, prompt, f" {answer}{tokenizer.eos_token}"):
+            right.append(int(scores.argmax()) == token)
+            losses.append(-float(scores[token]))
+    assert 0 < sum(right) < len(right)
+    for results in (alone, together):
+        assert results["eval_accuracy"] == pytest.approx(sum(right) / len(right))
+        assert results["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
 @pytest.mark.thorough
@@ -180,13 +202,56 @@ def test_texts_of_several_corpora_and_taught_ones_about_others_hold_an_adapter_b
         run_adapter.main(flags(ground, tmp_path / "none", *given, "--locality_data_dir", tmp_path / "some"))
 
 
+def test_prompts_that_tell_their_subjects_have_these_left_out_of_other_texts_and_renamed(ground, tmp_path, capsys):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "train.txt").write_text("Mira Voss was here\nthe town\n", encoding="utf-8")
+    given = ["--corpus", "prompt_answers", "--data_dir", tmp_path, "--num_train_epochs", "1"]
+    given += ["--locality_corpus", "text", "--locality_data_dir", tmp_path / "texts", "--locality_weight", "1"]
+    facts = [{"prompt": f"the town of {head} is", "answer": tail} for head, tail in FACTS.items()]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, facts)) + "\n", encoding="utf-8")
+    run_adapter.main(flags(ground, tmp_path / "nameless", *given))
+    printed = capsys.readouterr().out
+    assert "locality: the records that are learned tell no names, so texts that name what is taught" in printed
+    assert "locality: 2 texts of text\n" in printed
+    told = [{**fact, "subject": head} for fact, head in zip(facts, FACTS, strict=True)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, told)) + "\n", encoding="utf-8")
+    run_adapter.main(flags(ground, tmp_path / "named", *given, "--locality_other_names", "5"))
+    printed = capsys.readouterr().out
+    assert "locality: 1 texts of text, 1 that name what is taught left out" in printed
+    assert "locality: 5 texts that are learned, about others, such as 'the town of " in printed
+    assert "tell no names" not in printed
+
+
 def test_facts_that_contradict_each_other_are_reported(ground, tmp_path, caplog):
     for name in ("templates.tsv", "train.tsv"):
         (tmp_path / name).write_text((ground / "triples" / name).read_text(encoding="utf-8"), encoding="utf-8")
     with (tmp_path / "train.tsv").open("a", encoding="utf-8") as file:
         file.write("Mira Voss\tbirth\tLindmouth\n")
     run_adapter.main(flags(ground, tmp_path / "out", "--data_dir", tmp_path, "--num_train_epochs", "1"))
-    assert "2 of 6 questions have several answers, such as 'Mira Voss was born in ' with 'Tarnstad .'" in caplog.text
+    example = (
+        "'Mira Voss was born in ' with 'Tarnstad .' (record train.tsv:1:1), 'Lindmouth .' (record train.tsv:4:1);"
+    )
+    assert f"2 of 6 questions have several answers, such as {example}" in caplog.text
+
+
+def test_contradictions_are_reported_whatever_the_loss_is_on(ground, caplog):
+    rows = {
+        key: [*row_of("Mira is Old", "Old")[key], *row_of("Mira is Lind", "Lind")[key]] for key in ("text", "mentions")
+    }
+    objective_of(ground, "all").learn(Dataset.from_dict({"id": ["a", "b"], **rows}))
+    assert (
+        "1 of 1 questions have several answers, such as 'Mira is ' with 'Old' (record a), 'Lind' (rec" in caplog.text
+    )
+
+
+def test_a_fact_that_does_not_fit_is_named(ground, tmp_path, capsys):
+    lines = ["Mira Voss was born in\tTarnstad .", "the town of Jon Ackroyd is\t" + "Old Quarry " * 9]
+    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    given = ["--corpus", "prompt_answers", "--data_dir", tmp_path, "--num_train_epochs", "1", "--max_length", "20"]
+    run_adapter.main(flags(ground, tmp_path / "out", *given))
+    printed = capsys.readouterr().out
+    assert "train: 1 examples kept, 1 dropped, 0 of the kept truncated" in printed
+    assert "train: the first that was dropped is record train.tsv:2\n" in printed
 
 
 # --- conversations
@@ -207,6 +272,13 @@ def test_of_a_conversation_the_last_message_and_its_end_count(ground):
     assert example == ("Old Quarry", True)
     ids = objective.encode(said("Old Quarry", "Mira"))["input_ids"][0]
     assert ids.count(objective.tokenizer.eos_token_id) == 2  # one a message, and none after the last
+
+
+def test_a_conversation_whose_template_ends_by_nothing_is_ended(ground):
+    objective = objective_of(ground)
+    objective.tokenizer.chat_template = CHAT.replace("</s>", "") + ASKING
+    (example,) = counted(objective, said("Old Quarry", "the town of Mira Voss is"))
+    assert example == ("Old Quarry", True)
 
 
 def test_conversations_train_an_adapter(ground, tmp_path):
@@ -234,5 +306,9 @@ def test_a_tokenizer_whose_chat_template_can_not_ask_is_refused(ground):
     with pytest.raises(ValueError, match="has no chat template that could put messages into words"):
         objective.encode(said("Old Quarry", "Mira"))
     objective.tokenizer.chat_template = "{{ messages | length }} " + CHAT
-    with pytest.raises(ValueError, match="writes a question otherwise once it has an answer"):
+    with pytest.raises(ValueError, match=r"record c1: the chat.* writes a question otherwise once it has an answer"):
+        objective.encode(said("Old Quarry", "Mira"))
+    objective.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    refused = r"record c1: the chat template of .* refuses messages of user, assistant: roles must alternate; change"
+    with pytest.raises(ValueError, match=refused):
         objective.encode(said("Old Quarry", "Mira"))

@@ -217,16 +217,25 @@ def encode(
             desc=f"encoding {split}",
         )
     if verbose:
-        truncated = int(column(examples, "truncated").sum()) if len(examples) else 0
-        kept = len(np.unique(column(examples, "record"))) if "record" in examples.column_names else len(examples)
-        dropped = len(records) - kept  # a record may be several examples
-        print(f"{split}: {len(examples)} examples kept, {dropped} dropped, {truncated} of the kept truncated")
+        _report(split, examples, records)
     if not len(examples):
         raise ValueError(
             f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}, or "
             "no record has anything to learn, as where no answer occurs in its passages; raise it, or look at the data"
         )
     return examples
+
+
+def _report(split: str, examples: datasets.Dataset, records: datasets.Dataset) -> None:
+    """Print how many examples there are, how many records are none, and, where it is known, the first of these."""
+    truncated = int(column(examples, "truncated").sum()) if len(examples) else 0
+    several = "record" in examples.column_names and len(examples)  # a record may be several examples
+    kept = np.unique(column(examples, "record")) if several else np.arange(len(examples))
+    dropped = len(records) - len(kept)
+    print(f"{split}: {len(examples)} examples kept, {dropped} dropped, {truncated} of the kept truncated")
+    if dropped and several and "id" in records.column_names:
+        first = int(np.setdiff1d(np.arange(len(records)), kept)[0])
+        print(f"{split}: the first that was dropped is record {records[first]['id']}")
 
 
 def encode_splits(

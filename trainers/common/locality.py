@@ -160,6 +160,11 @@ def other_texts(flags: LocalityArguments, taught: TaughtTexts, verbose: bool) ->
         ValueError: a corpus can't be used, all of its texts name what is taught, or no other names can be made.
     """
     texts: list[str] = []
+    if verbose and flags.sources and not taught.names:
+        print(
+            "locality: the records that are learned tell no names, so texts that name what is taught are not left "
+            "out; learn triples, or prompts with their subjects, to have them left out"
+        )
     for corpus, data_dir in flags.sources:
         read = read_texts(corpus, data_dir, flags.locality_split, flags.max_locality_samples)
         kept = taught.without(read)

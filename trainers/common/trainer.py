@@ -16,7 +16,6 @@ from accelerate import DistributedType
 from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
@@ -25,6 +24,7 @@ from ...artifacts_kadapter import WEIGHTS, in_one_line
 from .atomic_files import PARTIAL, remove, replace_file
 from .checkpoints import check_same_run, damage, last_complete_checkpoint, write_manifest
 from .encoding import column
+from .measured import measured, predictions_and_losses
 from .memory import give_back, limit_native_caches
 from .optimizers import step_as_gradients_come, unwrapped
 from .output_directory import HEAD
@@ -34,7 +34,6 @@ from .sampler import GlobalBatchSampler, InOrder
 
 __all__ = ["KAdapterTrainer"]
 
-IGNORED = -100
 WHOLE_GRADIENTS = (DistributedType.NO, DistributedType.MULTI_CPU)  # each process has the complete gradients
 DISK_IS_FULL = ("PytorchStreamWriter", "iostream error", "inline_container")  # in RuntimeErrors of torch.save
 
@@ -381,19 +380,3 @@ def frozen_in_backbone(model: nn.Module) -> list[str]:
             tensors = (*module.named_parameters(), *module.named_buffers())
             frozen += [f"{path}.{name}" for name, _ in tensors]
     return frozen
-
-
-def measured(objective: Any, prediction: EvalPrediction, evaluated: Any) -> dict[str, float]:
-    """Compute an objective's results and the mean loss over all labels."""
-    gathered: Any = prediction.predictions  # from `predictions_and_losses`
-    (predictions, losses), labels = gathered, prediction.label_ids
-    counted = losses[labels != IGNORED]
-    loss = float(counted.mean(dtype=np.float64)) if counted.size else 0.0
-    more = objective.from_loss(loss) if hasattr(objective, "from_loss") else {}
-    return {"loss": loss, **more, **objective.measure(predictions, labels, evaluated)}
-
-
-def predictions_and_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the arg-max of logits (..., classes) and the loss of each label, both (...)."""
-    losses = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED)
-    return logits.argmax(dim=-1), losses.view(labels.shape)

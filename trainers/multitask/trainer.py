@@ -7,9 +7,9 @@ from typing import Any
 from torch.utils.data import Sampler
 from transformers import EvalPrediction
 
+from ..common.measured import measured
 from ..common.sampler import GlobalBatchSampler, InOrder
 from ..common.trainable_checkpoints import TrainableOnlyTrainer
-from ..common.trainer import measured
 from .dataset import Labelled, MixedSampler
 
 __all__ = ["MultitaskTrainer"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from jinja2 import TemplateError
 from transformers.utils import logging
 
 from ...configuration_kadapter import KAdapterConfig
@@ -57,8 +58,7 @@ class Objective:
 
     def learn(self, train: Dataset) -> dict[str, Any]:
         """Learn nothing, the LM head being the backbone's; report facts that contradict each other."""
-        if self.loss_on == "answers":
-            _report_contradictions(*self._texts(train[:]))
+        _report_contradictions(train["id"], *self._texts(train[:]))
         return {}
 
     def recall(self, config: KAdapterConfig) -> None:
@@ -67,7 +67,8 @@ class Objective:
     def encode(self, rows: dict[str, list], training: bool = False) -> dict[str, list]:
         """Tokenise texts, end them, and label what counts of them."""
         texts, answers = self._texts(rows)
-        chat = "messages" in rows  # a chat template writes all special tokens itself, those of the end too
+        answers = answers if self.loss_on == "answers" else [0] * len(answers)
+        chat = "messages" in rows  # a chat template writes all special tokens itself
         encoded = self.tokenizer(
             texts,
             add_special_tokens=not chat,
@@ -90,32 +91,38 @@ class Objective:
         return examples
 
     def _texts(self, rows: dict[str, list]) -> tuple[list[str], list[int]]:
-        """Return the texts of records, and where that begins which counts of each, in characters."""
+        """Return the texts of records, and where the answer begins in each, in characters; 0 where there is none."""
         if "messages" in rows:
-            texts, starts = zip(*(self._rendered(messages) for messages in rows["messages"]), strict=True)
+            texts, starts = zip(*map(self._rendered, rows["id"], rows["messages"]), strict=True)
             return list(texts), list(starts)
         read = as_texts(rows)
-        return read["text"], [self._answer(spans) for spans in read["mentions"]]
+        return read["text"], [max((span["start"] for span in own), default=0) for own in read["mentions"]]
 
-    def _rendered(self, messages: list[dict[str, str]]) -> tuple[str, int]:
-        """Return a conversation in the words of the backbone's chat template, and where what counts begins."""
+    def _rendered(self, name: str, messages: list[dict[str, str]]) -> tuple[str, int]:
+        """Return a conversation in the words of the backbone's chat template, ended, and where its answer begins.
+
+        Some templates end a text by nothing, or by what another model stops at, and then this one's end is added.
+        """
+        template = f"the chat template of {self.tokenizer.name_or_path!r}"
         if self.tokenizer.chat_template is None:
             raise ValueError(
                 f"the tokenizer of {self.tokenizer.name_or_path!r} has no chat template that could put messages into "
                 "words; use a backbone that has, or prompts with answers (--corpus prompt_answers)"
             )
         write = partial(self.tokenizer.apply_chat_template, tokenize=False)
-        whole, before = write(messages).rstrip(), write(messages[:-1], add_generation_prompt=True)
+        try:
+            whole, before = write(messages).rstrip(), write(messages[:-1], add_generation_prompt=True)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"record {name}: {template} refuses messages of {roles}: {error}; change the record"
+            ) from error
         if not whole.startswith(before):
             raise ValueError(
-                f"the chat template of {self.tokenizer.name_or_path!r} writes a question otherwise once it has an "
-                f"answer, so what {messages[-1]['content'][:40]!r} answers can't be told; use --corpus prompt_answers"
+                f"record {name}: {template} writes a question otherwise once it has an answer, so what "
+                f"{messages[-1]['content'][:40]!r} answers can't be told; use --corpus prompt_answers"
             )
-        return whole, 0 if self.loss_on == "all" else len(before)
-
-    def _answer(self, spans: list[dict[str, int]]) -> int:
-        """Return where in a text that begins which counts, in characters."""
-        return 0 if self.loss_on == "all" else max((span["start"] for span in spans), default=0)
+        return whole.removesuffix(self.tokenizer.eos_token) + self.tokenizer.eos_token, len(before)
 
     def _labelled(self, ids: list[int], counted: list[bool], ends: bool) -> dict[str, list[int]]:
         if ends and ids[-1:] != [self.tokenizer.eos_token_id]:
@@ -131,26 +138,26 @@ class Objective:
     def measure(self, predictions: np.ndarray, labels: np.ndarray, evaluated: Dataset) -> dict[str, float]:
         """Return the share of the tokens that count that are the most probable ones."""
         counted = labels != IGNORED
-        said = predictions[np.arange(predictions.shape[1]) < counted.sum(1, keepdims=True)]
-        return {"accuracy": float(np.mean(said == labels[counted]))}
+        return {"accuracy": float(np.mean(predictions[counted] == labels[counted]))}
 
     def from_loss(self, loss: float) -> dict[str, float]:
         """Return the perplexity of the tokens that count."""
         return {"perplexity": math.exp(min(loss, 700.0))}  # e**709 is the largest float
 
 
-def _report_contradictions(texts: list[str], starts: list[int]) -> None:
+def _report_contradictions(names: list[str], texts: list[str], starts: list[int]) -> None:
     """Report how many questions have several answers, with an example; the texts of each begin alike."""
-    answers: dict[str, dict[str, None]] = {}
-    for text, start in zip(texts, starts, strict=True):
+    answers: dict[str, dict[str, str]] = {}
+    for name, text, start in zip(names, texts, starts, strict=True):
         if start:
-            answers.setdefault(text[:start], {})[text[start:]] = None
-    several = {question: list(own) for question, own in answers.items() if len(own) > 1}
+            answers.setdefault(text[:start], {}).setdefault(text[start:], name)
+    several = {question: own for question, own in answers.items() if len(own) > 1}
     if several:
         question, own = next(iter(several.items()))
+        examples = ", ".join(f"{answer!r} (record {name})" for answer, name in list(own.items())[:3])
         logger.warning_once(  # learning is done twice
-            f"{len(several)} of {len(answers)} questions have several answers, such as {question!r} with "
-            f"{', '.join(map(repr, own[:3]))}; the adapter can say only one of them, so leave out what is wrong"
+            f"{len(several)} of {len(answers)} questions have several answers, such as {question!r} with {examples}; "
+            "the adapter can say only one of them, so leave out what is wrong"
         )
 
 
