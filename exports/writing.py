@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 from ..artifacts_kadapter import check_destination, write_directory
 from ..backbone_kadapter import digest_of_tensor, fingerprint_of, positions_of
@@ -17,7 +17,7 @@ from ..processing_kadapter import marked_tokens, special_tokens
 from ..runtime.engines import RUNTIMES, library_of
 from ..runtime.manifest import FORMAT_VERSION, MANIFEST, read_export, write_manifest
 from . import plans
-from .int8 import Calibration, quantize
+from .int8 import Calibration, check_labelled, quantize
 from .tracing import Traced, check_exporter, shapes_of, trace
 
 __all__ = ["PRECISIONS", "ExportOptions", "export"]
@@ -88,16 +88,27 @@ def export(
 
     Raises:
         ImportError: onnx, onnxscript or the runtime is not installed.
-        OSError: the directory holds another model, or can't be written.
-        ValueError: the model has no exported form, can't be traced, or its graphs differ from it; or int8 lacks data.
+        OSError: the directory holds a model or an artifact, or can't be written.
+        ValueError: the model has no exported form or no adapters to be exported alone, can't be traced, or its graphs
+            differ from it; or int8 lacks data.
     """
     options = options or ExportOptions()
     options.check()
     check_destination(directory, sources=[model.config.backbone_name_or_path], marks=(MANIFEST,))
+    if Path(directory, CONFIG_NAME).expanduser().is_file():
+        raise OSError(
+            f"can't save to {str(directory)!r}: it holds an artifact ({CONFIG_NAME}), whose place an export "
+            "beside it would take; name another directory"
+        )
     model = model.eval()
     plans.check_model(model)
-    if options.calibration is not None and tokenizer is None:
-        raise ValueError("calibration reads sentences, and there is no tokenizer; export an artifact that has one")
+    if options.adapters_only and not model.base_model.adapters.featured:
+        raise ValueError("the model has no adapters that could be exported alone; leave out adapters_only")
+    if options.calibration is not None:
+        if tokenizer is None:
+            raise ValueError("calibration reads sentences, and there is no tokenizer; export an artifact that has one")
+        labels = list((model.config.id2label or {}).values())
+        check_labelled(type(model).__name__, labels, options.calibration.labelled)  # before minutes of tracing
     manifests = []
 
     def fill(folder: Path) -> Collection[str]:
