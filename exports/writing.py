@@ -64,6 +64,8 @@ class ExportOptions:
             )
         if self.adapters_only and (self.single or self.precision == "int8" or self.taps):
             raise ValueError("adapters alone are exported in fp32, without single and taps, which are the encoder's")
+        if self.single and self.taps:
+            raise ValueError(f"taps {list(self.taps)} serve adapters that are added, and a single graph takes none")
         check_exporter()
         library_of(self.runtime)
         if self.calibration is not None:
@@ -145,7 +147,7 @@ class Writer:
             "precision": "fp32",
             "single": options.single,
             "backbone": backbone_of(self.core),
-            "active_adapters": self.core.config.active_adapters,
+            "active_adapters": self.core.config.active_adapters if self.core.adapters.enabled else [],
         }
         names = self.core.adapters.fused
         if options.single:

@@ -260,6 +260,14 @@ def test_the_manifest_tells_the_encoder_its_taps_shapes_labels_and_the_hash_of_e
     )
 
 
+def test_adapters_that_are_disabled_are_not_active_in_the_export(tmp_path, monkeypatch):
+    monkeypatch.setattr("kadapter.exports.writing.trace", lambda traced, path, runtime: path.write_bytes(b""))
+    model = KAdapterModel.from_backbone(tiny_backbone("roberta", **SHALLOW), adapters=adapters_of())
+    assert export(model, tmp_path / "enabled")["active_adapters"] is None
+    model.disable_adapters()
+    assert export(model, tmp_path / "disabled")["active_adapters"] == []
+
+
 @pytest.mark.slow
 def test_a_single_graph_answers_as_the_model_and_takes_no_other_adapters(parts, tmp_path):
     export(parts["model"], tmp_path / "single", ExportOptions(single=True), parts["tokenizer"])
@@ -521,6 +529,10 @@ def test_what_can_not_be_exported_says_why(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.onnx, "export", None)  # all this is found before anything is traced
     assert "labelled text 1 has the label 'x', and the head knows ['born', 'died', 'works']" in refusal(
         export, model, folder, labelled, parts["tokenizer"]
+    )
+    taps = ExportOptions(single=True, taps=[1])
+    assert "taps [1] serve adapters that are added, and a single graph takes none" in refusal(
+        export, model, folder, taps
     )
     half = make_model(tiny_backbone("roberta", **SHALLOW)).to(torch.bfloat16)
     assert "has dtype torch.bfloat16; load the model with dtype='float32' to export it" in refusal(
