@@ -106,11 +106,7 @@ def export(
     plans.check_model(model)
     if options.adapters_only and not model.base_model.adapters.featured:
         raise ValueError("the model has no adapters that could be exported alone; leave out adapters_only")
-    if options.calibration is not None:
-        if tokenizer is None:
-            raise ValueError("calibration reads sentences, and there is no tokenizer; export an artifact that has one")
-        labels = list((model.config.id2label or {}).values())
-        check_labelled(type(model).__name__, labels, options.calibration.labelled)  # before minutes of tracing
+    check_calibration(model, options.calibration, tokenizer)  # before minutes of tracing
     manifests = []
 
     def fill(folder: Path) -> Collection[str]:
@@ -122,6 +118,24 @@ def export(
 
     write_directory(directory, fill)
     return manifests[0]
+
+
+def check_calibration(model: Any, calibration: Calibration | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Raise ValueError for sentences that are too long, labelled texts of another head, or no tokenizer for either."""
+    if calibration is None:
+        return
+    if tokenizer is None:
+        raise ValueError("calibration reads sentences, and there is no tokenizer; export an artifact that has one")
+    check_labelled(type(model).__name__, list((model.config.id2label or {}).values()), calibration.labelled)
+    limits = (positions_of(model.base_model.backbone).longest, tokenizer.model_max_length)
+    longest = min(limit for limit in limits if limit is not None)
+    read = tokenizer(list(calibration.sentences), verbose=False)["input_ids"]
+    for number, (sentence, ids) in enumerate(zip(calibration.sentences, read, strict=True), start=1):
+        if len(ids) > longest:
+            raise ValueError(
+                f"{calibration.where}: sentence {number}, {sentence[:40]!r}, has {len(ids)} tokens, more than the "
+                f"{longest} that the encoder takes; cut it, or leave it out"
+            )
 
 
 class Writer:

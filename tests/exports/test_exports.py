@@ -530,6 +530,9 @@ def test_what_can_not_be_exported_says_why(parts, tmp_path, monkeypatch):
     assert "labelled text 1 has the label 'x', and the head knows ['born', 'died', 'works']" in refusal(
         export, model, folder, labelled, parts["tokenizer"]
     )
+    long = ExportOptions(precision="int8", calibration=Calibration([*TEXTS, "Mira " * 60], "lines.txt"))
+    said = refusal(export, model, folder, long, parts["tokenizer"])
+    assert said.startswith("lines.txt: sentence 13, 'Mira Mira") and "more than the 46 that the encoder takes" in said
     taps = ExportOptions(single=True, taps=[1])
     assert "taps [1] serve adapters that are added, and a single graph takes none" in refusal(
         export, model, folder, taps
