@@ -76,22 +76,12 @@ def run(
     """
     from ._choosing import chosen_head
     from ._preflight import check_local, config_of, refuse_used
-    from ._texts import calibration_of
 
     refuse_used(output_dir, overwrite)
     check_local(artifact, revision)
     if "+" not in artifact:
         chosen_head(artifact, config_of(os.path.expanduser(artifact), revision), head)
-    if precision == Precision.INT8 and calibration is None:
-        raise ValueError(
-            "precision int8 needs sentences to learn the ranges of values from; give --calibration FILE, a text file "
-            "with one of your own sentences in each line, a hundred or more"
-        )
-    if labelled is not None and calibration is None:
-        raise ValueError(
-            "labelled texts measure int8; give --precision int8 and --calibration, too, or leave them out"
-        )
-    sentences = None if calibration is None else calibration_of(calibration, labelled)
+    sentences = sentences_of(precision, calibration, labelled)
     typer.echo(f"exporting {artifact}", err=as_json)
     from ._exporting import export_artifact  # torch takes seconds to import
 
@@ -105,3 +95,26 @@ def run(
         files = {name: file["bytes"] for name, file in manifest["files"].items()}
         said = {"path": str(output_dir), "class": exported, "adapters": list(manifest["adapters"]), "files": files}
         typer.echo(json.dumps(said))
+
+
+def sentences_of(precision: Precision, calibration: Path | None, labelled: Path | None) -> dict[str, Any] | None:
+    """Return what int8 learns from and is measured by; None for float32.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: int8 lacks sentences, or a line is no labelled text.
+    """
+    from ._texts import calibration_of
+
+    if calibration is not None:
+        return calibration_of(calibration, labelled)
+    if precision == Precision.INT8:
+        raise ValueError(
+            "precision int8 needs sentences to learn the ranges of values from; give --calibration FILE, a text file "
+            "with one of your own sentences in each line, a hundred or more"
+        )
+    if labelled is not None:
+        raise ValueError(
+            "labelled texts measure int8; give --precision int8 and --calibration, too, or leave them out"
+        )
+    return None
