@@ -32,7 +32,7 @@ def in_one_line(run: Callable[..., None]) -> Callable[..., None]:
         except HTTPError as error:
             typer.echo(f"kadapter: {no_answer(error)}", err=True)
             raise typer.Exit(1) from error
-        except (ValueError, OSError, TypeError, StrictDataclassError) as error:
+        except (ValueError, OSError, TypeError, ImportError, StrictDataclassError) as error:  # an extra is missing
             typer.echo(f"kadapter: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(1) from error
 

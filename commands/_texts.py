@@ -157,4 +157,6 @@ def _labelled(file: Path) -> dict[str, Any]:
         texts.append(plain)
         labels.append(str(label))
         spans.append(own)
+    if not texts:
+        raise ValueError(f'{file} has no labelled texts; write {{"text": ..., "label": ...}} in each line')
     return {"texts": texts, "labels": labels, "entity_spans": spans if any(spans) else None}

@@ -45,6 +45,7 @@ Single = Annotated[bool, typer.Option("--single", help="Write one graph of all, 
 Taps = Annotated[
     list[int] | None, typer.Option("--tap", help="Further hidden state for adapters that are added later; repeatable.")
 ]
+Head = Annotated[str | None, typer.Option("--head", help="Name of the head to export, of an artifact of several.")]
 AdaptersOnly = Annotated[bool, typer.Option("--adapters-only", help="Leave out encoder and head, to add adapters.")]
 
 
@@ -59,6 +60,7 @@ def run(
     tap: Taps = None,
     adapters_only: AdaptersOnly = False,
     fusion: FusionMode = None,
+    head: Head = None,
     backbone: Backbone = None,
     revision: Revision = None,
     overwrite: Overwrite = False,
@@ -72,19 +74,14 @@ def run(
     another, so that a running model takes further adapters. With --precision int8 the ranges of values are learned
     from --calibration, and what that changes is measured and noted in export.json. No code in the artifact is run.
     """
+    from ._choosing import chosen_head
     from ._preflight import check_local, config_of, refuse_used
-    from ._texts import calibration_of
 
     refuse_used(output_dir, overwrite)
     check_local(artifact, revision)
     if "+" not in artifact:
-        config_of(os.path.expanduser(artifact), revision)
-    if precision == Precision.INT8 and calibration is None:
-        raise ValueError(
-            "precision int8 needs sentences to learn the ranges of values from; give --calibration FILE, a text file "
-            "with one of your own sentences in each line, a hundred or more"
-        )
-    sentences = None if calibration is None else calibration_of(calibration, labelled)
+        chosen_head(artifact, config_of(os.path.expanduser(artifact), revision), head)
+    sentences = sentences_of(precision, calibration, labelled)
     typer.echo(f"exporting {artifact}", err=as_json)
     from ._exporting import export_artifact  # torch takes seconds to import
 
@@ -92,9 +89,32 @@ def run(
     fields |= {"taps": tap or [], "adapters_only": adapters_only}
     fused = {} if fusion is None else {"fusion": fusion.value}
     log = partial(typer.echo, err=as_json)
-    manifest = export_artifact(artifact, output_dir, fields, sentences, fused, backbone, revision, log)
+    manifest = export_artifact(artifact, output_dir, fields, sentences, fused, head, backbone, revision, log)
     if as_json:
-        head = (manifest["head"] or {"class": "KAdapterModel"})["class"]
+        exported = (manifest["head"] or {"class": "KAdapterModel"})["class"]
         files = {name: file["bytes"] for name, file in manifest["files"].items()}
-        said = {"path": str(output_dir), "class": head, "adapters": list(manifest["adapters"]), "files": files}
+        said = {"path": str(output_dir), "class": exported, "adapters": list(manifest["adapters"]), "files": files}
         typer.echo(json.dumps(said))
+
+
+def sentences_of(precision: Precision, calibration: Path | None, labelled: Path | None) -> dict[str, Any] | None:
+    """Return what int8 learns from and is measured by; None for float32.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: int8 lacks sentences, or a line is no labelled text.
+    """
+    from ._texts import calibration_of
+
+    if calibration is not None:
+        return calibration_of(calibration, labelled)
+    if precision == Precision.INT8:
+        raise ValueError(
+            "precision int8 needs sentences to learn the ranges of values from; give --calibration FILE, a text file "
+            "with one of your own sentences in each line, a hundred or more"
+        )
+    if labelled is not None:
+        raise ValueError(
+            "labelled texts measure int8; give --precision int8 and --calibration, too, or leave them out"
+        )
+    return None

@@ -128,7 +128,7 @@ def main(
     adapter: Annotated[list[str], typer.Option(help="Directory of further exported adapters.")] = [],  # noqa: B006
     head: Annotated[list[str], typer.Option(help="NAME=DIR of a further exported head.")] = [],  # noqa: B006
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any.")] = 8000,
     batch: Annotated[int, typer.Option(min=1, help="Requests that are answered in one pass at most.")] = 16,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a pass; by default all cores.")] = None,
 ) -> None:

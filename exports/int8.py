@@ -60,12 +60,14 @@ class Calibration:
     labelled: Labelled | None = None
 
     def check(self) -> None:
-        """Raise ValueError for too few sentences, and ImportError where their library is missing."""
+        """Raise ValueError for too few sentences or no labelled texts, ImportError where their library is missing."""
         if len(self.sentences) < FEWEST:
             raise ValueError(
                 f"{self.where} has {len(self.sentences)} sentences, too few to learn ranges from; give {FEWEST} at "
                 "least, better a hundred"
             )
+        if self.labelled is not None and not len(self.labelled.texts):
+            raise ValueError("there are no labelled texts to measure int8 by; give some, or leave them out")
         library_of("onnx")
 
     @property
@@ -85,7 +87,7 @@ def quantize(folder: Path, manifest: dict[str, Any], calibration: Calibration, l
     """
     learned, held_out = calibration.parts
     model = ExportedModel.from_directory(folder, verify=False)
-    check_labelled(manifest["head"], calibration.labelled)
+    check_labelled(manifest["head"]["class"], manifest["head"]["labels"], calibration.labelled)
     measuring = batches_of(model, held_out)
     before, score = outputs_of(model, measuring), accuracy(model, calibration.labelled)
     for file, inputs in list(calibrating(model, batches_of(model, learned))):
@@ -215,18 +217,18 @@ def narrowing(path: Path) -> list[str]:
     return found
 
 
-def check_labelled(head: dict[str, Any], labelled: Labelled | None) -> None:
+def check_labelled(head_class: str, labels: Sequence[str], labelled: Labelled | None) -> None:
     """Raise ValueError for labelled texts that say nothing about a head."""
     if labelled is None:
         return
-    if head["class"] not in METRIC:
+    if head_class not in METRIC:
         raise ValueError(
             f"labelled texts measure a head that answers with one label, {' or '.join(METRIC)}, and this is a "
-            f"{head['class']}; leave them out"
+            f"{head_class}; leave them out"
         )
     for number, label in enumerate(labelled.labels, start=1):
-        if label not in head["labels"]:
-            raise ValueError(f"labelled text {number} has the label {label!r}, and the head knows {head['labels']}")
+        if label not in labels:
+            raise ValueError(f"labelled text {number} has the label {label!r}, and the head knows {list(labels)}")
 
 
 def accuracy(model: ExportedModel, labelled: Labelled | None) -> float | None:

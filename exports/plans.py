@@ -32,6 +32,7 @@ MENTIONS = {"KAdapterForEntityClassification": 1, "KAdapterForEntityPairClassifi
 SUMMARY = ("KAdapterForSequenceClassification", "KAdapterForMultipleChoice")
 WHOLE = (*SUMMARY, "KAdapterForTokenClassification", "KAdapterForQuestionAnswering")
 HEADS = ("KAdapterModel", *MENTIONS, *WHOLE, "KAdapterForDependencyParsing", "KAdapterForMaskedLM")
+SEVERAL = "KAdapterModelWithHeads"
 CHOICES = 2  # of a sample
 
 
@@ -42,6 +43,11 @@ def check_model(model: Any) -> None:
         ValueError: it is such a model; the sentence says why.
     """
     name, core = type(model).__name__, model.base_model
+    if name == SEVERAL:
+        raise ValueError(
+            f"a {name} is exported head by head: export model.heads[NAME] for each of {list(model.heads)}, and put "
+            "them together by ExportedModel.add_head"
+        )
     if name not in HEADS:
         raise ValueError(f"a {name} has no exported form; there is one of {', '.join(HEADS)}. Run this one in PyTorch")
     for each in core.adapters.active:

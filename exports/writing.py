@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 from ..artifacts_kadapter import check_destination, write_directory
 from ..backbone_kadapter import digest_of_tensor, fingerprint_of, positions_of
@@ -17,7 +17,7 @@ from ..processing_kadapter import marked_tokens, special_tokens
 from ..runtime.engines import RUNTIMES, library_of
 from ..runtime.manifest import FORMAT_VERSION, MANIFEST, read_export, write_manifest
 from . import plans
-from .int8 import Calibration, quantize
+from .int8 import Calibration, check_labelled, quantize
 from .tracing import Traced, check_exporter, shapes_of, trace
 
 __all__ = ["PRECISIONS", "ExportOptions", "export"]
@@ -64,6 +64,8 @@ class ExportOptions:
             )
         if self.adapters_only and (self.single or self.precision == "int8" or self.taps):
             raise ValueError("adapters alone are exported in fp32, without single and taps, which are the encoder's")
+        if self.single and self.taps:
+            raise ValueError(f"taps {list(self.taps)} serve adapters that are added, and a single graph takes none")
         check_exporter()
         library_of(self.runtime)
         if self.calibration is not None:
@@ -88,16 +90,23 @@ def export(
 
     Raises:
         ImportError: onnx, onnxscript or the runtime is not installed.
-        OSError: the directory holds another model, or can't be written.
-        ValueError: the model has no exported form, can't be traced, or its graphs differ from it; or int8 lacks data.
+        OSError: the directory holds a model or an artifact, or can't be written.
+        ValueError: the model has no exported form or no adapters to be exported alone, can't be traced, or its graphs
+            differ from it; or int8 lacks data.
     """
     options = options or ExportOptions()
     options.check()
     check_destination(directory, sources=[model.config.backbone_name_or_path], marks=(MANIFEST,))
+    if Path(directory, CONFIG_NAME).expanduser().is_file():
+        raise OSError(
+            f"can't save to {str(directory)!r}: it holds an artifact ({CONFIG_NAME}), whose place an export "
+            "beside it would take; name another directory"
+        )
     model = model.eval()
     plans.check_model(model)
-    if options.calibration is not None and tokenizer is None:
-        raise ValueError("calibration reads sentences, and there is no tokenizer; export an artifact that has one")
+    if options.adapters_only and not model.base_model.adapters.featured:
+        raise ValueError("the model has no adapters that could be exported alone; leave out adapters_only")
+    check_calibration(model, options.calibration, tokenizer)  # before minutes of tracing
     manifests = []
 
     def fill(folder: Path) -> Collection[str]:
@@ -109,6 +118,24 @@ def export(
 
     write_directory(directory, fill)
     return manifests[0]
+
+
+def check_calibration(model: Any, calibration: Calibration | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Raise ValueError for sentences that are too long, labelled texts of another head, or no tokenizer for either."""
+    if calibration is None:
+        return
+    if tokenizer is None:
+        raise ValueError("calibration reads sentences, and there is no tokenizer; export an artifact that has one")
+    check_labelled(type(model).__name__, list((model.config.id2label or {}).values()), calibration.labelled)
+    limits = (positions_of(model.base_model.backbone).longest, tokenizer.model_max_length)
+    longest = min(limit for limit in limits if limit is not None)
+    read = tokenizer(list(calibration.sentences), verbose=False)["input_ids"]
+    for number, (sentence, ids) in enumerate(zip(calibration.sentences, read, strict=True), start=1):
+        if len(ids) > longest:
+            raise ValueError(
+                f"{calibration.where}: sentence {number}, {sentence[:40]!r}, has {len(ids)} tokens, more than the "
+                f"{longest} that the encoder takes; cut it, or leave it out"
+            )
 
 
 class Writer:
@@ -134,7 +161,7 @@ class Writer:
             "precision": "fp32",
             "single": options.single,
             "backbone": backbone_of(self.core),
-            "active_adapters": self.core.config.active_adapters,
+            "active_adapters": self.core.config.active_adapters if self.core.adapters.enabled else [],
         }
         names = self.core.adapters.fused
         if options.single:

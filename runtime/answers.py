@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ ASKED = {  # the heads that are asked about texts, and how many mentions they re
     "KAdapterForMaskedLM": 0,
 }
 SHOWN = 5  # words for a mask
+NO_HEAD = "KAdapterModel"  # the class of adapters that were exported without a head
 NO_ENTITY = "O"  # the label that transformers leaves out
 
 
@@ -75,20 +77,22 @@ class Answers(ABC):
         Raises:
             ValueError: the model has a head, which reads a few tokens, or no tokenizer, or a text is too long.
         """
-        if self._entry(None)["class"] != "KAdapterModel":
+        if self._entry(None)["class"] != NO_HEAD:
             raise ValueError(
                 f"this is a {self._entry(None)['class']}, which answers by predict; features are those of adapters "
                 "that were exported without a head"
             )
         texts = [texts] if isinstance(texts, str) else texts
+        check_list(texts)
         check_texts(texts)
         encoded = self.fitting(self.reader().plain(texts))
         check_batch_size(batch_size)
-        rows, features = self._asked(adapter_names, None, len(encoded)), []
+        model = copy.copy(self)  # keeps the adapters and heads that there are now, whatever other threads do
+        rows, features = model._asked(adapter_names, None, len(encoded)), []
         for first in range(0, len(encoded), batch_size):
             batch = encoded[first : first + batch_size]
             names = None if adapter_names is None else rows[first : first + batch_size]
-            states = self(**self.reader().batch(batch), adapter_names=names).last_hidden_state
+            states = model(**self.reader().batch(batch), adapter_names=names).last_hidden_state
             features += [states[row, : len(each.input_ids)] for row, each in enumerate(batch)]
         return features
 
@@ -118,12 +122,12 @@ class Answers(ABC):
         Raises:
             ValueError: there is no head for texts, or no tokenizer; or a text is too long, empty or lacks mentions.
         """
-        if isinstance(texts, str) or not isinstance(texts, Sequence):
-            raise TypeError(f"texts is {type(texts).__name__}; give a list of texts")
+        check_list(texts)
         check_batch_size(batch_size)
-        questions, answers = self._questions(texts, entity_spans, top_k, adapter_names, head), []
+        model = copy.copy(self)  # keeps the adapters and heads that there are now, whatever other threads do
+        questions, answers = model._questions(texts, entity_spans, top_k, adapter_names, head), []
         for first in range(0, len(questions), batch_size):
-            answers += self.answer(questions[first : first + batch_size])
+            answers += model.answer(questions[first : first + batch_size])
         return answers
 
     def read(
@@ -164,6 +168,11 @@ class Answers(ABC):
         self, texts: Sequence[Any], entity_spans: Any, top_k: int | None, adapter_names: Any, head: str | None
     ) -> list[Question]:
         entry = self._entry(head)
+        if entry["class"] == NO_HEAD:
+            raise ValueError(
+                "this model has no head, so it predicts nothing; encode(texts) returns its features, and add_head "
+                "adds a head of the same encoder"
+            )
         if entry["class"] not in ASKED:
             raise ValueError(f"a {entry['class']} is asked by its inputs, model(input_ids, ...), not by texts alone")
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
@@ -249,6 +258,12 @@ class Answers(ABC):
         return encoded
 
 
+def check_list(texts: Any) -> None:
+    """Raise TypeError for texts that are no list, such as a single one or what can be read only once."""
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise TypeError(f"texts is {type(texts).__name__}; give a list of texts")
+
+
 def check_texts(texts: Sequence[Any]) -> None:
     """Raise TypeError for a text that is no string."""
     for number, text in enumerate(texts):
@@ -258,8 +273,8 @@ def check_texts(texts: Sequence[Any]) -> None:
 
 def check_batch_size(size: int) -> None:
     """Raise ValueError for a batch of no texts."""
-    if size < 1:
-        raise ValueError(f"batch_size={size} must be at least 1")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size={size!r} must be a whole number of at least 1")
 
 
 def scored(logits: np.ndarray, problem_type: str | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -88,16 +88,24 @@ def library_of(runtime: str) -> ModuleType:
         ) from error
 
 
-def open_graph(path: Path, runtime: str, threads: int | None = None, needed: Sequence[str] = ()) -> Graph:
-    """Open a graph, which must have these outputs.
+def open_graph(
+    path: Path,
+    runtime: str,
+    threads: int | None = None,
+    needed: Sequence[str] = (),
+    offered: Collection[str] | None = None,
+) -> Graph:
+    """Open a graph, which must have the outputs that are `needed` and read none but the inputs that are `offered`.
 
     Raises:
         ImportError: the runtime is not installed.
-        ValueError: the file is no graph that the runtime reads, or of other outputs.
+        ValueError: the file is no graph that the runtime reads, or of other inputs or outputs.
     """
     library_of(runtime)
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads={threads} must be at least 1; leave it out for as many as there are cores")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(
+            f"threads={threads!r} must be a whole number of at least 1; leave it out for as many as there are cores"
+        )
     try:
         graph: Graph = ENGINES[runtime](path, threads)
     except Exception as error:  # of whatever type a runtime has for it
@@ -106,4 +114,7 @@ def open_graph(path: Path, runtime: str, threads: int | None = None, needed: Seq
     lacking = set(needed) - set(graph.outputs)
     if lacking:
         raise ValueError(f"{path} has the outputs {graph.outputs} and lacks {sorted(lacking)}; export it anew")
+    unknown = set() if offered is None else set(graph.inputs) - set(offered)
+    if unknown:
+        raise ValueError(f"{path} reads {sorted(unknown)}, and there are {list(offered or ())}; export it anew")
     return graph

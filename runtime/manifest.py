@@ -9,18 +9,54 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .inputs import READS
+
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Export", "read_export", "write_manifest"]
 
 MANIFEST = "export.json"
 FORMAT_VERSION = 1
 KEYS = ("runtime", "precision", "backbone", "encoder", "adapters", "active_adapters", "head", "single", "files")
-# What is read of the entries of a manifest; a file that was edited or half written may lack any.
-READ = {
-    "backbone": ("name_or_path", "fingerprint", "longest", "vocab_size", "type_vocab_size"),
-    "encoder": ("file", "layers"),
-    "adapters": ("file", "layers", "features"),  # of each
-    "files": ("bytes", "sha256"),  # likewise
+# What is read of a manifest, and of which type; a file that was edited or half written may lack any. A list stands for
+# a list of such, a tuple for one of several, a set for one of its words.
+NUMBERS: Any = [int]
+WORDS: Any = [str]
+FEATURES = ("adapters", "contributions")  # of adapters a fusion reads their outputs, or what they add to tapped states
+VALUES: dict[str, Any] = {"single": bool, "active_adapters": (WORDS, None)}
+READ: dict[str, dict[str, Any]] = {
+    "backbone": {
+        "name_or_path": (str, None),
+        "fingerprint": str,
+        "longest": (int, None),
+        "vocab_size": int,
+        "type_vocab_size": int,
+    },
+    "encoder": {"file": (str, None), "layers": NUMBERS},
+    "adapters": {"file": (str, None), "layers": NUMBERS, "features": {"either", *FEATURES}},  # of each
+    "head": {
+        "file": (str, None),
+        "class": str,
+        "fusion": str,
+        "features": {*FEATURES},
+        "adapters": (WORDS, None),
+        "reads": {*READS},
+        "mentions": int,
+        "problem_type": (str, None),
+        "markers": [NUMBERS],
+        "labels": WORDS,
+    },
+    "tokenizer": {
+        "file": str,
+        "pad_token_id": int,
+        "unk_token_id": (int, None),
+        "mask_token_id": (int, None),
+        "mask_token": (str, None),
+        "max_length": (int, None),
+        "prefix": NUMBERS,
+        "suffix": NUMBERS,
+    },
+    "files": {"bytes": int, "sha256": str},  # of each
 }
+OF_EACH, OPTIONAL = ("adapters", "files"), ("head", "tokenizer")
 AGAIN = "copy the directory again, or export the artifact anew"
 CHUNK = 2**22  # bytes that are hashed at a time
 
@@ -56,9 +92,8 @@ class Export:
         if not path.is_file():
             raise OSError(f"{path} is missing, which {MANIFEST} names; {AGAIN}")
         if (size := path.stat().st_size) != written["bytes"]:
-            raise ValueError(
-                f"{path} has {size} bytes and was written with {written['bytes']}, so it was cut; {AGAIN}"
-            )
+            why = "so it was cut or replaced" if size < written["bytes"] else "so it was replaced"
+            raise ValueError(f"{path} has {size} bytes and was written with {written['bytes']}, {why}; {AGAIN}")
         if verify and (digest := digest_of_file(path)) != written["sha256"]:
             raise ValueError(
                 f"{path} is damaged: its SHA-256 is {digest[:12]}..., and {written['sha256'][:12]}... was written; "
@@ -85,7 +120,7 @@ def read_export(directory: str | os.PathLike) -> Export:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON file ({error}); {AGAIN}") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if not isinstance(version, int):
+    if not fits(version, int):
         raise ValueError(f"{path} is no manifest of an exported model: it has no format_version; {AGAIN}")
     if version > FORMAT_VERSION:
         raise ValueError(
@@ -94,16 +129,41 @@ def read_export(directory: str | os.PathLike) -> Export:
     lacking = [key for key in KEYS if key not in manifest]
     if lacking:
         raise ValueError(f"{path} lacks {', '.join(lacking)}; {AGAIN}")
-    for key, needed in READ.items():
-        entries = {"": manifest[key]} if key in ("backbone", "encoder") else manifest[key]
-        for name, entry in entries.items() if isinstance(entries, dict) else [("", None)]:
-            if not isinstance(entry, dict) or any(field not in entry for field in needed):
-                where = f"{key!r}" + (f" of {name!r}" if name else "")
-                raise ValueError(f"{path} is damaged: {where} is no record of {', '.join(needed)}; {AGAIN}")
+    check_manifest(path, manifest)
     for name in manifest["files"]:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"{path} names the file {name!r}, which lies outside the directory; {AGAIN}")
     return Export(folder, manifest)
+
+
+def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Raise ValueError for a manifest that lacks what is read of it, or has it of another type."""
+    for key, shape in VALUES.items():
+        if not fits(manifest[key], shape):
+            raise ValueError(f"{path} is damaged: {key!r} is {manifest[key]!r}; {AGAIN}")
+    for key, fields in READ.items():
+        value = manifest.get(key)
+        if value is None and key in OPTIONAL:
+            continue
+        entries = value if key in OF_EACH else {"": value}
+        for name, entry in entries.items() if isinstance(entries, dict) else [("", None)]:
+            where = f"{path} is damaged: {key!r}" + (f" of {name!r}" if name else "")
+            if not isinstance(entry, dict) or any(field not in entry for field in fields):
+                raise ValueError(f"{where} is no record of {', '.join(fields)}; {AGAIN}")
+            for field, shape in fields.items():
+                if not fits(entry[field], shape):
+                    raise ValueError(f"{where} has {entry[field]!r} for {field!r}; {AGAIN}")
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Return whether a value is of a type, as `READ` writes types."""
+    if isinstance(shape, tuple):
+        return any(fits(value, each) for each in shape)
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(each, shape[0]) for each in value)
+    if isinstance(shape, set):
+        return isinstance(value, str) and value in shape
+    return value is None if shape is None else type(value) is shape  # True is an int, too
 
 
 def digest_of_file(path: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from .inputs import answered, as_rows, check_dimensions, checked, positions_read
 from .manifest import Export, read_export
 from .parts import Adapter, Head, adapters_at, check_fused
 from .passes import STATE, ExportedOutput, fused, run_encoder
-from .rows import names_of_rows
+from .rows import BASE, names_of_rows
 from .texts import Texts
 
 __all__ = ["ExportedModel", "ExportedOutput"]
@@ -41,6 +42,8 @@ class ExportedModel(Answers):
         states = ["last_hidden_state", *(STATE.format(layer) for layer in self.manifest["encoder"]["layers"])]
         needed = () if self.single else states
         self._encoder = self._open(export, self.manifest["encoder"]["file"], verify, needed)
+        # Changes take turns and put a new dict in the place of the old one, which other threads go on reading.
+        self._changing = threading.RLock()
         self._adapters: dict[str, Adapter] = {}
         self._heads: dict[str, Head] = {}
         self._active: list[str] | None = self.manifest["active_adapters"]
@@ -96,9 +99,11 @@ class ExportedModel(Answers):
         """Make exactly these adapters active.
 
         Raises:
+            TypeError: they are no names.
             ValueError: there is no adapter of a name, or the graph is a single one.
         """
-        self._active = self._known(adapter_names)
+        with self._changing:
+            self._active = self._known(adapter_names)
 
     def add_adapter(
         self, source: str | os.PathLike, adapter_name: str | None = None, verify: bool = True
@@ -109,9 +114,12 @@ class ExportedModel(Answers):
 
         Raises:
             OSError: there is no such directory or graph.
+            TypeError: `adapter_name` is no name.
             ValueError: it is of another encoder, reads hidden states that the encoder does not return, is damaged, or
                 a name is taken.
         """
+        if adapter_name is not None:
+            check_name("adapter_name", adapter_name)
         export, names = adapters_at(source)
         self._check_addition(export, f"the adapter of {str(source)!r}")
         if adapter_name is not None and len(names) != 1:
@@ -119,40 +127,46 @@ class ExportedModel(Answers):
                 f"{str(source)!r} holds {names}, which adapter_name={adapter_name!r} can't rename; drop it"
             )
         renamed = {name: adapter_name or name for name in names}
-        for new in renamed.values():
-            if new in self._adapters:
-                raise ValueError(
-                    f"there is an adapter {new!r} already; choose another adapter_name or delete_adapter it"
-                )
-        added = {new: self._adapter(export, old, verify) for old, new in renamed.items()}
-        self._adapters = {**self._adapters, **added}  # a new dict, since other threads read the old one
-        if self._active is not None:
-            self._active = [*self._active, *added]
+        with self._changing:
+            for new in renamed.values():
+                if new in self._adapters:
+                    raise ValueError(
+                        f"there is an adapter {new!r} already; choose another adapter_name or delete_adapter it"
+                    )
+            added = {new: self._adapter(export, old, verify) for old, new in renamed.items()}
+            self._adapters = {**self._adapters, **added}
+            if self._active is not None:
+                self._active = [*self._active, *added]
         return list(added)
 
     def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:
         """Remove adapters.
 
         Raises:
+            TypeError: they are no names.
             ValueError: there is no adapter of a name, or the graph is a single one.
         """
-        names = self._known(adapter_names)
-        self._adapters = {name: adapter for name, adapter in self._adapters.items() if name not in names}
-        if self._active is not None:
-            self._active = [name for name in self._active if name not in names]
+        with self._changing:
+            names = self._known(adapter_names)
+            self._adapters = {name: adapter for name, adapter in self._adapters.items() if name not in names}
+            if self._active is not None:
+                self._active = [name for name in self._active if name not in names]
 
     def add_head(self, directory: str | os.PathLike, head_name: str, verify: bool = True) -> None:
         """Add the fusion and head of another exported directory, by which `head=head_name` then answers.
 
         Raises:
             OSError: there is no such directory.
+            TypeError: `head_name` is no name.
             ValueError: it is of another encoder, is damaged, or the name is taken.
         """
+        check_name("head_name", head_name)
         export = read_export(directory)
         self._check_addition(export, f"the head of {str(directory)!r}")
-        if head_name in self._heads:
-            raise ValueError(f"there is a head {head_name!r} already; choose another head_name or delete_head it")
-        self._heads = {**self._heads, head_name: self._head(export, verify)}
+        with self._changing:
+            if head_name in self._heads:
+                raise ValueError(f"there is a head {head_name!r} already; choose another head_name or delete_head it")
+            self._heads = {**self._heads, head_name: self._head(export, verify)}
 
     def delete_head(self, head_name: str) -> None:
         """Remove a head.
@@ -160,8 +174,9 @@ class ExportedModel(Answers):
         Raises:
             ValueError: there is none of that name.
         """
-        self._head_named(head_name)
-        self._heads = {name: head for name, head in self._heads.items() if name != head_name}
+        with self._changing:
+            self._head_named(head_name)
+            self._heads = {name: head for name, head in self._heads.items() if name != head_name}
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
@@ -260,9 +275,11 @@ class ExportedModel(Answers):
     def _known(self, adapter_names: str | Sequence[str]) -> list[str]:
         if self.single:
             raise ValueError("adapters of a single graph are part of it; export the artifact without --single")
-        names = [adapter_names] if isinstance(adapter_names, str) else list(dict.fromkeys(adapter_names))
+        if not isinstance(adapter_names, str | Sequence):
+            raise TypeError(f"adapter_names is {adapter_names!r}; give a name or a list of names of {self.adapters}")
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         for name in names:
-            if name not in self._adapters:
+            if name not in self.adapters:
                 raise ValueError(f"no adapter {name!r}; there are {self.adapters}")
         return names
 
@@ -280,10 +297,10 @@ class ExportedModel(Answers):
         return rows
 
     def _head_named(self, head: str | None) -> Head:
-        name = OWN_HEAD if head is None else head
-        if name not in self.heads:
-            raise ValueError(f"no head {name!r}; there are {self.heads}")
-        return self._heads[name]
+        name, heads = OWN_HEAD if head is None else head, self._heads
+        if name not in list(heads):
+            raise ValueError(f"no head {name!r}; there are {list(heads)}")
+        return heads[name]
 
     def _check_addition(self, export: Export, what: str) -> None:
         if self.single:
@@ -300,13 +317,20 @@ class ExportedModel(Answers):
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
-    def _open(self, export: Export, file: str | None, verify: bool, needed: Sequence[str] = ()) -> Graph:
+    def _open(
+        self,
+        export: Export,
+        file: str | None,
+        verify: bool,
+        needed: Sequence[str] = (),
+        offered: Sequence[str] | None = None,
+    ) -> Graph:
         if file is None:
             raise ValueError(
                 f"{export.directory} holds adapters alone, without an encoder and a head; export it without "
                 "--adapters-only, or add it to a model by add_adapter"
             )
-        return open_graph(export.graph(file, verify), self._runtime, self._threads, needed)
+        return open_graph(export.graph(file, verify), self._runtime, self._threads, needed, offered)
 
     def _adapter(self, export: Export, name: str, verify: bool) -> Adapter:
         entry, there = export.manifest["adapters"][name], self.manifest["encoder"]["layers"]
@@ -316,9 +340,18 @@ class ExportedModel(Answers):
                 f"adapter {name!r} of {export.directory} reads the hidden states {entry['layers']}, and the encoder "
                 f"returns {there}; export the encoder with {' '.join(f'--tap {layer}' for layer in lacking)}"
             )
-        graph = self._open(export, entry["file"], verify, ["adapter_hidden_state"])
+        offered = [*(STATE.format(layer) for layer in entry["layers"]), "attention_mask"]
+        graph = self._open(export, entry["file"], verify, ["adapter_hidden_state"], offered)
         return Adapter(graph, entry["layers"], entry["features"])
 
     def _head(self, export: Export, verify: bool) -> Head:
         entry = export.manifest["head"]
         return Head(self._open(export, (entry or {}).get("file"), verify, ["last_hidden_state"]), entry)
+
+
+def check_name(argument: str, name: Any) -> None:
+    """Raise TypeError or ValueError for what names no adapter or head."""
+    if not isinstance(name, str):
+        raise TypeError(f"{argument} is {name!r}; give a string")
+    if not name or name == BASE:
+        raise ValueError(f"{argument}={name!r} names nothing, or in adapter_names no adapter; choose another")

@@ -139,3 +139,6 @@ def test_a_server_that_can_not_start_says_why_in_a_sentence(folder, tmp_path):
         command = [sys.executable, "-P", str(ROOT / "examples" / "server.py"), *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and done.stderr.startswith("server: ") and sentence in done.stderr
+    command = [sys.executable, "-P", str(ROOT / "examples" / "server.py"), str(folder / "pairs"), "--port", "65536"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Invalid value for '--port'" in done.stderr and "Traceback" not in done.stderr

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,7 @@ def folder(tmp_path_factory):
     shake(head, std=0.1).eval().save_pretrained(folder / "relations")
     lin = kadapter.KAdapterModel.from_backbone(backbone, adapters={"lin": shape})
     shake(lin, std=0.1, seed=3).eval().save_pretrained(folder / "kadapter-lin")
+    kadapter.KAdapterModelWithHeads.from_heads({"pairs": folder / "relations"}).save_pretrained(folder / "heads")
     (folder / "sentences.txt").write_text("\n".join([TEXT, "Tarnstad is old.", "Mira was born."] * 4))
     line = json.dumps({"text": MARKED, "label": "born"})
     (folder / "labelled.jsonl").write_text(f"{line}\n{line}\n")
@@ -72,7 +75,8 @@ def test_the_commands_and_lines_of_python_of_the_page_run(folder, monkeypatch, c
     lines = re.findall(r"^kadapter (.+)$", page(), flags=re.MULTILINE)
     assert len(lines) == 4
     for line in lines:
-        assert "run it with kadapter.runtime.ExportedModel" in printed(*shlex.split(line)), line
+        use = "add it to a" if "--adapters-only" in line else "run it with"
+        assert f"{use} kadapter.runtime.ExportedModel" in printed(*shlex.split(line)), line
     (code,) = re.findall("```python\n(.*?)```", page(), flags=re.DOTALL)
     exec(compile(code, "export.md", "exec"), {})
     assert "['lin']" in capsys.readouterr().out
@@ -86,6 +90,29 @@ def test_a_script_reads_where_an_export_is_and_how_large_its_files_are(folder, t
     assert (told["path"], told["class"]) == (str(tmp_path / "out"), "KAdapterForEntityPairClassification")
     assert told["adapters"] == ["fac"]
     assert told["files"] == {name: (tmp_path / "out" / name).stat().st_size for name in told["files"]}
+
+
+def test_of_an_artifact_of_several_heads_the_one_that_is_named_is_exported_and_none_is_left_out(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(folder)
+    assert "heads holds the heads ['pairs']; choose by --head" in sentence("export", "heads", "-o", tmp_path / "out")
+    assert "relations holds no heads by name; leave out --head" in sentence(
+        "export", "relations", "-o", tmp_path / "out", "--head", "pairs"
+    )
+    told = json.loads(printed("export", "heads", "-o", tmp_path / "out", "--head", "pairs", "--json"))
+    assert (told["class"], told["adapters"]) == ("KAdapterForEntityPairClassification", ["fac"])
+    answers = [printed("predict", name, MARKED, "--json") for name in ("relations", tmp_path / "out")]
+    ours, theirs = (json.loads(answer)["answers"][0] for answer in answers)
+    assert ours["label"] == theirs["label"] and abs(ours["score"] - theirs["score"]) < 1e-5
+
+
+def test_a_head_that_this_package_does_not_know_is_not_left_out_in_silence(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    config = json.loads((shutil.copytree("relations", tmp_path / "own") / "config.json").read_text())
+    (tmp_path / "own" / "config.json").write_text(json.dumps({**config, "architectures": ["MyHead"]}))
+    said = sentence("export", tmp_path / "own", "-o", tmp_path / "out")
+    assert "holds a MyHead, not known here, so it has no exported form" in said
 
 
 def test_predict_answers_of_an_exported_directory_what_it_answers_of_the_artifact(folder, monkeypatch):
@@ -126,6 +153,19 @@ def test_what_the_command_can_not_do_is_said_before_torch_is_imported(folder, tm
         *("--labelled", "wrong.jsonl"),
     )
     assert "wrong.jsonl, line 1:" in said and 'write {"text": ..., "label": ...}' in said
+    Path("nothing.jsonl").write_text("\n")
+    said = sentence(
+        *("export", "relations", "-o", out, "--precision", "int8", "--calibration", "sentences.txt"),
+        *("--labelled", "nothing.jsonl"),
+    )
+    assert "nothing.jsonl has no labelled texts" in said
+    assert "labelled texts measure int8; give --precision int8 and --calibration, too" in sentence(
+        "export", "relations", "-o", out, "--labelled", "labelled.jsonl"
+    )
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert "runtime 'openvino' needs openvino, which is not installed" in sentence(
+        "export", "relations", "-o", out, "--runtime", "openvino"
+    )
     assert "means nothing for precision fp32" in sentence(
         "export", "relations", "-o", out, "--calibration", "sentences.txt"
     )

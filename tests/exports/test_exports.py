@@ -20,8 +20,9 @@ import onnxruntime
 from kadapter.exports import plans
 from kadapter.exports.int8 import Calibration, Labelled, quantize
 from kadapter.exports.tracing import trace
-from kadapter.exports.writing import ExportOptions, export
+from kadapter.exports.writing import ExportOptions, Writer, export
 from kadapter.runtime import MANIFEST, ExportedModel
+from kadapter.runtime.manifest import write_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
@@ -53,6 +54,10 @@ def parts(tmp_path_factory):
         seed=5,
     ).eval()
     export(third, folder / "third", ExportOptions(adapters_only=True))
+    manifest = json.loads((shutil.copytree(folder / "exported", folder / "features") / MANIFEST).read_text())
+    bare = KAdapterModel.from_backbone(backbone, adapters=adapters_of())  # whose fusion is all that a head is made of
+    manifest["head"] = Writer(bare, folder / "features", ExportOptions(), tokenizer, print).head("head.onnx")
+    write_manifest(folder / "features", manifest)
     model.save_pretrained(folder / "artifact")
     return {"folder": folder, "model": model, "tokenizer": tokenizer, "third": third}
 
@@ -177,6 +182,30 @@ def test_many_threads_get_what_one_gets(exported):
     assert len(found) == 4 and all(np.array_equal(expected, each) for each in found)
 
 
+def meanwhile(monkeypatch, change):
+    """Have a change made while the first graph runs, as by another thread."""
+    run, changes = onnxruntime.InferenceSession.run, [change]
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession,
+        "run",
+        lambda session, outputs, given: (changes and changes.pop()(), run(session, outputs, given))[1],
+    )
+
+
+def test_texts_of_one_call_all_go_through_the_adapters_that_there_were_when_it_began(parts, monkeypatch):
+    model = ExportedModel.from_directory(parts["folder"] / "exported", threads=1)
+    before = model.predict(TEXTS[:3], SPANS[:3], top_k=3, batch_size=1)
+    meanwhile(monkeypatch, lambda: model.delete_adapter("fac"))
+    assert model.predict(TEXTS[:3], SPANS[:3], top_k=3, batch_size=1) == before
+    assert model.adapters == ["lean"]
+    features = ExportedModel.from_directory(parts["folder"] / "features", threads=1)
+    before = features.encode([TEXTS[0]] * 3, batch_size=1)
+    meanwhile(monkeypatch, lambda: features.add_adapter(parts["folder"] / "third"))
+    for states, expected in zip(features.encode([TEXTS[0]] * 3, batch_size=1), before, strict=True):
+        assert np.array_equal(states, expected)
+    assert features.active_adapters() == ["fac", "lean", "third"]
+
+
 def test_predictions_of_texts_are_those_of_the_pipeline(parts, exported):
     pipe = kadapter.EntityPairClassificationPipeline(model=parts["model"], tokenizer=parts["tokenizer"])
     expected = pipe(TEXTS[:3], entity_spans=SPANS[:3], top_k=3, adapter_names=["fac", "__base__", "lean"])
@@ -229,6 +258,14 @@ def test_the_manifest_tells_the_encoder_its_taps_shapes_labels_and_the_hash_of_e
     assert {"encoder.onnx", "adapter-fac.onnx", "adapter-lean.onnx", "head.onnx", "tokenizer.json"} <= set(
         manifest["files"]
     )
+
+
+def test_adapters_that_are_disabled_are_not_active_in_the_export(tmp_path, monkeypatch):
+    monkeypatch.setattr("kadapter.exports.writing.trace", lambda traced, path, runtime: path.write_bytes(b""))
+    model = KAdapterModel.from_backbone(tiny_backbone("roberta", **SHALLOW), adapters=adapters_of())
+    assert export(model, tmp_path / "enabled")["active_adapters"] is None
+    model.disable_adapters()
+    assert export(model, tmp_path / "disabled")["active_adapters"] == []
 
 
 @pytest.mark.slow
@@ -311,6 +348,9 @@ def test_a_damaged_graph_and_one_that_was_cut_are_told_apart(copied):
     path.write_bytes(written[:-100])
     said = refusal(ExportedModel.from_directory, copied)
     assert f"has {len(written) - 100} bytes and was written with {len(written)}, so it was cut" in said
+    path.write_bytes(written + b" ")
+    said = refusal(ExportedModel.from_directory, copied)
+    assert f"has {len(written) + 1} bytes and was written with {len(written)}, so it was replaced" in said
     path.write_bytes(written[:-100] + bytes(100))
     said = refusal(ExportedModel.from_directory, copied)
     assert "adapter-fac.onnx is damaged: its SHA-256 is" in said and "export the artifact anew" in said
@@ -384,7 +424,7 @@ def test_texts_spans_and_numbers_of_another_type_are_sentences(exported):
     assert "text 0: entity_spans are 3; give a list of (start, end)" in refusal(asked, TEXTS[:1], 3)
     assert "no head ['own']; there are ['own']" in refusal(asked, TEXTS[:1], SPANS[:1], head=["own"])
     assert "top_k='2' must be a whole number of at least 1" in refusal(asked, TEXTS[:1], SPANS[:1], top_k="2")
-    assert "batch_size=0 must be at least 1" in refusal(asked, TEXTS[:1], SPANS[:1], batch_size=0)
+    assert "batch_size=0 must be a whole number of at least 1" in refusal(asked, TEXTS[:1], SPANS[:1], batch_size=0)
 
 
 def test_a_manifest_whose_entries_lack_what_is_read_of_them_is_a_sentence(copied):
@@ -400,6 +440,64 @@ def test_a_manifest_whose_entries_lack_what_is_read_of_them_is_a_sentence(copied
         assert f"{MANIFEST} is damaged: {words}" in said and "export the artifact anew" in said
 
 
+def leaves(value, path=()):
+    """The paths of all values of a manifest, but for shapes of graphs, which nothing reads, and lists."""
+    if path:
+        yield path
+    for key in value if isinstance(value, dict) and path[-1:] not in (("inputs",), ("outputs",)) else ():
+        yield from leaves(value[key], (*path, key))
+
+
+def test_a_manifest_with_any_value_of_another_type_is_a_sentence_or_makes_no_difference(copied):
+    written = json.loads((copied / MANIFEST).read_text())
+    for *path, key in leaves(written):
+        for value in (None, 5, -1, "x", [], {}, [None]):
+            changed = json.loads(json.dumps(written))
+            entry = changed
+            for step in path:
+                entry = entry[step]
+            entry[key] = value
+            (copied / MANIFEST).write_text(json.dumps(changed))
+            try:  # what is no ValueError and no OSError is an error of the test
+                model = ExportedModel.from_directory(copied, threads=1, verify=False)
+                model.predict(TEXTS[:1], SPANS[:1], top_k=2)
+            except (ValueError, OSError):
+                continue
+
+
+def test_the_graph_of_an_adapter_in_the_place_of_another_is_refused_by_what_it_reads(parts, copied):
+    manifest = json.loads((copied / MANIFEST).read_text())
+    manifest["adapters"]["fac"]["layers"] = [1]
+    (copied / MANIFEST).write_text(json.dumps(manifest))
+    said = refusal(ExportedModel.from_directory, copied)
+    assert "adapter-fac.onnx reads ['hidden_state_0'], and there are ['hidden_state_1', 'attention_mask']" in said
+
+
+def test_what_names_no_adapter_and_no_head_is_a_sentence(parts, exported):
+    graph, head = parts["folder"] / "third" / "adapter-third.onnx", parts["folder"] / "exported"
+    assert "adapter_name is 5; give a string" in refusal(exported.add_adapter, graph, 5)
+    for name in ("", "__base__"):
+        assert f"adapter_name={name!r} names nothing" in refusal(exported.add_adapter, graph, name)
+        assert f"head_name={name!r} names nothing" in refusal(exported.add_head, head, name)
+    for change in (exported.set_adapter, exported.delete_adapter):
+        assert "adapter_names is 5; give a name or a list of names of ['fac', 'lean']" in refusal(change, 5)
+        assert "no adapter ['fac']; there are ['fac', 'lean']" in refusal(change, [["fac"]])
+    assert (exported.adapters, exported.heads) == (["fac", "lean"], ["own"])
+
+
+def test_texts_that_can_be_read_only_once_are_refused_rather_than_answered_by_nothing(parts, exported):
+    features = ExportedModel.from_directory(parts["folder"] / "features", threads=1)
+    assert "texts is generator; give a list of texts" in refusal(features.encode, (text for text in TEXTS))
+    assert "texts is NoneType; give a list of texts" in refusal(features.encode, None)
+    assert "this model has no head, so it predicts nothing; encode(texts) returns its features" in refusal(
+        features.predict, TEXTS
+    )
+    assert "batch_size='2' must be a whole number of at least 1" in refusal(features.encode, TEXTS, batch_size="2")
+    for threads in (0, "2", 1.5):
+        said = refusal(ExportedModel.from_directory, parts["folder"] / "exported", threads=threads)
+        assert f"threads={threads!r} must be a whole number of at least 1" in said
+
+
 def test_adapter_names_are_refused_in_the_words_of_the_model(parts, exported):
     inputs = inputs_of()
     for names in ("fac", ["fac"], ["fac", "fac", "nope"], ["fac", "fac", 3], [["fac", "fac"], "fac", "fac"]):
@@ -408,7 +506,7 @@ def test_adapter_names_are_refused_in_the_words_of_the_model(parts, exported):
         assert refusal(exported, **arrays(inputs), adapter_names=names) == str(ours.value)
 
 
-def test_what_can_not_be_exported_says_why(parts, tmp_path):
+def test_what_can_not_be_exported_says_why(parts, tmp_path, monkeypatch):
     model, folder = parts["model"], tmp_path / "out"
     assert "int8 needs sentences to learn the ranges of values from; give --calibration FILE" in refusal(
         export, model, folder, ExportOptions(precision="int8")
@@ -424,12 +522,34 @@ def test_what_can_not_be_exported_says_why(parts, tmp_path):
     assert "tap 9 is none of the encoder's hidden states, 0 to 1" in refusal(
         export, model, folder, ExportOptions(taps=[9])
     )
+    none = ExportOptions(precision="int8", calibration=Calibration(TEXTS, labelled=Labelled([], [])))
+    assert "there are no labelled texts to measure int8 by" in refusal(export, model, folder, none)
+    labelled = ExportOptions(precision="int8", calibration=Calibration(TEXTS, labelled=Labelled(TEXTS, ["x"] * 12)))
+    assert "artifact': it holds an artifact (config.json)" in refusal(export, model, parts["folder"] / "artifact")
+    monkeypatch.setattr(torch.onnx, "export", None)  # all this is found before anything is traced
+    assert "labelled text 1 has the label 'x', and the head knows ['born', 'died', 'works']" in refusal(
+        export, model, folder, labelled, parts["tokenizer"]
+    )
+    long = ExportOptions(precision="int8", calibration=Calibration([*TEXTS, "Mira " * 60], "lines.txt"))
+    said = refusal(export, model, folder, long, parts["tokenizer"])
+    assert said.startswith("lines.txt: sentence 13, 'Mira Mira") and "more than the 46 that the encoder takes" in said
+    taps = ExportOptions(single=True, taps=[1])
+    assert "taps [1] serve adapters that are added, and a single graph takes none" in refusal(
+        export, model, folder, taps
+    )
     half = make_model(tiny_backbone("roberta", **SHALLOW)).to(torch.bfloat16)
     assert "has dtype torch.bfloat16; load the model with dtype='float32' to export it" in refusal(
         export, half, folder
     )
     pairs = kadapter.KAdapterForPairMatching.from_backbone(tiny_backbone("roberta", **SHALLOW))
     assert "a KAdapterForPairMatching has no exported form" in refusal(export, pairs, folder)
+    heads = kadapter.KAdapterModelWithHeads.from_heads({"pairs": parts["folder"] / "artifact"})
+    said = refusal(export, heads, folder)
+    assert "is exported head by head: export model.heads[NAME] for each of ['pairs']" in said
+    none = KAdapterModel.from_backbone(tiny_backbone("roberta", **SHALLOW))
+    assert "the model has no adapters that could be exported alone" in refusal(
+        export, none, folder, ExportOptions(adapters_only=True)
+    )
     assert not folder.exists()
 
 

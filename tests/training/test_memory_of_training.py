@@ -98,6 +98,12 @@ def test_what_needs_all_gradients_together_is_refused_in_a_sentence(ground, tmp_
     )
 
 
+def test_arguments_of_an_optimizer_that_are_no_pairs_are_shown_with_their_flag(ground, tmp_path):
+    said = refusal(ground, tmp_path / "out", "--optim", "adafactor", "--optim_args", "warm")
+    assert said.startswith("--optim_args 'warm' does not go with --optim adafactor (")
+    assert said.endswith("write NAME=VALUE,NAME=VALUE with names that this optimizer has")
+
+
 def test_an_optimizer_whose_library_is_missing_is_a_sentence_before_anything_is_read(ground, tmp_path):
     for optimizer, library in (
         ("adamw_torch_8bit", "torchao"),

@@ -20,7 +20,7 @@ def check_optimizer(run: Any) -> None:
     """Look for the library of an optimizer, and for a compiler if it needs one, before anything costs time.
 
     Raises:
-        ValueError: a library is not installed, or PyTorch can't compile here.
+        ValueError: a library is not installed, PyTorch can't compile here, or --optim_args can't be read.
     """
     from .backbone_options import check_compiler  # which imports the flags, which import this
 
@@ -31,6 +31,13 @@ def check_optimizer(run: Any) -> None:
         raise ValueError(
             f"--optim {run.optim.value} needs a library that is not installed ({reason}); install it, or take "
             "adamw_torch_fused, the default, or adafactor, which need none"
+        ) from error
+    except ValueError as error:
+        if not run.optim_args:
+            raise
+        raise ValueError(
+            f"--optim_args {run.optim_args!r} does not go with --optim {run.optim.value} ({error}); write "
+            "NAME=VALUE,NAME=VALUE with names that this optimizer has"
         ) from error
     if run.optim in COMPILED:
         check_compiler(run, f"--optim {run.optim.value}")
