@@ -114,10 +114,7 @@ def main(
     described = summary(results, items)
     for row, each in costs.items():
         described[row]["CPU s"] = {"mean": float(np.mean(each)), "by_seed": each}
-    replace_file(output_dir / "facts.json", json.dumps(described, indent=2))
-    replace_file(output_dir / "facts.md", "\n".join(table(described)))
-    picture(described, bodies[0].name, output_dir / "facts.svg")
-    print("\n".join(table(described)))
+    write(described, bodies[0].name, output_dir)
 
 
 def answers(
@@ -334,6 +331,14 @@ def table(described: dict[str, dict[str, Any]]) -> list[str]:
         lines.append(f"| {row} | " + " | ".join(_cell(own.get(name)) for name in measures) + " |")
     numbers = next(iter(described.values()))
     return [*lines, "", "Of so many: " + ", ".join(f"{name} {own['of']}" for name, own in numbers.items()) + "."]
+
+
+def write(described: dict[str, dict[str, Any]], first_body: str, folder: Path) -> None:
+    """Write the measures, their table and their picture, and print the table."""
+    replace_file(folder / "facts.json", json.dumps(described, indent=2))
+    replace_file(folder / "facts.md", "\n".join(table(described)))
+    picture(described, first_body, folder / "facts.svg")
+    print("\n".join(table(described)))
 
 
 def picture(described: dict[str, dict[str, Any]], body: str, path: Path) -> None:

@@ -119,7 +119,7 @@ def read_export(directory: str | os.PathLike) -> Export:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON file ({error}); {AGAIN}") from error
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    version: Any = manifest.get("format_version") if isinstance(manifest, dict) else None
     if not fits(version, int):
         raise ValueError(f"{path} is no manifest of an exported model: it has no format_version; {AGAIN}")
     if version > FORMAT_VERSION:
