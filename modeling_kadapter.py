@@ -877,7 +877,7 @@ class AdapterVerbs:
     def add_weighted_adapter(
         self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "linear"
     ) -> None:
-        """Add the weighted sum of adapters of one shape, such as the mean of several seeds, frozen and active.
+        """Add the weighted sum of adapters of one shape, such as the mean of checkpoints, frozen and active.
 
         Its record names those that it is made of, with their weights and hashes.
 
