@@ -42,7 +42,7 @@ def check_model(model: Any) -> None:
     Raises:
         ValueError: it is such a model; the sentence says why.
     """
-    name, core = type(model).__name__, model.base_model
+    name = type(model).__name__
     if name == SEVERAL:
         raise ValueError(
             f"a {name} is exported head by head: export model.heads[NAME] for each of {list(model.heads)}, and put "
@@ -50,6 +50,7 @@ def check_model(model: Any) -> None:
         )
     if name not in HEADS:
         raise ValueError(f"a {name} has no exported form; there is one of {', '.join(HEADS)}. Run this one in PyTorch")
+    core = model.base_model
     for each in core.adapters.active:
         if core.adapters[each].changes_inputs:
             raise ValueError(

@@ -96,6 +96,7 @@ def export(
     """
     options = options or ExportOptions()
     options.check()
+    plans.check_model(model)
     check_destination(directory, sources=[model.config.backbone_name_or_path], marks=(MANIFEST,))
     if Path(directory, CONFIG_NAME).expanduser().is_file():
         raise OSError(
@@ -103,7 +104,6 @@ def export(
             "beside it would take; name another directory"
         )
     model = model.eval()
-    plans.check_model(model)
     if options.adapters_only and not model.base_model.adapters.featured:
         raise ValueError("the model has no adapters that could be exported alone; leave out adapters_only")
     check_calibration(model, options.calibration, tokenizer)  # before minutes of tracing

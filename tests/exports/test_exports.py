@@ -543,6 +543,7 @@ def test_what_can_not_be_exported_says_why(parts, tmp_path, monkeypatch):
     )
     pairs = kadapter.KAdapterForPairMatching.from_backbone(tiny_backbone("roberta", **SHALLOW))
     assert "a KAdapterForPairMatching has no exported form" in refusal(export, pairs, folder)
+    assert "a RobertaModel has no exported form" in refusal(export, tiny_backbone("roberta", **SHALLOW), folder)
     heads = kadapter.KAdapterModelWithHeads.from_heads({"pairs": parts["folder"] / "artifact"})
     said = refusal(export, heads, folder)
     assert "is exported head by head: export model.heads[NAME] for each of ['pairs']" in said

@@ -42,6 +42,7 @@ def test_an_attention_is_chosen_for_the_backbone(ground, tmp_path, monkeypatch):
     [
         (["--attn_implementation", "quick"], r"--attn_implementation 'quick' can't be used with '.*backbone' here \("),
         (["--attn_implementation", "flash_attention_2"], r"'flash_attention_2' reads in 16 bits only; give --bf16 or"),
+        (["--max_grad_norm", "nan"], r"--max_grad_norm nan is no number; give one, or leave the flag out"),
         (["--fp16"], r"--fp16 needs a GPU, and this run is on a CPU; give --bf16, or neither of the two"),
     ],
 )

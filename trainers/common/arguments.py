@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -231,6 +232,9 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise ValueError("--output_dir is missing; say where the adapter's artifact goes")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and math.isnan(value):
+                raise ValueError(f"--{name} {value} is no number; give one, or leave the flag out")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # so that --bf16 means the same on every machine
         self.precision_was_asked = self.bf16 is not None or self.fp16
