@@ -48,7 +48,7 @@ def full(model: Any, settings: Settings, names: Sequence[str]) -> Decoder:
 
 
 def osf(model: Any, settings: Settings, names: Sequence[str]) -> Decoder:
-    """Let all Linears of the blocks train, orthogonally to the upper half of their singular directions."""
+    """Let all Linears of the blocks train by OSF, which keeps gradients out of the upper half of their directions."""
     from peft import OSFConfig, inject_adapter_in_model
 
     inject_adapter_in_model(OSFConfig(target_modules="all-linear"), model.base_model.backbone, "osf")

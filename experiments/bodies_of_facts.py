@@ -14,9 +14,9 @@ it stopped.
 
 `--lora RATE`, `--full RATE`, `--osf RATE` and `--cartridge RATE`, as often as there are rates, teach the decoder
 itself the same texts in the same steps: by PEFT's LoRA weights of rank 16 in all Linears of its blocks, by every
-weight, by PEFT's OSF in these Linears, which keeps to the lower half of their singular directions, and by a prefix of
-64 keys and values before every text. Each body is taught to a decoder of its own, and all of them to one, one after
-the other; LoRA weights of all bodies are also used together.
+weight, by PEFT's OSF in these Linears, which keeps gradients, though not AdamW's steps, out of the upper half of their
+singular directions, and by a prefix of 64 keys and values before every text. Each body is taught to a decoder of its
+own, and all of them to one, one after the other; LoRA weights of all bodies are also used together.
 """
 
 from __future__ import annotations

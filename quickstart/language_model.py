@@ -5,7 +5,7 @@
 
 One adapter learns about people, the other about towns, each alone; the model is asked in phrasings that were taught
 and in others, before and after. The default model, SmolLM2-135M-Instruct, is downloaded (93 MB) and converted once;
-after that it took three and a half minutes on two cores in float32.
+with that it took four minutes on two cores in float32.
 """
 
 from __future__ import annotations
