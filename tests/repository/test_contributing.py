@@ -26,7 +26,7 @@ def run(house, code, *arguments):
 def house(tmp_path_factory):
     """The folder that holds the copy, as the package `kadapter`."""
     folder = tmp_path_factory.mktemp("house")
-    left_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "quickstart-run", "__pycache__", "golden")
+    left_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "quickstart-*run", "__pycache__", "golden")
     shutil.copytree(ROOT, folder / "kadapter", ignore=left_out, symlinks=True)
     for path, text in blocks().items():
         (folder / "kadapter" / path).write_text(text, encoding="utf-8")

@@ -40,7 +40,8 @@ PLUGINS = ("data_builders", "graphs/formats", "metrics", "trainers/pretraining",
 CODE_FILES = [
     path
     for path in ROOT.rglob("*.py")
-    if not {"tests", "build", "dist", "quickstart-run", "runs", "out"} & set(path.relative_to(ROOT).parts)
+    if not {"tests", "build", "dist", "quickstart-run", "quickstart-lm-run", "runs", "out"}
+    & set(path.relative_to(ROOT).parts)
     and not any(part.startswith((".", "venv")) for part in path.relative_to(ROOT).parts)
 ]
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_SHIPPED = {"tests", "benchmarks", "demo", "examples", "experiments", "docs", "recipes"}
 # What a clone would not have: environments, caches, what builds and runs leave behind.
 LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "venv", ".*_cache", "__pycache__", "build", "*.egg-info", "runs", "out", "quickstart-run"
+    ".git", ".venv", "venv", ".*_cache", "__pycache__", "build", "*.egg-info", "runs", "out", "quickstart-*run"
 )
 SITE_PACKAGES = sysconfig.get_path("purelib")
 
@@ -29,7 +29,11 @@ def modules(root: Path) -> list[Path]:
     """All modules that the package holds, relative to the checkout."""
     found = (path.relative_to(root) for path in root.rglob("*.py"))
     hidden = (path for path in found if not any(part.startswith(".") for part in path.parts))
-    return sorted(path for path in hidden if path.parts[0] not in NOT_SHIPPED | {"venv", "build"})
+    return sorted(
+        path
+        for path in hidden
+        if path.parts[0] not in NOT_SHIPPED | {"venv", "build", "quickstart-run", "quickstart-lm-run"}
+    )
 
 
 OF_EXTRAS = {"commands/_demo_page.py": "demo"}  # modules that nothing imports where the extra is not installed
