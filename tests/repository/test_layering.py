@@ -37,6 +37,7 @@ KINDS = ("map_kadapter.py", "prenorm_kadapter.py", "top_layers_kadapter.py")  # 
 HEADS = ("heads_kadapter.py", "language_modeling_kadapter.py")
 LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
 PLUGINS = ("data_builders", "graphs/formats", "metrics", "trainers/pretraining", "trainers/probes", "trainers/tasks")
+LEFT = ("build", "dist", "quickstart-run", "quickstart-lm-run", "runs", "out")  # what builds and runs leave
 CODE_FILES = [
     path
     for path in ROOT.rglob("*.py")
