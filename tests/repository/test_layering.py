@@ -41,8 +41,7 @@ LEFT = ("build", "dist", "quickstart-run", "quickstart-lm-run", "runs", "out")  
 CODE_FILES = [
     path
     for path in ROOT.rglob("*.py")
-    if not {"tests", "build", "dist", "quickstart-run", "quickstart-lm-run", "runs", "out"}
-    & set(path.relative_to(ROOT).parts)
+    if not {"tests", *LEFT} & set(path.relative_to(ROOT).parts)
     and not any(part.startswith((".", "venv")) for part in path.relative_to(ROOT).parts)
 ]
 
