@@ -209,6 +209,21 @@ class KAdapterLanguageModel(KAdapterHeadModel):
         backbones = isinstance(self.head, BackboneHead) and not self.config.backbone_modified
         yield from ((name, module) for name, module in super()._own_modules() if name != "head" or not backbones)
 
+    def _write(self, path: Any, config: KAdapterConfig, tensors: dict[str, Tensor], *args: Any) -> None:
+        if any(key.startswith("head.") for key in tensors):
+            self._check_vocabulary()
+        super()._write(path, config, tensors, *args)
+
+    def _check_vocabulary(self) -> None:
+        """Raise ValueError where embeddings were resized beneath an LM head, which could not be loaded again."""
+        decoder: Any = self.get_output_embeddings()
+        for tensor in (getattr(decoder, name, None) for name in ("weight", "bias")):
+            if tensor is not None and len(tensor) != self.config.vocab_size:
+                raise ValueError(
+                    f"the LM head has {len(tensor)} tokens, and the embeddings beneath it {self.config.vocab_size}: "
+                    f"{FIXED_VOCABULARY}"
+                )
+
     def renew_head(self) -> None:
         """Put a new LM head in the place of this one, unless it is the backbone's own."""
         if not isinstance(self.head, BackboneHead):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime import MANIFEST, ExportedModel, read_export
+from ..runtime.answers import Question
 from ._answers import MASK, Prediction
 
 __all__ = ["exported_config", "exported_predictor"]
@@ -37,20 +38,30 @@ def exported_predictor(
     model = ExportedModel.from_directory(os.path.expanduser(artifact))
 
     def predict(examples: Sequence[dict[str, Any]], top: int | None, batch_size: int) -> Iterator[Prediction]:
-        texts: list[Any] = [example["text"] for example in examples]
-        if head == LANGUAGE_MODEL:
-            texts = [MASK.sub(lambda _: model.reader().mask, text) for text in texts]
-        if head == PARSER:
-            from ..processing_kadapter import split_words
-
-            texts = [split_words(text) for text in texts]
-        spans = [example["entity_spans"] for example in examples] if "entity_spans" in examples[0] else None
-        names = [example["adapter_names"] for example in examples] if "adapter_names" in examples[0] else None
-        answered = model.predict(texts, spans, top, adapter_names=names, batch_size=batch_size)
-        for example, answers in zip(examples, answered, strict=True):
-            yield Prediction(example["text"], _values(head, answers), example.get("adapter_names"))
+        questions = [_question(model, head, example, top) for example in examples]
+        for first in range(0, len(questions), batch_size):
+            batch = slice(first, first + batch_size)
+            for example, answers in zip(examples[batch], model.answer(questions[batch]), strict=True):
+                yield Prediction(example["text"], _values(head, answers), example.get("adapter_names"))
 
     return predict
+
+
+def _question(model: ExportedModel, head: str, example: dict[str, Any], top: int | None) -> Question:
+    """Read an example for a head; an error names its place."""
+    text: Any = example["text"]
+    if head == LANGUAGE_MODEL:
+        text = MASK.sub(lambda _: model.reader().mask, text)
+    if head == PARSER:
+        from ..processing_kadapter import split_words
+
+        text = split_words(text)
+    try:
+        return model.read(text, example.get("entity_spans"), top, example.get("adapter_names"))
+    except ValueError as error:
+        said = str(error)
+        own = next((start for start in ("text 0", "sentence 0") if said.startswith(start)), "")
+        raise ValueError(example["where"] + (said.removeprefix(own) if own else f": {said}")) from error
 
 
 def _values(head: str, answers: Any) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def examples_of(artifact: str, head: str, texts: Sequence[Asked]) -> list[dict[s
         )
     if not texts:
         raise ValueError("there are no texts; give them after the artifact, or a --file with one in each line")
-    return [_example(asked.where, asked.text, head) for asked in texts]
+    return [{**_example(asked.where, asked.text, head), "where": asked.where} for asked in texts]
 
 
 def _example(where: str, text: str, head: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def run(
     known = list(config.get("adapters") or {})
     chosen = chosen_adapters(asked, adapters or [], artifact, known, config.get("active_adapters"))
     for number, names in enumerate(chosen or []):
-        examples[number].update(adapter_names=names, where=asked[number].where)
+        examples[number]["adapter_names"] = names
     typer.echo(f"loading {printable(artifact)}", err=True)
     if exported:
         predict = exported_predictor(artifact, architecture)

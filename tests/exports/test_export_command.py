@@ -134,6 +134,9 @@ def test_predict_answers_of_an_exported_directory_what_it_answers_of_the_artifac
         "predict", "exported", MARKED, "--adapters", "lin"
     )
     assert "has 1 mentions in double square brackets" in sentence("predict", "exported", "[[Mira]] sang.")
+    Path("long.txt").write_text(f"{MARKED}\n{MARKED} {'Mira sang. ' * 40}\n")
+    refusal = sentence("predict", "exported", "--file", "long.txt")
+    assert re.search(r"text 2 has \d+ tokens, more than the \d+ that", refusal), refusal
     done = run_python(FRESH, folder, folder / "exported", TEXT, package=True, bare=True)
     loaded, answers = json.loads(done.stdout)
     assert loaded == []

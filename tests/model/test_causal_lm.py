@@ -514,6 +514,19 @@ def test_a_tied_head_that_was_resized_alone_is_refused_and_stays_as_it_is(tmp_pa
     assert torch.equal(logits(causal_lm(backbone, "fac", trained=False)), logits(backbone))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_resized_beneath_a_language_model_are_saved_only_with_a_head_of_their_size(tmp_path, tied):
+    model = causal_lm(tiny_decoder(tie_word_embeddings=tied), "fac")
+    model.base_model.resize_token_embeddings(70)
+    if tied:
+        model.save_pretrained(tmp_path)
+        assert torch.equal(logits(KAdapterForCausalLM.from_pretrained(tmp_path)), logits(model))
+    else:
+        with pytest.raises(ValueError, match=r"LM head has 60 tokens, and the embeddings beneath it 70.*can't be"):
+            model.save_pretrained(tmp_path)
+        assert not [*tmp_path.iterdir()]
+
+
 def test_what_makes_no_language_model_is_refused_in_a_sentence(folder):
     lm = str(folder / "lm")
     with pytest.raises(ValueError, match="'fac' is of kind 'k_adapter', which looks both ways"):
