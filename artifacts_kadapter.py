@@ -952,10 +952,13 @@ TASKS = {
 }
 MASKED_LM = "KAdapterForMaskedLM"
 PIPELINES, SEVERAL_HEADS = "pipelines_kadapter.py", "several_heads_kadapter.py"
-OWN_PIPELINES = {  # of heads that no pipeline of transformers knows: the task, and its class in that file
+OWN_PIPELINES = {  # of heads that are asked by a pipeline: the task, and its class in that file
     "KAdapterForEntityPairClassification": ("entity-pair-classification", "EntityPairClassificationPipeline"),
     "KAdapterForEntityClassification": ("entity-classification", "EntityClassificationPipeline"),
     "KAdapterForDependencyParsing": ("dependency-parsing", "DependencyParsingPipeline"),
+    "KAdapterForSequenceClassification": ("text-classification", "NamingTextClassification"),
+    "KAdapterForTokenClassification": ("token-classification", "NamingTokenClassification"),
+    MASKED_LM: ("fill-mask", "NamingFillMask"),
     "KAdapterModelWithHeads": ("several-heads", "SeveralHeadsPipeline"),
 }
 HEAD_FIELDS = ("dependency_head", "arc_size", "num_positions")
