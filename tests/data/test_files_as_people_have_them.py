@@ -79,6 +79,20 @@ def test_whole_numbers_serve_as_ids_labels_and_words(tmp_path):
         build(tmp_path, "wrong")
 
 
+def test_answers_that_are_all_dates_stay_the_texts_that_they_are(tmp_path):
+    days = {"Mira Voss": "1912-06-23", "Oduya": "1879-03-14"}
+    asked = [json.dumps({"prompt": f"{name} was born on", "answer": day}) for name, day in days.items()]
+    write(tmp_path, "asked", "train.jsonl", "\n".join(asked))
+    assert [row["text"] for row in build(tmp_path, "asked", "prompt_answers")["train"]] == [
+        f"{name} was born on {day}" for name, day in days.items()
+    ]
+    questions = [{"question": f"When was {name} born?", "answers": [day]} for name, day in days.items()]
+    (tmp_path / "questions" / "dev").mkdir(parents=True)
+    (tmp_path / "questions" / "dev" / "P569.dev.json").write_text(json.dumps(questions))
+    built = load("entity_questions", tmp_path / "questions", cache_dir=tmp_path / "cache")
+    assert [row["answers"] for row in built["validation"]] == [[day] for day in days.values()]
+
+
 @pytest.mark.parametrize(
     ("header", "line"),
     [
