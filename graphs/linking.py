@@ -42,6 +42,7 @@ class LinkCounts:
     texts: int = 0
     linked: int = 0  # mentions
     ambiguous: int = 0  # mentions whose name is of several entities, none of them the likeliest; left out
+    without_id: int = 0  # entities of documents of spaCy that are linked to nothing; left out
 
 
 class EntityLinker:
@@ -113,6 +114,7 @@ class EntityLinker:
         if not isinstance(text, str):
             entities = spacy_entities(text)
             self.counts.linked += len(entities)
+            self.counts.without_id += len(text.ents) - len(entities)
             return entities
         composed, starts, ends = _composed(text)
         try:
@@ -153,7 +155,8 @@ class EntityLinker:
 def spacy_entities(document: Any) -> list[Entity]:
     """Return the entities of a spaCy document that have an id, {"start", "end", "id"} in characters of its text.
 
-    They are those that spaCy linked: `kb_id_` is neither empty nor "NIL". No table of names is needed.
+    They are those that spaCy linked: `kb_id_` is neither empty nor "NIL". No table of names is needed. That a document
+    has entities and none of them an id is said in a warning, once.
 
     Raises:
         TypeError: it is no document.
@@ -162,7 +165,18 @@ def spacy_entities(document: Any) -> list[Entity]:
         spans = [(span.start_char, span.end_char, span.kb_id_) for span in document.ents]
     except AttributeError as error:
         raise TypeError(f"a text is a string or a document of spaCy, not {type(document).__name__}") from error
-    return [{"start": start, "end": end, "id": entity} for start, end, entity in spans if entity not in NO_ENTITY]
+    entities = [{"start": start, "end": end, "id": entity} for start, end, entity in spans if entity not in NO_ENTITY]
+    if spans and not entities:
+        _say_nothing_is_linked()
+    return entities
+
+
+@lru_cache(maxsize=1)
+def _say_nothing_is_linked() -> None:
+    logger.warning(
+        "a document of spaCy has entities, and none of them a kb_id_, so nothing is linked in it: link it before, keep it "
+        "by DocBin (JSON drops the ids), or give its text to a linker with a table of names"
+    )
 
 
 def read_aliases(path: str | os.PathLike) -> dict[str, str]:

@@ -191,7 +191,15 @@ def linked_document():
 def test_a_single_document_is_linked_like_a_list_of_one():
     document, linker = linked_document(), EntityLinker(ALIASES)
     assert linker.link(document) == linker.link([document]) == [[{"start": 15, "end": 20, "id": "Q90"}]]
-    assert linker.counts.texts == 2
+    assert (linker.counts.texts, linker.counts.linked, linker.counts.without_id) == (2, 2, 4)
+
+
+def test_a_document_whose_entities_are_all_linked_to_nothing_is_spoken_of_once(caplog):
+    lost = Document("Mira Voss left Paris.", Span(0, 9, ""), Span(15, 20, ""))
+    assert spacy_entities(Document("Nobody left.")) == [] and not caplog.messages
+    assert spacy_entities(lost) == spacy_entities(lost) == []
+    (message,) = caplog.messages
+    assert "none of them a kb_id_, so nothing is linked in it: link it before, keep it by DocBin" in message
 
 
 def test_documents_are_encoded_with_their_own_entities_without_a_table_of_names():
