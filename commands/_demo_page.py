@@ -34,6 +34,13 @@ STYLE = """<style>
 .demo .cell code{background:none;border:0;padding:0;color:inherit} .demo .cell small{color:inherit}
 </style>"""
 
+# Asks the page itself when Mark is pressed: of the events of a selection that grows, only the first would be heard. Its
+# positions count code units, and Python's characters.
+SELECTION = """(text) => {
+    const box = document.querySelector("#text textarea");
+    return [text, [box.selectionStart, box.selectionEnd].map((end) => Array.from(box.value.slice(0, end)).length)];
+}"""
+
 
 def serve(model: DemoModel, host: str, port: int | None, open_browser: bool) -> None:
     """Serve the page until it is stopped.
@@ -55,33 +62,28 @@ def page(model: DemoModel) -> gradio.Blocks:
     with gradio.Blocks(title="kadapter", analytics_enabled=False) as blocks:
         gradio.Markdown(INTRODUCTION.format(title=f"kadapter: {', '.join(model.adapters)}"))
         text = gradio.Textbox(EXAMPLES.get(model.head or "", EXAMPLE), label="Text", lines=3, elem_id="text")
-        selected = gradio.State(None)
+        selected = gradio.JSON(visible=False)  # what SELECTION finds
         chosen = gradio.CheckboxGroup(model.adapters, value=model.adapters, label="Adapters", elem_id="adapters")
         with gradio.Row():
             mark = gradio.Button("Mark", elem_id="mark")
             ask = gradio.Button("Show", variant="primary", elem_id="show")
         shown = gradio.HTML(elem_id="shown")
 
-        text.select(_selection, None, selected, queue=False)
-        mark.click(marked, [text, selected], [text, selected])
+        mark.click(marked, [text, selected], text, js=SELECTION)
         # one text at a time, since the model is switched from row to row
         gradio.on([ask.click, text.submit], lambda *asked: answer(model, *asked), [text, chosen], shown)
     return blocks
 
 
-def _selection(event: gradio.SelectData) -> list[int]:
-    return list(event.index)
-
-
-def marked(text: str, selected: Sequence[int] | None) -> tuple[str, None]:
+def marked(text: str, selected: Sequence[int] | None) -> str:
     """Return a text with double square brackets around what was selected, if anything was."""
     first, last = selected or (0, 0)
     inside = text[first:last].strip()
     if not inside or last > len(text):
-        return text, None
+        return text
     first += text[first:last].index(inside)
     last = first + len(inside)
-    return f"{text[:first]}[[{inside}]]{text[last:]}", None
+    return f"{text[:first]}[[{inside}]]{text[last:]}"
 
 
 def answer(model: DemoModel, text: str, chosen: Sequence[str]) -> str:
