@@ -1,7 +1,7 @@
 r"""Teach a language model bodies of facts, each by an adapter of its own, and measure each alone and all together.
 
     python experiments/bodies_of_facts.py DIR_A DIR_B --recipe recipes/facts_smollm2.yaml --backbone ID_OR_PATH \
-        --text-corpus wiki80 --text-data-dir DIR --known-data-dir DIR_OF_LAMA -o OUT -- --locality_data_dir DIR
+        --text-corpus wiki80 --text-data-dir DIR --known-data-dir DIR_OF_LAMA -o OUT -- --locality_data_dir DIR DIR
 
 A body is a directory for the corpus `triples`, with templates_train.jsonl and templates_test.jsonl: what is trained
 on, and phrasings that are only asked. An answer is right if each of its tokens is the most probable. Other texts, on
