@@ -34,8 +34,8 @@ STYLE = """<style>
 .demo .cell code{background:none;border:0;padding:0;color:inherit} .demo .cell small{color:inherit}
 </style>"""
 
-# Asks the page itself when Mark is pressed: of the events of a selection that grows, only the first would be heard. Its
-# positions count code units, and Python's characters.
+# Asks the page itself when Mark is pressed: of the events of a selection that grows, only the first would be heard.
+# Its positions count code units, and Python's characters.
 SELECTION = """(text) => {
     const box = document.querySelector("#text textarea");
     return [text, [box.selectionStart, box.selectionEnd].map((end) => Array.from(box.value.slice(0, end)).length)];

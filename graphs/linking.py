@@ -174,8 +174,8 @@ def spacy_entities(document: Any) -> list[Entity]:
 @lru_cache(maxsize=1)
 def _say_nothing_is_linked() -> None:
     logger.warning(
-        "a document of spaCy has entities, and none of them a kb_id_, so nothing is linked in it: link it before, keep "
-        "it by DocBin (JSON drops the ids), or give its text to a linker with a table of names"
+        "a document of spaCy has entities, and none of them a kb_id_, so nothing is linked in it: link it before, "
+        "keep it by DocBin (JSON drops the ids), or give its text to a linker with a table of names"
     )
 
 
