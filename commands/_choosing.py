@@ -14,6 +14,7 @@ __all__ = ["chosen_adapters", "chosen_head", "refusal_of"]
 
 BASE = "__base__"  # as `rows_kadapter`, which needs torch, calls no adapter at all
 SEVERAL = "KAdapterModelWithHeads"
+FIRST = ("text 0", "sentence 0")  # as an exported model calls a text that it reads alone
 
 
 def chosen_head(artifact: str, config: dict[str, Any], head: str | None) -> dict[str, Any]:
@@ -87,5 +88,7 @@ def _names(entry: Any, where: str, artifact: str, known: Sequence[str]) -> list[
 
 
 def refusal_of(error: Exception, where: str) -> ValueError:
-    """Return the error of a model that refuses the adapters of a text, with the place of this text."""
-    return ValueError(f"{where}: {str(error).removeprefix('adapter_names[0] = ')}")
+    """Return the error of a model that refuses a text, or the adapters of it, with the place of this text."""
+    said = str(error).removeprefix("adapter_names[0] = ")
+    numbered = next((start for start in FIRST if said.startswith(start)), None)  # as the model counts, from 0
+    return ValueError(f"{where}: {said}" if numbered is None else f"{where}{said.removeprefix(numbered)}")

@@ -10,6 +10,7 @@ from typing import Any
 from ..runtime import MANIFEST, ExportedModel, read_export
 from ..runtime.answers import Question
 from ._answers import MASK, Prediction
+from ._choosing import refusal_of
 
 __all__ = ["exported_config", "exported_predictor"]
 
@@ -59,9 +60,7 @@ def _question(model: ExportedModel, head: str, example: dict[str, Any], top: int
     try:
         return model.read(text, example.get("entity_spans"), top, example.get("adapter_names"))
     except ValueError as error:
-        said = str(error)
-        own = next((start for start in ("text 0", "sentence 0") if said.startswith(start)), "")
-        raise ValueError(example["where"] + (said.removeprefix(own) if own else f": {said}")) from error
+        raise refusal_of(error, example["where"]) from error
 
 
 def _values(head: str, answers: Any) -> dict[str, Any]:

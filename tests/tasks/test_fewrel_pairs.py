@@ -118,6 +118,14 @@ def test_the_episodes_of_a_split_are_those_of_the_official_recipe_seed_by_seed(r
     assert list(zip(asked["id"], asked["relation"], asked["classes"], asked["support_text"], strict=True)) == expected
 
 
+def test_it_is_said_where_relations_are_measured_that_were_trained_on(rows):
+    task, others = task_of(), rows.filter(lambda row: row["relation"] in ("P36", "P50"))
+    task.records("train", rows.filter(lambda row: row["relation"] in ("P17", "P19", "P36")))
+    assert "1 of these relations are trained on too" in task.records("validation", others)[1][1]
+    task.records("train", rows.filter(lambda row: row["relation"] in ("P17", "P19")))
+    assert len(task.records("validation", others)[1]) == 1
+
+
 def test_episodes_are_the_same_every_time_and_no_query_is_among_its_labelled_sentences(rows):
     asked, again = (task_of(queries=3).records("validation", rows)[0] for _ in range(2))
     assert asked.to_list() == again.to_list() and len(asked) == 2 * 2 * 3

@@ -26,7 +26,7 @@ on. Under `--train_sampling_strategy sequential` a step of 100 queries is four e
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, ClassVar, NamedTuple
 
@@ -73,9 +73,12 @@ class Task(MentionTask):
         self.way, self.shot, self.queries = arguments.way, arguments.shot, arguments.queries
         self.training = range(arguments.first_episode, arguments.first_episode + arguments.train_episodes)
         self.evaluated = range(arguments.eval_episodes)
+        self.trained: set[str] = set()  # relations
 
     def records(self, split: str, rows: Dataset, labelled: bool = True) -> tuple[Dataset, list[str]]:
         """Return the queries of all episodes, each with the relations and labelled sentences of its episode.
+
+        The task is about relations that were not trained on, so those that were are counted in a message.
 
         Raises:
             ValueError: there are too few relations or sentences for an episode, or the sentences have no relations.
@@ -100,7 +103,19 @@ class Task(MentionTask):
         message = (
             f"{len(drawn)} episodes, {self.way}-way {self.shot}-shot, {len(asked)} queries of {len(groups)} relations"
         )
-        return self._with_supports(rows, asked, seeds), [message]
+        return self._with_supports(rows, asked, seeds), [message, *self._seen(split, groups)]
+
+    def _seen(self, split: str, relations: Iterable[str]) -> list[str]:
+        """Return a message if a split has relations of the training."""
+        if split == "train":
+            self.trained = set(relations)
+            return []
+        seen = self.trained & set(relations)
+        told = (
+            f"{len(seen)} of these relations are trained on too, so this says nothing of new ones: give each split "
+            "relations of its own, as in train_wiki.json and val_wiki.json"
+        )
+        return [told] if seen else []
 
     def _with_supports(self, rows: Dataset, asked: Sequence[tuple[str, int, Episode]], seeds: range) -> Dataset:
         """Return the queries as records, with the labelled sentences of their episodes, kept in the corpus' cache."""
