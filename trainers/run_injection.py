@@ -32,7 +32,7 @@ from kadapter import data_builders
 from kadapter.reports.comparison import Resampling
 from kadapter.trainers.common.encoding import sample, writing_the_cache
 from kadapter.trainers.common.entry_point import run_program
-from kadapter.trainers.common.locality import other_texts, read_texts
+from kadapter.trainers.common.locality import other_texts, read_sources, read_texts
 from kadapter.trainers.common.output_directory import check_output_directory, clear, in_use, mark_finished
 from kadapter.trainers.fact_probing.language_model import LanguageModel
 from kadapter.trainers.fact_probing.model import prompter_of
@@ -59,9 +59,9 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
         check_rows(flags)
         check_output_directory(run.output_dir, False, run.overwrite_output_dir, flags.backbone, [flags.lm_head])
         prompter = prompter_of(flags.backbone, flags.backbone_revision, flags.max_length)
+        texts, sources = _texts(flags, prompter), read_sources(locality)  # before asking, which takes long
         plan = _plan(flags, run, prompter)
-        texts = _texts(flags, prompter)
-        other = other_texts(locality, taught_texts(plan, flags.taught_phrasings), verbose=True)
+        other = other_texts(locality, sources, taught_texts(plan, flags.taught_phrasings), verbose=True)
         clear(run.output_dir, resume=False)
         rows = [_row(name, settings, prompter, plan, texts, other) for name in flags.rows]
         described = {

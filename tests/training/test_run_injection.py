@@ -69,8 +69,7 @@ def injected(ground, tmp_path_factory):
     """Two seeds of all rows."""
     output = tmp_path_factory.mktemp("injected") / "out"
     rows = ["--rows", "adapter", "adapter_local", "lora", "full", "--seeds", 0, 1]
-    held_back = ["--locality_weight", 1, "--locality_corpus", "text", "--locality_data_dir", ground / "text"]
-    held_back += ["--locality_split", "validation"]
+    held_back = [*HELD_BACK, ground / "text", "--locality_split", "validation"]
     return run_injection.main(flags(ground, output, *rows, *held_back)), output
 
 
@@ -234,6 +233,7 @@ def test_facts_of_one_subject_are_one_and_what_cannot_be_asked_is_counted():
     }
 
 
+HELD_BACK = ["--locality_weight", "1", "--locality_corpus", "text", "--locality_data_dir"]
 REFUSED = {
     "a phrasing that is not there": (["--taught_phrasings", "4"], r"'home' has 3 phrasings in .*from 1, and leave"),
     "no phrasing held out": (["--taught_phrasings", "1", "2", "3"], "leave at least one to measure generality"),
@@ -242,7 +242,7 @@ REFUSED = {
     "a split that is not there": (["--split", "train"], r"has the splits \['test'\]; choose one of these"),
     "the term without a weight": (["--rows", "adapter_local"], "needs a --locality_weight above 0"),
     "a weight without its row": (
-        ["--locality_weight", "1", "--locality_corpus", "text", "--locality_data_dir", "x"],
+        [*HELD_BACK, "x"],
         "has no effect without --rows adapter_local",
     ),
     "nothing to teach": (["--max_taught", "0"], "--max_taught 0 must be at least 1"),
@@ -259,6 +259,18 @@ REFUSED = {
 def test_what_cannot_be_injected_says_why(ground, tmp_path, more, reason):
     with pytest.raises(ValueError, match=reason):
         run_injection.main(flags(ground, tmp_path / "out", *more))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--text_split", "test"], ["--rows", "adapter_local", *HELD_BACK, "TEXT"]],
+    ids=["text that nothing trains on", "text that holds back"],
+)
+def test_texts_without_the_split_are_refused_before_any_fact_is_asked(ground, tmp_path, capsys, more):
+    given = [str(ground / "text") if word == "TEXT" else word for word in more]
+    with pytest.raises(ValueError, match=r"has no split '(test|train)', only \['validation'\]"):
+        run_injection.main(flags(ground, tmp_path / "out", *given))
+    assert "facts: " not in capsys.readouterr().out
 
 
 def test_phrasings_of_other_relations_or_malformed_ones_say_so(ground, tmp_path):

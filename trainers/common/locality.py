@@ -33,6 +33,7 @@ __all__ = [
     "keep_texts",
     "open_texts",
     "other_texts",
+    "read_sources",
     "read_texts",
 ]
 
@@ -145,7 +146,8 @@ def open_texts(
         return None
     with run.main_process_first(desc="locality"):
         taught = load_splits(corpus, train=True, evaluate=False, verbose=False)["train"]
-        texts = other_texts(several[0], TaughtTexts.of(sample(taught, corpus.max_train_samples)), verbose)
+        about = TaughtTexts.of(sample(taught, corpus.max_train_samples))
+        texts = other_texts(several[0], read_sources(several[0]), about, verbose)
     kept = keep_texts(tapped, tokenizer, texts, corpus.max_length, run)
     if verbose:
         size = sum(tensor.nbytes for tensor in kept.states.values()) / 10**6
@@ -153,11 +155,22 @@ def open_texts(
     return kept
 
 
-def other_texts(flags: LocalityArguments, taught: TaughtTexts, verbose: bool) -> list[str]:
-    """Return the texts that the flags name, without those that name what is taught, and taught ones about others.
+def read_sources(flags: LocalityArguments) -> list[list[str]]:
+    """Return the texts of each corpus that the flags name.
 
     Raises:
-        ValueError: a corpus can't be used, all of its texts name what is taught, or no other names can be made.
+        ValueError: a corpus can't be used.
+    """
+    return [read_texts(*source, flags.locality_split, flags.max_locality_samples) for source in flags.sources]
+
+
+def other_texts(
+    flags: LocalityArguments, sources: Sequence[list[str]], taught: TaughtTexts, verbose: bool
+) -> list[str]:
+    """Return the texts of `read_sources` without those that name what is taught, and taught ones about others.
+
+    Raises:
+        ValueError: all texts of a corpus name what is taught, or no other names can be made.
     """
     texts: list[str] = []
     if verbose and flags.sources and not taught.names:
@@ -165,8 +178,7 @@ def other_texts(flags: LocalityArguments, taught: TaughtTexts, verbose: bool) ->
             "locality: the records that are learned tell no names, so texts that name what is taught are not left "
             "out; learn triples, or prompts with their subjects, to have them left out"
         )
-    for corpus, data_dir in flags.sources:
-        read = read_texts(corpus, data_dir, flags.locality_split, flags.max_locality_samples)
+    for (corpus, data_dir), read in zip(flags.sources, sources, strict=True):
         kept = taught.without(read)
         if not kept:
             raise ValueError(
