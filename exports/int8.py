@@ -1,6 +1,7 @@
-"""Static 8-bit graphs: weights per channel, activations by ranges that sentences of the user show, and what it costs.
+"""8-bit graphs: weights per channel, activations by ranges that sentences of the user show, and what it costs.
 
-Every fifth sentence is kept out of the ranges and says how far the features move.
+Outliers are shared between activations and weights first. Every fifth sentence is kept out of the ranges and says how
+far the features move.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..runtime import ExportedModel
 from ..runtime.engines import library_of, open_graph
 from ..runtime.manifest import write_manifest
 from ..runtime.texts import Encoded
+from .smoothing import PRODUCTS, products, smooth
 from .tracing import quietly
 
 __all__ = ["Calibration", "Labelled", "quantize"]
@@ -24,8 +26,8 @@ __all__ = ["Calibration", "Labelled", "quantize"]
 FEWEST = 10  # sentences from which ranges can be learned
 BATCH = 8  # sentences of a batch
 HELD_OUT = 5  # of so many sentences one measures
-QUANTIZED = ["MatMul", "Gemm"]  # products with weights; norms and attention scores stay in float32
-NARROWING = 2  # what has more than so many times as many inputs as outputs stays in float32, too
+NARROWING = 2  # what has more than so many times as many inputs as outputs ends a feed-forward network
+BLOCK = 32  # channels with a range of their own, in each token, where one for the whole tensor would not do
 METRIC = ("KAdapterForSequenceClassification", "KAdapterForEntityPairClassification")  # whose answers are one label
 Inputs = dict[str, np.ndarray]
 
@@ -180,6 +182,7 @@ def to_eight_bits(path: Path, inputs: Sequence[Inputs]) -> None:
     prepared, written = (path.with_name(f"{path.name}.{step}") for step in ("prepared", "written"))
     with quietly():
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        smooth(prepared, inputs)
         quantization.quantize_static(
             str(prepared),
             str(written),
@@ -188,33 +191,40 @@ def to_eight_bits(path: Path, inputs: Sequence[Inputs]) -> None:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
-            op_types_to_quantize=QUANTIZED,
+            op_types_to_quantize=list(PRODUCTS),  # norms and attention scores stay in float32
             nodes_to_exclude=narrowing(prepared),
             reduce_range=True,  # without VNNI sums of two products of 8 bits each would not fit into 16
             extra_options={"MatMulConstBOnly": True},
         )
+        _by_block(written)
     prepared.unlink()
     os.replace(written, path)
+
+
+def _by_block(path: Path) -> None:
+    """Turn products whose weights are still of float32 into 8 bits, with ranges for blocks of a token's channels."""
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    eight_bits = {"bits": 8, "accuracy_level": 4}  # of weights, and, by this level, of activations
+    blocks = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, **eight_bits)
+    quantizer = MatMulNBitsQuantizer(onnx.load(str(path)), algo_config=blocks)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(path))
 
 
 def narrowing(path: Path) -> list[str]:
     """Return the names of the products that end a feed-forward network.
 
-    What they read has passed an activation and has outliers, on which one range for a whole tensor is spent.
+    What they read has passed an activation and has outliers in single tokens, on which one range for a whole tensor is
+    spent; so their ranges are of blocks of channels in each token.
     """
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False).graph
-    shapes = {weight.name: weight.dims for weight in graph.initializer if len(weight.dims) == 2}
-    found = []
-    for node in graph.node:
-        weight = next((name for name in node.input if name in shapes), None)
-        if node.op_type in QUANTIZED and weight is not None:
-            turned = any(each.name == "transB" and each.i for each in node.attribute)
-            inputs, outputs = reversed(shapes[weight]) if turned else shapes[weight]
-            if inputs > NARROWING * outputs:
-                found.append(node.name)
-    return found
+    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
+    found = [(node.name, shapes[node.input[1]], axis) for node, axis in products(graph)]
+    return [name for name, shape, axis in found if shape[axis] > NARROWING * shape[1 - axis]]
 
 
 def check_labelled(head_class: str, labels: Sequence[str], labelled: Labelled | None) -> None:

@@ -140,10 +140,15 @@ def shapes_of(traced: Traced) -> dict[str, dict[str, list[str | int]]]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep the exporter's notes about its own inside away from users, in a block."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    """Keep the notes of exporters and quantizers about their own inside away from users, in a block.
+
+    One of ONNX Runtime's modules sets up the logging of the whole process when it is imported; that is undone.
+    """
+    root = logging.getLogger()
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "onnxruntime")
+    loggers, handlers = [root, *map(logging.getLogger, names)], list(root.handlers)
     levels = [each.level for each in loggers]
-    for each in loggers:
+    for each in loggers[1:]:
         each.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -152,3 +157,4 @@ def quietly() -> Iterator[None]:
     finally:
         for each, level in zip(loggers, levels, strict=True):
             each.setLevel(level)
+        root.handlers[:] = handlers

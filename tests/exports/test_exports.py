@@ -1,7 +1,9 @@
 """A model as graphs: what ONNX Runtime makes of them equals PyTorch, row by row, and bad input ends in a sentence."""
 
 import json
+import logging
 import shutil
+import sys
 import threading
 
 import numpy as np
@@ -18,7 +20,7 @@ pytest.importorskip("onnxruntime", reason="running a graph needs onnxruntime: pi
 import onnxruntime
 
 from kadapter.exports import plans
-from kadapter.exports.int8 import Calibration, Labelled, quantize
+from kadapter.exports.int8 import Calibration, Labelled, quantize, to_eight_bits
 from kadapter.exports.tracing import trace
 from kadapter.exports.writing import ExportOptions, Writer, export
 from kadapter.runtime import MANIFEST, ExportedModel
@@ -294,8 +296,29 @@ def test_openvino_reads_the_same_graphs(parts):
 
 
 @pytest.mark.slow
-def test_int8_leaves_the_products_that_end_feed_forward_networks_in_float32(tmp_path):
-    """What they read has outliers; with one range for a whole tensor little is left of all else."""
+@pytest.mark.parametrize("turned", [0, 1], ids=["MatMul", "Gemm with turned weights"])
+def test_int8_shares_a_channels_outliers_between_activations_and_weights(tmp_path, turned):
+    """Without that the range of one channel leaves all others, which decide the product here, some two steps."""
+    onnx = pytest.importorskip("onnx")
+    random = np.random.default_rng(0)
+    read, weights = (random.standard_normal(shape).astype(np.float32) for shape in ((64, 32), (32, 32)))
+    read[:, 0] *= 100
+    weights[0] /= 100
+    product, shape = (("Gemm", {"transB": 1}) if turned else ("MatMul", {})), onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node(product[0], ["read", "weights"], ["given"], "product", **product[1])
+    stored = onnx.numpy_helper.from_array(np.ascontiguousarray(weights.T) if turned else weights, "weights")
+    ends = [[shape(name, onnx.TensorProto.FLOAT, ["rows", 32])] for name in ("read", "given")]
+    graph = onnx.helper.make_graph([node], "product", *ends, [stored])
+    path = tmp_path / "product.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
+    to_eight_bits(path, [{"read": read}])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (given,) = session.run(["given"], {"read": read})
+    assert np.abs(given - read @ weights).mean() < 0.02 * np.abs(read @ weights).mean()
+
+
+@pytest.mark.slow
+def test_int8_has_all_products_with_weights_in_8_bits_those_that_end_feed_forward_networks_by_block(tmp_path):
     onnx = pytest.importorskip("onnx")
     tokenizer = tokenizer_of(TEXTS)
     sizes = {"vocab_size": len(tokenizer), "intermediate_size": 128, "max_position_embeddings": 48, **SHALLOW}
@@ -303,18 +326,22 @@ def test_int8_leaves_the_products_that_end_feed_forward_networks_in_float32(tmp_
     options = ExportOptions(precision="int8", calibration=Calibration(TEXTS))
     export(KAdapterModel.from_backbone(backbone), tmp_path / "exported", options, tokenizer)
     weights = onnx.load(tmp_path / "exported" / "encoder.onnx").graph.initializer
-    eight_bits = {tuple(each.dims) for each in weights if each.data_type == onnx.TensorProto.INT8}
-    floats = {tuple(each.dims) for each in weights if each.data_type == onnx.TensorProto.FLOAT}
-    assert {(32, 32), (32, 128)} <= eight_bits and (128, 32) not in eight_bits
-    assert (128, 32) in floats and not {(32, 32), (32, 128)} & floats
+    kinds = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT)
+    whole, blocks, floats = ({tuple(each.dims) for each in weights if each.data_type == kind} for kind in kinds)
+    assert {(32, 32), (32, 128)} <= whole
+    assert (32, 4, 32) in blocks  # outputs, blocks, inputs of a block
+    assert not {(32, 32), (32, 128), (128, 32)} & floats
 
 
 @pytest.mark.slow
-def test_int8_notes_what_it_changed_of_features_and_of_the_task(parts, copied):
+def test_int8_notes_what_it_changed_of_features_and_of_the_task(parts, copied, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a program that has set up no logging
+    monkeypatch.delitem(sys.modules, "onnxruntime.quantization.matmul_nbits_quantizer", raising=False)
     manifest, lines = json.loads((copied / MANIFEST).read_text()), []
     labelled = Labelled(TEXTS[:3], ["born", "works", "died"], SPANS[:3])
     quantize(copied, manifest, Calibration(TEXTS, labelled=labelled), lines.append)
     assert [line.split(":")[0] for line in lines[:3]] == ["encoder.onnx", "adapter-fac.onnx", "adapter-lean.onnx"]
+    assert logging.getLogger().handlers == []
     told = json.loads((copied / MANIFEST).read_text())
     assert told["precision"] == "int8"
     assert (told["int8"]["learned_from"], told["int8"]["measured_on"]) == (9, 3)
