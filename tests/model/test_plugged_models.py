@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import shake
+from tiny_knowledge import bert_tokenizer
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -30,7 +31,15 @@ from transformers import (
     XLNetModel,
 )
 
-from kadapter import EntityEmbeddings, KAdapterForCausalLM, KnowledgeMap, KnowledgeMapConfig, plug, unplug
+from kadapter import (
+    EntityEmbeddings,
+    KAdapterForCausalLM,
+    KnowledgeMap,
+    KnowledgeMapConfig,
+    encode_knowledge,
+    plug,
+    unplug,
+)
 
 SIZE = 6  # of the entity embeddings
 PROMPT = {"input_ids": torch.tensor([[5, 6, 7, 8, 9, 10]]), "attention_mask": torch.ones(1, 6, dtype=torch.long)}
@@ -193,6 +202,38 @@ def test_trainer_keeps_the_entities_of_a_dataset(tmp_path):
     with torch.no_grad():
         assert torch.allclose(found, model(**inputs).logits, atol=1e-6)
         assert not torch.allclose(found, model(**PROMPT).logits, atol=1e-6)
+
+
+def test_trainer_trains_a_map_by_its_own_optimizer_and_encodes_each_batch_in_a_collator(tmp_path):
+    tokenizer, knowledge_map = bert_tokenizer(), fresh_map().requires_grad_(True)
+    model = BertForSequenceClassification(BertConfig(**{**LAYERS, "vocab_size": len(tokenizer)}, intermediate_size=48))
+    plugs, before = plug(model, knowledge_map, table()), knowledge_map.projection.weight.clone()
+
+    def encode(rows):
+        inputs = plugs.encode(tokenizer, [row["text"] for row in rows], [row["mentions"] for row in rows])
+        return {**inputs, "labels": torch.tensor([row["label"] for row in rows])}
+
+    rows = [
+        {"text": text, "mentions": [(0, 5, "Q1")] if text else [], "label": 0} for text in ("Paris", "", "Paris is")
+    ]
+    arguments = TrainingArguments(
+        str(tmp_path), report_to=[], use_cpu=True, max_steps=2, remove_unused_columns=False, save_strategy="no"
+    )
+    optimizer = torch.optim.AdamW(knowledge_map.parameters())
+    Trainer(model, arguments, train_dataset=rows, data_collator=encode, optimizers=(optimizer, None)).train()
+    assert not torch.equal(knowledge_map.projection.weight, before)
+
+
+def test_texts_of_one_length_need_no_token_to_pad_with():
+    tokenizer, padded = bert_tokenizer(), encode_knowledge(bert_tokenizer(), ["Paris"], [[(0, 5, "Q1")]], table())
+    tokenizer.pad_token = None
+    found = encode_knowledge(tokenizer, ["Paris"], [[(0, 5, "Q1")]], table())
+    assert {key: own.tolist() for key, own in found.items()} == {key: own.tolist() for key, own in padded.items()}
+
+
+def test_a_single_text_is_refused_where_a_list_belongs():
+    with pytest.raises(TypeError, match="the texts are a single str; give a list of texts"):
+        encode_knowledge(bert_tokenizer(), "Paris", [[(0, 5, "Q1")]], table())
 
 
 def test_copies_and_replicas_of_a_plugged_model_run_their_own_forward():
