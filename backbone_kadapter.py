@@ -69,6 +69,7 @@ __all__ = [
     "is_decoder",
     "is_offloaded",
     "making_models_in_turn",
+    "of_beams",
     "pooler_of",
     "positions_of",
     "prepare_taps",
@@ -899,8 +900,9 @@ def embeddings_of(model: Any) -> Any:
     Raises:
         ValueError: it has none.
     """
-    if getattr(model.config, "is_encoder_decoder", False):
-        model = model.get_encoder()
+    encoder = model.get_encoder()
+    if getattr(model.config, "is_encoder_decoder", False) or isinstance(encoder, PreTrainedModel):
+        model = encoder  # which may have embeddings of its own with the same weight, as in T5EncoderModel
     try:
         embeddings = model.get_input_embeddings()
     except (NotImplementedError, AttributeError):
@@ -949,6 +951,16 @@ def uncached(knowledge_slots: Any, past: int) -> Any:
     if knowledge_slots is None or not past:
         return knowledge_slots
     return torch.where(knowledge_slots < past, -1, knowledge_slots - past)
+
+
+def of_beams(entities: Any, batch: int) -> Any:
+    """Return slots or rows of texts, or a dict of these by map, for the beams of each text, in a batch of so many.
+
+    `generate` repeats a tensor by itself, and leaves a dict as it is.
+    """
+    if isinstance(entities, dict):
+        return {name: own.repeat_interleave(batch // len(own), dim=0) for name, own in entities.items()}
+    return entities
 
 
 def prepare_taps(backbone: Any) -> None:

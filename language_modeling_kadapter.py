@@ -30,7 +30,15 @@ from .artifacts_kadapter import (
     read_own,
     tensors_under,
 )
-from .backbone_kadapter import READING, BackboneHead, brought_back, device_of, head_of, making_models_in_turn
+from .backbone_kadapter import (
+    READING,
+    BackboneHead,
+    brought_back,
+    device_of,
+    head_of,
+    making_models_in_turn,
+    of_beams,
+)
 from .configuration_kadapter import LM_HEADS, WITHOUT_WEIGHTS, KAdapterConfig, refuse_keywords
 from .heads_kadapter import IGNORED, KAdapterHeadModel, check_classes, naming_inputs, register_heads
 from .modeling_kadapter import can_be_looked_at, check_cache, tokens_in
@@ -583,7 +591,8 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         if isinstance(adapter_names, RowAdapters):  # of the texts, before they became beams
             kwargs["adapter_names"] = adapter_names.repeated(len(input_ids) // len(adapter_names.names))
         if not tokens_in(past_key_values):  # else the cache holds the prompt, which was read with its entities
-            kwargs.update(knowledge_slots=knowledge_slots, knowledge_embeds=knowledge_embeds)
+            both = {"knowledge_slots": knowledge_slots, "knowledge_embeds": knowledge_embeds}
+            kwargs.update({key: of_beams(own, len(input_ids)) for key, own in both.items()})
         return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
 
 

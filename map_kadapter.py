@@ -21,7 +21,7 @@ from transformers import Cache, EncoderDecoderCache, PreTrainedConfig, PreTraine
 from transformers.activations import ACT2FN
 
 from .artifacts_kadapter import check_adapter, copy_strictly, read_artifact, tensors_under
-from .backbone_kadapter import brought_back, check_takes_embeddings, device_of, embeddings_of, uncached
+from .backbone_kadapter import brought_back, check_takes_embeddings, device_of, embeddings_of, of_beams, uncached
 from .configuration_kadapter import KAdapterConfig, KnowledgeAdapterConfig, check_choice, with_plain_errors
 from .heads_kadapter import *  # noqa: F403 (as the Auto classes look for heads in this file)
 from .language_modeling_kadapter import *  # noqa: F403
@@ -418,7 +418,10 @@ def plug(
             belong to each other.
     """
     if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"plug takes a PreTrainedModel of transformers, not {type(model).__name__}")
+        raise TypeError(
+            f"plug takes a PreTrainedModel of transformers, not {type(model).__name__}; give the model within, of a "
+            "model of PEFT get_base_model()"
+        )
     if isinstance(model, KAdapterPreTrainedModel):
         raise ValueError(
             f"{type(model).__name__} takes knowledge maps as adapters; use add_adapter(name, KnowledgeMapConfig()) or "
@@ -476,7 +479,9 @@ class Plugs:
         for module in _entered(model):
             module.register_forward_pre_hook(self._take, with_kwargs=True)
             module.register_forward_hook(self._end, always_call=True)
-            module.forward = Entrance(module)
+            module.forward = Entrance(module, "forward")
+        if hasattr(model, STEP):
+            setattr(model, STEP, StepEntrance(model, STEP))
         embeddings_of(model).register_forward_hook(self._put, with_kwargs=True)
         setattr(model, PLUGGED, self)
 
@@ -499,8 +504,7 @@ class Plugs:
                 for key in own:
                     for registered in (hooks, f"{hooks}_with_kwargs", f"{hooks}_always_called"):
                         getattr(module, registered, {}).pop(key, None)
-            entrance = vars(module).get("forward")
-            if isinstance(entrance, Entrance):
+            for entrance in [own for own in vars(module).values() if isinstance(own, Entrance)]:
                 entrance.leave(module)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad or name in self.trained)
@@ -529,16 +533,19 @@ class Plugs:
             entities = {}
         if slots is None and before is not None and before.plugs is self and before.module is not module:
             entities = before.entities
-        PENDING.set(Pending(self, entities, before, module))
+        PENDING.set(Pending(self, entities, before, module, kwargs.get("input_ids", args[0] if args else None)))
         if entities and kwargs.get("inputs_embeds") is not None:
             kwargs["inputs_embeds"] = self._changed(kwargs["inputs_embeds"], entities)
             entities.clear()
         return args, kwargs
 
     def _put(self, embeddings: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
-        """Change what the input embeddings answer, the first time that they are asked in a forward pass."""
+        """Change what the input embeddings answer, the first time that they are asked for the tokens in a pass."""
         pending = PENDING.get()
         if pending is None or pending.plugs is not self or not pending.entities:
+            return None
+        asked = args[0] if args else kwargs.get("input")
+        if not isinstance(output, Tensor) or not are_texts_of(asked, pending.tokens):
             return None
         output = self._changed(output, pending.entities)
         pending.entities.clear()
@@ -561,14 +568,14 @@ class Plugs:
         """Forget the entities, whether the pass succeeded or not.
 
         Raises:
-            ValueError: the model did not ask its input embeddings.
+            ValueError: the model did not ask its input embeddings, or in a form into which entities can't be put.
         """
         pending = PENDING.get()
         PENDING.set(pending.before if pending is not None else None)
         if output is not None and pending is not None and pending.entities:
             raise ValueError(
-                f"{type(model).__name__} did not look up its tokens in its input embeddings, so the entities had no "
-                "effect; give input_ids"
+                f"{type(model).__name__} did not look up its tokens in its input embeddings, as (batch, sequence) and "
+                "for one tensor, so the entities had no effect; give input_ids, or use a model that does"
             )
 
 
@@ -578,46 +585,82 @@ Entities = dict[str, tuple[Tensor, Tensor]]  # slots and rows by the name of the
 class Pending:
     """Entities of the forward pass that runs, until its tokens are looked up, whose pass it is, and one around it."""
 
-    def __init__(self, plugs: Plugs, entities: Entities, before: "Pending | None", module: nn.Module) -> None:
-        self.plugs, self.entities, self.before, self.module = plugs, entities, before, module
+    def __init__(
+        self, plugs: Plugs, entities: Entities, before: "Pending | None", module: nn.Module, tokens: Any
+    ) -> None:
+        self.plugs, self.entities, self.before, self.module, self.tokens = plugs, entities, before, module, tokens
 
 
 PENDING: ContextVar[Pending | None] = ContextVar("PENDING", default=None)  # of each thread its own
 
 
+def are_texts_of(asked: Any, tokens: Any) -> bool:
+    """Return whether what is looked up are the tokens of a model, text by text, perhaps with padding behind them.
+
+    XLNet has its texts in columns. Where there are as many texts as tokens only the tokens tell.
+    """
+    if not isinstance(asked, Tensor) or not isinstance(tokens, Tensor):
+        return True
+    asked, tokens = (own.reshape(-1, own.shape[-1]) for own in (asked, tokens))
+    texts, length = tokens.shape
+    if len(asked) != texts or asked.shape[1] < length:
+        return False
+    return texts != length or torch.compiler.is_compiling() or torch.equal(asked[:, :length], tokens)
+
+
 class Entrance:
-    """The forward of a plugged model, whose signature names the entities.
+    """A method of a plugged model, its forward, whose signature names the entities.
 
     By it `Trainer` knows which columns of a dataset to keep, and `generate` which keywords a model takes. The hooks
     take the entities out of the inputs, so the forward that stands behind it is the model's own.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.before = module, vars(module).get("forward")
+    def __init__(self, module: nn.Module, method: str) -> None:
+        self.module, self.method, self.before = module, method, vars(module).get(method)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module's own forward; of a replica, which has the attributes of its module, that of the replica."""
+        """Run the module's own method; of a replica, which has the attributes of its module, that of the replica."""
         if self.before is not None:
             return self.before(*args, **kwargs)
         pending = PENDING.get()
-        replica = pending is not None and vars(pending.module).get("forward") is self
+        replica = pending is not None and vars(pending.module).get(self.method) is self
         module: Any = pending.module if pending is not None and replica else self.module
-        return type(module).forward(module, *args, **kwargs)
+        return getattr(type(module), self.method)(module, *args, **kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:
-        own = inspect.signature(self.before or type(self.module).forward)
+        own = inspect.signature(self.before or getattr(type(self.module), self.method))
         parameters = [one for one in own.parameters.values() if one.name not in ("self", *KEYWORDS)]
         named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in KEYWORDS]
         last = len(parameters) - any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
         return own.replace(parameters=[*parameters[:last], *named, *parameters[last:]])
 
     def leave(self, module: nn.Module) -> None:
-        """Give a module back the forward that it had."""
+        """Give a module back the method that it had."""
         if self.before is None:
-            del module.forward
+            delattr(module, self.method)
         else:
-            module.forward = self.before
+            setattr(module, self.method, self.before)
+
+
+STEP = "prepare_inputs_for_generation"
+
+
+class StepEntrance(Entrance):
+    """What prepares a step of `generate`: the prompt is read with its entities, and what follows it without.
+
+    Where no cache holds the prompt, each step reads it again. Not all that recurrent models carry over tells how many
+    tokens it holds, so slots are not counted from there.
+    """
+
+    def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Prepare a step, for so many beams of each text as there are."""
+        entities = {key: kwargs.pop(key) for key in KEYWORDS if kwargs.get(key) is not None}
+        inputs = super().__call__(input_ids, *args, **kwargs)
+        tokens = inputs.get("input_ids")
+        if kwargs.get("is_first_iteration") or tokens is None or tokens.shape[1] >= input_ids.shape[1]:
+            inputs.update({key: of_beams(own, len(input_ids)) for key, own in entities.items()})
+        return inputs
 
 
 KEYWORDS = ("knowledge_slots", "knowledge_embeds")

@@ -147,10 +147,17 @@ def marked_tokens(
     ]
 
 
-def _padded(tokenizer: Any, texts: list[list[int]]) -> dict[str, Tensor]:
-    """Return input_ids and attention_mask of encoded texts, padded on the right."""
-    padded = tokenizer.pad({"input_ids": texts}, return_tensors="pt", padding_side="right")
-    return {name: padded[name] for name in ("input_ids", "attention_mask")}
+def _padded(tokenizer: Any, texts: list[list[int]], **columns: list[list[int]]) -> dict[str, Tensor]:
+    """Return input_ids and attention_mask of encoded texts, and further columns of them, padded on the right.
+
+    Texts of one length stay as they are: many a decoder has no token to pad with.
+    """
+    columns = {"input_ids": texts, **columns}
+    if len(set(map(len, texts))) == 1:
+        columns["attention_mask"] = [[1] * len(text) for text in texts]
+        return {name: torch.tensor(rows) for name, rows in columns.items()}
+    padded = tokenizer.pad(columns, return_tensors="pt", padding_side="right", return_attention_mask=True)
+    return {name: padded[name] for name in (*columns, "attention_mask")}
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -321,10 +328,10 @@ def encode_knowledge(
             raise ValueError(
                 f"text {number}: max_length={max_length} tokens cut off a marked mention; raise it or shorten the text"
             )
-    columns: dict[str, Any] = {"input_ids": [text.input_ids for text in encoded]}
+    columns = {}
     if any(any(text.token_type_ids) for text in encoded) and "token_type_ids" in tokenizer.model_input_names:
         columns["token_type_ids"] = [text.token_type_ids for text in encoded]
-    inputs = dict(tokenizer.pad(columns, return_tensors="pt", padding_side="right"))
+    inputs: dict[str, Any] = _padded(tokenizer, [text.input_ids for text in encoded], **columns)
     if any(marked):
         inputs["entity_positions"] = torch.tensor(marked)  # (B, M)
     slots, rows = {}, {}
@@ -449,6 +456,10 @@ def insert_entities(
 
 def _strings(texts: Sequence[Any]) -> list[str]:
     """Return texts, or those of documents of spaCy, as strings."""
+    if isinstance(texts, str) or hasattr(texts, "ents"):  # a document is a sequence too, of its tokens
+        raise TypeError(
+            f"the texts are a single {type(texts).__name__}; give a list of texts, and of lists of mentions"
+        )
     strings = [getattr(text, "text", text) for text in texts]
     for number, text in enumerate(strings):
         if not isinstance(text, str):

@@ -93,9 +93,10 @@ def matrix(path: Path) -> np.ndarray:
         return _of_safetensors(path)
     if path.suffix == ".npy":
         try:
-            return real(np.load(path, mmap_mode="c", allow_pickle=False), path)
+            values = np.load(path, mmap_mode="c", allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ValueError(f"{path} can't be read ({error}); save a matrix of numbers by numpy.save") from error
+        return real(values, path)
     lines = ((number, line.split()) for number, line in numbered_lines(path) if line.strip())
     return rows_of_numbers(path, lines, None)
 

@@ -34,6 +34,11 @@ def read(source: Path, options: Options) -> Vectors:
     for number, line in numbered_lines(of_ids):
         if not line.strip():
             raise ValueError(f"{of_ids}, line {number}: is blank; give an id for each row of {of_vectors.name}")
+        if "\t" in line.strip():
+            raise ValueError(
+                f"{of_ids}, line {number}: {line[:60]!r} has columns; give an id in each line, in the order of "
+                f"the rows, or call a file of rows and ids {ROWS_FIRST}"
+            )
         ids.append(line.strip())
     vectors = matrix(of_vectors)
     check_number(ids, vectors, of_ids, of_vectors)

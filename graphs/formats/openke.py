@@ -71,7 +71,7 @@ def _ids_of_rows(path: Path) -> list[str]:
 def _name_and_row(line: str, rows_first: bool, path: Path, number: int) -> tuple[str, int]:
     fields = line.strip().split(None, 1) if rows_first else line.strip().rsplit(None, 1)
     row, name = (fields if rows_first else fields[::-1]) if len(fields) == 2 else ("", "")
-    if not row.isdecimal():
+    if not row.isdecimal() or "\t" in name:
         expected = "a row and an id" if rows_first else "an id and a row"
-        raise ValueError(f"{path}, line {number}: {line[:60]!r} is not {expected}; separate them by a tab")
+        raise ValueError(f"{path}, line {number}: {line[:60]!r} is not {expected}; give these two, separated by a tab")
     return name, int(row)

@@ -27,12 +27,16 @@ def read(source: Path, options: Options) -> Vectors:
         ValueError: it is damaged, columns are missing or ambiguous, or a vector is missing or of another width.
     """
     files = [source] if source.is_file() else sorted(source.glob("*.parquet"))
+    if not files:
+        raise ValueError(f"{source} has no .parquet file; name the directory that has")
     try:
         schema = pq.read_schema(files[0])
-        strings = _column(schema, options.id_column, _is_string, "strings", "--id-column")
-        lists = _column(schema, options.vector_column, _is_list, "lists of numbers", "--vector-column")
+        strings = _column(source, schema, options.id_column, _is_string, "strings", "--id-column")
+        lists = _column(
+            source, schema, options.vector_column, _is_list, "lists of floating-point numbers", "--vector-column"
+        )
         table = pa.concat_tables([pq.read_table(path, columns=[strings, lists]) for path in files])
-    except (pa.ArrowException, ValueError, IndexError) as error:
+    except pa.ArrowException as error:
         raise ValueError(f"{source} can't be read ({error}); save it again as Parquet") from error
     if not table.num_rows:
         raise ValueError(f"{source} has no rows; give a file with an id and a vector for each entity")
@@ -46,12 +50,15 @@ def read(source: Path, options: Options) -> Vectors:
     return Vectors(ids.to_pylist(), real(flat.reshape(len(ids), -1), source))
 
 
-def _column(schema: Any, named: str | None, fits: Any, what: str, option: str) -> str:
+def _column(source: Path, schema: Any, named: str | None, fits: Any, what: str, option: str) -> str:
     names = [field.name for field in schema if fits(field.type)]
+    if not names:
+        columns = ", ".join(f"{field.name!r} of {field.type}" for field in schema)
+        raise ValueError(f"{source} has no column of {what}, but {columns}; write the ids or vectors as {what}")
     if named is not None and named not in names:
-        raise ValueError(f"there is no column {named!r} of {what}; its columns of {what} are {names}")
+        raise ValueError(f"{source} has no column {named!r} of {what}; its columns of {what} are {names}")
     if named is None and len(names) != 1:
-        raise ValueError(f"its columns of {what} are {names}; name one by {option}")
+        raise ValueError(f"{source}: its columns of {what} are {names}; name one by {option}")
     return named or names[0]
 
 

@@ -162,6 +162,8 @@ REFUSED = {
         "entity2vec.vec, line 2: could not convert string to float: 'x'",
     ),
     "a blank id": ({"table__npy": VECTORS, "table__txt": "Q90\n\nQ2\n"}, "table.txt, line 2: is blank"),
+    "ids with rows": ({"table__npy": VECTORS, "table__txt": SHUFFLED[2:]}, "has columns; give an id in each line, in"),
+    "three columns": (openke(SHUFFLED.replace("\t", "\tParis\t")), "is not an id and a row; give these two"),
     "fewer ids": ({"table__npy": VECTORS, "table__txt": "Q90\n"}, "has 1 ids, and"),
     "nothing known": ({"notes__md": "hello"}, "is of no known layout; name it by --format"),
 }
@@ -199,7 +201,12 @@ def test_word2vec_that_is_not_utf8_is_refused(tmp_path):
             [],
             "strings are ['a', 'b']; name one by --id-column",
         ),
-        ({"a": IDS, "v": VECTORS.tolist()}, ["--vector-column", "w"], "no column 'w' of lists of numbers"),
+        (
+            {"a": IDS, "v": VECTORS.tolist()},
+            ["--vector-column", "w"],
+            "no column 'w' of lists of floating-point numbers",
+        ),
+        ({"a": [1, 2, 3], "v": VECTORS.tolist()}, [], "no column of strings, but 'a' of int64, 'v' of list<"),
         ({"a": IDS, "v": [[1.0, 2.0], [1.0], [2.0, 1.0]]}, [], "row 1: has 1 numbers where the first has 2"),
         ({"a": IDS, "v": [[1.0, 2.0], None, [2.0, 1.0]]}, [], "row 1: has 0 numbers where the first has 2"),
         ({"a": pa.array([], pa.string()), "v": pa.array([], pa.list_(pa.float32()))}, [], "has no rows; give a file"),

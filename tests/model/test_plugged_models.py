@@ -8,20 +8,38 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import shake
+from tiny_knowledge import bert_tokenizer
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
+    IBertConfig,
+    IBertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
     T5Config,
+    T5EncoderModel,
     T5ForConditionalGeneration,
     Trainer,
     TrainingArguments,
+    XLNetConfig,
+    XLNetModel,
 )
 
-from kadapter import EntityEmbeddings, KAdapterForCausalLM, KnowledgeMap, KnowledgeMapConfig, plug, unplug
+from kadapter import (
+    EntityEmbeddings,
+    KAdapterForCausalLM,
+    KnowledgeMap,
+    KnowledgeMapConfig,
+    encode_knowledge,
+    plug,
+    unplug,
+)
 
 SIZE = 6  # of the entity embeddings
 PROMPT = {"input_ids": torch.tensor([[5, 6, 7, 8, 9, 10]]), "attention_mask": torch.ones(1, 6, dtype=torch.long)}
@@ -33,6 +51,11 @@ BART = BartConfig(
     vocab_size=60, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, scale_embedding=True,
     decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=40
 )  # fmt: skip
+
+
+RECURRENT = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "eos_token_id": None}
+MAMBA, RWKV = MambaConfig(**RECURRENT, state_size=4), RwkvConfig(**RECURRENT, context_length=40)
+XLNET = XLNetConfig(vocab_size=60, d_model=32, n_layer=2, n_head=4, d_inner=48)
 
 
 def entities(seed=3, slots=((1, 4),)):
@@ -84,6 +107,41 @@ def test_beams_and_several_answers_share_the_entities_of_their_prompt():
         assert model.generate(**PROMPT, **alone, **beams).tolist() == together[2 * row : 2 * row + 2]
 
 
+def test_beams_share_the_entities_of_several_maps():
+    torch.manual_seed(0)
+    ours = KAdapterForCausalLM.from_backbone(LlamaForCausalLM(LLAMA))
+    for name in ("knowledge", "umls"):
+        ours.add_adapter(name, KnowledgeMapConfig(knowledge_size=SIZE))
+    shake(ours).eval()
+    theirs = plugged(LlamaForCausalLM, LLAMA)
+    plug(theirs, fresh_map(), table(), "umls")
+    one, other = entities(slots=((1,),)), entities(seed=5, slots=((4,),))
+    both = {key: {"knowledge": one[key], "umls": other[key]} for key in one}
+    for model in (ours, theirs):
+        found = model.generate(**PROMPT, **both, **STEPS, num_beams=3, num_return_sequences=3)
+        expected = model.generate(
+            **{key: own.repeat_interleave(2, dim=0) for key, own in PROMPT.items()},
+            **{
+                key: {name: own.repeat_interleave(2, dim=0) for name, own in by_map.items()}
+                for key, by_map in both.items()
+            },
+            **STEPS,
+            num_beams=3,
+            num_return_sequences=3,
+        )
+        assert found.tolist() * 2 == expected.tolist()
+
+
+@pytest.mark.parametrize(("model_class", "config"), [(MambaForCausalLM, MAMBA), (RwkvForCausalLM, RWKV)])
+@pytest.mark.parametrize("slots", [((0, -1),), ((1, 4),)])
+def test_a_recurrent_decoder_reads_the_entities_with_the_prompt_alone(model_class, config, slots):
+    model = plugged(model_class, config)
+    for own in model.parameters():
+        torch.nn.init.normal_(own, std=0.3 if own.dim() > 1 else 0.1)
+    found = model.generate(**PROMPT, **entities(slots=slots), **STEPS).tolist()
+    assert found == greedily(model, **PROMPT, **entities(slots=slots))
+
+
 def test_slots_count_from_the_first_token_of_a_text_whose_begin_is_in_the_cache():
     model, own = plugged(LlamaForCausalLM, LLAMA), entities()
     with torch.no_grad():
@@ -121,6 +179,17 @@ def test_an_encoder_reads_the_entities_once_and_its_decoder_never(model_class, c
     assert all("forward" not in vars(module) for module in (model, model.get_encoder()))
 
 
+def test_entities_reach_an_encoder_whose_embeddings_are_tied_to_those_that_it_shows():
+    model = plugged(T5EncoderModel, T5)
+    with torch.no_grad():
+        found, without = (model(**PROMPT, **own).last_hidden_state for own in (entities(), {}))
+        embeds = model.get_input_embeddings()(PROMPT["input_ids"])
+        own = entities()
+        embeds[0, [1, 4]] = vars(model)["_knowledge_plugs"].maps["knowledge"](own["knowledge_embeds"][0])
+        expected = model(inputs_embeds=embeds, attention_mask=PROMPT["attention_mask"]).last_hidden_state
+    assert torch.allclose(found, expected, atol=1e-6) and not torch.allclose(found, without, atol=1e-3)
+
+
 def classifier():
     return plugged(BertForSequenceClassification, BertConfig(**LAYERS, intermediate_size=48))
 
@@ -133,6 +202,38 @@ def test_trainer_keeps_the_entities_of_a_dataset(tmp_path):
     with torch.no_grad():
         assert torch.allclose(found, model(**inputs).logits, atol=1e-6)
         assert not torch.allclose(found, model(**PROMPT).logits, atol=1e-6)
+
+
+def test_trainer_trains_a_map_by_its_own_optimizer_and_encodes_each_batch_in_a_collator(tmp_path):
+    tokenizer, knowledge_map = bert_tokenizer(), fresh_map().requires_grad_(True)
+    model = BertForSequenceClassification(BertConfig(**{**LAYERS, "vocab_size": len(tokenizer)}, intermediate_size=48))
+    plugs, before = plug(model, knowledge_map, table()), knowledge_map.projection.weight.clone()
+
+    def encode(rows):
+        inputs = plugs.encode(tokenizer, [row["text"] for row in rows], [row["mentions"] for row in rows])
+        return {**inputs, "labels": torch.tensor([row["label"] for row in rows])}
+
+    rows = [
+        {"text": text, "mentions": [(0, 5, "Q1")] if text else [], "label": 0} for text in ("Paris", "", "Paris is")
+    ]
+    arguments = TrainingArguments(
+        str(tmp_path), report_to=[], use_cpu=True, max_steps=2, remove_unused_columns=False, save_strategy="no"
+    )
+    optimizer = torch.optim.AdamW(knowledge_map.parameters())
+    Trainer(model, arguments, train_dataset=rows, data_collator=encode, optimizers=(optimizer, None)).train()
+    assert not torch.equal(knowledge_map.projection.weight, before)
+
+
+def test_texts_of_one_length_need_no_token_to_pad_with():
+    tokenizer, padded = bert_tokenizer(), encode_knowledge(bert_tokenizer(), ["Paris"], [[(0, 5, "Q1")]], table())
+    tokenizer.pad_token = None
+    found = encode_knowledge(tokenizer, ["Paris"], [[(0, 5, "Q1")]], table())
+    assert {key: own.tolist() for key, own in found.items()} == {key: own.tolist() for key, own in padded.items()}
+
+
+def test_a_single_text_is_refused_where_a_list_belongs():
+    with pytest.raises(TypeError, match="the texts are a single str; give a list of texts"):
+        encode_knowledge(bert_tokenizer(), "Paris", [[(0, 5, "Q1")]], table())
 
 
 def test_copies_and_replicas_of_a_plugged_model_run_their_own_forward():
@@ -180,9 +281,25 @@ def test_entities_that_would_be_lost_or_are_no_numbers_are_refused(changes, sent
         classifier()(**PROMPT, **{**entities(), **changes})
 
 
+@pytest.mark.parametrize(
+    ("model_class", "config"), [(XLNetModel, XLNET), (IBertModel, IBertConfig(**LAYERS, intermediate_size=48))]
+)
+@pytest.mark.parametrize("texts", [1, 6])  # 6: as many as tokens, so that a slot exists in columns too
+def test_a_model_that_looks_up_tokens_in_another_form_is_refused(model_class, config, texts):
+    model = plugged(model_class, config)
+    ids = torch.arange(5, 5 + 6 * texts).view(texts, 6)
+    with pytest.raises(ValueError, match=f"{model_class.__name__} did not look up its tokens in its input embeddings"):
+        model(input_ids=ids, **entities(slots=((1, 4),) * texts))
+
+
 def test_two_maps_that_want_one_slot_are_refused():
     model, own = classifier(), entities()
     plug(model, fresh_map(), table(), "umls")
     both = {key: {"knowledge": value, "umls": value} for key, value in own.items()}
     with pytest.raises(ValueError, match=r"row 0 has a slot of two of the maps \['knowledge', 'umls'\]"):
         model(**PROMPT, **both)
+
+
+def test_what_wraps_a_model_is_refused_with_a_word_on_what_to_plug_into():
+    with pytest.raises(TypeError, match=r"not DataParallel; give the model within, of a model of PEFT get_base_model"):
+        plug(torch.nn.DataParallel(BertForSequenceClassification(BertConfig(**LAYERS))), fresh_map(), table())
