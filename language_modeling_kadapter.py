@@ -564,12 +564,19 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         Beams and several answers of a text share its adapters.
 
         Raises:
-            ValueError: `adapter_names` don't go with the texts or the adapters, or the backbone keeps no cache.
+            ValueError: `adapter_names` don't go with the texts, the adapters or `guidance_scale`, or the backbone
+                keeps no cache.
         """
         self._check_keeps(kwargs.get("use_cache"), kwargs.get("past_key_values"))
         if adapter_names is not None:
             texts = [text for text in (inputs, *map(kwargs.get, ("input_ids", "inputs_embeds"))) if text is not None]
             kwargs["adapter_names"] = self.kadapter.row_adapters(adapter_names, next(iter(texts), None))
+            options = kwargs.get("generation_config") or self.generation_config
+            if kwargs.get("guidance_scale", options.guidance_scale) not in (None, 1):
+                raise ValueError(
+                    "guidance_scale compares each text with another, which transformers reads without adapter_names; "
+                    "choose the adapters of all rows by set_adapter"
+                )
         return super().generate(inputs, *args, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -608,7 +615,7 @@ def check_rows(past_key_values: Cache | None, tokens: Tensor | None) -> None:
     """Raise ValueError where a cache holds the texts of another batch than these tokens (batch, sequence, ...)."""
     if past_key_values is not None and tokens_in(past_key_values) and tokens is not None:
         held = (getattr(layer, "keys", None) for layer in past_key_values.layers)
-        keys: Any = next((keys for keys in held if keys is not None), tokens)
+        keys = next((keys for keys in held if keys is not None and keys.numel()), tokens)  # of 8 bits: none at hand
         if len(keys) != len(tokens):
             raise ValueError(
                 f"the cache holds {len(keys)} texts, and the batch has {len(tokens)}; give those that filled it, or "
