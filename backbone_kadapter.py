@@ -18,6 +18,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -688,14 +689,24 @@ def _check_lm_head(module: PreTrainedModel, lacking: Sequence[str], source: str,
 OF_DEVICE_MAP = ("forward", "_old_forward", "_hf_hook")  # what Accelerate sets in a module that it dispatches
 
 
+@dataclass
+class StatesAlone(BaseModelOutputWithPastAndCrossAttentions):
+    """The last hidden state, and None for whatever else a family's language model reads of its base model's output."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
 class Stub(nn.Module):
     """Stands where a backbone stood within its language model, and returns the states that it is given.
 
-    It shares the backbone's embeddings, which some LM heads multiply by.
+    It shares the backbone's embeddings, which some LM heads multiply by, and its numbers, by which some scale.
     """
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
+        vars(self).update({name: value for name, value in vars(base).items() if isinstance(value, int | float)})
         if hasattr(base, "embeddings"):
             self.embeddings = base.embeddings
 
@@ -704,9 +715,9 @@ class Stub(nn.Module):
         """This module: a language model that is named for its decoder runs that alone."""
         return self
 
-    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> BaseModelOutputWithPastAndCrossAttentions:
+    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> StatesAlone:
         """Return states (batch, n, hidden) as the last hidden state."""
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
+        return StatesAlone(last_hidden_state=inputs_embeds)
 
 
 class BackboneHead(nn.Module):
@@ -797,6 +808,11 @@ def head_of(
     if not new:
         check_tied(model)
     base: Any = backbone.base_model if backbone is not None else model.base_model
+    if base is model:
+        raise ValueError(
+            f"the backbone, a {type(model).__name__}, does not say which part of it lies beneath its LM head; use "
+            "another, or adapters beside its hidden states alone, by KAdapterModel"
+        )
     return BackboneHead(model, base), base
 
 
@@ -824,6 +840,7 @@ ALWAYS = (
     *("knowledge_slots", "knowledge_embeds"),  # of plug-ins before the backbone
     "adapter_names",  # of mixed batches
 )
+TABLES = ("wpe", "positions_embed", "embed_positions", "pos_encoding", "position_embeddings")  # as GPT-2 has one
 INSTALLED = "_output_capturing_hooks_installed"  # by which transformers notes on a model that its hooks are placed
 
 
@@ -885,13 +902,17 @@ def _means_nothing(key: str, value: Any) -> bool:
 
 def positions_of(backbone: nn.Module) -> Positions:
     """Return how a backbone numbers its tokens."""
-    embeddings = getattr(backbone, "embeddings", None)
-    table = getattr(embeddings, "position_embeddings", getattr(backbone, "wpe", None))  # GPT-2 has its own at the top
+    embeddings: Any = getattr(backbone, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    padding = None if table is None else getattr(embeddings, "padding_idx", None)
+    if table is None:
+        own = (getattr(backbone, name, None) for name in TABLES)
+        table = next((table for table in own if table is not None), None)
     if table is None or "position_ids" not in inspect.signature(backbone.forward).parameters:
         return Positions()  # relative or rotary positions: padding on the left shifts all of them alike
-    padding = getattr(embeddings, "padding_idx", None)  # RoBERTa's rule: padding stays at its id, others follow
-    first = 0 if padding is None else padding + 1
-    return Positions(padding is not None, first, len(table.weight) - first)
+    first = 0 if padding is None else padding + 1  # RoBERTa's rule: padding stays at its id, others follow
+    longest = len(table.weight) - getattr(table, "offset", 0) - first if hasattr(table, "weight") else None
+    return Positions(padding is not None, first, longest)
 
 
 def embeddings_of(model: Any) -> Any:
@@ -1008,6 +1029,13 @@ def run_and_tap(
     states = getattr(output, "hidden_states", None) or ()
     wanted = range(len(states)) if layers is None else layers
     tapped = {layer: states[layer] for layer in wanted if layer < len(states) and states[layer] is not None}
+    last = output.last_hidden_state
+    for layer, state in tapped.items():
+        if (state.dim(), state.shape[-1]) != (last.dim(), last.shape[-1]):
+            raise ValueError(
+                f"{type(backbone).__name__} returned hidden state {layer} as {tuple(state.shape)} and the last as "
+                f"{tuple(last.shape)}; adapters read states of one shape, so use another backbone"
+            )
     if not tapped or len(tapped) < len(wanted):
         raise ValueError(
             f"{type(backbone).__name__} returned the hidden states {sorted(tapped)} where {sorted(layers or ())} were "

@@ -6,6 +6,7 @@ Dimensions: B batch, S sequence, n positions whose logits are asked for, H backb
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -444,7 +445,13 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
                 f"the backbone ({self.kadapter.backbone.config.model_type}) looks both ways, so it does not tell the "
                 "next token; use a decoder, or KAdapterForMaskedLM"
             )
-        self.generation_config = copy.deepcopy(self.head.backbone.generation_config)  # which knows where texts end
+        language_model = self.head.backbone
+        self.generation_config = copy.deepcopy(language_model.generation_config)  # which knows where texts end
+        self._is_stateful = language_model._is_stateful  # whether its cache can't go back, as candidates need
+        reads = inspect.signature(type(self.kadapter.backbone).forward).parameters
+        self._caches = "past_key_values" in reads and language_model._supports_default_dynamic_cache()
+        if not self._caches:
+            self.generation_config.use_cache = False
 
     @staticmethod
     def build_head(config: KAdapterConfig) -> nn.Module:
@@ -492,11 +499,12 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         if not reads and past_key_values is not None:
             raise ValueError("states were read of whole texts, so there is no cache to go on from; leave it out")
         if use_cache is None:
-            use_cache = not self.training and labels is None and getattr(self._own_config(), "use_cache", False)
+            wanted = self._caches and getattr(self._own_config(), "use_cache", False)
+            use_cache = wanted and not self.training and labels is None
         if past_key_values is None and use_cache and reads:
             past_key_values = DynamicCache(config=self._own_config())
-        elif past_key_values is not None:
-            check_rows(past_key_values, embeds if input_ids is None else input_ids)
+        self._check_keeps(use_cache, past_key_values)
+        check_rows(past_key_values, embeds if input_ids is None else input_ids)
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         inputs.update(position_ids=position_ids, inputs_embeds=inputs_embeds, logits_to_keep=logits_to_keep)
         inputs.update(kwargs, past_key_values=past_key_values, adapter_names=rows)
@@ -507,6 +515,14 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
 
     def _own_config(self) -> Any:
         return self.kadapter.backbone.config
+
+    def _check_keeps(self, use_cache: bool | None, past_key_values: Cache | None) -> None:
+        """Raise ValueError where a cache is asked for, and the backbone keeps one of its own kind or none."""
+        if not self._caches and (use_cache or past_key_values is not None):
+            raise ValueError(
+                f"{type(self.kadapter.backbone).__name__} keeps no cache in which adapters could keep theirs; leave "
+                "out use_cache and past_key_values"
+            )
 
     def _check_looks_back(self, row_adapters: RowAdapters | None) -> None:
         """Refuse adapters in use whose tokens see those after them, which they would only have to repeat."""
@@ -556,11 +572,19 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         Beams and several answers of a text share its adapters.
 
         Raises:
-            ValueError: `adapter_names` don't go with the texts or the adapters.
+            ValueError: `adapter_names` don't go with the texts, the adapters or `guidance_scale`, or the backbone
+                keeps no cache.
         """
+        self._check_keeps(kwargs.get("use_cache"), kwargs.get("past_key_values"))
         if adapter_names is not None:
             texts = [text for text in (inputs, *map(kwargs.get, ("input_ids", "inputs_embeds"))) if text is not None]
             kwargs["adapter_names"] = self.kadapter.row_adapters(adapter_names, next(iter(texts), None))
+            options = kwargs.get("generation_config") or self.generation_config
+            if kwargs.get("guidance_scale", options.guidance_scale) not in (None, 1):
+                raise ValueError(
+                    "guidance_scale compares each text with another, which transformers reads without adapter_names; "
+                    "choose the adapters of all rows by set_adapter"
+                )
         return super().generate(inputs, *args, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -596,11 +620,11 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
 
 
-def check_rows(past_key_values: Cache, tokens: Tensor | None) -> None:
+def check_rows(past_key_values: Cache | None, tokens: Tensor | None) -> None:
     """Raise ValueError where a cache holds the texts of another batch than these tokens (batch, sequence, ...)."""
-    if tokens_in(past_key_values) and tokens is not None:
+    if past_key_values is not None and tokens_in(past_key_values) and tokens is not None:
         held = (getattr(layer, "keys", None) for layer in past_key_values.layers)
-        keys: Any = next((keys for keys in held if keys is not None), tokens)
+        keys = next((keys for keys in held if keys is not None and keys.numel()), tokens)  # of 8 bits: none at hand
         if len(keys) != len(tokens):
             raise ValueError(
                 f"the cache holds {len(keys)} texts, and the batch has {len(tokens)}; give those that filled it, or "

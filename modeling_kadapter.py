@@ -1277,7 +1277,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
             return hidden_states[-1], check_tapped(hidden_states, layers or ()), None
         kwargs.update(self._caching(past_key_values, row_adapters))
         if position_ids is None:
-            position_ids = self._number(tokens, attention_mask, past, by_mask_alone=inputs_embeds is not None)
+            position_ids = self._number(tokens, attention_mask, past, inputs_embeds is not None or past > 0)
         slots = uncached(knowledge_slots, past)  # what the cache holds was read with its entities
         entities = entities_by_name(slots, knowledge_embeds, self.adapters.in_front_in(row_adapters))
         if entities and input_ids is not None:

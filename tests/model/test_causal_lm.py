@@ -394,6 +394,16 @@ def test_a_cache_goes_on_from_one_call_of_generate_to_the_next(folder):
     assert torch.equal(second, generate(model, **inputs, min_new_tokens=6))
 
 
+def test_a_cache_of_eight_bits_holds_the_backbones_tokens_and_adapters_keep_theirs_beside_them(folder):
+    eight = {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}
+    new = causal_lm(str(folder / "lm"), "fac", trained=False)
+    plain = AutoModelForCausalLM.from_pretrained(folder / "lm")
+    for options in ({}, {"num_beams": 2}):
+        assert torch.equal(generate(new, **eight, **options), generate(plain, **eight, **options))
+    trained = causal_lm(str(folder / "lm"), "fac", "lin")
+    assert torch.equal(generate(trained, **eight)[:, :10], generate(trained)[:, :10])  # the first new token
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_text_goes_on_from_its_embeddings_as_from_its_tokens(family):
     model, names = causal_lm(tiny_decoder(family), "fac", "lin"), ["fac", "__base__", ["fac", "lin"]]

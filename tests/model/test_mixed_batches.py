@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import batch, make_model, shake, small_adapter, tiny_backbone
 from tiny_decoders import causal_lm, texts, tiny_decoder
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from kadapter import (
     KAdapterConfig,
@@ -270,6 +270,16 @@ def test_names_of_another_number_than_the_texts_are_refused_before_they_become_b
     model = causal_lm(tiny_decoder(), "fac")
     with pytest.raises(ValueError, match="adapter_names has 1 entries and the batch 3 rows"):
         answers(model, num_beams=2, adapter_names=["fac"])
+
+
+@pytest.mark.parametrize(
+    "guided", [{"guidance_scale": 1.5}, {"generation_config": GenerationConfig(guidance_scale=2)}]
+)
+def test_a_text_that_is_compared_with_another_is_refused_in_a_mixed_batch(guided):
+    model = causal_lm(tiny_decoder(), "fac", "lin")
+    with pytest.raises(ValueError, match=r"guidance_scale compares each text with another.*without adapter_names"):
+        answers(model, adapter_names=SPOKEN, **guided)
+    assert answers(model, **guided) is not None
 
 
 def test_an_adapter_that_looks_ahead_is_refused_in_any_row():
