@@ -241,6 +241,7 @@ class HeadOnFeatures(nn.Module):
         super().__init__()
         setattr(self, model.base_model_prefix, nn.ModuleDict({"fusion": model.base_model.fusion}))
         self.head = model.head
+        self.config = model.config  # which Trainer reads
         self.whole = (model,)  # in a tuple, so that it is not registered as a submodule
 
     def forward(self, **inputs: Any) -> Any:

@@ -19,8 +19,13 @@ class MultitaskModel(nn.Module):
     def __init__(self, models: dict[str, Any]) -> None:
         super().__init__()
         self.backbone = next(iter(models.values())).base_model.backbone
+        self.config = self.backbone.config  # which Trainer reads
         self.models = nn.ModuleDict(models)
         self.requires_grad_(True)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the encoder's embeddings, to which --neftune_noise_alpha adds noise."""
+        return self.backbone.get_input_embeddings()
 
     def forward(self, objective: str, labels: Any = None, **inputs: Any) -> Any:
         """Run the head model of that objective."""
