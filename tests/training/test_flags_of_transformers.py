@@ -1,6 +1,7 @@
 """Flags that come from transformers' TrainingArguments do what they say, or are refused in a sentence at once."""
 
 import pytest
+import torch
 from tiny_runs import flags, tensors, write_ground
 from tiny_tasks import task_flags, write_task_ground
 
@@ -92,6 +93,26 @@ def test_noise_and_smoothed_labels_change_what_a_whole_encoder_learns(ground, tm
         multitask(ground, tmp_path / name, *more, objectives=["factual"], corpora=["trex"])
         plain, changed = tensors(tmp_path / "plain"), tensors(tmp_path / name)
         assert any((plain[key] != changed[key]).any() for key in plain), name
+
+
+def test_activations_that_are_computed_twice_change_no_result_of_tasks_and_whole_encoders(ground, tasks, tmp_path):
+    twice = "--activation_checkpointing"
+    plain, again = (run_task.main(task_flags(tasks, tmp_path / f"t{n}", *more)) for n, more in ((0, ()), (1, [twice])))
+    assert again["eval_loss"] == plain["eval_loss"]
+    for name, more in (
+        ("once", ()),
+        ("twice", (twice, "--activation_checkpointing_kwargs", '{"use_reentrant": false}')),
+    ):
+        multitask(ground, tmp_path / name, *more)
+    once, changed = tensors(tmp_path / "once"), tensors(tmp_path / "twice")
+    assert all(torch.equal(once[key], changed[key]) for key in once)
+
+
+def test_a_trial_that_is_named_twice_is_refused(tasks, tmp_path):
+    for flag, given in (("--seeds", ("0", "0")), ("--learning_rates", ("1e-3", "0.001"))):
+        with pytest.raises(ValueError, match=rf"{flag} .* names a trial twice; name each once"):
+            run_task.main(task_flags(tasks, tmp_path / "out", flag, *given))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_objective_with_an_lm_head_is_none_of_the_multitask_baseline(ground, tmp_path):
