@@ -1046,11 +1046,13 @@ class ArtifactVerbs:
 
         Raises:
             OSError: there is no such artifact or backbone.
-            TypeError: a keyword is unknown.
+            TypeError: a keyword is unknown, or more than one argument is without a keyword, as in PEFT.
             ValueError: a tensor is missing, extra, damaged or of another shape, an adapter occurs twice, the
                 backbone is not the one the adapters were trained on, or a keyword would change what the weights
                 were made for.
         """
+        if model_args or isinstance(pretrained_model_name_or_path, PreTrainedModel):
+            raise TypeError("from_pretrained takes an id or directory, or a list of them; a model goes to backbone=")
         reading = {key: kwargs.pop(key) for key in READING if kwargs.get(key) is not None}
         dtype = _dtype(dtype if dtype is not None else kwargs.pop("torch_dtype", None))
         for_backbone = {**_taken_for_backbone(kwargs, reading, config, dtype), **(backbone_kwargs or {})}

@@ -19,6 +19,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 from transformers.utils.hub import extract_commit_hash
 
@@ -661,6 +662,9 @@ def kept_positions(logits_to_keep: int | Tensor, tokens: Tensor) -> Tensor | Non
         )
     return (positions % length).expand(batch, -1)
 
+
+# the classes of which Trainer shifts the labels that it smooths: others would learn to repeat each token
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[KAdapterConfig.model_type] = KAdapterForCausalLM.__name__
 
 if __name__ == "kadapter.language_modeling_kadapter":  # installed: as remote code it stands in for no repository's
     register_heads(globals())

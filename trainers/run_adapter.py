@@ -55,6 +55,7 @@ from kadapter.trainers.common.output_directory import (
 )
 from kadapter.trainers.common.progress import saved_line
 from kadapter.trainers.common.trainer import KAdapterTrainer
+from kadapter.trainers.common.usable import check_lesson
 from kadapter.trainers.feature_cache.options import check_cache, open_features
 from kadapter.trainers.feature_cache.store import FeatureStore
 from kadapter.trainers.feature_cache.trainer import CollateWithCacheIndex, FeatureTrainer
@@ -239,6 +240,7 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
     tokenizer = open_tokenizer(adapter.backbone, adapter.backbone_revision, corpus.max_length)
     objective = objective_class(tokenizer, corpus.max_length, adapter)
     pretraining.check_backbone_dropout(objective, adapter)
+    check_lesson(run, [objective], frozen=True)
     if run.dataloader_persistent_workers and hasattr(objective, "masking"):
         raise ValueError(
             "--dataloader_persistent_workers would keep the masks of the first epoch for all; leave it out"

@@ -28,6 +28,7 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 
+from kadapter.language_modeling_kadapter import KAdapterForCausalLM, KAdapterForMaskedLM
 from kadapter.trainers import pretraining
 from kadapter.trainers.common.arguments import RunArguments, parse_arguments
 from kadapter.trainers.common.atomic_files import replace_file, replace_files
@@ -44,6 +45,7 @@ from kadapter.trainers.common.output_directory import (
     mark_finished,
 )
 from kadapter.trainers.common.progress import saved_line
+from kadapter.trainers.common.usable import check_lesson
 from kadapter.trainers.multitask.arguments import CorporaArguments, MultitaskArguments
 from kadapter.trainers.multitask.dataset import Labelled, MixedExamples, PadToObjective
 from kadapter.trainers.multitask.model import MultitaskModel
@@ -102,8 +104,15 @@ def _objectives(corpora: CorporaArguments, flags: MultitaskArguments, run: RunAr
     if len(set(flags.objectives)) < len(flags.objectives):
         raise ValueError(f"--objectives {' '.join(flags.objectives)} names an objective twice; name each once")
     objectives = {name: pretraining.load(name) for name in flags.objectives}
+    for name, objective in objectives.items():
+        if issubclass(objective.model_class, (KAdapterForMaskedLM, KAdapterForCausalLM)):
+            raise ValueError(
+                f"--objectives {name} learns through an LM head, which the multitask baseline does not have; choose "
+                "factual and linguistic, or train it by run_adapter.py"
+            )
     for corpus, objective in zip(corpora.each(), objectives.values(), strict=True):
         check_record_type(corpus, objective)
+    check_lesson(run, objectives.values(), frozen=False)
     tokenizer = open_tokenizer(flags.backbone, flags.backbone_revision, corpora.max_length)
     return {name: objective(tokenizer, corpora.max_length, flags) for name, objective in objectives.items()}
 

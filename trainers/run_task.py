@@ -53,6 +53,7 @@ from kadapter.trainers.common.output_directory import (
     mark_finished,
 )
 from kadapter.trainers.common.progress import saved_line
+from kadapter.trainers.common.usable import check_lesson
 from kadapter.trainers.downstream.arguments import HEADLINE, TaskRunArguments, parse_task_arguments
 from kadapter.trainers.downstream.context import PREDICT, TaskContext, open_task, prepare_splits, trained_config
 from kadapter.trainers.downstream.dataset import Split, draw_fraction
@@ -92,6 +93,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     with in_use([trial.output_dir for trial in trials]):
         new = flags.episodes or (run.do_train and flags.trained_model is None)
         task = open_task(corpus, flags, None if new else trained_folder(flags, trials[0]))
+        check_lesson(run, [task], flags.freeze_backbone)
         context = TaskContext(corpus, flags, task, PartialState().is_main_process)
         return _run_trials(context, run, trials)
 

@@ -18,6 +18,8 @@ from transformers import (
     DynamicCache,
     EncoderDecoderCache,
     StaticCache,
+    Trainer,
+    TrainingArguments,
     pipeline,
 )
 
@@ -573,6 +575,16 @@ def test_what_makes_no_language_model_is_refused_in_a_sentence(folder):
     gpt2 = causal_lm(tiny_decoder("gpt2"), "fac")
     with pytest.raises(ValueError, match=f"{LONGEST + 1} tokens are more than the {LONGEST} that the backbone takes"):
         gpt2(input_ids=torch.full((1, LONGEST + 1), 5))
+
+
+def test_labels_that_trainer_smooths_are_those_of_the_next_token(folder, tmp_path):
+    model, ids = causal_lm(str(folder / "lm"), "fac"), texts(lengths=(9, 9, 9))["input_ids"]
+    rows = [{"input_ids": own, "attention_mask": torch.ones_like(own), "labels": own} for own in ids]
+    run = {"label_smoothing_factor": 0.1, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    measured = Trainer(model, TrainingArguments(str(tmp_path), **run), eval_dataset=rows).evaluate()["eval_loss"]
+    logs, following = logits(model, input_ids=ids)[:, :-1].log_softmax(-1), ids[:, 1:, None]
+    expected = -0.9 * logs.gather(-1, following).mean() - 0.1 * logs.mean()
+    assert measured == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_configuration_tells_the_backbones_own_to_what_makes_a_cache(folder):

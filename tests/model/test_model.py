@@ -312,6 +312,13 @@ def test_arguments_in_another_librarys_order_are_explained(tmp_path, backbone):
         model.save_adapter("fac", str(tmp_path / "out"))
     with pytest.raises(TypeError, match=r"load_adapter takes \(id_or_path, adapter_name\)"):
         model.load_adapter("fac", str(tmp_path / "out"))
+    model.save_adapter(str(tmp_path / "fac"), "fac")
+    for loading in (KAdapterModel, KAdapterForEntityPairClassification):
+        for arguments in ((backbone, str(tmp_path / "fac")), (str(tmp_path / "fac"), str(tmp_path / "fac"))):
+            with pytest.raises(
+                TypeError, match=r"takes an id or directory, or a list of them; a model goes to backbone"
+            ):
+                loading.from_pretrained(*arguments)
     with pytest.raises(TypeError, match="load_adapter has no keyword 'is_trainable'"):
         model.load_adapter(str(tmp_path), is_trainable=True)
 

@@ -158,6 +158,7 @@ def other_encoder(ground, folder):
         (lambda *_: ["--adapter_hidden_size", "24"], "adapters fac hidden_size was 12 and is 24"),
         (lambda *_: ["--max_train_samples", "20"], "training examples number was 40 and is 20"),
         (lambda *_: ["--per_device_train_batch_size", "4"], "examples in a step was 8 and is 4"),
+        (lambda *_: ["--label_smoothing_factor", "0.1"], "--label_smoothing_factor was 0.0 and is 0.1"),
         (lambda *_: ["--fusion", "gated"], "--fusion was 'concat' and is 'gated'"),
     ],
 )

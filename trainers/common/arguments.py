@@ -21,6 +21,7 @@ from ...configuration_kadapter import DEFAULT_KIND, FUSIONS, KnowledgeAdapterCon
 from .optimizers import check_free_gradients, check_optimizer
 from .precision import bfloat16_pays, precision_line
 from .recipes import data_file, recipe_path
+from .usable import check_at_least_one, check_usable
 
 __all__ = [
     "AdapterArguments",
@@ -52,6 +53,9 @@ class CorpusArguments:
         metadata={"choices": ["error", "skip"], "help": "Stop at a malformed record, or skip and count it."},
     )
     num_proc: int | None = field(default=None, metadata={"help": "Processes that build and tokenise the corpus."})
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, ("max_train_samples", "max_eval_samples"))
 
 
 @dataclass(kw_only=True)
@@ -241,7 +245,9 @@ class RunArguments(TrainingArguments):
         self.bf16 = bool(self.bf16)
         if self.fp16 and self.use_cpu:
             raise ValueError("--fp16 needs a GPU, and this run is on a CPU; give --bf16, or neither of the two")
+        self.dataloader_drop_last = False  # it would leave examples out of evaluations; epochs have whole steps anyway
         super().__post_init__()
+        check_usable(self)
         if not self.precision_was_asked and bfloat16_pays(self.device):
             self.bf16, self.mixed_precision = True, "bf16"  # `super().__post_init__` derived the second from the first
         check_optimizer(self)

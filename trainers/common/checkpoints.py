@@ -41,7 +41,7 @@ COMPLETE = ("model.safetensors", "optimizer.pt", "scheduler.pt", STATE)
 TRAINING_FLAGS = (  # what the results of a run depend on, apart from its length and how often it saves
     *("seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "optim"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "train_sampling_strategy", "metric_for_best_model"),
-    *("bf16", "fp16"),
+    *("bf16", "fp16", "optim_args", "label_smoothing_factor", "neftune_noise_alpha"),
 )
 NOT_LEARNED_FROM = ("cache_index",)  # columns of encoded examples that depend on a cache
 SHOWN_DIFFERENCES = 3

@@ -13,19 +13,22 @@ from transformers import Trainer
 __all__ = ["check_free_gradients", "check_optimizer", "step_as_gradients_come", "unwrapped"]
 
 COMPILED = ("adamw_torch_4bit", "adamw_torch_8bit")  # torchao's, whose steps PyTorch compiles
-BY_TENSOR = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop", *COMPILED)
+WITHOUT_ARGUMENTS = ("adamw_torch", "adamw_torch_fused", "adafactor")  # Trainer passes them no --optim_args
+PLAIN = ("sgd", "adagrad", "rmsprop")  # and these only those of some names
+BY_TENSOR = (*WITHOUT_ARGUMENTS, *PLAIN, *COMPILED)
 
 
 def check_optimizer(run: Any) -> None:
     """Look for the library of an optimizer, and for a compiler if it needs one, before anything costs time.
 
     Raises:
-        ValueError: a library is not installed, PyTorch can't compile here, or --optim_args can't be read.
+        ValueError: a library is not installed, PyTorch can't compile here, or --optim_args can't be read or has a
+            name that has no effect.
     """
     from .backbone_options import check_compiler  # which imports the flags, which import this
 
     try:
-        Trainer.get_optimizer_cls_and_kwargs(run)
+        _, arguments = Trainer.get_optimizer_cls_and_kwargs(run)
     except ImportError as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
@@ -39,8 +42,21 @@ def check_optimizer(run: Any) -> None:
             f"--optim_args {run.optim_args!r} does not go with --optim {run.optim.value} ({error}); write "
             "NAME=VALUE,NAME=VALUE with names that this optimizer has"
         ) from error
+    for name in _ignored(run, arguments):
+        raise ValueError(
+            f"--optim_args {run.optim_args!r} names {name!r}, which Trainer does not pass to --optim "
+            f"{run.optim.value}; leave it out (AdamW has --adam_beta1, --adam_beta2 and --adam_epsilon)"
+        )
     if run.optim in COMPILED:
         check_compiler(run, f"--optim {run.optim.value}")
+
+
+def _ignored(run: Any, arguments: dict[str, Any]) -> list[str]:
+    """Return the names in --optim_args of which nothing is among the arguments of the optimizer."""
+    names = [pair.partition("=")[0].strip() for pair in run.optim_args.split(",")] if run.optim_args else []
+    if run.optim in WITHOUT_ARGUMENTS:
+        return names
+    return [name for name in names if name not in arguments] if run.optim in PLAIN else []
 
 
 def check_free_gradients(run: Any) -> None:

@@ -186,6 +186,21 @@ class KAdapterTrainer(Trainer):
         """Return the objective's results and the mean loss over all labels."""
         return measured(self.objective, prediction, self.eval_dataset)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Return whether these results are the best so far.
+
+        Raises:
+            ValueError: they lack the one that decides.
+        """
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:
+            there = ", ".join(sorted(name.removeprefix("eval_") for name in metrics if name.startswith("eval_")))
+            raise ValueError(
+                f"--metric_for_best_model {self.args.metric_for_best_model!r} is no result of this evaluation, which "
+                f"has {there}"
+            ) from error
+
     # ---- a step ---------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

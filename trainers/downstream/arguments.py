@@ -224,6 +224,10 @@ def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskCorpusArgum
         value = getattr(corpus, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value} must be at least 1")
+    for name in ("seeds", "learning_rates"):
+        values = getattr(run, name) or []
+        if len(set(values)) < len(values):
+            raise ValueError(f"--{name} {' '.join(map(str, values))} names a trial twice; name each once")
     if not (run.do_train or run.do_eval or run.do_predict or task.episodes):
         raise ValueError("there is nothing to do; give --do_train, --do_eval, --do_predict FILE or --episodes N")
     if task.episodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -241,7 +242,12 @@ class HeadOnFeatures(nn.Module):
         super().__init__()
         setattr(self, model.base_model_prefix, nn.ModuleDict({"fusion": model.base_model.fusion}))
         self.head = model.head
+        self.config = copy.copy(model.config)  # Trainer reads it, and writes into it
         self.whole = (model,)  # in a tuple, so that it is not registered as a submodule
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Pass on to the whole model; the head itself keeps too little to be computed twice."""
+        self.whole[0].activation_checkpointing_enable(**options)
 
     def forward(self, **inputs: Any) -> Any:
         """Run the whole model, which reads the kept states."""

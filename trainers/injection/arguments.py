@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...configuration_kadapter import DEFAULT_KIND, FUSIONS
+from .. import pretraining
 from ..common.arguments import RunArguments, parse_arguments
 from ..common.locality import LocalityArguments, check_locality
+from ..common.usable import check_lesson
 
 __all__ = ["ROWS", "InjectionArguments", "parse_injection_arguments"]
 
@@ -113,6 +115,7 @@ def parse_injection_arguments(
     if (flags.text_corpus is None) != (flags.text_data_dir is None):
         raise ValueError("--text_corpus and --text_data_dir belong together; give both, or neither")
     _check_locality(flags, locality)
+    check_lesson(run, [pretraining.load("causal_lm")], frozen=True)
     if run.world_size > 1:
         raise ValueError(f"an injection is one process, and there are {run.world_size}; start it without torchrun")
     return flags, locality, run
