@@ -24,6 +24,8 @@ from .formats import FIGURES, numbered_lines
 
 __all__ = ["Graph", "Training", "hold_out", "read_triples", "train"]
 
+RANKED = 2**25  # values that a difference of entities may have: 128 MiB, of which PyKEEN makes some four
+
 
 @dataclass
 class Training:
@@ -130,7 +132,7 @@ def train(
         result = pipeline(
             training=factory.create(known, **counts),
             testing=factory.create(tested if len(tested) else known[:1], **counts),
-            **_settings(training),
+            **_settings(training, len(graph.entities)),
         )
     embeddings = _real(result.model.entity_representations[0](indices=None).detach().cpu())
     log(f"trained and evaluated in {time.monotonic() - started:.0f} s")
@@ -166,17 +168,23 @@ def _pykeen(model: str) -> tuple[Any, Any]:
     return pipeline, CoreTriplesFactory
 
 
-def _settings(training: Training) -> dict[str, Any]:
+def _settings(training: Training, entities: int) -> dict[str, Any]:
     return {
         "model": training.model,
         "model_kwargs": {"embedding_dim": training.dimension},
         "optimizer": "Adam",
         "optimizer_kwargs": {"lr": training.learning_rate},
-        "evaluation_kwargs": {"batch_size": 32},
+        "evaluation_kwargs": _ranking(entities, training.dimension),
         "training_kwargs": {"num_epochs": training.epochs, "batch_size": training.batch_size, "pin_memory": False},
         "random_seed": training.seed,
         "device": training.device,
     }
+
+
+def _ranking(entities: int, dimension: int) -> dict[str, int]:
+    """Return how many triples are ranked at once, and among how many entities: PyKEEN holds all their differences."""
+    slices = max(1, min(entities, RANKED // dimension))
+    return {"batch_size": max(1, min(32, RANKED // (slices * dimension))), "slice_size": slices}
 
 
 def _real(embeddings: Tensor) -> Tensor:
