@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 MASKS = ("<mask>", "[mask]")
+TABLE = "entity_embeddings.safetensors"  # as in embeddings_kadapter.py, which imports torch
 MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors library
 
 
@@ -198,6 +199,11 @@ def file_of(name: str, file: str, revision: str | None = None) -> str:
         path = os.path.join(name, file)
         if os.path.isfile(path):
             return path
+        if os.path.isfile(os.path.join(name, TABLE)):
+            raise OSError(
+                f"{name!r} holds a table of entity embeddings, and no adapter; EntityEmbeddings.from_pretrained("
+                f"{name!r}) reads and checks it, and a map refers to it"
+            )
         missing = f"there is no {file} in it" if os.path.isdir(name) else "there is no such directory"
         raise OSError(f"no {file} of a K-Adapter artifact at {name!r}: {missing}; check its id or path")
     try:

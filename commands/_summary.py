@@ -127,9 +127,18 @@ def _adapters(config: dict[str, Any], tensors: dict[str, Any], hashes: dict[str,
             "dtype": min(dtypes, default=None),
             "hash": source.get("hash") if elsewhere else hashes.get(name),
             "source": source if elsewhere else None,
+            "entity_embeddings": _table(values),
             "training": values.get("training") or {},
         }
     return adapters
+
+
+def _table(values: dict[str, Any]) -> dict[str, Any] | None:
+    """Return which table of entity embeddings a map was made for; None where there is none."""
+    if "knowledge_sha256" not in values:
+        return None
+    keys = {"name_or_path": "source", "revision": "revision", "sha256": "sha256", "dimension": "size"}
+    return {name: values.get(f"knowledge_{key}") for name, key in keys.items()}
 
 
 def _head(config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any] | None:
@@ -223,6 +232,9 @@ def _of_adapter(adapter: dict[str, Any]) -> Iterable[str]:
         yield f"held by {source.get('name_or_path')} at {source.get('revision') or 'its directory'}, hash {digest}"
     else:
         yield f"{_counted(adapter)}, {adapter['dtype']}, hash {digest}"
+    if table := adapter["entity_embeddings"]:
+        place, digest = table["name_or_path"] or "a table in memory", (table["sha256"] or "-")[:12]
+        yield f"entities of {place}, revision {table['revision'] or '-'}, {table['dimension']} wide, sha256 {digest}"
     training = adapter["training"]
     if training:
         yield f"trained on {training.get('corpus', '-')} by the objective {training.get('objective', '-')}"

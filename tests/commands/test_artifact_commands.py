@@ -14,6 +14,7 @@ from transformers import pipeline
 from typer.testing import CliRunner
 
 import kadapter
+from kadapter import EntityEmbeddings, KAdapterModel, KnowledgeMapConfig
 from kadapter.commands import app
 
 TEXT = "Mira Voss was born in Tarnstad on the Kell."
@@ -99,6 +100,20 @@ def test_inspect_shows_recorded_results_and_says_what_is_not_there(parts):
     assert "adapter fac: k_adapter, layers [0, 2, 4], inner width 12, 2 blocks" in lines
     assert "  trained on trex by the objective factual" in lines and "  micro_f1 0.5000" in lines
     assert "head: none" in lines and "fusion: add, no parameters" in lines
+
+
+def test_inspect_names_the_table_that_a_map_was_made_for_and_a_table_is_no_artifact(parts, tmp_path):
+    table = EntityEmbeddings(["Q1", "Q2"], torch.eye(2), "wikidata")
+    table.save_pretrained(tmp_path / "table")
+    table = EntityEmbeddings.from_pretrained(tmp_path / "table")
+    model = KAdapterModel.from_backbone(parts / "backbone")
+    model.add_adapter("wikidata", KnowledgeMapConfig.for_table(table))
+    model.save_adapter(tmp_path / "map", "wikidata")
+    known = f"  entities of {tmp_path / 'table'}, revision -, 2 wide, sha256 {table.sha256[:12]}"
+    assert known in printed("inspect", tmp_path / "map").splitlines()
+    for command in ("inspect", "verify"):
+        message = sentence(run(command, tmp_path / "table"))
+        assert "holds a table of entity embeddings, and no adapter; EntityEmbeddings.from_pretrained(" in message
 
 
 def test_inspect_shows_each_part_of_a_shorthand_and_what_a_composite_refers_to(parts, tmp_path):
