@@ -471,8 +471,12 @@ def _linked(
     texts: Sequence[str], entities: Sequence[Sequence[Any]], sources: dict[str | None, KnowledgeSource], markers: Any
 ) -> list[list[EntityLink]]:
     """Return the checked links of each text, in the order in which they were given."""
-    if len(texts) != len(entities):
-        raise ValueError(f"{len(texts)} texts but entities for {len(entities)}; give a list of mentions for each text")
+    if not isinstance(entities, Sequence) or any(not isinstance(mentions, Sequence) for mentions in entities):
+        raise TypeError("a text has no list of mentions; give one for each text, an empty one where there are none")
+    if not texts or len(texts) != len(entities):
+        raise ValueError(
+            f"{len(texts)} texts and mentions for {len(entities)}; give one text at least, and of each the mentions"
+        )
     linked = []
     for number, (text, mentions) in enumerate(zip(texts, entities, strict=True)):
         links = [_link(f"text {number}: mention {at}", mention, text, sources) for at, mention in enumerate(mentions)]

@@ -236,6 +236,14 @@ def test_a_single_text_is_refused_where_a_list_belongs():
         encode_knowledge(bert_tokenizer(), "Paris", [[(0, 5, "Q1")]], table())
 
 
+@pytest.mark.parametrize("mentions", [None, [None]], ids=["no lists", "none of one text"])
+def test_texts_without_a_list_of_mentions_and_no_texts_say_what_to_give(mentions):
+    with pytest.raises(TypeError, match="no list of mentions; give one for each text, an empty one where there are"):
+        encode_knowledge(bert_tokenizer(), ["Paris"], mentions, table())
+    with pytest.raises(ValueError, match="0 texts and mentions for 0; give one text at least"):
+        encode_knowledge(bert_tokenizer(), [], [], table())
+
+
 def test_copies_and_replicas_of_a_plugged_model_run_their_own_forward():
     model, inputs = classifier(), {**PROMPT, **entities()}
     with torch.no_grad():
