@@ -356,13 +356,16 @@ def test_adapters_of_one_exported_encoder_are_compared_with_as_many_merged_model
     assert "| one encoder | 2 |" in printed and "3 tasks" in printed
 
 
-def test_quality_at_equal_cpu_time_is_compared_of_ours_lora_and_the_whole_encoder(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("objective", "corpus"), [("factual", "trex"), ("linguistic", "conllu")])
+def test_quality_at_equal_cpu_time_is_compared_of_ours_lora_and_the_whole_encoder(
+    monkeypatch, tmp_path, objective, corpus
+):
     pytest.importorskip("peft", reason="LoRA is trained where PEFT is installed")
     monkeypatch.syspath_prepend(str(FOLDER))
     ground = write_ground(tmp_path / "ground")
     names = ["ours-top-2", "lora-4", "full"]
-    flags = ["--data-dir", ground / "trex", "--corpus", "trex", "--backbone", ground / "backbone"]
-    flags += ["--budget", "0.5", "--max-length", "40", "--rounds", "2"]
+    flags = ["--objective", objective, "--corpus", corpus, "--data-dir", ground / corpus]
+    flags += ["--backbone", ground / "backbone", "--budget", "0.5", "--max-length", "40", "--rounds", "2"]
     flags += ["--sentences", "30", "--held-out", "8", "--batch", "4", "--rates", "1e-3"]
     flags += ["--json", tmp_path / "frontier.json", "--plot", tmp_path / "frontier.svg", "--contestants", *names]
     main = __import__("frontier").main

@@ -55,6 +55,7 @@ class KAdapterTrainer(Trainer):
     args: Any
     train_dataset: Any
     eval_dataset: Any
+    evaluated: Any
     processing_class: Any
     objective: Any
     description: Any
@@ -182,9 +183,14 @@ class KAdapterTrainer(Trainer):
         _, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
         return None, logits, labels
 
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate or predict, and keep which examples are, since `evaluate` and `predict` take any."""
+        self.evaluated = dataloader.dataset
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the objective's results and the mean loss over all labels."""
-        return measured(self.objective, prediction, self.eval_dataset)
+        return measured(self.objective, prediction, self.evaluated)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Return whether these results are the best so far.

@@ -49,7 +49,7 @@ class TaskTrainer(TrainableOnlyTrainer):
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the metric's results over all records, and the mean loss of the examples that have one."""
-        self.answered = self.answers(self.eval_dataset, prediction.predictions)
+        self.answered = self.answers(self.evaluated, prediction.predictions)
         predictions, gold = ([answer[key] for answer in self.answered] for key in ("prediction", "gold"))
         results = metrics.load(self.objective.metric).compute(predictions, gold, **self.objective.settings)
         losses = prediction.label_ids[~np.isnan(prediction.label_ids)]

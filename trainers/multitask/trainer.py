@@ -10,7 +10,7 @@ from transformers import EvalPrediction
 from ..common.measured import measured
 from ..common.sampler import GlobalBatchSampler, InOrder
 from ..common.trainable_checkpoints import TrainableOnlyTrainer
-from .dataset import Labelled, MixedSampler
+from .dataset import MixedSampler
 
 __all__ = ["MultitaskTrainer"]
 
@@ -21,8 +21,6 @@ class MultitaskTrainer(TrainableOnlyTrainer):
     `objective` is a dict of objectives by name, `train_dataset` a `MixedExamples`, `eval_dataset` a dict of
     `Labelled`.
     """
-
-    evaluated: Labelled
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         args, examples = self.args, self.train_dataset
@@ -40,7 +38,6 @@ class MultitaskTrainer(TrainableOnlyTrainer):
         return self.order
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
-        self.evaluated = eval_dataset
         return InOrder((-eval_dataset.column("length")).argsort(kind="stable").tolist())
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
