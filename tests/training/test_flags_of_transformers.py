@@ -47,6 +47,7 @@ def test_an_evaluation_counts_every_example_whatever_a_loader_drops(ground, tmp_
         ("factual", ["--label_smoothing_factor", "1.5"], r"--label_smoothing_factor 1.5 must lie in \[0, 1\)"),
         ("factual", ["--gradient_accumulation_steps", "0"], r"--gradient_accumulation_steps 0 must be at least 1"),
         ("factual", ["--per_device_eval_batch_size", "0"], r"--per_device_eval_batch_size 0 must be at least 1"),
+        ("factual", ["--num_train_epochs", "0"], r"--num_train_epochs 0 trains nothing; give a number above 0"),
         ("factual", ["--max_train_samples", "0"], r"--max_train_samples 0 must be at least 1"),
         ("factual", ["--max_eval_samples", "-3"], r"--max_eval_samples -3 must be at least 1"),
         ("factual", ["--optim_args", "eps=0.1"], r"--optim_args 'eps=0.1' names 'eps', which .* adamw_torch_fused"),

@@ -40,6 +40,9 @@ def check_usable(run: Any) -> None:
         ValueError: there is one.
     """
     check_at_least_one(run, COUNTS)
+    if run.do_train and run.max_steps <= 0 and run.num_train_epochs <= 0:
+        epochs = f"{run.num_train_epochs:g}"
+        raise ValueError(f"--num_train_epochs {epochs} trains nothing; give a number above 0, or --max_steps")
     if not 0 <= run.label_smoothing_factor < 1:
         raise ValueError(f"--label_smoothing_factor {run.label_smoothing_factor} must lie in [0, 1)")
     for name, why in UNUSABLE.items():
