@@ -193,11 +193,7 @@ class KAdapterTrainer(Trainer):
         return measured(self.objective, prediction, self.evaluated)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Return whether these results are the best so far.
-
-        Raises:
-            ValueError: they lack the one that decides.
-        """
+        """Return whether these results are the best so far; ValueError if they lack the one that decides."""
         try:
             return super()._determine_best_metric(metrics, trial)
         except KeyError as error:
