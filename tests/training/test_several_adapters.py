@@ -216,11 +216,13 @@ def test_a_bad_file_is_told_in_a_sentence_before_anything_is_written(ground, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_flags_that_can_not_be_meant_for_several_are_refused(ground, tmp_path):
+def test_flags_that_can_not_be_meant_for_several_are_refused(ground, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"variants '.*none\.yaml' can't be read: .*No such file"):
         run_adapter.main(flags(ground, "linguistic", tmp_path / "out", "--variants", tmp_path / "none.yaml"))
     with pytest.raises(ValueError, match=r"--resume_from_checkpoint 'x' belongs to one adapter; with --variants say"):
         run_together(ground, tmp_path / "out", "--resume_from_checkpoint", "x")
+    there = "kadapter.trainers.common.usable.get_available_reporting_integrations"
+    monkeypatch.setattr(there, lambda: ["tensorboard", "wandb"])  # as where it is installed
     with pytest.raises(ValueError, match="--report_to wandb allows one run in a process; with --variants give tensor"):
         run_together(ground, tmp_path / "out", "--report_to", "wandb")
     recipe = tmp_path / "recipe.yaml"
