@@ -88,7 +88,7 @@ def test_where_the_time_of_training_goes_is_told_by_operation(benchmark, tmp_pat
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in written.splitlines() if line.startswith("| ")]
     assert rows[0] == ["operation", "official", "ours-cached"] and rows[-1][0] == "all others"
     shares = {name: [float(cell.rstrip("%")) for cell in cells] for name, *cells in rows[1:]}
-    assert shares["aten::mm"][0] > 0 and "aten::copy_" in shares  # backward products, and casts
+    assert shares["aten::mm"][0] > 0 and shares["aten::addmm"][0] > 0  # what takes 1% of so little varies
     for column in zip(*shares.values(), strict=True):
         assert sum(column) == pytest.approx(100, abs=0.1 * len(shares))
 
