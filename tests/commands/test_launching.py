@@ -86,7 +86,8 @@ def test_the_hf_command_runs_it_as_an_extension(tmp_path):
     installed.parent.mkdir(parents=True)
     (name, entry) = re.search(r"(hf-kadapter) = (.*)", (ROOT / "setup.cfg").read_text(encoding="utf-8")).groups()
     module, function = entry.split(":")
-    installed.write_text(f"#!{sys.executable} -P\nfrom {module} import {function}\n{function}()\n", encoding="utf-8")
+    code = f"from {module} import {function}; {function}()"  # by a shell, since Python may lie in a folder with spaces
+    installed.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -c "{code}" "$@"\n', encoding="utf-8")
     installed.chmod(0o755)
     manifest = {"owner": "org", "repo": name, "repo_id": f"org/{name}", "short_name": "kadapter", "type": "python"}
     manifest |= {"executable_path": str(installed), "installed_at": "2026-11-29T00:00:00+00:00"}
