@@ -44,15 +44,20 @@ class Marks:
             import torch
 
             torch.cuda.reset_peak_memory_stats()
-        self._channel.send("begin")
+        self._tell("begin")
 
     def end(self) -> None:
         """End the measurement."""
-        self._channel.send("end")
+        self._tell("end")
         if self._device != "cpu":
             import torch
 
             self.device_bytes = torch.cuda.max_memory_allocated()
+
+    def _tell(self, mark: str) -> None:
+        """Send a mark and wait until it is seen: what takes less than a sample's interval would end unsampled."""
+        self._channel.send(mark)
+        self._channel.recv()
 
 
 class Memory:
@@ -151,11 +156,19 @@ def _watch(peers: dict[Connection, Any], name: str) -> tuple[dict[str, Any], Mem
             message = _receive(channel, peers[channel], name)
             if isinstance(message, dict):
                 results[channel] = message
-            elif channel is first:
-                watching = watching and message != "end"
-                if message == "begin":
-                    memory.reset()
+            else:
+                if channel is first and watching:
+                    watching = _heed(message, memory)
+                channel.send("seen")
     return results[first], memory
+
+
+def _heed(mark: str, memory: Memory) -> bool:
+    """Begin or end the measurement with a sample; return whether it goes on."""
+    if mark == "begin":
+        memory.reset()
+    memory.sample()
+    return mark != "end"
 
 
 def _receive(channel: Connection, process: Any, name: str) -> dict[str, Any] | str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import COMPILER, ROOT, tiny_tokenizer
 from huggingface_hub import constants
+from processes import measure_nothing
 from tiny_runs import write_ground
 from tiny_tasks import write_corpus
 from torch.utils.flop_counter import FlopCounterMode
@@ -266,6 +267,12 @@ def test_a_contestant_that_fails_ends_the_benchmark_with_its_reason(monkeypatch)
         play(os.path.join, {"broken": {}}, 1, "cpu", print)
 
 
+def test_the_memory_of_what_takes_no_time_is_told(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    rounds = __import__("_rounds").play(measure_nothing, {"nothing": {}}, 20, "cpu", lambda results: None)["nothing"]
+    assert len(rounds) == 20 and all(one["peak_rss_mib"] >= one["peak_anonymous_mib"] > 0 for one in rounds)
+
+
 def test_the_limit_of_a_gpu_is_taken_from_large_products_and_many_between_two_waits(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     limit, waits = __import__("_limit"), []
@@ -280,7 +287,7 @@ def test_memory_of_a_gpu_counts_from_begin_to_end_alone(monkeypatch):
     told, peak = [], [9]
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peak.__setitem__(0, 0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peak[0])
-    marks = __import__("_rounds").Marks(SimpleNamespace(send=told.append), "cuda")
+    marks = __import__("_rounds").Marks(SimpleNamespace(send=told.append, recv=lambda: "seen"), "cuda")
     marks.begin()
     peak[0] += 3
     marks.end()
