@@ -6,6 +6,7 @@ start as zero, so that a new adapter changes nothing. Its output is its contribu
 Dimensions: B batch, S sequence, T tokens in a cache and S after them, H backbone width, D adapter width.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,8 @@ class PreNormAdapterConfig(KnowledgeAdapterConfig):
             changes nothing before it is trained. None for torch's default.
         causal: whether tokens see only those before them; None does as the backbone does. False beside a language
             model is for classification, where a text is there as a whole; such an adapter can't generate.
+        silent_below: the adapter adds nothing at a token where the root mean square of its contribution lies below
+            this share of `backbone_rms`, once it no longer trains; 0 for an adapter that is never silent.
 
     `skip_layers` and `mask_padding=False`, which reproduce published code, mean nothing here and are refused.
 
@@ -82,12 +85,15 @@ class PreNormAdapterConfig(KnowledgeAdapterConfig):
     layer_norm_eps: float = 1e-6
     projection_initializer_range: float | int | None = 0.0
     causal: bool | None = None
+    silent_below: float | int = 0.0
     kind: str = "prenorm"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_published(self, "a pre-norm adapter")
         check_choice("hidden_act", self.hidden_act, ACT2FN)
+        if not (math.isfinite(self.silent_below) and self.silent_below >= 0):
+            raise ValueError(f"silent_below={self.silent_below} must be a number of at least 0, which is for never")
 
     def for_backbone(
         self,
@@ -108,7 +114,8 @@ class PreNormAdapterConfig(KnowledgeAdapterConfig):
     @property
     def description(self) -> str:
         """What it reads and how large it is, in words."""
-        return f"{super().description}, {'causal' if self.causal else 'bidirectional'}"
+        silent = f", silent below {self.silent_below:g}" if self.silent_below else ""
+        return f"{super().description}, {'causal' if self.causal else 'bidirectional'}{silent}"
 
 
 # ---- the adapter ----------------------------------------------------------------------------------------------------
@@ -196,11 +203,17 @@ class PreNormAdapter(KnowledgePlugin):
     h has the backbone's width and holds no tapped state, so that "add" and "delta" fuse it alike. The root mean square
     by which each tapped state is divided has no parameters. There are no positions of its own: tapped states know
     theirs.
+
+    With `silent_below` what is small is left out after training, so that other texts are read as by the backbone alone.
+    `backbone_rms`, a buffer, is its unit: the root mean square of the backbone's last hidden states, which the trainer
+    measures on the texts that hold the adapter back; until then 1.
     """
 
     def __init__(self, config: PreNormAdapterConfig, backbone_hidden_size: int) -> None:
         super().__init__(config, backbone_hidden_size)
         self.layers = nn.ModuleList(PreNormAdapterLayer(config, backbone_hidden_size) for _ in self.tapped_layers)
+        if config.silent_below:
+            self.register_buffer("backbone_rms", torch.ones(()))
 
     @property
     def looks_ahead(self) -> bool:  # type: ignore[override]  # of other kinds a constant
@@ -232,7 +245,11 @@ class PreNormAdapter(KnowledgePlugin):
             state = F.rms_norm(state, state.shape[-1:], eps=self.config.layer_norm_eps).to(like)
             own = cache[number * blocks : (number + 1) * blocks] if cache else None
             h = h + layer(state + h, mask, own)
-        return h if at is None else gather(h, at)  # (B, S or n, H)
+        h = h if at is None else gather(h, at)  # (B, S or n, H)
+        if self.training or not self.config.silent_below:
+            return h
+        size = h.float().square().mean(-1, keepdim=True).sqrt()
+        return torch.where(size < self.config.silent_below * self.backbone_rms, 0.0, h)
 
 
 Config, Plugin = PreNormAdapterConfig, PreNormAdapter

@@ -43,7 +43,15 @@ from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import check_record_type, encode_splits, open_tokenizer
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.lessons import describe_lesson, write_card_of_lesson
-from kadapter.trainers.common.locality import KeptTexts, Locality, check_held_back, check_locality, open_texts
+from kadapter.trainers.common.locality import (
+    KeptTexts,
+    Locality,
+    LocalityArguments,
+    check_held_back,
+    check_locality,
+    check_silence,
+    open_texts,
+)
 from kadapter.trainers.common.masking import MaskedExamples
 from kadapter.trainers.common.output_directory import (
     HEAD,
@@ -193,7 +201,7 @@ def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfi
         corpus, adapter, cache, run, variants = own[:5]
         try:
             check_held_back(own.locality, adapter)
-            objective = _objective(corpus, adapter, run)
+            objective = _objective(corpus, adapter, run, own.locality)
             check_cache(cache, adapter.mask_padding or adapter.without_adapter, hasattr(objective, "masking"))
             resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
             if run.do_train:
@@ -214,14 +222,16 @@ def _build_models(trainings: list[Training], objective: Any, fields: dict[str, A
         settings = training.settings
         set_seed(settings.run.seed)
         if new:
-            training.model = _new_model(settings.adapter, objective, fields, settings.run, trainings[0].model)
+            training.model = _new_model(settings, objective, fields, trainings[0].model)
         else:
             training.model = _trained_model(settings.adapter, objective, settings.run)
     if trainings[0].settings.adapter.compile_backbone:
         compile_blocks(trainings[0].model.base_model.backbone)
 
 
-def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArguments) -> pretraining.Objective:
+def _objective(
+    corpus: CorpusArguments, adapter: AdapterArguments, run: RunArguments, locality: LocalityArguments
+) -> pretraining.Objective:
     """Check everything that can be checked before anything costs time, and return the objective."""
     if not (run.do_train or run.do_eval):
         raise ValueError("there is nothing to do; give --do_train, --do_eval or both")
@@ -236,7 +246,9 @@ def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArgum
     check_adapter_name(adapter.adapter_name)
     backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
     check_attention(adapter, backbone, run)
-    shape_of(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size, backbone_config=backbone)
+    check_silence(locality.silent_below, adapter.adapter_kind)
+    shape = shape_of(adapter, locality.silent_below)
+    shape.for_backbone(backbone.num_hidden_layers, backbone.hidden_size, backbone_config=backbone)
     tokenizer = open_tokenizer(adapter.backbone, adapter.backbone_revision, corpus.max_length)
     objective = objective_class(tokenizer, corpus.max_length, adapter)
     pretraining.check_backbone_dropout(objective, adapter)
@@ -271,10 +283,9 @@ def _names(adapter: AdapterArguments) -> list[str]:
     return [*frozen, *([] if adapter.without_adapter else [adapter.adapter_name])]
 
 
-def _new_model(
-    adapter: AdapterArguments, objective: Any, fields: dict[str, Any], run: RunArguments, other: Any = None
-) -> Any:
+def _new_model(settings: Settings, objective: Any, fields: dict[str, Any], other: Any = None) -> Any:
     """Build a new model, on the backbone of `other` if there is another model."""
+    adapter, run = settings.adapter, settings.run
     fields = {"fusion": adapter.fusion, "classifier_dropout": adapter.classifier_dropout, **fields}
     if other is None:
         options = {"revision": adapter.backbone_revision, **backbone_options(adapter, run)}
@@ -284,7 +295,8 @@ def _new_model(
     for path in adapter.frozen_adapters or ():
         model.load_adapter(path)
     if not adapter.without_adapter:
-        new = objective.adapter_config() if hasattr(objective, "adapter_config") else shape_of(adapter)
+        new = objective.adapter_config() if hasattr(objective, "adapter_config") else None
+        new = new or shape_of(adapter, settings.locality.silent_below)
         model.add_adapter(adapter.adapter_name, new)
         model.train_adapter(adapter.adapter_name)
     model.base_model.backbone_dropout(adapter.backbone_dropout)
@@ -326,7 +338,7 @@ def _description(
         "max_locality_samples",
         "locality_batch_size",
     )
-    held_back = ("locality_weight", *(texts if settings.locality.locality_weight else ()))
+    held_back = ("locality_weight", "silent_below", *(texts if settings.locality.locality_weight else ()))
     return {
         "--corpus": settings.corpus.corpus,
         "--max_length": settings.corpus.max_length,

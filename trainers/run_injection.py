@@ -127,7 +127,7 @@ def _row(
     numbers = np.array([len(text["labels"]) for text in texts], dtype=float)
     for seed in flags.seeds:
         print(f"{name}, seed {seed}")
-        model = model_of(name, flags, run, seed)
+        model = model_of(name, settings, seed)
         cost, model = teach(name, model, lesson, settings, seed, other)
         row.costs.append(cost)
         after, before = (LanguageModel(each, prompter) for each in (model, base_model(flags, run)))

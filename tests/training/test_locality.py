@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import make_model
+from helpers import make_model, shake
 from processes import run_processes
 from tiny_runs import NO_DROPOUT, flags, losses, same_tensors, sentences_read, write_ground
 from transformers import AutoTokenizer
 
-from kadapter import KAdapterModel
+from kadapter import KAdapterModel, PreNormAdapterConfig
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.arguments import RunArguments
 from kadapter.trainers.common.locality import KeptTexts, Locality, keep_texts, read_texts
@@ -35,9 +35,12 @@ def logged(folder):
     return {entry["step"]: entry["moved"] for entry in state["log_history"] if "moved" in entry}
 
 
-def kept(ground, tmp_path, number=7):
+def kept(ground, tmp_path, number=7, adapter=None):
     """A model with large random weights, texts, and their kept states."""
-    model = make_model(str(ground / "backbone"), "fac")
+    model = make_model(str(ground / "backbone"), *(["fac"] if adapter is None else []))
+    if adapter is not None:
+        model.add_adapter("fac", adapter)
+        shake(model.adapters).eval()
     texts = read_texts("trex", str(ground / "trex"), "train", number)
     tokenizer = AutoTokenizer.from_pretrained(ground / "backbone")
     run = RunArguments(output_dir=str(tmp_path), bf16=False, per_device_eval_batch_size=3, report_to="none")
@@ -57,6 +60,46 @@ def test_the_term_is_the_mean_squared_contribution_relative_to_that_of_the_backb
         term = Locality(states, 1.0, 7, 0).share(model, step=0, share=0, shares=1)
     assert states.mean_square == pytest.approx(squares / (tokens * 32), rel=1e-5)
     assert term.item() == pytest.approx(moved / squares, rel=1e-4) and term.item() > 0.01
+
+
+def sizes_heard(model, inputs):
+    """The root mean square of what an adapter adds at each token of a text."""
+    return model.contributions(**inputs)[1]["fac"].square().mean(-1).sqrt()
+
+
+def test_of_a_term_counts_only_what_an_adapter_does_not_leave_out_after_training(ground, tmp_path):
+    model, texts, tokenizer, states = kept(ground, tmp_path, adapter=PreNormAdapterConfig(silent_below=0.5))
+    adapter, over, tokens = model.adapters["fac"], 0.0, 0
+    locality = Locality(states, 1.0, 7, 0)
+    locality.tell(model)
+    assert adapter.backbone_rms.item() == pytest.approx(states.mean_square**0.5)
+    with torch.no_grad():
+        for text in texts:
+            inputs = tokenizer(text, return_tensors="pt")
+            heard, tokens = sizes_heard(model, inputs), tokens + inputs.input_ids.shape[1]
+            adapter.backbone_rms.fill_(0)
+            shares = sizes_heard(model, inputs) ** 2 / states.mean_square  # of all that it says
+            adapter.backbone_rms.fill_(states.mean_square**0.5)
+            assert torch.equal(heard > 0, shares > 0.25)
+            over += (shares - 0.25).clamp(min=0).sum().item()
+        adapter.train()
+        term = locality.share(model, step=0, share=0, shares=1)
+    assert term.item() == pytest.approx(over / tokens, rel=1e-4) and term.item() > 0.01
+
+
+@pytest.mark.slow
+def test_a_run_measures_below_what_its_adapter_is_silent_and_goes_on_with_it(ground, tmp_path):
+    silent = ["--adapter_kind", "prenorm", "--silent_below", "0.3"]
+    run_adapter.main(held_back(ground, "linguistic", tmp_path / "whole", *silent))
+    model = KAdapterModel.from_pretrained(tmp_path / "whole")
+    (adapter,) = model.adapters.values()
+    assert adapter.config.silent_below == adapter.config.training["locality"]["silent_below"] == 0.3
+    texts = read_texts("trex", str(ground / "trex"), "train", 1000)
+    tokenizer, run = AutoTokenizer.from_pretrained(tmp_path / "whole"), RunArguments(str(tmp_path), bf16=False)
+    assert adapter.backbone_rms.item() ** 2 == pytest.approx(keep_texts(model, tokenizer, texts, 40, run).mean_square)
+    with pytest.raises(ValueError, match=r"--silent_below was 0\.3 and is 0\.2"):
+        more = [*silent[:-1], "0.2", "--resume_from_checkpoint", "last"]
+        run_adapter.main(held_back(ground, "linguistic", tmp_path / "whole", *more))
 
 
 @pytest.mark.parametrize("shares", [2, 3, 5])
@@ -202,6 +245,8 @@ def test_adapters_of_one_run_have_weights_of_their_own(ground, tmp_path):
         (["--locality_data_dir", "nowhere"], "nowhere"),
         (["--without_adapter", "true"], "--without_adapter trains no adapter that --locality_weight could hold back"),
         (["--mask_padding", "false"], "--locality_weight pads its texts"),
+        (["--silent_below", "0.2"], "--silent_below 0.2 is for adapters of kind prenorm, not k_adapter; give --adapter"),
+        (["--silent_below", "-1", "--adapter_kind", "prenorm"], r"silent_below=-1\.0 must be a number of at least 0"),
     ],
 )
 def test_a_term_that_can_not_be_is_refused(ground, tmp_path, changes, sentence):

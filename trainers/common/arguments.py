@@ -365,8 +365,12 @@ def _recipe_flags(path: Path, classes: tuple[type, ...]) -> list[str]:
     return flags_of(values, classes, f"recipe {str(path)!r}")
 
 
-def shape_of(adapter: AdapterArguments) -> KnowledgeAdapterConfig:
-    """Return the shape of an adapter as the flags say; what they leave open is its kind's own."""
+def shape_of(adapter: AdapterArguments, silent_below: float = 0.0) -> KnowledgeAdapterConfig:
+    """Return the shape of an adapter as the flags say; what they leave open is its kind's own.
+
+    Raises:
+        TypeError, ValueError: they make no adapter of its kind.
+    """
     shape = {
         "kind": adapter.adapter_kind,
         "layers": adapter.layers,
@@ -378,5 +382,6 @@ def shape_of(adapter: AdapterArguments) -> KnowledgeAdapterConfig:
         "attention_probs_dropout_prob": adapter.adapter_dropout,
         "skip_layers": adapter.skip_layers,
         "mask_padding": adapter.mask_padding,
+        "silent_below": silent_below or None,
     }
     return KnowledgeAdapterConfig.from_dict({name: value for name, value in shape.items() if value is not None})

@@ -2,7 +2,9 @@
 
 The term is a weight times the mean square of the adapter's contribution, which the fusion "delta" adds to the
 backbone's last hidden state R, relative to the mean square of R over all these texts. So a weight means the same
-beside any backbone, and whatever the fusion under the pre-training head.
+beside any backbone, and whatever the fusion under the pre-training head. What an adapter leaves out after training,
+below its `silent_below`, is not counted: then other texts need not be driven to nothing, and phrasings that were not
+taught with them.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ __all__ = [
     "LocalityArguments",
     "check_held_back",
     "check_locality",
+    "check_silence",
     "keep_texts",
     "open_texts",
     "other_texts",
@@ -58,6 +61,14 @@ class LocalityArguments:
         default=0,
         metadata={"help": "Add so many of the texts that are learned, about other names, made from theirs."},
     )
+    silent_below: float = field(
+        default=0.0,
+        metadata={
+            "help": "After training an adapter of kind prenorm adds nothing where its contribution is smaller, in "
+            "root mean square relative to the encoder's last hidden states, and other text is held below that alone; "
+            "0 for never."
+        },
+    )
     locality_split: str = field(default="train", metadata={"help": "The split that they are taken from."})
     max_locality_samples: int = field(
         default=1000, metadata={"help": "Read a fixed random sample of this many of each corpus."}
@@ -74,6 +85,7 @@ class LocalityArguments:
             "corpora": list(self.locality_corpus or ()),
             "texts": self.max_locality_samples,
             "other_names": self.locality_other_names,
+            **({"silent_below": self.silent_below} if self.silent_below else {}),
         }
 
     @property
@@ -91,6 +103,11 @@ def check_locality(several: Sequence[LocalityArguments]) -> None:
     for flags in several:
         if not (math.isfinite(flags.locality_weight) and flags.locality_weight >= 0):
             raise ValueError(f"--locality_weight {flags.locality_weight} must be a number of at least 0")
+        if flags.silent_below and not flags.locality_weight:
+            raise ValueError(
+                f"--silent_below {flags.silent_below} is measured on the texts that hold an adapter back; give a "
+                "--locality_weight, such as 144, and such texts too, or leave it out"
+            )
     flags = several[0]
     for name, least in (("max_locality_samples", 1), ("locality_batch_size", 1), ("locality_other_names", 0)):
         if getattr(flags, name) < least:
@@ -127,6 +144,19 @@ def check_held_back(flags: LocalityArguments, adapter: Any) -> None:
     if not adapter.mask_padding:
         raise ValueError(
             "--locality_weight pads its texts, and with --mask_padding False the adapter reads padding; leave one out"
+        )
+
+
+def check_silence(silent_below: float, kind: str | None) -> None:
+    """Refuse adapters that would be silent below a size where their kind has no such field.
+
+    Raises:
+        ValueError: that is so.
+    """
+    if silent_below and kind != "prenorm":
+        raise ValueError(
+            f"--silent_below {silent_below} is for adapters of kind prenorm, not {kind}; give --adapter_kind prenorm, "
+            "or leave it out"
         )
 
 
@@ -294,6 +324,12 @@ class Locality:
         seed = run.seed if run.data_seed is None else run.data_seed
         return cls(texts, flags.locality_weight, flags.locality_batch_size, seed)
 
+    def tell(self, model: Any) -> None:
+        """Tell adapters that are silent below a share of R how large R is on these texts."""
+        for adapter in model.adapters.values():
+            if getattr(adapter.config, "silent_below", 0) and any(own.requires_grad for own in adapter.parameters()):
+                adapter.backbone_rms.fill_(math.sqrt(self.texts.mean_square))
+
     def indices(self, step: int) -> np.ndarray:
         """Return the texts of a step, which depend on nothing else, so that a resumed run continues with them."""
         number = len(self.texts.lengths)
@@ -305,7 +341,7 @@ class Locality:
     def share(self, model: Any, step: int, share: int, shares: int) -> Tensor:
         """Return the mean squared contribution relative to R on a step's texts, as far as it is of one of its shares.
 
-        The sum over all shares is that of the step, however many there are; an empty share is 0.
+        Of each token counts what exceeds the square of the adapters' `silent_below`. The sum over all shares is that of the step, however many there are; an empty share is 0.
         """
         chosen = self.indices(step)
         parameter = next(model.parameters())
@@ -316,6 +352,8 @@ class Locality:
         states = {layer: tensor.to(parameter.device) for layer, tensor in states.items()}
         contributions = model.adapters(states, mask.to(parameter.device), contributions=True)
         delta = torch.stack([tensor.float() for tensor in contributions.values()]).sum(0)  # (B, S, H)
-        square = (delta.square().sum(-1) * mask.to(delta)).sum()
+        allowed = sum(getattr(model.adapters[name].config, "silent_below", 0) for name in contributions) ** 2
+        allowed *= delta.shape[-1] * self.texts.mean_square
+        square = ((delta.square().sum(-1) - allowed).clamp(min=0) * mask.to(delta)).sum()
         values = int(self.texts.lengths[chosen].sum()) * delta.shape[-1]
         return square / (values * self.texts.mean_square)

@@ -94,6 +94,8 @@ class FeatureTrainer(KAdapterTrainer):
         super().__init__(data_collator=data_collator, **arguments)
         self.features, self.released = features, False
         self.reader, self.locality = reader, locality
+        if locality is not None:
+            locality.tell(self.model.base_model)
         self.moved: Tensor | float = 0.0  # the locality term without its weight, summed since the last log
         self.moved_steps = 0  # over so many steps
         self.micro_batch = (-1, 0)  # the step, and the number of its micro-batches so far

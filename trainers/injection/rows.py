@@ -23,7 +23,7 @@ from ...language_modeling_kadapter import KAdapterForCausalLM, KAdapterForMasked
 from .. import pretraining
 from ..common.arguments import AdapterArguments, RunArguments
 from ..common.collator import PadToBatch
-from ..common.locality import Locality, LocalityArguments, keep_texts
+from ..common.locality import Locality, LocalityArguments, check_silence, keep_texts
 from ..common.memory import give_back
 from ..common.trainer import KAdapterTrainer
 from ..fact_probing.model import check_lm_head, is_causal
@@ -145,13 +145,14 @@ def base_model(flags: InjectionArguments, run: RunArguments) -> KAdapterForMaske
 
 
 def model_of(
-    row: str, flags: InjectionArguments, run: RunArguments, seed: int
+    row: str, settings: tuple[InjectionArguments, LocalityArguments, RunArguments], seed: int
 ) -> KAdapterForMaskedLM | KAdapterForCausalLM:
     """Return the model of a row, of which only what the row trains has gradients.
 
     Raises:
-        ValueError: LoRA weights do not fit the backbone.
+        ValueError: LoRA weights do not fit the backbone, or flags make no adapter.
     """
+    flags, locality, run = settings
     model: Any = base_model(flags, run)
     set_seed(seed)
     if row == "full":
@@ -162,6 +163,9 @@ def model_of(
     else:
         shape = {name: getattr(flags, f"adapter_{name}") for name in ("hidden_size", "num_attention_heads")}
         shape |= {"layers": flags.layers, "kind": flags.adapter_kind or _kind_beside(model)}
+        if row == "adapter_local" and locality.silent_below:
+            check_silence(locality.silent_below, shape["kind"])
+            shape["silent_below"] = locality.silent_below
         chosen = {name: value for name, value in shape.items() if value is not None}
         model.add_adapter(ADAPTER, KnowledgeAdapterConfig.from_dict(chosen))
         model.train_adapter(ADAPTER)
