@@ -582,6 +582,11 @@ def _locality(config: KAdapterConfig) -> list[str]:
             texts += ["what it learned, about others"] if held.get("other_names") else []
             among = f" on {' and '.join(texts)}" if texts else ""
             sentences.append(f"In training `{name}` was held back with weight {as_text(held.get('weight'))}{among}.")
+        if share := values.get("silent_below"):
+            sentences.append(
+                f"`{name}` adds nothing at a token where its contribution is smaller than {as_text(share)} of the "
+                "backbone's state, in root mean square."
+            )
     return sentences
 
 

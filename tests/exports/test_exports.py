@@ -111,6 +111,21 @@ def test_logits_equal_those_of_pytorch_for_any_batch_and_length_and_padding_on_e
     assert apart(eager(parts["model"], **inputs).logits, logits) < 1e-5
 
 
+def test_an_adapter_is_silent_in_a_graph_where_it_is_silent_in_pytorch(tmp_path):
+    silent = {"lean": PreNormAdapterConfig(**{**LEAN.to_dict(), "silent_below": 1.0})}
+    model = shake(KAdapterModel.from_backbone(tiny_backbone("roberta", **SHALLOW), adapters=silent, fusion="delta"))
+    adapter, inputs = model.eval().adapters["lean"], batch("roberta")
+    sizes = model.contributions(**inputs)[1]["lean"].square().mean(-1).sqrt()
+    adapter.backbone_rms.fill_(sizes.median().item() * 1.001)
+    export(model, tmp_path / "exported")
+    found = ExportedModel.from_directory(tmp_path / "exported", threads=1)(**arrays(inputs))
+    said = eager(model, **inputs).adapter_hidden_states["lean"].numpy()
+    quiet = ~said.any(-1)
+    assert 3 < quiet.sum() < quiet.size - 3
+    assert np.array_equal(~found.adapter_hidden_states["lean"].any(-1), quiet)
+    assert apart(said, found.adapter_hidden_states["lean"]) < 1e-5
+
+
 def test_each_row_of_a_mixed_batch_goes_through_its_own_adapters(parts, exported):
     inputs = inputs_of((9, 6, 4, 7))
     names = ["fac", "__base__", ["fac", "lean"], "lean"]

@@ -107,6 +107,20 @@ def test_the_locality_term_keeps_a_decoder_closer_to_what_it_said(injected):
 
 
 @pytest.mark.slow
+def test_an_adapter_that_is_silent_where_it_says_little_moves_nothing_else(ground, tmp_path):
+    held_back = ["--locality_weight", 30, "--locality_corpus", "text", "--locality_data_dir", ground / "text"]
+    held_back += ["--locality_split", "validation"]
+    given = [*held_back, "--rows", "adapter", "adapter_local", "--silent_below", 0.4, "--num_train_epochs", 60]
+    results = run_injection.main(flags(ground, tmp_path / "out", *given))
+    silent, free = (results[row] for row in ("adapter_local", "adapter"))
+    assert silent["measures"]["reliability"]["mean"] == free["measures"]["reliability"]["mean"] == 1
+    assert abs(silent["measures"]["loss"]["mean"]) < 0.1 * abs(free["measures"]["loss"]["mean"])
+    published = [*held_back, "--rows", "adapter_local", "--silent_below", 0.4, "--adapter_kind", "top_layers"]
+    with pytest.raises(ValueError, match=r"--silent_below 0\.4 is for adapters of kind prenorm, not top_layers"):
+        run_injection.main(flags(ground, tmp_path / "other", *published))
+
+
+@pytest.mark.slow
 def test_a_rows_loss_is_the_logarithm_of_its_perplexities(injected):
     for row in injected[0].values():
         (after,) = row["perplexity"]["after"]

@@ -341,7 +341,7 @@ class Locality:
     def share(self, model: Any, step: int, share: int, shares: int) -> Tensor:
         """Return the mean squared contribution relative to R on a step's texts, as far as it is of one of its shares.
 
-        Of each token counts what exceeds the square of the adapters' `silent_below`. The sum over all shares is that of the step, however many there are; an empty share is 0.
+        Of each token counts by how much its root mean square exceeds the adapters' `silent_below`. The sum over all shares is that of the step, however many there are; an empty share is 0.
         """
         chosen = self.indices(step)
         parameter = next(model.parameters())
@@ -352,8 +352,7 @@ class Locality:
         states = {layer: tensor.to(parameter.device) for layer, tensor in states.items()}
         contributions = model.adapters(states, mask.to(parameter.device), contributions=True)
         delta = torch.stack([tensor.float() for tensor in contributions.values()]).sum(0)  # (B, S, H)
-        allowed = sum(getattr(model.adapters[name].config, "silent_below", 0) for name in contributions) ** 2
-        allowed *= delta.shape[-1] * self.texts.mean_square
-        square = ((delta.square().sum(-1) - allowed).clamp(min=0) * mask.to(delta)).sum()
-        values = int(self.texts.lengths[chosen].sum()) * delta.shape[-1]
-        return square / (values * self.texts.mean_square)
+        sizes = torch.linalg.vector_norm(delta, dim=-1) / math.sqrt(delta.shape[-1] * self.texts.mean_square)
+        allowed = sum(getattr(model.adapters[name].config, "silent_below", 0) for name in contributions)
+        squares = (sizes - allowed).clamp(min=0).square() * mask.to(delta)
+        return squares.sum() / int(self.texts.lengths[chosen].sum())
