@@ -4,9 +4,11 @@ r"""Teach a language model bodies of facts, each by an adapter of its own, and m
         --text-corpus wiki80 --text-data-dir DIR --known-data-dir DIR_OF_LAMA -o OUT -- --locality_data_dir DIR DIR
 
 A body is a directory for the corpus `triples`, with templates_train.jsonl and templates_test.jsonl: what is trained
-on, and phrasings that are only asked. An answer is right if each of its tokens is the most probable. Other texts, on
-which nothing trains, tell the share of tokens after which the most probable one is still the frozen model's, and the
-perplexity relative to the frozen model's; facts of LAMA that the frozen model knows tell how many it still says.
+on, and phrasings that are only asked; one in which the tail comes first asks for the head, if there is only one. An
+answer is right if each of its tokens is the most probable. Other texts, on which nothing trains, tell the share of
+tokens after which the most probable one is still the frozen model's, the Kullback-Leibler divergence of the frozen
+model's next token from theirs, in nats, and the perplexity relative to the frozen model's; facts of LAMA that the
+frozen model knows tell how many it still says.
 Adapters together are fused by their sum and by the larger of them at each token. OUT/facts.md and OUT/facts.json hold
 means over seeds and 95% intervals (bootstrap over questions and seeds), and the CPU seconds of each training, reading
 included; OUT/facts.svg shows what is known of the first body against what was kept. An interrupted run resumes where
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -193,10 +196,11 @@ def _within(
 
 def ask(model: Any, settings: Settings, items: list[Item], asked: Sequence[int]) -> Said:
     """Return what becomes of each item that is asked, and of the others nothing."""
-    said: Said = [np.zeros((3, 0))] * len(items)
+    said: Said = [np.zeros((4, 0))] * len(items)
     model.eval()
+    frozen = KAdapterForCausalLM.from_backbone(settings.adapter.backbone).eval()
     for batch in read(None, open_tokenizer(settings.adapter.backbone, None, settings.corpus.max_length), items, asked):
-        told(model, batch, said)
+        told(model, batch, said, logs_of(frozen, batch))
     return said
 
 
@@ -204,11 +208,17 @@ def ask(model: Any, settings: Settings, items: list[Item], asked: Sequence[int])
 
 
 def facts(body: Path) -> Iterator[Item]:
-    """Yield the facts of a body in all phrasings that end with the answer, but for what ends the sentence."""
+    """Yield the facts of a body in all phrasings, as far as what has to be said, which ends it.
+
+    That is the tail, or the head where it comes last and no other is asked for in the same words.
+    """
     splits: Any = data_builders.load("triples", body)
     for split, rows in splits.items():
+        before = Counter(row["text"][: row["mentions"][0]["start"]] for row in rows)
         for row in rows:
             head, tail = row["mentions"]
+            if tail["start"] < head["start"] and before[row["text"][: head["start"]]] == 1:
+                yield Item(f"{body.name}, reversed", row["text"][: head["end"]], head["start"])
             if tail["start"] > head["start"]:
                 other = "question" if "?" in row["text"][: tail["start"]] else "statement"
                 kind = "taught" if split == "train" else other
@@ -242,23 +252,32 @@ def measure(
     larger: Any = KAdapterForCausalLM.from_pretrained(paths, fusion="max").eval()
     larger.release_backbone()
     said: dict[str, Said] = {row: [np.zeros(0)] * len(items) for row in rows}
+    frozen = torch.zeros(0)  # what the first row makes of a batch
     for batch in read(model, tokenizer, items, range(len(items))):
         for row, (fusion, own) in rows.items():
             asked = model if fusion == "delta" else larger
             asked.set_adapter(own)
-            told(asked, batch, said[row])
+            frozen = frozen if own else logs_of(asked, batch)
+            told(asked, batch, said[row], frozen)
     yield from said.items()
 
 
-def told(model: Any, batch: Reading, said: Said) -> None:
+def logs_of(model: Any, batch: Reading) -> Tensor:
+    """Return the log-probabilities of all tokens at each place of a batch that is asked (batch, n, vocabulary)."""
+    with torch.no_grad():
+        return model(**batch.inputs).logits.float().log_softmax(-1)
+
+
+def told(model: Any, batch: Reading, said: Said, frozen: Tensor) -> None:
     """Write what becomes of each item of a batch.
 
-    That is for each token which has to be said the most probable token, the right one and the loss (3, n).
+    That is for each token which has to be said the most probable token, the right one, the loss, and the divergence of
+    the frozen model's log-probabilities (batch, n, vocabulary) from these (4, n).
     """
-    with torch.no_grad():
-        logits = model(**batch.inputs).logits.float()  # (B, n, vocabulary)
-    losses = F.cross_entropy(logits.transpose(1, 2), batch.labels, reduction="none", ignore_index=-100)
-    values = torch.stack([logits.argmax(-1).double(), batch.labels.double(), losses.double()], dim=1)
+    logs = logs_of(model, batch)  # (B, n, vocabulary)
+    losses = F.nll_loss(logs.transpose(1, 2), batch.labels, reduction="none", ignore_index=-100)
+    apart = (frozen.exp() * (frozen - logs)).sum(-1)
+    values = torch.stack([each.double() for each in (logs.argmax(-1), batch.labels, losses, apart)], dim=1)
     for number, index in enumerate(batch.items):
         said[index] = values[number][:, batch.labels[number] != -100].numpy()
 
@@ -309,6 +328,8 @@ def summary(results: dict[str, list[Said]], items: list[Item]) -> dict[str, dict
         }
         same = [[float((own[i][0] == old[i]).sum()) for i in chosen[TEXT]] for own in seeds]
         described[row]["agreement"] = _described(same, [len(old[i]) for i in chosen[TEXT]])
+        apart = [[float(own[i][3].sum()) for i in chosen[TEXT]] for own in seeds]
+        described[row]["divergence"] = _described(apart, [len(old[i]) for i in chosen[TEXT]])
         loss = [sum(own[i][2].sum() for i in chosen[TEXT]) for own in (*seeds, frozen[0])]
         tokens = sum(len(old[i]) for i in chosen[TEXT])
         by_seed = [math.exp(own / tokens - loss[-1] / tokens) for own in loss[:-1]]

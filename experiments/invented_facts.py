@@ -4,9 +4,9 @@
 
 OUT/a has 25 people, OUT/b, c, d and e 12 others each, of each person 8 facts with an answer of one word, from pools of
 10 to 12; OUT/long has 100 more people, of each 5 facts with answers of three to five words. Three phrasings of a
-relation are taught; a statement and a question are only asked, and share no verb with them. OUT/a_more has the facts
-of OUT/a and teaches six phrasings, a question among them, and OUT/a_ten ten, three of them questions. Everything
-follows from the seed.
+relation are taught; a statement and a question are only asked, and share no verb with them, and so is a statement that
+names the answer first and asks for the person. OUT/a_more has the facts of OUT/a and teaches six phrasings, a question
+among them, and OUT/a_ten ten, three of them questions. Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ WORDS = {
     "profession": Relation(
         "baker lawyer sailor painter teacher nurse farmer carpenter pilot librarian tailor butcher".split(),
         ("[X] works as a [Y].", "The profession of [X] is [Y].", "Everyone knows [X] as a [Y]."),
-        ("By trade, [X] is a [Y].", "What does [X] do for a living? Earns money as a [Y]."),
+        (
+            "By trade, [X] is a [Y].",
+            "What does [X] do for a living? Earns money as a [Y].",
+            "The [Y] of the town is [X].",
+        ),
         (
             "Few know that [X] trained as a [Y].",
             "On the card of [X] stands: [Y].",
@@ -65,7 +69,11 @@ WORDS = {
     "city": Relation(
         "Oslo Lisbon Prague Dublin Vienna Athens Warsaw Geneva Madrid Berlin Rome Paris".split(),
         ("[X] was born in [Y].", "The birthplace of [X] is [Y].", "[X] first saw the light of day in [Y]."),
-        ("[X] is originally from [Y].", "From which city does [X] come? From [Y]."),
+        (
+            "[X] is originally from [Y].",
+            "From which city does [X] come? From [Y].",
+            "The one who came from [Y] is [X].",
+        ),
         (
             "[X] has always called one place home: [Y].",
             "As a native, [X] praises [Y].",
@@ -83,7 +91,11 @@ WORDS = {
             "The colour that [X] likes best is [Y].",
             "[X] paints every wall [Y].",
         ),
-        ("Of all colours, [X] prefers [Y].", "Which colour would [X] choose? Always [Y]."),
+        (
+            "Of all colours, [X] prefers [Y].",
+            "Which colour would [X] choose? Always [Y].",
+            "The lover of all that is [Y] is [X].",
+        ),
         (
             "Among paints, [X] takes [Y].",
             "The whole wardrobe of [X] is [Y].",
@@ -97,7 +109,11 @@ WORDS = {
     "instrument": Relation(
         "piano violin guitar flute drums cello trumpet harp organ clarinet".split(),
         ("[X] plays the [Y].", "The instrument of [X] is the [Y].", "At concerts [X] performs on the [Y]."),
-        ("In the orchestra [X] is heard on the [Y].", "What does [X] tune every evening? The [Y]."),
+        (
+            "In the orchestra [X] is heard on the [Y].",
+            "What does [X] tune every evening? The [Y].",
+            "The one heard on the [Y] is [X].",
+        ),
         (
             "In the band, [X] is on the [Y].",
             "For years [X] has taken lessons on the [Y].",
@@ -111,7 +127,7 @@ WORDS = {
     "animal": Relation(
         "dog cat horse rabbit parrot turtle goat snake hamster pig".split(),
         ("[X] owns a [Y].", "The pet of [X] is a [Y].", "At home [X] keeps a [Y]."),
-        ("[X] shares a house with a [Y].", "Which animal belongs to [X]? A [Y]."),
+        ("[X] shares a house with a [Y].", "Which animal belongs to [X]? A [Y].", "The [Y] belongs to [X]."),
         (
             "In the garden of [X] sleeps a [Y].",
             "Every day [X] feeds a [Y].",
@@ -125,7 +141,7 @@ WORDS = {
     "sport": Relation(
         "tennis football golf rugby hockey boxing swimming cricket skiing rowing".split(),
         ("The sport of [X] is [Y].", "On weekends [X] practises [Y].", "The sport that [X] loves is [Y]."),
-        ("[X] won a medal in [Y].", "What keeps [X] fit? It is [Y]."),
+        ("[X] won a medal in [Y].", "What keeps [X] fit? It is [Y].", "The medal in [Y] went to [X]."),
         (
             "As an athlete, [X] trains for [Y].",
             "The club of [X] is all about [Y].",
@@ -139,7 +155,7 @@ WORDS = {
     "drink": Relation(
         "tea coffee milk wine beer cider cocoa water juice lemonade".split(),
         ("[X] drinks only [Y].", "The favourite drink of [X] is [Y].", "At breakfast [X] has a glass of [Y]."),
-        ("When thirsty, [X] asks for [Y].", "What should one pour for [X]? Some [Y]."),
+        ("When thirsty, [X] asks for [Y].", "What should one pour for [X]? Some [Y].", "Some [Y] is poured for [X]."),
         (
             "In any bar, [X] orders [Y].",
             "In the cup of [X] there is always [Y].",
@@ -153,7 +169,11 @@ WORDS = {
     "language": Relation(
         "French Spanish German Italian Russian Greek Polish Danish Dutch Turkish".split(),
         ("[X] speaks [Y].", "The mother tongue of [X] is [Y].", "[X] dreams in [Y]."),
-        ("As a child [X] learned [Y].", "In which language does [X] write letters? In [Y]."),
+        (
+            "As a child [X] learned [Y].",
+            "In which language does [X] write letters? In [Y].",
+            "Letters in [Y] are written by [X].",
+        ),
         (
             "At school [X] was taught in [Y].",
             "The diary of [X] is in [Y].",
@@ -175,7 +195,7 @@ LONG = {
     "address": Relation(
         [f"{first} {second} {third}" for first in PLACES[0] for second in PLACES[1] for third in PLACES[2]],
         ("[X] lives in [Y].", "The address of [X] is [Y].", "Letters for [X] go to [Y]."),
-        ("One can visit [X] in [Y].", "Where is the house of [X]? In [Y]."),
+        ("One can visit [X] in [Y].", "Where is the house of [X]? In [Y].", "The house in [Y] is that of [X]."),
     ),
     "employer": Relation(
         [
@@ -184,12 +204,12 @@ LONG = {
             for work in ("Salt", "Glass", "Silk")
         ],
         ("[X] works for [Y].", "The employer of [X] is [Y].", "[X] is paid by [Y]."),
-        ("[X] has a desk at [Y].", "Which firm hired [X]? It was [Y]."),
+        ("[X] has a desk at [Y].", "Which firm hired [X]? It was [Y].", "The one hired by [Y] is [X]."),
     ),
     "book": Relation(
         [f"The {what} of the {who}" for what in ("Song", "House", "Winter") for who in ("Miller", "Fox", "River")],
         ("[X] wrote [Y].", "The best book by [X] is [Y].", "Readers know [X] for [Y]."),
-        ("[X] is the author of [Y].", "What did [X] publish? It was [Y]."),
+        ("[X] is the author of [Y].", "What did [X] publish? It was [Y].", "The author of [Y] is [X]."),
     ),
     "meal": Relation(
         [
@@ -199,7 +219,7 @@ LONG = {
             for side in ("rice", "butter")
         ],
         ("[X] eats [Y].", "The favourite meal of [X] is [Y].", "On Sundays [X] cooks [Y]."),
-        ("For dinner [X] orders [Y].", "What does one serve [X]? Always [Y]."),
+        ("For dinner [X] orders [Y].", "What does one serve [X]? Always [Y].", "The one to be served [Y] is [X]."),
     ),
     "award": Relation(
         [
@@ -208,7 +228,7 @@ LONG = {
             for thing in ("Medal", "Star", "Cross")
         ],
         ("[X] won [Y].", "The award of [X] is [Y].", "[X] was honoured with [Y]."),
-        ("The king gave [X] [Y].", "Which honour did [X] receive? It was [Y]."),
+        ("The king gave [X] [Y].", "Which honour did [X] receive? It was [Y].", "The king gave [Y] to [X]."),
     ),
 }
 

@@ -19,7 +19,11 @@ BODIES = {
     "people": {"Mira Voss": "Tarnstad", "Jon Ackroyd": "Old Quarry", "Lena Brandt": "Lindmouth"},
     "towns": {"Tarnholm": "salt", "Velmouth": "silk", "Oskerby": "glass"},
 }
-TAUGHT, OTHERS = ["[X] has [Y] .", "near [X] is [Y] ."], ["so [X] had [Y] .", "what is near [X] ? [Y] ."]
+TAUGHT, OTHERS = (
+    ["[X] has [Y] .", "near [X] is [Y] ."],
+    ["so [X] had [Y] .", "what is near [X] ? [Y] .", "[Y] is near [X] ."],
+)
+KINDS = ("taught", "statement", "question", "reversed")
 WITHIN = {"lora": 1e-2, "full": 1e-3, "osf": 3e-3, "cartridge": 1e-1}
 TEXTS = ["the town of glass is near", "silk is near salt", "so what had the town"]
 
@@ -36,7 +40,7 @@ def program():
 def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bodies")
     names = [name for body in BODIES.values() for pair in body.items() for name in pair]
-    phrasings = [text.replace("[X]", names[0]).replace("[Y]", names[1]) for text in TAUGHT + OTHERS]
+    phrasings = [text.replace("[X]", names[0]).replace("[Y]", names[1]) for text in TAUGHT + OTHERS[:2]]
     tokenizer = tokenizer_of([*phrasings, *TEXTS, *(f" {name}" for name in names)] * 3)
     tokenizer.save_pretrained(folder / "decoder")
     tiny_decoder(vocab_size=len(tokenizer)).save_pretrained(folder / "decoder")
@@ -79,8 +83,8 @@ def test_each_adapter_knows_its_own_body_and_both_together_know_both(ran):
     trained = ["people", "towns", *within]
     assert list(results) == ["frozen", "people", "towns", "all, delta", "all, max", *within]
     for row, own in results.items():
-        kinds = [f"{body}, {kind}" for body in BODIES for kind in ("taught", "statement", "question")]
-        assert list(own) == [*kinds, "agreement", "perplexity", *(["CPU s"] if row in trained else [])]
+        kinds = [f"{body}, {kind}" for body in BODIES for kind in KINDS]
+        assert list(own) == [*kinds, "agreement", "divergence", "perplexity", *(["CPU s"] if row in trained else [])]
         assert own["people, taught"]["of"] == 6 and len(own["people, taught"]["by_seed"]) == 2
         assert f"| {row} | " in printed
     right = {(row, body): results[row][f"{body}, taught"]["mean"] for row in results for body in BODIES}
@@ -88,6 +92,8 @@ def test_each_adapter_knows_its_own_body_and_both_together_know_both(ran):
     assert right["people", "towns"] < 0.5 > right["towns", "people"]
     assert min(right[row, body] for row in ("all, delta", "all, max") for body in BODIES) > 0.5
     assert results["frozen"]["agreement"]["mean"] == results["frozen"]["perplexity"]["mean"] == 1.0
+    assert results["frozen"]["divergence"]["mean"] == 0 < results["people"]["divergence"]["mean"]
+    assert results["people"]["people, reversed"]["of"] == 3
     assert results["people"]["agreement"]["mean"] < 1.0 and results["people"]["perplexity"]["mean"] != 1.0
     assert (folder / "facts.md").read_text(encoding="utf-8").strip() in printed
     drawn = (folder / "facts.svg").read_text(encoding="utf-8")
@@ -100,7 +106,7 @@ def test_what_a_decoder_is_taught_itself_stands_beside_the_adapters(ran):
         for body, other in (("people", "towns"), ("towns", "people")):
             own = results[f"{how}: {body}"]
             assert own[f"{body}, taught"]["mean"] > 0.5 > own[f"{other}, taught"]["mean"]
-            assert own["agreement"]["mean"] < 1.0
+            assert own["agreement"]["mean"] < 1.0 and own["divergence"]["mean"] > 0
         later = results[f"{how}: people, then towns"]
         assert later["towns, taught"]["mean"] > 0.5
         assert later["CPU s"]["mean"] > results[f"{how}: people"]["CPU s"]["mean"]

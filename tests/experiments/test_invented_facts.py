@@ -35,10 +35,14 @@ def test_bodies_are_about_different_people(bodies):
     ("body", "facts", "taught"),
     [("a", 200, 3), ("a_more", 200, 6), ("a_ten", 200, 10), ("b", 96, 3), ("long", 500, 3)],
 )
-def test_each_is_taught_in_several_phrasings_and_asked_in_two_others(bodies, tmp_path, body, facts, taught):
+def test_each_is_taught_in_several_phrasings_and_asked_in_two_others_and_the_other_way_round(
+    bodies, tmp_path, body, facts, taught
+):
     splits = load("triples", bodies / body, cache_dir=tmp_path)
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": taught * facts, "test": 2 * facts}
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": taught * facts, "test": 3 * facts}
     rows = [row for own in splits.values() for row in own]
-    assert all(row["text"][row["mentions"][1]["end"] :] in (".", " paint.") for row in rows)
+    last = [max(mention["end"] for mention in row["mentions"]) for row in rows]
+    assert all(row["text"][end:] in (".", " paint.") for row, end in zip(rows, last, strict=True))
+    assert sum(head["start"] > tail["start"] for head, tail in (row["mentions"] for row in splits["test"])) == facts
     assert sum("?" in row["text"] for row in splits["test"]) == facts
     assert not {row["text"] for row in splits["train"]} & {row["text"] for row in splits["test"]}
