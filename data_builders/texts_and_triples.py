@@ -3,9 +3,10 @@
 Source: your own files.
 Licence: your own.
 Layout: `*.txt`, one passage of any number of sentences per line, and triples with surface forms: `*.tsv`, head TAB
-    relation TAB tail, or in the order of a header line (head or subject, relation or predicate, tail or object); or
-    `*.jsonl`, `{"head", "relation", "tail"}` with optional `"head_id"`, `"tail_id"` (copied into the rows; names with
-    the same id are the same entity) and `"head_aliases"`, `"tail_aliases"` (lists of further surface forms).
+    relation TAB tail, or in the order of a header line (head or subject, relation or predicate, tail or object);
+    `*.csv` with such a header, perhaps with other columns; or `*.jsonl`, `{"head", "relation", "tail"}` with optional
+    `"head_id"`, `"tail_id"` (copied into the rows; names with the same id are the same entity) and `"head_aliases"`,
+    `"tail_aliases"` (lists of further surface forms).
 Alignment: each sentence that mentions the head and the tail of a triple gives a row for that pair, with the first
     mention of each. Names are matched case-sensitively, as whole words (inside running text in Chinese, Japanese,
     Thai and similar scripts, see `_mentions`), with the longest name at each position; white space and decomposed
@@ -35,7 +36,7 @@ from ._names import normal
 from ._records import BadRecord, named, optional, typed
 from ._sentences import sentences
 from ._splits import SPLITS, files_by_split, together
-from ._triples import triple_records
+from ._triples import TRIPLE_FILES, triple_records
 
 SAMPLE_FILES = {
     "train.txt": "Mira Voss works in Tarnstad. She likes it.\n\nTarnstad lies on the river Lind.\n",
@@ -76,7 +77,7 @@ class Corpus(CorpusBuilder):
     """Align texts with triples: one row per pair of mentions in a sentence that a triple relates."""
 
     record_type = "relation"
-    file_patterns = ("*.txt", "*.tsv", "*.jsonl")
+    file_patterns = ("*.txt", *TRIPLE_FILES)
     licence = "your own"
     note = "names are found as the triples spell them, in their own case; other forms of a name are aliases in *.jsonl"
 
@@ -102,7 +103,7 @@ class Corpus(CorpusBuilder):
         self, dl_manager: Any, split: str, texts: list[Path], triples: list[Path], hash_split: str | None
     ) -> datasets.SplitGenerator:
         """Return the generator of a split; its triples are checked and counted here, once for all processes."""
-        for what, files in (("texts (*.txt)", texts), ("triples (*.tsv or *.jsonl)", triples)):
+        for what, files in (("texts (*.txt)", texts), ("triples (*.tsv, *.csv or *.jsonl)", triples)):
             if not files:
                 raise ValueError(
                     f"{self.config.data_dir} holds no {what} for the split '{split}'; add or rename a file"

@@ -2,8 +2,8 @@
 
 Source: your own files.
 Licence: your own.
-Layout: as `triples`: `*.tsv` or `*.jsonl` of head, relation and tail, and beside them files of phrasings whose names
-    contain the word "templates". The template of a fact is the first phrasing of its relation.
+Layout: as `triples`: `*.tsv`, `*.csv` or `*.jsonl` of head, relation and tail, and beside them files of phrasings
+    whose names contain the word "templates". The template of a fact is the first phrasing of its relation.
 Splits: all facts are for testing, unless the name of a file contains a split.
 """
 
@@ -19,7 +19,7 @@ from ._names import normal
 from ._records import BadRecord, named
 from ._splits import FilesBySplit
 from ._templates import Templates, holds_templates
-from ._triples import triple_records
+from ._triples import TRIPLE_FILES, triple_records
 
 SAMPLE_FILES = {
     "train.tsv": "Mira Voss\twork location\tTarnstad\nLind\tcrosses\tTarnstad\n",
@@ -51,7 +51,7 @@ SAMPLE_ROWS = [
 class Corpus(FactBuilder):
     """Read triples: one row per triple."""
 
-    file_patterns = ("*.tsv", "*.jsonl")
+    file_patterns = TRIPLE_FILES
     licence = "your own"
 
     def read(self, path: Path) -> NumberedRecords:

@@ -2,10 +2,11 @@
 
 Source: your own files.
 Licence: your own.
-Layout: `*.tsv`, head TAB relation TAB tail, or in the order of a header line; or `*.jsonl`, `{"head", "relation",
-    "tail"}`. Beside them files whose names contain the word "templates": `templates.jsonl`, `{"relation",
-    "phrasings": ["[X] was born in [Y] .", ...]}`, or as LAMA writes them `{"relation", "template"}`; or
-    `templates.tsv`, relation TAB phrasing, a line for each phrasing. [X] is the head and [Y] the tail.
+Layout: `*.tsv`, head TAB relation TAB tail, or in the order of a header line; `*.csv` with a header that names these
+    columns, perhaps among others; or `*.jsonl`, `{"head", "relation", "tail"}`. Beside them files whose names contain
+    the word "templates": `templates.jsonl`, `{"relation", "phrasings": ["[X] was born in [Y] .", ...]}`, or as LAMA
+    writes them `{"relation", "template"}`; or `templates.tsv`, relation TAB phrasing, a line for each phrasing. [X] is
+    the head and [Y] the tail.
 Rows: each triple in each phrasing of its relation, in their order; the mentions are those of head and tail.
 Splits: by file name, for triples and templates alike: a split has its own triples and phrasings and those whose file
     names contain no split. `triples.tsv` with `templates_train.jsonl` and `templates_test.jsonl` therefore trains on
@@ -29,7 +30,7 @@ from ._names import normal
 from ._records import named
 from ._splits import SPLITS, files_by_split, together
 from ._templates import HEAD, TAIL, Templates, holds_templates
-from ._triples import triple_records
+from ._triples import TRIPLE_FILES, triple_records
 
 SAMPLE_FILES = {
     "train.tsv": "Mira Voss\twork location\tTarnstad\n",
@@ -55,7 +56,7 @@ class Corpus(CorpusBuilder):
     """Put triples into words: one row per triple and phrasing of its relation."""
 
     record_type = "text"
-    file_patterns = ("*.tsv", "*.jsonl")
+    file_patterns = TRIPLE_FILES
     licence = "your own"
     note = "each triple is put into words by all phrasings of its relation in the files of templates"
 
@@ -96,7 +97,10 @@ class Corpus(CorpusBuilder):
         self, dl_manager: Any, split: str, triples: list[Path], templates: list[Path], hash_split: str | None
     ) -> datasets.SplitGenerator:
         """Return the generator of a split; its templates are checked here, once for all processes."""
-        for what, files in (("triples (*.tsv or *.jsonl)", triples), ("templates (templates*.jsonl)", templates)):
+        for what, files in (
+            ("triples (*.tsv, *.csv or *.jsonl)", triples),
+            ("templates (templates*.jsonl)", templates),
+        ):
             if not files:
                 raise ValueError(
                     f"{self.config.data_dir} holds no {what} for the split '{split}'; add or rename a file"

@@ -421,7 +421,9 @@ def test_each_split_has_its_own_triples_and_those_without_split_word(tmp_path: P
 
 def test_a_split_with_texts_but_no_triples_is_an_error_that_says_what_is_missing(tmp_path: Path) -> None:
     folder = corpus(tmp_path, train_txt="Mira saw Lind.", dev_txt="Mira saw Lind.", train_tsv="Mira\tsaw\tLind\n")
-    with pytest.raises(ValueError, match=r"holds no triples \(\*\.tsv or \*\.jsonl\) for the split 'validation'"):
+    with pytest.raises(
+        ValueError, match=r"holds no triples \(\*\.tsv, \*\.csv or \*\.jsonl\) for the split 'validation'"
+    ):
         load("texts_and_triples", folder, cache_dir=tmp_path / "cache")
 
 

@@ -110,6 +110,40 @@ def test_a_header_line_says_the_order_of_the_columns_and_is_no_triple(tmp_path, 
     assert counts(built)["train"]["triples"] == 1
 
 
+TABLE = 'no,Subject,predicate,object\n1,"Voss, Mira",work location,Tarnstad\n'
+
+
+@pytest.mark.parametrize("corpus", ["triples", "triple_facts"])
+def test_triples_in_a_table_with_other_columns_are_those_that_its_header_names(tmp_path, corpus):
+    write(tmp_path, "own", "train.csv", TABLE)
+    (tmp_path / "own" / "templates.jsonl").write_text(
+        '{"relation": "work location", "phrasings": ["[X] works in [Y]."]}'
+    )
+    (row,) = build(tmp_path, "own", corpus)["train"]
+    assert row.get("subject", "Voss, Mira") == "Voss, Mira"
+    assert row.get("text", "Voss, Mira works in Tarnstad.") == "Voss, Mira works in Tarnstad."
+    write(tmp_path, "texts", "train.txt", "Here Voss, Mira works in Tarnstad.\n")
+    (tmp_path / "texts" / "train.csv").write_text(TABLE)
+    assert build(tmp_path, "texts", "texts_and_triples")["train"][0]["relation"] == "work location"
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        (
+            "who,relation,tail",
+            r"the header names 0 columns for the head: .*'who'.*; name one column each head, relation",
+        ),
+        ("head,source,relation,tail", "the header names 2 columns for the head"),
+    ],
+)
+def test_a_table_whose_header_does_not_say_what_is_the_head_is_refused(tmp_path, header, sentence):
+    write(tmp_path, "own", "train.csv", f"{header}\n{','.join(header.split(','))}x\n")
+    (tmp_path / "own" / "templates.jsonl").write_text('{"relation": "relation", "phrasings": ["[X] works in [Y]."]}')
+    with pytest.raises(ValueError, match=r"train\.csv, record 1: " + sentence):
+        build(tmp_path, "own", "triples")
+
+
 def test_blocks_of_comments_between_trees_are_no_sentences(tmp_path):
     comments = "# newdoc id = a\n# a comment of the file\n\n"
     write(tmp_path, "trees", "train.conllu", comments + TREE + comments + TREE + comments)

@@ -220,7 +220,7 @@ def test_a_relation_without_template_names_the_triple_and_the_known_relations(tm
     ("files", "missing"),
     [
         ({"train_tsv": TRIPLE}, r"holds no templates \(templates\*\.jsonl\) for the split 'train'"),
-        ({"templates_jsonl": [BORN]}, r"holds no triples \(\*\.tsv or \*\.jsonl\) for the split"),
+        ({"templates_jsonl": [BORN]}, r"holds no triples \(\*\.tsv, \*\.csv or \*\.jsonl\) for the split"),
     ],
 )
 def test_a_folder_without_templates_or_triples_says_what_is_missing(
