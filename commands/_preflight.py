@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import file_exists, hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
@@ -189,6 +189,16 @@ def is_remote(name: str) -> bool:
     return not (os.path.isdir(name) or name.startswith((".", "/")) or name.count("/") != 1)
 
 
+def holds_table(name: str, revision: str | None = None) -> bool:
+    """Return whether an artifact is a table of entity embeddings."""
+    if not is_remote(name):
+        return os.path.isfile(os.path.join(name, TABLE))
+    try:
+        return file_exists(name, TABLE, revision=revision)
+    except (HTTPError, HFValidationError, OSError):
+        return False  # what is wrong is said where the artifact is read
+
+
 def file_of(name: str, file: str, revision: str | None = None) -> str:
     """Return the path of a file of an artifact, which is fetched from the Hub where it is no directory.
 
@@ -201,8 +211,8 @@ def file_of(name: str, file: str, revision: str | None = None) -> str:
             return path
         if os.path.isfile(os.path.join(name, TABLE)):
             raise OSError(
-                f"{name!r} holds a table of entity embeddings, and no adapter; EntityEmbeddings.from_pretrained("
-                f"{name!r}) reads and checks it, and a map refers to it"
+                f"{name!r} holds a table of entity embeddings, and no adapter; `kadapter verify` checks it, "
+                f"EntityEmbeddings.from_pretrained({name!r}) reads it, and a map refers to it"
             )
         missing = f"there is no {file} in it" if os.path.isdir(name) else "there is no such directory"
         raise OSError(f"no {file} of a K-Adapter artifact at {name!r}: {missing}; check its id or path")

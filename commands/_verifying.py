@@ -14,13 +14,15 @@ from huggingface_hub.errors import HTTPError
 from ..artifacts_kadapter import STRUCTURE, Artifact, digest_of, read_artifact
 from ..backbone_kadapter import find_checkpoint
 from ..configuration_kadapter import split_composition
+from ..embeddings_kadapter import EntityEmbeddings
 from ._hub import no_answer
-from ._preflight import config_of, file_of, is_remote
+from ._preflight import config_of, file_of, holds_table, is_remote
 from ._summary import header_of
 
 __all__ = ["Check", "checks"]
 
 PACKAGE = Path(__file__).resolve().parents[1]
+ROWS = 65536  # of a table that are looked at together
 
 
 class Check(NamedTuple):
@@ -42,6 +44,9 @@ def checks(
     for name in split_composition(artifact):
         name = os.path.expanduser(name)
         reading = {} if revision is None else {"revision": revision}
+        if holds_table(name, revision):
+            yield _made(_table, name, reading)
+            continue
         for check in (_record, _tensors):
             yield _made(check, name, reading)
         yield Check(name, "code", "skipped", "--any-code") if any_code else _made(_code, name, reading)
@@ -92,6 +97,20 @@ def _noted(artifact: Artifact) -> str:
     if any(own.hashes for own in stored):
         return "have the hashes that were saved"
     return "nothing else was noted of them"
+
+
+def _table(name: str, reading: dict[str, Any]) -> str:
+    """Compare a table of entity embeddings with the hash of its save, and look for NaN and infinite values."""
+    table = EntityEmbeddings.from_pretrained(name, **reading)
+    for first in range(0, len(table), ROWS):
+        sound = table.embeddings[first : first + ROWS].isfinite().all(dim=1)
+        if not sound.all():
+            row = first + int(sound.logical_not().nonzero()[0])
+            raise ValueError(
+                f"the embedding in row {row} holds NaN or infinite values; import or train the table again"
+            )
+    size = f"{len(table)} entities of {table.knowledge_base}, {table.dimension} wide"
+    return f"{size}, are finite and have the hash that was saved, {table.sha256[:12]}"
 
 
 def _code(name: str, reading: dict[str, Any]) -> str:

@@ -1,9 +1,13 @@
 """The command `kadapter report`."""
 
+import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ._flags import AsJson
 
 __all__ = ["run"]
 
@@ -36,6 +40,7 @@ def run(
     resamples: Resamples = 2000,
     confidence: Confidence = 0.95,
     seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Report which adapter helps on which task, by how much, and whether by more than chance.
 
@@ -49,6 +54,10 @@ def run(
     check_runs(runs)
     typer.echo(f"reading runs of {', '.join(map(str, runs))}", err=True)
     from ..reports.comparison import Resampling  # metrics and matplotlib take seconds to import
+    from ..reports.report import lines_of
     from ..reports.report import report as report_on
 
-    report_on(runs, output_dir, reference, Resampling(resamples, seed, confidence), only, log=typer.echo)
+    log = partial(typer.echo, err=as_json)
+    table = report_on(runs, output_dir, reference, Resampling(resamples, seed, confidence), only, log=log)
+    if as_json:
+        typer.echo(json.dumps(lines_of(table)))

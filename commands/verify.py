@@ -27,15 +27,17 @@ def run(
 ) -> None:
     """Check an artifact: checksums and hashes, NaN, its record, its code files and its backbone's fingerprint.
 
+    Of a table of entity embeddings its hash, its index and its numbers are checked.
+
     Example: kadapter verify org/kadapter-fac --backbone roberta-large
 
     Nothing in the artifact is executed. The exit code is 1 if a check fails.
     """
-    from ._preflight import check_local, config_of
+    from ._preflight import check_local, config_of, holds_table
     from ._printing import printable
 
     check_local(artifact, revision)
-    if "+" not in artifact:
+    if "+" not in artifact and not holds_table(artifact, revision):
         config_of(artifact, revision)  # what is missing or no artifact is refused before torch is imported
     typer.echo(f"verifying {printable(artifact)}", err=True)
     from ._verifying import checks  # torch takes seconds to import

@@ -18,7 +18,7 @@ from .chart import draw
 from .comparison import Cell, Column, Interval, Resampling, Row, Table, label, tabulate
 from .runs import find_runs, restricted
 
-__all__ = ["REFERENCES", "report", "text_of"]
+__all__ = ["REFERENCES", "lines_of", "report", "text_of"]
 
 REFERENCES = ("backbone", "taps", "random")
 Section = tuple[str, Drawn, str]  # title, table, notes
@@ -192,11 +192,16 @@ def text_of(drawn: Drawn, lines: box.Box) -> str:
 
 def _write_csv(table: Table, path: Path) -> None:
     """Write a line for each row of each column, with all numbers at full precision."""
-    lines = [_line(column, row, cell) for column, row, cell in _cells(table)]
+    lines = lines_of(table)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)))
         writer.writeheader()
         writer.writerows(lines)
+
+
+def lines_of(table: Table) -> list[dict[str, Any]]:
+    """Return a line for each row of each column, with all numbers at full precision."""
+    return [_line(column, row, cell) for column, row, cell in _cells(table)]
 
 
 def _line(column: Column, row: Row, cell: Cell) -> dict[str, Any]:

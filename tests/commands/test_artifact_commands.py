@@ -111,9 +111,8 @@ def test_inspect_names_the_table_that_a_map_was_made_for_and_a_table_is_no_artif
     model.save_adapter(tmp_path / "map", "wikidata")
     known = f"  entities of {tmp_path / 'table'}, revision -, 2 wide, sha256 {table.sha256[:12]}"
     assert known in printed("inspect", tmp_path / "map").splitlines()
-    for command in ("inspect", "verify"):
-        message = sentence(run(command, tmp_path / "table"))
-        assert "holds a table of entity embeddings, and no adapter; EntityEmbeddings.from_pretrained(" in message
+    message = sentence(run("inspect", tmp_path / "table"))
+    assert "holds a table of entity embeddings, and no adapter; `kadapter verify` checks it, EntityEmb" in message
 
 
 def test_inspect_shows_each_part_of_a_shorthand_and_what_a_composite_refers_to(parts, tmp_path):
@@ -172,6 +171,21 @@ def test_an_artifact_as_it_was_saved_is_verified(parts):
     assert "those of which checksums were saved" in found["tensors"][1]
     assert checked(parts / "pair")["backbone"][0] == "skipped"
     assert printed("verify", parts / "kadapter-fac+lin").count("ok      tensors") == 2
+
+
+def test_a_table_of_entity_embeddings_is_verified_and_a_changed_one_is_not(tmp_path):
+    vectors = torch.tensor([[0.5, 0.25], [0.125, 2.0]])
+    EntityEmbeddings(["Q1", "Q2"], vectors, "wikidata").save_pretrained(tmp_path / "table")
+    sha256 = EntityEmbeddings.from_pretrained(tmp_path / "table").sha256
+    seen = f"2 entities of wikidata, 2 wide, are finite and have the hash that was saved, {sha256[:12]}"
+    assert checked(tmp_path / "table") == {"table": ("ok", seen)}
+    path = tmp_path / "table" / "entity_embeddings.safetensors"
+    content = path.read_bytes()
+    one = vectors[:1].numpy().tobytes()
+    assert content.count(one) == 1
+    path.write_bytes(content.replace(one, one[4:] + one[:4]))
+    result, detail = checked(tmp_path / "table")["table"]
+    assert result == "failed" and "which was noted when it was saved" in detail
 
 
 def damaged(folder, change):

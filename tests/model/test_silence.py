@@ -105,7 +105,6 @@ def test_beside_an_encoder_it_is_silent_alike():
     assert not torch.equal(output(model), found.backbone_hidden_state)
 
 
-
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_a_size_that_is_none_is_refused(value):
     with pytest.raises(ValueError, match=r"silent_below=.* must be a number of at least 0, which is for never"):

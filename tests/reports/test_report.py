@@ -329,6 +329,9 @@ def test_the_files_hold_all_numbers_and_the_picture_all_names(runs, tmp_path):
     fac = lines["colours", "fac"]
     assert float(fac["mean"]) == 0.75 and float(fac["standard_deviation"]) == 0 and fac["seeds"] == "0 1"
     assert float(fac["difference_backbone"]) == 0.25 and float(fac["low_backbone"]) == 0 < float(fac["high_backbone"])
+    told = command(runs, "--output-dir", tmp_path / "again", "--resamples", 50, "--json")
+    read = {(line["task"], line["row"]): line for line in json.loads(told.stdout)}
+    assert read.keys() == lines.keys() and read["colours", "fac"]["mean"] == 0.75 and "wrote report.md" in told.stderr
     assert fac["gate_fac"] == "0.5" and lines["birds", "fac"]["difference_backbone"] == ""
     assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
     drawn = "".join(ElementTree.parse(tmp_path / "out" / "report.svg").getroot().itertext())

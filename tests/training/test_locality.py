@@ -97,9 +97,11 @@ def test_a_run_measures_below_what_its_adapter_is_silent_and_goes_on_with_it(gro
     texts = read_texts("trex", str(ground / "trex"), "train", 1000)
     tokenizer, run = AutoTokenizer.from_pretrained(tmp_path / "whole"), RunArguments(str(tmp_path), bf16=False)
     assert adapter.backbone_rms.item() ** 2 == pytest.approx(keep_texts(model, tokenizer, texts, 40, run).mean_square)
+    again = held_back(
+        ground, "linguistic", tmp_path / "whole", *silent[:-1], "0.2", "--resume_from_checkpoint", "last"
+    )
     with pytest.raises(ValueError, match=r"--silent_below was 0\.3 and is 0\.2"):
-        more = [*silent[:-1], "0.2", "--resume_from_checkpoint", "last"]
-        run_adapter.main(held_back(ground, "linguistic", tmp_path / "whole", *more))
+        run_adapter.main(again)
 
 
 @pytest.mark.parametrize("shares", [2, 3, 5])
@@ -245,7 +247,10 @@ def test_adapters_of_one_run_have_weights_of_their_own(ground, tmp_path):
         (["--locality_data_dir", "nowhere"], "nowhere"),
         (["--without_adapter", "true"], "--without_adapter trains no adapter that --locality_weight could hold back"),
         (["--mask_padding", "false"], "--locality_weight pads its texts"),
-        (["--silent_below", "0.2"], "--silent_below 0.2 is for adapters of kind prenorm, not k_adapter; give --adapter"),
+        (
+            ["--silent_below", "0.2"],
+            "--silent_below 0.2 is for adapters of kind prenorm, not k_adapter; give --adapter",
+        ),
         (["--silent_below", "-1", "--adapter_kind", "prenorm"], r"silent_below=-1\.0 must be a number of at least 0"),
     ],
 )
