@@ -111,6 +111,7 @@ def test_an_adapter_that_is_silent_where_it_says_little_moves_nothing_else(groun
     held_back = ["--locality_weight", 30, "--locality_corpus", "text", "--locality_data_dir", ground / "text"]
     held_back += ["--locality_split", "validation"]
     given = [*held_back, "--rows", "adapter", "adapter_local", "--silent_below", 0.4, "--num_train_epochs", 60]
+    given += ["--adapter_dropout", 0.1]
     results = run_injection.main(flags(ground, tmp_path / "out", *given))
     silent, free = (results[row] for row in ("adapter_local", "adapter"))
     assert silent["measures"]["reliability"]["mean"] == free["measures"]["reliability"]["mean"] == 1
@@ -264,5 +265,6 @@ def test_the_recipe_for_a_decoder_parses(tmp_path):
     given = ["--recipe", ROOT / "recipes" / "injection_smollm2.yaml", "--backbone", "b", "--data_dir", "d"]
     given += ["--output_dir", tmp_path / "out", "--locality_data_dir", "l", "m", "--text_data_dir", "t"]
     injection, locality, run = parse_injection_arguments([str(each) for each in given])
-    assert (injection.rows, run.learning_rate, locality.locality_weight) == (list(ROWS), 1e-3, 72)
+    assert (injection.rows, run.learning_rate, locality.locality_weight) == (list(ROWS), 1e-3, 400)
     assert len(injection.lora_modules) == 7 and injection.adapter_kind is None
+    assert (locality.silent_below, injection.adapter_dropout) == (0.2, 0.2)

@@ -86,6 +86,9 @@ class InjectionArguments:
     adapter_num_attention_heads: int | None = field(
         default=None, metadata={"help": "Attention heads inside the adapter; by default of width 64."}
     )
+    adapter_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout inside the adapter; by default that of its kind."}
+    )
     lora_rank: int = field(default=8, metadata={"help": "Rank of the LoRA weights; their scale is that of PEFT."})
     lora_modules: list[str] | None = field(
         default=None, metadata={"help": "Names of the modules that get LoRA weights; by default PEFT's own choice."}

@@ -162,6 +162,7 @@ def model_of(
         _add_lora(model, flags)
     else:
         shape = {name: getattr(flags, f"adapter_{name}") for name in ("hidden_size", "num_attention_heads")}
+        shape |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), flags.adapter_dropout)
         shape |= {"layers": flags.layers, "kind": flags.adapter_kind or _kind_beside(model)}
         if row == "adapter_local" and locality.silent_below:
             check_silence(locality.silent_below, shape["kind"])
