@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
         prompter = prompter_of(flags.backbone, flags.backbone_revision, flags.max_length)
         texts, sources = _texts(flags, prompter), read_sources(locality)  # before asking, which takes long
         plan = _plan(flags, run, prompter)
-        other = other_texts(locality, sources, taught_texts(plan, flags.taught_phrasings), verbose=True)
+        mask = None if prompter.causal else prompter.tokenizer.mask_token
+        other = other_texts(locality, sources, taught_texts(plan, flags.taught_phrasings, mask), verbose=True)
         clear(run.output_dir, resume=False)
         rows = [_row(name, settings, prompter, plan, texts, other) for name in flags.rows]
         described = {

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ... import data_builders
+from ...language_modeling_kadapter import KAdapterForMaskedLM
 from .arguments import CorpusArguments
 from .encoding import load_splits, sample
 from .precision import precision_context
@@ -269,6 +270,9 @@ class KeptTexts:
 def keep_texts(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int, run: Any) -> KeptTexts:
     """Let the backbone read texts once, and keep the states that the model's active adapters tap.
 
+    Where the model fills in masked words, a token of each text that has no mask is masked, the same each time: an
+    adapter that was taught at masks is held back at masks, too.
+
     Args:
         model: the model; its adapters are not run.
         tokenizer: the backbone's tokenizer.
@@ -278,6 +282,8 @@ def keep_texts(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int
     """
     model.to(run.device)
     ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    if isinstance(model, KAdapterForMaskedLM):
+        ids = _with_a_mask(ids, tokenizer)
     lengths = np.array([len(tokens) for tokens in ids])
     layers, kept, square = model.tapped(), {}, 0.0
     for batch in np.array_split(np.argsort(-lengths, kind="stable"), -(-len(ids) // run.per_device_eval_batch_size)):
@@ -291,6 +297,16 @@ def keep_texts(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int
         layer: torch.cat([kept[index][number] for index in range(len(ids))]) for number, layer in enumerate(layers)
     }
     return KeptTexts(by_layer, lengths, square / (int(lengths.sum()) * model.config.hidden_size))
+
+
+def _with_a_mask(ids: list[list[int]], tokenizer: Any) -> list[list[int]]:
+    generator, special, mask = np.random.default_rng(0), set(tokenizer.all_special_ids), tokenizer.mask_token_id
+    masked = []
+    for tokens in ids:
+        plain = [place for place, token in enumerate(tokens) if token not in special]
+        chosen = plain[int(generator.integers(len(plain)))] if plain and mask not in tokens else None
+        masked.append([mask if place == chosen else token for place, token in enumerate(tokens)])
+    return masked
 
 
 def _padded(ids: list[list[int]], tokenizer: Any, max_length: int) -> tuple[Tensor, Tensor]:

@@ -344,11 +344,15 @@ def phrasings_of(path: str, relations: Sequence[str], taught: Sequence[int]) -> 
     return phrasings
 
 
-def taught_texts(plan: Plan, taught: Sequence[int]) -> TaughtTexts:
-    """Return the taught phrasings of the taught facts, up to the answer, with the names of their subjects."""
+def taught_texts(plan: Plan, taught: Sequence[int], mask: str | None) -> TaughtTexts:
+    """Return the taught phrasings of the taught facts with the names of their subjects.
+
+    Of a decoder they end before the answer; an encoder reads them as a whole, with its `mask` in the answer's place.
+    """
     texts = []
     for question in plan.taught:
         subject, before = question.fact[1], MASKS.split(question.prompt)[0].rstrip()
-        if question.number in taught and subject in before:
-            texts.append((before, before.index(subject), before.index(subject) + len(subject)))
+        text = before if mask is None else MASKS.sub(lambda _: mask, question.prompt)
+        if question.number in taught and subject in text:
+            texts.append((text, text.index(subject), text.index(subject) + len(subject)))
     return TaughtTexts(texts, list(dict.fromkeys(question.fact[1] for question in plan.taught)))
