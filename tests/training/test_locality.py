@@ -7,10 +7,11 @@ import pytest
 import torch
 from helpers import make_model, shake
 from processes import run_processes
+from tiny_decoders import small_prenorm
 from tiny_runs import NO_DROPOUT, flags, losses, same_tensors, sentences_read, write_ground
 from transformers import AutoTokenizer
 
-from kadapter import KAdapterModel, PreNormAdapterConfig
+from kadapter import KAdapterForMaskedLM, KAdapterModel, PreNormAdapterConfig
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.arguments import RunArguments
 from kadapter.trainers.common.locality import KeptTexts, Locality, keep_texts, read_texts
@@ -113,6 +114,27 @@ def test_the_shares_of_processes_add_up_to_the_term_even_where_some_are_empty(gr
         parts = [locality.share(model, 5, share, shares) for share in range(shares)]
     torch.testing.assert_close(sum(parts), whole)
     assert shares < 5 or parts[-1] == 0
+
+
+def test_a_model_that_fills_in_masks_is_held_back_at_masks(ground, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(ground / "backbone")
+    model = KAdapterForMaskedLM.from_backbone(
+        str(ground / "backbone"), lm_head="linear", adapters={"fac": small_prenorm()}, fusion="delta"
+    ).eval()
+    texts = [*read_texts("trex", str(ground / "trex"), "train", 4), f"Mira Voss {tokenizer.mask_token} in Tarnstad."]
+    run = RunArguments(output_dir=str(tmp_path), bf16=False, report_to="none")
+    states, first = keep_texts(model, tokenizer, texts, 40, run), 0
+    masks = []
+    for text, length in zip(texts, states.lengths, strict=True):
+        kept, first = {layer: own[first : first + length] for layer, own in states.states.items()}, first + length
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        for place in range(1, length - 1):
+            masked = ids.clone()
+            masked[0, place] = tokenizer.mask_token_id
+            read = model.base_model.tap(masked, torch.ones_like(masked))
+            if all(torch.allclose(kept[layer], read[layer][0], atol=1e-5) for layer in kept):
+                masks.append((masked == tokenizer.mask_token_id).sum().item())
+    assert masks == [1] * 5
 
 
 def test_each_pass_takes_every_text_once_in_an_order_of_its_own():

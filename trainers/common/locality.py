@@ -357,7 +357,8 @@ class Locality:
     def share(self, model: Any, step: int, share: int, shares: int) -> Tensor:
         """Return the mean squared contribution relative to R on a step's texts, as far as it is of one of its shares.
 
-        Of each token counts by how much its root mean square exceeds the adapters' `silent_below`. The sum over all shares is that of the step, however many there are; an empty share is 0.
+        Of each token counts by how much its root mean square exceeds the adapters' `silent_below`. The sum over all
+        shares is that of the step, however many there are; an empty share is 0.
         """
         chosen = self.indices(step)
         parameter = next(model.parameters())
