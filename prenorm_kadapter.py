@@ -204,9 +204,9 @@ class PreNormAdapter(KnowledgePlugin):
     by which each tapped state is divided has no parameters. There are no positions of its own: tapped states know
     theirs.
 
-    With `silent_below` what is small is left out after training, so that other texts are read as by the backbone alone.
-    `backbone_rms`, a buffer, is its unit: the root mean square of the backbone's last hidden states, which the trainer
-    measures on the texts that hold the adapter back; until then 1.
+    With `silent_below` what is small is left out after training, so that other texts are read as by the backbone
+    alone. `backbone_rms`, a buffer, is its unit: the root mean square of the backbone's last hidden states, which the
+    trainer measures on the texts that hold the adapter back; until then 1.
     """
 
     def __init__(self, config: PreNormAdapterConfig, backbone_hidden_size: int) -> None:

@@ -291,9 +291,9 @@ def test_phrasings_of_other_relations_or_malformed_ones_say_so(ground, tmp_path)
 def test_the_recipe_parses_and_its_phrasings_can_be_taught(tmp_path):
     recipe = ROOT / "recipes" / "injection_minilm.yaml"
     given = ["--recipe", recipe, "--backbone", "b", "--data_dir", "d", "--output_dir", tmp_path / "out"]
-    given += ["--locality_data_dir", "l"]
+    given += ["--locality_data_dir", "l", "m"]
     injection, locality, run = parse_injection_arguments([str(each) for each in given])
-    assert (injection.rows, run.learning_rate, locality.locality_corpus) == (list(ROWS), 1e-3, ["conllu"])
+    assert (injection.rows, run.learning_rate, locality.locality_corpus) == (list(ROWS), 1e-3, ["conllu", "fewrel"])
     every = read_templates(ROOT / injection.templates)
     assert phrasings_of(str(ROOT / injection.templates), list(every), injection.taught_phrasings) == every
     assert len(every) == 53 and {len(own) for own in every.values()} == {3}
