@@ -107,7 +107,7 @@ def check_locality(several: Sequence[LocalityArguments]) -> None:
         if flags.silent_below and not flags.locality_weight:
             raise ValueError(
                 f"--silent_below {flags.silent_below} is measured on the texts that hold an adapter back; give a "
-                "--locality_weight, such as 144, and such texts too, or leave it out"
+                "--locality_weight, such as 400, and such texts too, or leave it out"
             )
     flags = several[0]
     for name, least in (("max_locality_samples", 1), ("locality_batch_size", 1), ("locality_other_names", 0)):
