@@ -27,11 +27,10 @@ def run(
 ) -> None:
     """Check an artifact: checksums and hashes, NaN, its record, its code files and its backbone's fingerprint.
 
-    Of a table of entity embeddings its hash, its index and its numbers are checked.
-
     Example: kadapter verify org/kadapter-fac --backbone roberta-large
 
-    Nothing in the artifact is executed. The exit code is 1 if a check fails.
+    Of a table of entity embeddings its hash, its index and its numbers are checked. Nothing in the artifact is
+    executed. The exit code is 1 if a check fails.
     """
     from ._preflight import check_local, config_of, holds_table
     from ._printing import printable

@@ -46,7 +46,6 @@ from kadapter.trainers.common.lessons import describe_lesson, write_card_of_less
 from kadapter.trainers.common.locality import (
     KeptTexts,
     Locality,
-    LocalityArguments,
     check_held_back,
     check_locality,
     check_silence,
@@ -201,7 +200,8 @@ def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfi
         corpus, adapter, cache, run, variants = own[:5]
         try:
             check_held_back(own.locality, adapter)
-            objective = _objective(corpus, adapter, run, own.locality)
+            objective = _objective(corpus, adapter, run)
+            check_silence(own.locality.silent_below, adapter.adapter_kind)
             check_cache(cache, adapter.mask_padding or adapter.without_adapter, hasattr(objective, "masking"))
             resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
             if run.do_train:
@@ -229,9 +229,7 @@ def _build_models(trainings: list[Training], objective: Any, fields: dict[str, A
         compile_blocks(trainings[0].model.base_model.backbone)
 
 
-def _objective(
-    corpus: CorpusArguments, adapter: AdapterArguments, run: RunArguments, locality: LocalityArguments
-) -> pretraining.Objective:
+def _objective(corpus: CorpusArguments, adapter: AdapterArguments, run: RunArguments) -> pretraining.Objective:
     """Check everything that can be checked before anything costs time, and return the objective."""
     if not (run.do_train or run.do_eval):
         raise ValueError("there is nothing to do; give --do_train, --do_eval or both")
@@ -246,9 +244,7 @@ def _objective(
     check_adapter_name(adapter.adapter_name)
     backbone = AutoConfig.from_pretrained(adapter.backbone, revision=adapter.backbone_revision)
     check_attention(adapter, backbone, run)
-    check_silence(locality.silent_below, adapter.adapter_kind)
-    shape = shape_of(adapter, locality.silent_below)
-    shape.for_backbone(backbone.num_hidden_layers, backbone.hidden_size, backbone_config=backbone)
+    shape_of(adapter).for_backbone(backbone.num_hidden_layers, backbone.hidden_size, backbone_config=backbone)
     tokenizer = open_tokenizer(adapter.backbone, adapter.backbone_revision, corpus.max_length)
     objective = objective_class(tokenizer, corpus.max_length, adapter)
     pretraining.check_backbone_dropout(objective, adapter)

@@ -273,7 +273,10 @@ def test_adapters_of_one_run_have_weights_of_their_own(ground, tmp_path):
             ["--silent_below", "0.2"],
             "--silent_below 0.2 is for adapters of kind prenorm, not k_adapter; give --adapter",
         ),
-        (["--silent_below", "-1", "--adapter_kind", "prenorm"], r"silent_below=-1\.0 must be a number of at least 0"),
+        (
+            ["--silent_below", "-1", "--adapter_kind", "prenorm"],
+            r"--silent_below -1\.0 must be a number of at least 0",
+        ),
     ],
 )
 def test_a_term_that_can_not_be_is_refused(ground, tmp_path, changes, sentence):

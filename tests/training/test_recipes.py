@@ -9,7 +9,7 @@ from kadapter.trainers.common.arguments import parse_arguments
 from kadapter.trainers.injection.arguments import parse_injection_arguments
 
 LIN = ["--backbone", "b", "--data_dir", "d", "--output_dir", "o"]
-INJECTION = ["--recipe", "injection_minilm", *LIN, "--locality_data_dir", "d"]
+INJECTION = ["--recipe", "injection_minilm", *LIN, "--locality_data_dir", "d", "e"]
 
 
 @pytest.mark.parametrize("name", ["lin_ewt_minilm", "lin_ewt_minilm.yaml", "recipes/lin_ewt_minilm.yaml"])

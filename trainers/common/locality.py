@@ -104,6 +104,8 @@ def check_locality(several: Sequence[LocalityArguments]) -> None:
     for flags in several:
         if not (math.isfinite(flags.locality_weight) and flags.locality_weight >= 0):
             raise ValueError(f"--locality_weight {flags.locality_weight} must be a number of at least 0")
+        if not (math.isfinite(flags.silent_below) and flags.silent_below >= 0):
+            raise ValueError(f"--silent_below {flags.silent_below} must be a number of at least 0, which is for never")
         if flags.silent_below and not flags.locality_weight:
             raise ValueError(
                 f"--silent_below {flags.silent_below} is measured on the texts that hold an adapter back; give a "
