@@ -19,6 +19,7 @@ __all__ = ["described", "header_of", "summary"]
 
 SHAPE = ("layers", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 RESULTS = "all_results.json"  # which transformers' Trainer writes
+BUFFERS = ("backbone_rms",)  # tensors that are no parameters
 TIMES = ("_runtime", "_per_second", "epoch", "flos")
 BACKBONE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
@@ -97,8 +98,9 @@ def _remote_header(name: str, commit: str | None) -> dict[str, Any]:
 
 
 def _size(tensors: dict[str, dict[str, Any]], prefix: str) -> dict[str, int]:
-    own = [entry for key, entry in tensors.items() if key.startswith(prefix)]
-    return {"parameters": sum(math.prod(entry["shape"]) for entry in own), "bytes": sum(e["bytes"] for e in own)}
+    own = {key: entry for key, entry in tensors.items() if key.startswith(prefix)}
+    weights = [entry["shape"] for key, entry in own.items() if key.rpartition(".")[2] not in BUFFERS]
+    return {"parameters": sum(map(math.prod, weights)), "bytes": sum(entry["bytes"] for entry in own.values())}
 
 
 def _backbone(config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +125,7 @@ def _adapters(config: dict[str, Any], tensors: dict[str, Any], hashes: dict[str,
         adapters[name] = {
             "kind": values.get("kind", "k_adapter"),
             **{key: values.get(key) for key in SHAPE},
+            "silent_below": values.get("silent_below"),
             **own,
             "dtype": min(dtypes, default=None),
             "hash": source.get("hash") if elsewhere else hashes.get(name),
@@ -223,7 +226,8 @@ def _shape(adapter: dict[str, Any]) -> str:
     inner = (
         f", inner width {adapter['hidden_size']}, {adapter['num_hidden_layers']} blocks" if adapter["layers"] else ""
     )
-    return f"{adapter['kind']}, {layers}{inner}"
+    silent = f", silent below {adapter['silent_below']}" if adapter["silent_below"] else ""
+    return f"{adapter['kind']}, {layers}{inner}{silent}"
 
 
 def _of_adapter(adapter: dict[str, Any]) -> Iterable[str]:

@@ -9,6 +9,7 @@ import torch
 import typer
 from helpers import ASK, ROOT, make_model, run_python, save_backbone, shake, tiny_backbone
 from safetensors.torch import load_file, save_file
+from tiny_decoders import small_prenorm
 from tiny_runs import tokenizer_of
 from transformers import pipeline
 from typer.testing import CliRunner
@@ -91,6 +92,16 @@ def test_inspect_shows_adapters_backbone_fusion_head_and_sizes(parts):
     assert shown["backbone"]["fingerprint"] == model.config.backbone_fingerprint
     assert shown["parameters"] == adapter["parameters"] + head["parameters"]
     assert adapter["hash"] == model.config.adapters["fac"]["source"]["hash"]
+
+
+def test_inspect_says_below_what_an_adapter_is_silent_and_counts_its_weights(parts, tmp_path):
+    model = KAdapterModel.from_backbone(parts / "backbone")
+    model.add_adapter("facts", small_prenorm(silent_below=0.2))
+    model.save_adapter(tmp_path / "facts", "facts")
+    number = sum(weight.numel() for weight in model.adapters.parameters())
+    shown = printed("inspect", tmp_path / "facts")
+    assert "adapter facts: prenorm, layers [0, 2, 4], inner width 16, 2 blocks, silent below 0.2" in shown
+    assert f"  {number:,} parameters, " in shown
 
 
 def test_inspect_shows_recorded_results_and_says_what_is_not_there(parts):
