@@ -70,7 +70,7 @@ class PreNormAdapterConfig(KnowledgeAdapterConfig):
         causal: whether tokens see only those before them; None does as the backbone does. False beside a language
             model is for classification, where a text is there as a whole; such an adapter can't generate.
         silent_below: the adapter adds nothing at a token where the root mean square of its contribution lies below
-            this share of `backbone_rms`; 0 for an adapter that is never silent.
+            this share of `backbone_rms`, once it no longer trains; 0 for an adapter that is never silent.
 
     `skip_layers` and `mask_padding=False`, which reproduce published code, mean nothing here and are refused.
 
@@ -204,9 +204,9 @@ class PreNormAdapter(KnowledgePlugin):
     by which each tapped state is divided has no parameters. There are no positions of its own: tapped states know
     theirs.
 
-    With `silent_below` what is small is left out, so that other texts are read as by the backbone alone.
-    `backbone_rms`, a buffer, is its unit: the root mean square of the backbone's last hidden states, which the trainer
-    measures on the texts that hold the adapter back; until then 1.
+    With `silent_below` what is small is left out after training, so that other texts are read as by the backbone
+    alone. `backbone_rms`, a buffer, is its unit: the root mean square of the backbone's last hidden states, which the
+    trainer measures on the texts that hold the adapter back; until then 1.
     """
 
     def __init__(self, config: PreNormAdapterConfig, backbone_hidden_size: int) -> None:
@@ -246,16 +246,10 @@ class PreNormAdapter(KnowledgePlugin):
             own = cache[number * blocks : (number + 1) * blocks] if cache else None
             h = h + layer(state + h, mask, own)
         h = h if at is None else gather(h, at)  # (B, S or n, H)
-        return self._silenced(h) if self.config.silent_below else h
-
-    def _silenced(self, contribution: Tensor) -> Tensor:
-        """Leave out what is too small, at each token of (batch, sequence, hidden).
-
-        In training its gradient is as if it were there, so that what has to be said grows until it is heard.
-        """
-        size = contribution.detach().float().square().mean(-1, keepdim=True).sqrt()
-        heard = torch.where(size < self.config.silent_below * self.backbone_rms, 0.0, contribution)
-        return contribution + (heard - contribution).detach() if self.training else heard
+        if self.training or not self.config.silent_below:
+            return h
+        size = h.float().square().mean(-1, keepdim=True).sqrt()
+        return torch.where(size < self.config.silent_below * self.backbone_rms, 0.0, h)
 
 
 Config, Plugin = PreNormAdapterConfig, PreNormAdapter

@@ -265,6 +265,5 @@ def test_the_recipe_for_a_decoder_parses(tmp_path):
     given = ["--recipe", ROOT / "recipes" / "injection_smollm2.yaml", "--backbone", "b", "--data_dir", "d"]
     given += ["--output_dir", tmp_path / "out", "--locality_data_dir", "l", "m", "--text_data_dir", "t"]
     injection, locality, run = parse_injection_arguments([str(each) for each in given])
-    assert (injection.rows, run.learning_rate, locality.locality_weight) == (list(ROWS), 1e-3, 400)
+    assert (injection.rows, run.learning_rate, locality.locality_weight) == (list(ROWS), 1e-3, 72)
     assert len(injection.lora_modules) == 7 and injection.adapter_kind is None
-    assert (locality.silent_below, injection.adapter_dropout) == (0.2, 0.2)

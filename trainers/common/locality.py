@@ -2,9 +2,9 @@
 
 The term is a weight times the mean square of the adapter's contribution, which the fusion "delta" adds to the
 backbone's last hidden state R, relative to the mean square of R over all these texts. So a weight means the same
-beside any backbone, and whatever the fusion under the pre-training head. What an adapter leaves out, below its
-`silent_below`, is not counted: then other texts need not be driven to nothing, and phrasings that were not taught with
-them.
+beside any backbone, and whatever the fusion under the pre-training head. What an adapter leaves out after training,
+below its `silent_below`, is not counted: then other texts need not be driven to nothing, and phrasings that were not
+taught with them.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class LocalityArguments:
     silent_below: float = field(
         default=0.0,
         metadata={
-            "help": "An adapter of kind prenorm adds nothing where its contribution is smaller, in "
+            "help": "After training an adapter of kind prenorm adds nothing where its contribution is smaller, in "
             "root mean square relative to the encoder's last hidden states, and other text is held below that alone; "
-            "0 for never."
+            "0 for never, as for answers of several words."
         },
     )
     locality_split: str = field(default="train", metadata={"help": "The split that they are taken from."})
