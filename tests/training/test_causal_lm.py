@@ -219,7 +219,12 @@ def test_prompts_that_tell_their_subjects_have_these_left_out_of_other_texts_and
     printed = capsys.readouterr().out
     assert "locality: 1 texts of text, 1 that name what is taught left out" in printed
     assert "locality: 5 texts that are learned, about others, such as 'the town of " in printed
-    assert "tell no names" not in printed
+    assert "tell no names" not in printed and "have several words" not in printed
+    told[0]["answer"] = "Old Quarry"
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, told)) + "\n", encoding="utf-8")
+    run_adapter.main(flags(ground, tmp_path / "long", *given, "--silent_below", "0.2"))
+    share = f"{sum(' ' in fact['answer'] for fact in told) / len(told):.0%}"
+    assert f"locality: {share} of the answers have several words, of which --silent_below" in capsys.readouterr().out
 
 
 def test_facts_that_contradict_each_other_are_reported(ground, tmp_path, caplog):

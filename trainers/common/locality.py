@@ -25,7 +25,7 @@ from ...language_modeling_kadapter import KAdapterForMaskedLM
 from .arguments import CorpusArguments
 from .encoding import load_splits, sample
 from .precision import precision_context
-from .taught_names import TaughtTexts
+from .taught_names import TaughtTexts, share_of_long_answers
 
 __all__ = [
     "KeptTexts",
@@ -180,6 +180,12 @@ def open_texts(
     with run.main_process_first(desc="locality"):
         taught = load_splits(corpus, train=True, evaluate=False, verbose=False)["train"]
         about = TaughtTexts.of(sample(taught, corpus.max_train_samples))
+        long = share_of_long_answers(taught) if several[0].silent_below else 0.0
+        if long and verbose:
+            print(
+                f"locality: {long:.0%} of the answers have several words, of which --silent_below may leave out those "
+                "after the first; ask the adapter what it was taught, and train without it if they are missing"
+            )
         texts = other_texts(several[0], read_sources(several[0]), about, verbose)
     kept = keep_texts(tapped, tokenizer, texts, corpus.max_length, run)
     if verbose:

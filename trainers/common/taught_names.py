@@ -10,7 +10,7 @@ import numpy as np
 
 from ...data_builders import NameFinder, as_texts
 
-__all__ = ["TaughtTexts", "asked"]
+__all__ = ["TaughtTexts", "asked", "share_of_long_answers"]
 
 TRIES = 50  # names to make until one is nobody's
 
@@ -18,6 +18,17 @@ TRIES = 50  # names to make until one is nobody's
 def asked(mentions: Sequence[Mapping[str, int]]) -> list[Mapping[str, int]]:
     """Return the mentions that a text is about: all but the last to stand, which is its answer."""
     return sorted(mentions, key=lambda span: span["start"])[:-1]
+
+
+def share_of_long_answers(records: datasets.Dataset) -> float:
+    """Return the share of records of the type "text" whose answer, their last mention, has several words; else 0."""
+    columns = as_texts(records[:]) if "mentions" in records.column_names else {"text": [], "mentions": []}
+    answers = [
+        text[last["start"] : last["end"]]
+        for text, mentions in zip(columns["text"], columns["mentions"], strict=True)
+        for last in sorted(mentions, key=lambda span: span["start"])[-1:]
+    ]
+    return sum(len(answer.split()) > 1 for answer in answers) / max(1, len(answers))
 
 
 @dataclass
