@@ -141,7 +141,8 @@ def _run_all(settings: list[Settings], scheduler: Scheduler | None = None) -> di
     reader = SharedBackbone([training.model for training in trainings]) if scheduler is not None else None
     tapped = trainings[0].model if reader is None else reader.model
     reading = tapped, objective.tokenizer, run, state.is_main_process
-    texts = open_texts([own.locality for own in settings], corpus, *reading) if run.do_train else None
+    terms, masked = [own.locality for own in settings], hasattr(objective, "masking")
+    texts = open_texts(terms, corpus, *reading, masked) if run.do_train else None
     features, examples = open_features(cache, tapped, examples, run, state.is_main_process)
     state.wait_for_everyone()
     if scheduler is None:

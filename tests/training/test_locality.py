@@ -123,7 +123,7 @@ def test_a_model_that_fills_in_masks_is_held_back_at_masks(ground, tmp_path):
     ).eval()
     texts = [*read_texts("trex", str(ground / "trex"), "train", 4), f"Mira Voss {tokenizer.mask_token} in Tarnstad."]
     run = RunArguments(output_dir=str(tmp_path), bf16=False, report_to="none")
-    states, first = keep_texts(model, tokenizer, texts, 40, run), 0
+    states, first = keep_texts(model, tokenizer, texts, 40, run, masked=True), 0
     masks = []
     for text, length in zip(texts, states.lengths, strict=True):
         kept, first = {layer: own[first : first + length] for layer, own in states.states.items()}, first + length

@@ -66,6 +66,22 @@ def without_training(given):
     return [flag for flag in given if flag != "--do_train"]
 
 
+def test_texts_that_hold_adapters_back_have_masks_in_a_run_of_several_too(ground, tmp_path):
+    held_back = ["--locality_weight", "3", "--locality_corpus", "trex", "--locality_data_dir", ground / "trex"]
+    given = [*QUIET, *through_own_head(ground), *NO_DROPOUT, *held_back, "--max_steps", "3", "--data_seed", "42"]
+    train(ground, tmp_path / "alone", *given)
+    variants = tmp_path / "variants.yaml"
+    variants.write_text("one: {}\ntwo: {learning_rate: 1.0e-4}\n", encoding="utf-8")
+    several = flags(ground, "masked_lm", tmp_path / "several", *given, "--variants", variants)
+    name = several[several.index("--adapter_name") + 1]
+    run_adapter.main([one for one in several if one not in ("--adapter_name", name)])
+    moved = [
+        [entry["moved"] for entry in json.loads((folder / "trainer_state.json").read_text())["log_history"][:3]]
+        for folder in (tmp_path / "alone", tmp_path / "several" / "one")
+    ]
+    assert moved[0] == pytest.approx(moved[1], rel=1e-3) and moved[0][-1] > 0
+
+
 # ---- what trains and what is saved ----------------------------------------------------------------------------------
 
 

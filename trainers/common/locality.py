@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ... import data_builders
-from ...language_modeling_kadapter import KAdapterForMaskedLM
 from .arguments import CorpusArguments
 from .encoding import load_splits, sample
 from .precision import precision_context
@@ -170,24 +169,25 @@ def open_texts(
     tokenizer: Any,
     run: Any,
     verbose: bool,
+    masked: bool,
 ) -> KeptTexts | None:
     """Read and keep the texts on which adapters are held back, which all of a run share; None if none is held back.
 
-    None of them names what the training records of `corpus` are about.
+    None of them names what the training records of `corpus` are about; `masked` as for `keep_texts`.
     """
     if not any(flags.locality_weight for flags in several):
         return None
     with run.main_process_first(desc="locality"):
         taught = load_splits(corpus, train=True, evaluate=False, verbose=False)["train"]
         about = TaughtTexts.of(sample(taught, corpus.max_train_samples))
-        long = share_of_long_answers(taught) if several[0].silent_below else 0.0
+        long = share_of_long_answers(taught) if any(own.silent_below for own in several) else 0.0
         if long and verbose:
             print(
                 f"locality: {long:.0%} of the answers have several words, of which --silent_below may leave out those "
                 "after the first; ask the adapter what it was taught, and train without it if they are missing"
             )
         texts = other_texts(several[0], read_sources(several[0]), about, verbose)
-    kept = keep_texts(tapped, tokenizer, texts, corpus.max_length, run)
+    kept = keep_texts(tapped, tokenizer, texts, corpus.max_length, run, masked)
     if verbose:
         size = sum(tensor.nbytes for tensor in kept.states.values()) / 10**6
         print(f"locality: {len(texts)} texts, {int(kept.lengths.sum())} tokens, {size:.3g} MB of states")
@@ -275,11 +275,10 @@ class KeptTexts:
         return states, (torch.arange(int(lengths.max())) < lengths[:, None]).long()
 
 
-def keep_texts(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int, run: Any) -> KeptTexts:
+def keep_texts(
+    model: Any, tokenizer: Any, texts: Sequence[str], max_length: int, run: Any, masked: bool = False
+) -> KeptTexts:
     """Let the backbone read texts once, and keep the states that the model's active adapters tap.
-
-    Where the model fills in masked words, a token of each text that has no mask is masked, the same each time: an
-    adapter that was taught at masks is held back at masks, too.
 
     Args:
         model: the model; its adapters are not run.
@@ -287,10 +286,12 @@ def keep_texts(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int
         texts: the texts; what is longer than `max_length` tokens is cut.
         max_length: the longest input in tokens, special tokens included.
         run: the arguments of training, of which device, precision and evaluation batch size matter.
+        masked: whether to mask a token of each text that has no mask, the same each time, so that an adapter that
+            learns at masks is held back at masks, too.
     """
     model.to(run.device)
     ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    if isinstance(model, KAdapterForMaskedLM):
+    if masked:
         ids = _with_a_mask(ids, tokenizer)
     lengths = np.array([len(tokens) for tokens in ids])
     layers, kept, square = model.tapped(), {}, 0.0
@@ -350,9 +351,8 @@ class Locality:
 
     def tell(self, model: Any) -> None:
         """Tell adapters that are silent below a share of R how large R is on these texts."""
-        for adapter in model.adapters.values():
-            if getattr(adapter.config, "silent_below", 0) and any(own.requires_grad for own in adapter.parameters()):
-                adapter.backbone_rms.fill_(math.sqrt(self.texts.mean_square))
+        for adapter in _silent_ones(model):
+            adapter.backbone_rms.fill_(math.sqrt(self.texts.mean_square))
 
     def indices(self, step: int) -> np.ndarray:
         """Return the texts of a step, which depend on nothing else, so that a resumed run continues with them."""
@@ -365,8 +365,8 @@ class Locality:
     def share(self, model: Any, step: int, share: int, shares: int) -> Tensor:
         """Return the mean squared contribution relative to R on a step's texts, as far as it is of one of its shares.
 
-        Of each token counts by how much its root mean square exceeds the adapters' `silent_below`. The sum over all
-        shares is that of the step, however many there are; an empty share is 0.
+        Of each token counts by how much its root mean square exceeds the trained adapter's `silent_below`. The sum
+        over all shares is that of the step, however many there are; an empty share is 0.
         """
         chosen = self.indices(step)
         parameter = next(model.parameters())
@@ -378,6 +378,12 @@ class Locality:
         contributions = model.adapters(states, mask.to(parameter.device), contributions=True)
         delta = torch.stack([tensor.float() for tensor in contributions.values()]).sum(0)  # (B, S, H)
         sizes = torch.linalg.vector_norm(delta, dim=-1) / math.sqrt(delta.shape[-1] * self.texts.mean_square)
-        allowed = sum(getattr(model.adapters[name].config, "silent_below", 0) for name in contributions)
+        allowed = sum(adapter.config.silent_below for adapter in _silent_ones(model))
         squares = (sizes - allowed).clamp(min=0).square() * mask.to(delta)
         return squares.sum() / int(self.texts.lengths[chosen].sum())
+
+
+def _silent_ones(model: Any) -> list[Any]:
+    """Return the adapters that train and are silent below a size."""
+    trained = [own for own in model.adapters.values() if any(weight.requires_grad for weight in own.parameters())]
+    return [adapter for adapter in trained if getattr(adapter.config, "silent_below", 0)]

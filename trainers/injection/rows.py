@@ -259,7 +259,8 @@ def _held_back(
 ) -> Locality:
     """Return the locality term on texts, whose states are read here."""
     flags, locality, _ = settings
-    kept = keep_texts(model, tokenizer, texts, flags.max_length, run)
+    masked = isinstance(model, KAdapterForMaskedLM)
+    kept = keep_texts(model, tokenizer, texts, flags.max_length, run, masked)
     return Locality(kept, locality.locality_weight, locality.locality_batch_size, run.seed)
 
 
