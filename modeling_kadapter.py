@@ -328,14 +328,14 @@ class KnowledgePlugin(nn.Module):
 class KnowledgeAdapter(KnowledgePlugin):
     """One knowledge adapter: h = 0; for i, l in enumerate(layers): h = layer_i(hs[l] + h).
 
-    So h is the sum of the tapped states and of the adapter's contribution, which is the sum of its up-projections'
-    outputs.
+    So h is the sum of the tapped states and of the adapter's contribution, the sum of its up-projections' outputs.
     """
 
     holds_tapped_states = True
 
     def __init__(self, config: KnowledgeAdapterConfig, backbone_hidden_size: int) -> None:
         super().__init__(config, backbone_hidden_size)
+        self.looks_ahead = bool(config.num_hidden_layers)  # in its blocks tokens see each other
         self.layers = nn.ModuleList(KnowledgeAdapterLayer(config, backbone_hidden_size) for _ in self.tapped_layers)
 
     def forward(

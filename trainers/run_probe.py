@@ -35,6 +35,7 @@ from kadapter.trainers import probes
 from kadapter.trainers.common.encoding import writing_the_cache
 from kadapter.trainers.common.entry_point import run_program
 from kadapter.trainers.common.output_directory import RUN, check_output_directory, clear, in_use
+from kadapter.trainers.downstream.model import TAPS
 from kadapter.trainers.fact_probing.arguments import ProbeArguments, parse_probe_arguments
 from kadapter.trainers.fact_probing.candidates import common_words, vocabulary, words_as_tokens
 from kadapter.trainers.fact_probing.facts import Asked, draw, facts_of, without_repeated, without_unaskable
@@ -93,7 +94,14 @@ def _check_output(flags: ProbeArguments) -> None:
 def _check_way(flags: ProbeArguments) -> None:
     """Refuse for a decoder what only a model that fills masks can do."""
     check_lm_head(flags.lm_head, flags.backbone, flags.backbone_revision)
-    if flags.multi_token == "pll" and is_causal(flags.backbone, flags.backbone_revision):
+    if not is_causal(flags.backbone, flags.backbone_revision):
+        return
+    if TAPS in flags.adapters:
+        raise ValueError(
+            f"--adapters {TAPS} adds up states, and the LM head of the decoder {flags.backbone!r} reads only what "
+            "adapters contribute; leave it out"
+        )
+    if flags.multi_token == "pll":
         raise ValueError(
             f"--multi_token pll masks tokens in turn, and {flags.backbone!r} is a decoder, which has no mask; give "
             "closed, which adds up the log-probabilities of an answer's tokens"

@@ -183,7 +183,7 @@ REFUSED = {
     ),
     "another LM head": (["--lm_head", "heads/of_an_encoder"], "is a decoder, which is asked through its own LM head"),
     "a flag of masks": (["--mask_unit", "token"], "mask_unit"),
-    "taps": (["--adapters", "taps"], "k_adapter"),
+    "taps": (["--adapters", "taps"], "--adapters taps adds up states, and the LM head of the decoder"),
 }
 
 
