@@ -298,8 +298,12 @@ def weighted_sum(
     for name in names[1:]:
         check_same_shape(names[0], shapes[names[0]], name, shapes[name], "have a sum")
     states = [modules[name].state_dict() for name in names]
+    measured = {key for key, _ in modules[names[0]].named_buffers()}  # no weights, such as a size of the backbone's
+    even = [1 / len(names)] * len(names)
     tensors = {
-        key: _sum([state[key] for state in states], weights) if tensor.is_floating_point() else tensor.clone()
+        key: _sum([state[key] for state in states], even if key in measured else weights)
+        if tensor.is_floating_point()
+        else tensor.clone()
         for key, tensor in states[0].items()
     }
     parents = [

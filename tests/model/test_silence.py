@@ -81,14 +81,15 @@ def test_texts_are_generated_with_the_cache_as_without_it_and_a_batch_as_its_row
         assert torch.equal(silent.generate(**alone, **options)[0, -12:], cached[row, -12:])
 
 
-def test_averaged_adapters_are_silent_below_the_average():
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [1, 1], [0.5, 0], [1, -1]])
+def test_the_sum_of_adapters_is_silent_below_the_average_whatever_its_weights(weights):
     model = KAdapterForCausalLM.from_backbone(
         tiny_decoder(), adapters={name: small_prenorm(silent_below=0.5) for name in ("one", "two")}
     )
     teach(model)
     for name, unit in {"one": 2.0, "two": 4.0}.items():
         model.base_model.adapters[name].backbone_rms.fill_(unit)
-    model.add_weighted_adapter(["one", "two"], [0.5, 0.5], "both")
+    model.add_weighted_adapter(["one", "two"], weights, "both")
     assert model.base_model.adapters["both"].backbone_rms == 3.0
 
 
