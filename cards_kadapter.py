@@ -158,9 +158,9 @@ tokenizer = AutoTokenizer.from_pretrained("{{ placeholder }}", trust_remote_code
 Other adapters of this backbone can stand beside it:
 
 ```python
-from transformers import AutoModel
+from transformers import {{ loader }}
 
-both = AutoModel.from_pretrained("{{ placeholder }}", compose_with=["OTHER_ADAPTER"], trust_remote_code=True)
+both = {{ loader }}.from_pretrained("{{ placeholder }}", compose_with=["OTHER_ADAPTER"], trust_remote_code=True)
 print(both.active_adapters())
 ```
 {%- endif %}
@@ -339,7 +339,7 @@ def model_card(
         sections: Markdown by heading, of what is known of its making beside its configuration.
         metadata: keywords of `ModelCardData` for the same: language, license, datasets, results.
     """
-    head, parameters = _head(config), parameters or {}
+    head, parameters = _asked_by(config), parameters or {}
     loader = next(
         (name for name, at in (config.auto_map or {}).items() if head and at.endswith(f".{head}")), "AutoModel"
     )
@@ -355,7 +355,7 @@ def model_card(
         placeholder=PLACEHOLDER,
         example=_example(config, head),
         usage=_usage(head if loader != "AutoModel" else None),
-        composes=head is None and bool(config.adapters) and not config.backbone_modified,
+        composes=_head(config) is None and bool(config.adapters) and not config.backbone_modified,
         sections=sections or {},
         locality=" ".join(_locality(config)),
         limits=_limits(config),
@@ -366,7 +366,7 @@ def model_card(
 
 def _metadata(config: KAdapterConfig, known: Mapping[str, Any]) -> ModelCardData:
     """Return what the Hub reads at the top of a card; what people say of an artifact wins."""
-    backbone, head, own = config.backbone_name_or_path, _head(config), {}
+    backbone, head, own = config.backbone_name_or_path, _asked_by(config), {}
     if backbone is not None and re.fullmatch(REPOSITORY, backbone):
         own = {"base_model": backbone, "base_model_relation": "adapter"}
     task = HUB_TASKS.get(head) or (PIPELINES[head][0] if head in PIPELINES else None)
@@ -412,6 +412,12 @@ def _title(config: KAdapterConfig) -> str:
 def _head(config: KAdapterConfig) -> str | None:
     model_class = (config.architectures or ["KAdapterModel"])[0]
     return None if model_class == "KAdapterModel" else model_class
+
+
+def _asked_by(config: KAdapterConfig) -> str | None:
+    """Return the head by which its use is shown: its own, or that of language models for what was taught by them."""
+    objectives = {(values.get("training") or {}).get("objective") for values in config.adapters.values()}
+    return _head(config) or ("KAdapterForCausalLM" if objectives == {"causal_lm"} else None)
 
 
 def _is_decoder(config: KAdapterConfig) -> bool:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kadapter import KAdapterForCausalLM, PreNormAdapterConfig
-from kadapter.trainers.common.locality import KeptTexts, Locality
+from kadapter.trainers.common.kept_texts import KeptTexts
+from kadapter.trainers.common.locality import Locality
 
 SIZES: dict[str, dict[str, Any]] = {
     "smollm2": {

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,9 @@ from kadapter.trainers.common.checkpoints import checkpoint_to_resume, describe_
 from kadapter.trainers.common.collator import PadToBatch
 from kadapter.trainers.common.encoding import check_record_type, encode_splits, open_tokenizer
 from kadapter.trainers.common.entry_point import run_program
+from kadapter.trainers.common.kept_texts import KeptTexts
 from kadapter.trainers.common.lessons import describe_lesson, write_card_of_lesson
-from kadapter.trainers.common.locality import (
-    KeptTexts,
-    Locality,
-    check_held_back,
-    check_locality,
-    check_silence,
-    open_texts,
-)
+from kadapter.trainers.common.locality import Locality, check_held_back, check_locality, check_silence, open_texts
 from kadapter.trainers.common.masking import MaskedExamples
 from kadapter.trainers.common.output_directory import (
     HEAD,
@@ -166,7 +160,7 @@ def _run(
     """Train, evaluate and write one adapter, as far as it is not finished; `sharing` is for several at once."""
     state, settings, resume = PartialState(), training.settings, training.resume
     run = settings.run
-    description = _description(settings, objective, examples, training.model, fields) if run.do_train else {}
+    description = _description(settings, objective, examples, training.model, fields, texts) if run.do_train else {}
     results = finished_results(run, description) if resume else None
     if results is None:
         options = {"description": description, "locality": Locality.of(texts, settings.locality, run), **sharing}
@@ -190,7 +184,8 @@ def _saved(objective: Any, settings: Settings) -> str:
         head = Path(settings.run.output_dir) / HEAD
         shared = f", or share it by lm_head={str(head)!r}" if settings.adapter.lm_head else ""
         return saved_line(head, objective.model_class.__name__) + shared
-    return saved_line(settings.run.output_dir, "KAdapterModel", remote=True)
+    head = "ForCausalLM" if settings.adapter.objective == "causal_lm" else ""
+    return saved_line(settings.run.output_dir, f"KAdapter{head or 'Model'}", f"AutoModel{head}")
 
 
 def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfig | None]:
@@ -321,26 +316,26 @@ def _print_setup(model: Any, run: RunArguments, name: str | None) -> None:
 
 
 def _description(
-    settings: Settings, objective: Any, examples: dict[str, Any], model: Any, fields: dict[str, Any]
+    settings: Settings,
+    objective: Any,
+    examples: dict[str, Any],
+    model: Any,
+    fields: dict[str, Any],
+    texts: KeptTexts | None,
 ) -> dict[str, Any]:
     """Describe a training, to recognise it when it is resumed."""
     names = ["objective", "fusion", "classifier_dropout", "head", "official_labels", "quantize_backbone"]
     names += ["mask_unit", "mask_probability", "mask_mentions"] if hasattr(objective, "masking") else []
     names += ["backbone_dropout", "entity_position"] if hasattr(objective, "adapter_config") else []
     names += ["loss_on"] if hasattr(objective, "loss_on") else []
-    texts = (
-        "locality_corpus",
-        "locality_split",
-        "locality_other_names",
-        "max_locality_samples",
-        "locality_batch_size",
-    )
-    held_back = ("locality_weight", "silent_below", *(texts if settings.locality.locality_weight else ()))
+    held_back: dict[str, Any] = {"locality_weight": settings.locality.locality_weight}
+    if texts is not None and settings.locality.locality_weight:
+        held_back = {**asdict(settings.locality), "locality_data_dir": texts.digest}  # what is there, wherever that is
     return {
         "--corpus": settings.corpus.corpus,
         "--max_length": settings.corpus.max_length,
         **{f"--{name}": getattr(settings.adapter, name) for name in names},
-        **{f"--{name}": getattr(settings.locality, name) for name in held_back},
+        **{f"--{name}": value for name, value in held_back.items()},
         **describe_model(model.config, fields),
         **describe_training(settings.run, {"training examples": examples["train"]}, objective.tokenizer),
     }

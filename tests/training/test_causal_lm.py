@@ -1,19 +1,22 @@
 """An adapter beside a frozen language model learns from texts and triples what its backbone then says."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
+from helpers import run_python
 from processes import run_processes
 from tiny_decoders import by_token, tiny_decoder
-from tiny_runs import digest, losses, tensors, tokenizer_of, write_backbone
+from tiny_runs import digest, losses, same_tensors, tensors, tokenizer_of, write_backbone
 from transformers import AutoTokenizer
 
 from kadapter import KAdapterForCausalLM
 from kadapter.trainers import run_adapter
+from kadapter.trainers.common.locality import read_texts
 from kadapter.trainers.pretraining.causal_lm import Objective
 
 pytestmark = pytest.mark.slow
@@ -99,6 +102,30 @@ def test_an_evaluation_tells_the_loss_and_the_right_tokens_of_answers_of_any_len
     for results in (alone, together):
         assert results["eval_accuracy"] == pytest.approx(sum(right) / len(right))
         assert results["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+def test_the_card_of_an_adapter_shows_how_it_generates_and_runs_without_the_package(ground, taught):
+    card = (taught / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-generation" in card and "encode_entities" not in card
+    blocks = re.findall("```python\n(.*?)```", card, flags=re.DOTALL)
+    blocks = [block.replace("REPO_OR_DIRECTORY", str(taught)).replace('["OTHER_ADAPTER"]', "[]") for block in blocks]
+    three_lines, steps, compose = (run_python(block, taught.parent).stdout.strip() for block in blocks)
+    assert three_lines.startswith("Marie Curie was born in")
+    assert steps.replace(" ", "").replace("Ġ", " ").startswith("Marie Curie was born in")  # it has no decoder
+    assert compose == "['facts']"
+
+
+def test_adapters_of_one_run_are_those_of_their_own(ground, tmp_path, capsys):
+    variants = {"fast": ["--learning_rate", "2e-2"], "early": ["--layers", "0", "1"]}
+    (tmp_path / "variants.yaml").write_text("fast: {learning_rate: 2e-2}\nearly: {layers: [0, 1]}\n", encoding="utf-8")
+    given = ["--num_train_epochs", "2", "--data_seed", "7"]
+    together = flags(ground, tmp_path / "out", *given, "--variants", tmp_path / "variants.yaml")
+    at = together.index("--adapter_name")
+    run_adapter.main(together[:at] + together[at + 2 :])
+    for name, own in variants.items():
+        run_adapter.main(flags(ground, tmp_path / name, *given, "--adapter_name", name, *own))
+        assert f"KAdapterForCausalLM.from_pretrained('{tmp_path / name}')" in capsys.readouterr().out
+        assert same_tensors(tmp_path / "out" / name, tmp_path / name)
 
 
 @pytest.mark.thorough
@@ -261,6 +288,21 @@ def test_a_fact_that_does_not_fit_is_named(ground, tmp_path, capsys):
 
 # --- conversations
 
+
+def test_a_long_text_is_cut_from_its_beginning_whatever_side_its_tokenizer_cuts(ground):
+    rows = {
+        "id": ["a"],
+        "text": ["Mira Voss was born in Tarnstad . the town of Jon Ackroyd is Old Quarry ."],
+        "mentions": [[]],
+    }
+    right, left = objective_of(ground, "all", 8), objective_of(ground, "all", 8)
+    left.tokenizer.truncation_side = "left"
+    left = Objective(left.tokenizer, 8, SimpleNamespace(loss_on="all"))
+    pieces = left.encode(rows)["input_ids"]
+    assert len(pieces) > 2 and pieces == right.encode(rows)["input_ids"]
+    assert left.tokenizer.truncation_side == "left"  # as it is saved with the adapter
+
+
 CHAT = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}</s>\n{% endfor %}"
 ASKING = "{% if add_generation_prompt %}<assistant>\n{% endif %}"
 
@@ -304,6 +346,17 @@ def test_conversations_train_an_adapter(ground, tmp_path):
         ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")["input_ids"]
         out = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=tokenizer.eos_token_id)
         assert words(objective_of(ground), out[0, ids.shape[1] :]) == tail
+
+
+def test_conversations_hold_adapters_back_in_the_words_of_the_chat_template(ground, tmp_path):
+    (tmp_path / "train.jsonl").write_text(
+        json.dumps({"messages": said("Kell", "Mira")["messages"][0]}), encoding="utf-8"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(ground / "decoder")
+    assert read_texts("messages", str(tmp_path), "train", 5, tokenizer) == ["Mira\nKell"]  # it has no template
+    tokenizer.chat_template = "<s>" + CHAT
+    (text,) = read_texts("messages", str(tmp_path), "train", 5, tokenizer)
+    assert text == "<user>\nMira</s>\n<assistant>\nKell</s>\n"
 
 
 def test_a_tokenizer_whose_chat_template_can_not_ask_is_refused(ground):

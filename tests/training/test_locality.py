@@ -1,6 +1,7 @@
 """The locality term: what it is, that it holds an adapter back, and that nothing else about a run changes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from transformers import AutoTokenizer
 from kadapter import KAdapterForMaskedLM, KAdapterModel, PreNormAdapterConfig
 from kadapter.trainers import run_adapter
 from kadapter.trainers.common.arguments import RunArguments
-from kadapter.trainers.common.locality import KeptTexts, Locality, keep_texts, read_texts
+from kadapter.trainers.common.kept_texts import KeptTexts, keep_texts
+from kadapter.trainers.common.locality import Locality, read_texts
 
 OTHER = {"factual": "conllu", "linguistic": "trex"}
 
@@ -86,6 +88,20 @@ def test_of_a_term_counts_only_what_an_adapter_does_not_leave_out_after_training
         adapter.train()
         term = locality.share(model, step=0, share=0, shares=1)
     assert term.item() == pytest.approx(over / tokens, rel=1e-4) and term.item() > 0.01
+
+
+def test_what_is_frozen_beside_an_adapter_is_not_held_back_through_it(ground, tmp_path):
+    model, _, _, states = kept(ground, tmp_path)
+    locality = Locality(states, 1.0, 4, 0)
+    with torch.no_grad():
+        alone = locality.share(model, 0, 0, 1)
+        small = PreNormAdapterConfig(layers=model.tapped(), hidden_size=8, num_attention_heads=2)
+        model.add_adapter("old", small)
+        shake(model.adapters["old"]).eval()
+        model.train_adapter("fac")
+        beside = locality.share(model.eval(), 0, 0, 1)
+    assert {"fac", "old"} == set(model.adapters) and alone > 0
+    assert torch.equal(beside, alone)
 
 
 @pytest.mark.slow
@@ -208,10 +224,21 @@ def test_a_resumed_run_ends_at_the_same_bits(ground, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_not_resumed_with_another_weight(ground, tmp_path):
+def test_a_run_is_not_resumed_with_another_weight_or_other_texts(ground, tmp_path):
     run_adapter.main(held_back(ground, "linguistic", tmp_path / "out"))
     again = held_back(ground, "linguistic", tmp_path / "out", "--resume_from_checkpoint", "last", weight="2")
     with pytest.raises(ValueError, match=r"--locality_weight was 3\.0 and is 2\.0"):
+        run_adapter.main(again)
+    term = ["--locality_corpus", "conllu", "--locality_data_dir", ground / "conllu"]
+    again = held_back(ground, "linguistic", tmp_path / "out", "--resume_from_checkpoint", "last", *term)
+    with pytest.raises(ValueError, match=r"--locality_corpus was \['trex'\] and is \['conllu'\]"):
+        run_adapter.main(again)
+    shutil.copytree(ground / "trex", tmp_path / "trex")
+    for file in (tmp_path / "trex").rglob("*.json"):
+        file.write_text(file.read_text(encoding="utf-8").replace("years", "weeks"), encoding="utf-8")
+    term = ["--locality_data_dir", tmp_path / "trex"]
+    again = held_back(ground, "linguistic", tmp_path / "out", "--resume_from_checkpoint", "last", *term)
+    with pytest.raises(ValueError, match=r"--locality_data_dir was '[0-9a-f]{32}' and is '[0-9a-f]{32}'"):
         run_adapter.main(again)
 
 

@@ -1,5 +1,7 @@
 """The names of what is taught: in no text that holds an adapter back, and made into the names of others."""
 
+from unicodedata import normalize
+
 import pytest
 from datasets import Dataset
 
@@ -25,6 +27,12 @@ def test_texts_that_name_what_is_taught_are_left_out_whatever_their_capitals():
     named = ["In 1999 MIRA VOSS left.", "mira voss", "Old Tarnstad's mayor", "(Tarnstad)"]
     others = ["Mira left Voss.", "Tarnstadt is another town.", "Jon and Ackroyd", "Old Quarry is a place."]
     assert taught(*HEADS).without([*named, *others]) == others
+
+
+def test_names_are_found_however_accents_and_apostrophes_are_written():
+    texts = taught("Zoë O'Brien")
+    named = ["zoë o\N{RIGHT SINGLE QUOTATION MARK}brien sings", normalize("NFD", "Zoë O'Brien's sister")]
+    assert texts.without([*named, "Zoe O'Brien"]) == ["Zoe O'Brien"]
 
 
 def test_texts_about_others_have_names_that_nobody_taught_and_are_otherwise_the_same():

@@ -18,29 +18,24 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ... import data_builders
 from .arguments import CorpusArguments
 from .encoding import load_splits, sample
-from .precision import precision_context
+from .kept_texts import KeptTexts, keep_texts
 from .taught_names import TaughtTexts, share_of_long_answers
 
 __all__ = [
-    "KeptTexts",
     "Locality",
     "LocalityArguments",
     "check_held_back",
     "check_locality",
     "check_silence",
-    "keep_texts",
     "open_texts",
     "other_texts",
     "read_sources",
     "read_texts",
 ]
-
-SHORTEST = 16  # below it the bits of a row depend on the rest of its batch
 
 
 @dataclass
@@ -186,7 +181,7 @@ def open_texts(
                 f"locality: {long:.0%} of the answers have several words, of which --silent_below may leave out those "
                 "after the first; ask the adapter what it was taught, and train without it if they are missing"
             )
-        texts = other_texts(several[0], read_sources(several[0]), about, verbose)
+        texts = other_texts(several[0], read_sources(several[0], tokenizer), about, verbose)
     kept = keep_texts(tapped, tokenizer, texts, corpus.max_length, run, masked)
     if verbose:
         size = sum(tensor.nbytes for tensor in kept.states.values()) / 10**6
@@ -194,13 +189,14 @@ def open_texts(
     return kept
 
 
-def read_sources(flags: LocalityArguments) -> list[list[str]]:
-    """Return the texts of each corpus that the flags name.
+def read_sources(flags: LocalityArguments, tokenizer: Any = None) -> list[list[str]]:
+    """Return the texts of each corpus that the flags name; see `read_texts`.
 
     Raises:
         ValueError: a corpus can't be used.
     """
-    return [read_texts(*source, flags.locality_split, flags.max_locality_samples) for source in flags.sources]
+    wanted = flags.locality_split, flags.max_locality_samples, tokenizer
+    return [read_texts(*source, *wanted) for source in flags.sources]
 
 
 def other_texts(
@@ -236,8 +232,11 @@ def other_texts(
     return texts
 
 
-def read_texts(corpus: str, data_dir: str, split: str, number: int | None) -> list[str]:
+def read_texts(corpus: str, data_dir: str, split: str, number: int | None, tokenizer: Any = None) -> list[str]:
     """Return a fixed random sample of a corpus' sentences, whatever the type of its records.
+
+    Conversations are in the words of the tokenizer's chat template, where it has one, since that is how models read
+    them.
 
     Raises:
         ValueError: there is no such corpus or split, or the corpus is malformed.
@@ -246,83 +245,11 @@ def read_texts(corpus: str, data_dir: str, split: str, number: int | None) -> li
     if split not in splits:
         raise ValueError(f"corpus {corpus!r} in {data_dir!r} has no split {split!r}, only {sorted(splits)}")
     chosen: datasets.Dataset = sample(splits[split], number)
-    return [data_builders.sentence_of(row) for row in chosen]
-
-
-@dataclass
-class KeptTexts:
-    """The hidden states of texts, without padding, on the host.
-
-    Args:
-        states: for each layer that is tapped the states of all tokens, (tokens, hidden).
-        lengths: the number of tokens of each text.
-        mean_square: of the backbone's last hidden state, over all tokens.
-    """
-
-    states: dict[int, Tensor]
-    lengths: np.ndarray
-    mean_square: float
-
-    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[dict[int, Tensor], Tensor]:
-        """Return the padded states (batch, sequence, hidden) of these texts by layer, and their attention mask."""
-        starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        slices = [slice(int(starts[index]), int(starts[index + 1])) for index in indices]
-        states = {
-            layer: pad_sequence([tokens[chosen] for chosen in slices], batch_first=True)
-            for layer, tokens in self.states.items()
-        }
-        lengths = torch.as_tensor(self.lengths[np.asarray(indices)])
-        return states, (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-
-
-def keep_texts(
-    model: Any, tokenizer: Any, texts: Sequence[str], max_length: int, run: Any, masked: bool = False
-) -> KeptTexts:
-    """Let the backbone read texts once, and keep the states that the model's active adapters tap.
-
-    Args:
-        model: the model; its adapters are not run.
-        tokenizer: the backbone's tokenizer.
-        texts: the texts; what is longer than `max_length` tokens is cut.
-        max_length: the longest input in tokens, special tokens included.
-        run: the arguments of training, of which device, precision and evaluation batch size matter.
-        masked: whether to mask a token of each text that has no mask, the same each time, so that an adapter that
-            learns at masks is held back at masks, too.
-    """
-    model.to(run.device)
-    ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    if masked:
-        ids = _with_a_mask(ids, tokenizer)
-    lengths = np.array([len(tokens) for tokens in ids])
-    layers, kept, square = model.tapped(), {}, 0.0
-    for batch in np.array_split(np.argsort(-lengths, kind="stable"), -(-len(ids) // run.per_device_eval_batch_size)):
-        padded = _padded([ids[index] for index in batch], tokenizer, max_length)
-        with torch.no_grad(), precision_context(run):
-            states = model.base_model.tap(*(tensor.to(run.device) for tensor in padded))
-        for row, index in enumerate(batch):
-            kept[index] = [states[layer][row, : lengths[index]].cpu() for layer in layers]
-            square += float(states[-1][row, : lengths[index]].double().square().sum())
-    by_layer = {
-        layer: torch.cat([kept[index][number] for index in range(len(ids))]) for number, layer in enumerate(layers)
-    }
-    return KeptTexts(by_layer, lengths, square / (int(lengths.sum()) * model.config.hidden_size))
-
-
-def _with_a_mask(ids: list[list[int]], tokenizer: Any) -> list[list[int]]:
-    generator, special, mask = np.random.default_rng(0), set(tokenizer.all_special_ids), tokenizer.mask_token_id
-    masked = []
-    for tokens in ids:
-        plain = [place for place, token in enumerate(tokens) if token not in special]
-        chosen = plain[int(generator.integers(len(plain)))] if plain and mask not in tokens else None
-        masked.append([mask if place == chosen else token for place, token in enumerate(tokens)])
-    return masked
-
-
-def _padded(ids: list[list[int]], tokenizer: Any, max_length: int) -> tuple[Tensor, Tensor]:
-    width = max(*map(len, ids), min(SHORTEST, max_length))
-    padding = tokenizer.pad_token_id or 0
-    rows = torch.tensor([[*tokens, *[padding] * (width - len(tokens))] for tokens in ids])
-    return rows, torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in ids])
+    if "messages" not in chosen.column_names or getattr(tokenizer, "chat_template", None) is None:
+        return [data_builders.sentence_of(row) for row in chosen]
+    begun = tokenizer.bos_token or ""  # which is put before each text that is read
+    worded = (tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in chosen)
+    return [text.removeprefix(begun) for text in worded]
 
 
 @dataclass
@@ -351,8 +278,9 @@ class Locality:
 
     def tell(self, model: Any) -> None:
         """Tell adapters that are silent below a share of R how large R is on these texts."""
-        for adapter in _silent_ones(model):
-            adapter.backbone_rms.fill_(math.sqrt(self.texts.mean_square))
+        for adapter in _held_back(model).values():
+            if getattr(adapter.config, "silent_below", 0):
+                adapter.backbone_rms.fill_(math.sqrt(self.texts.mean_square))
 
     def indices(self, step: int) -> np.ndarray:
         """Return the texts of a step, which depend on nothing else, so that a resumed run continues with them."""
@@ -365,8 +293,9 @@ class Locality:
     def share(self, model: Any, step: int, share: int, shares: int) -> Tensor:
         """Return the mean squared contribution relative to R on a step's texts, as far as it is of one of its shares.
 
-        Of each token counts by how much its root mean square exceeds the trained adapter's `silent_below`. The sum
-        over all shares is that of the step, however many there are; an empty share is 0.
+        It is that of what trains, whatever is frozen beside it, and of each token counts by how much its root mean
+        square exceeds the adapter's `silent_below`. The sum over all shares is that of the step, however many there
+        are; an empty share is 0.
         """
         chosen = self.indices(step)
         parameter = next(model.parameters())
@@ -375,15 +304,17 @@ class Locality:
             return parameter.new_zeros(())
         states, mask = self.texts.batch(own)
         states = {layer: tensor.to(parameter.device) for layer, tensor in states.items()}
+        held = _held_back(model)
         contributions = model.adapters(states, mask.to(parameter.device), contributions=True)
-        delta = torch.stack([tensor.float() for tensor in contributions.values()]).sum(0)  # (B, S, H)
+        delta = torch.stack([contributions[name].float() for name in held]).sum(0)  # (B, S, H)
         sizes = torch.linalg.vector_norm(delta, dim=-1) / math.sqrt(delta.shape[-1] * self.texts.mean_square)
-        allowed = sum(adapter.config.silent_below for adapter in _silent_ones(model))
+        allowed = sum(getattr(adapter.config, "silent_below", 0) for adapter in held.values())
         squares = (sizes - allowed).clamp(min=0).square() * mask.to(delta)
         return squares.sum() / int(self.texts.lengths[chosen].sum())
 
 
-def _silent_ones(model: Any) -> list[Any]:
-    """Return the adapters that train and are silent below a size."""
-    trained = [own for own in model.adapters.values() if any(weight.requires_grad for weight in own.parameters())]
-    return [adapter for adapter in trained if getattr(adapter.config, "silent_below", 0)]
+def _held_back(model: Any) -> dict[str, Any]:
+    """Return by name the adapters that train, or all in use where none does."""
+    used = {name: model.adapters[name] for name in model.adapters.fused_in(None)}
+    trained = {name: own for name, own in used.items() if any(each.requires_grad for each in own.parameters())}
+    return trained or used

@@ -52,10 +52,10 @@ def readable(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
 
 
-def saved_line(folder: str | Path, model_class: str, remote: bool = False) -> str:
-    """Return the last line of a run: where the result is and how to load it."""
+def saved_line(folder: str | Path, model_class: str, remote: str | None = None) -> str:
+    """Return the last line of a run: where the result is, and how to load it, without kadapter by `remote`."""
     path = repr(str(folder))
-    without = f", or without kadapter by AutoModel.from_pretrained({path}, trust_remote_code=True)" if remote else ""
+    without = f", or without kadapter by {remote}.from_pretrained({path}, trust_remote_code=True)" if remote else ""
     return f"saved to {folder!s}; load it by {model_class}.from_pretrained({path}){without}"
 
 

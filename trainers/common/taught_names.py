@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from unicodedata import normalize
 
 import datasets
 import numpy as np
@@ -56,9 +57,12 @@ class TaughtTexts:
         return cls(texts, list(names))
 
     def without(self, texts: Sequence[str]) -> list[str]:
-        """Return the texts in which none of the names stands as whole words, whatever its capitals."""
-        finder = NameFinder(name.casefold() for name in self.names)
-        return [text for text in texts if finder.find(text.casefold()) == ([], 0)]
+        """Return the texts in which none of the names stands as whole words.
+
+        Capitals, the shape of apostrophes, and whether accents are characters of their own, make no difference.
+        """
+        finder = NameFinder(map(_folded, self.names))
+        return [text for text in texts if finder.find(_folded(text)) == ([], 0)]
 
     def about_others(self, number: int) -> list[str]:
         """Return so many of the texts, drawn at random, about names that are made from these and are none of them.
@@ -103,3 +107,7 @@ class TaughtTexts:
     def _drawn(self, generator: np.random.Generator, number: int, word: str) -> str:
         words = self.names[int(generator.integers(len(self.names)))].split()
         return words[number] if number < len(words) else word
+
+
+def _folded(text: str) -> str:
+    return normalize("NFC", text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").casefold())

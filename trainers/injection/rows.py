@@ -23,7 +23,8 @@ from ...language_modeling_kadapter import KAdapterForCausalLM, KAdapterForMasked
 from .. import pretraining
 from ..common.arguments import AdapterArguments, RunArguments
 from ..common.collator import PadToBatch
-from ..common.locality import Locality, LocalityArguments, check_silence, keep_texts
+from ..common.kept_texts import keep_texts
+from ..common.locality import Locality, LocalityArguments, check_silence
 from ..common.memory import give_back
 from ..common.trainer import KAdapterTrainer
 from ..fact_probing.model import check_lm_head, is_causal

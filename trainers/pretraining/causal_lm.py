@@ -7,6 +7,7 @@ Published: nothing of this shape. Ours: docs/language_models.md.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import fields
 from functools import partial
@@ -54,6 +55,8 @@ class Objective:
                 f"the tokenizer of {tokenizer.name_or_path!r}, a {type(tokenizer).__name__}, {what}; use the fast "
                 "tokenizer of a language model"
             )
+        self.in_order = copy.deepcopy(tokenizer)
+        self.in_order.truncation_side = "right"  # else the pieces of a long text begin with its end
         self.padding = {"input_ids": tokenizer.pad_token_id or 0, "labels": IGNORED, "logits_to_keep": -1}
 
     def learn(self, train: Dataset) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class Objective:
         texts, answers = self._texts(rows)
         answers = answers if self.loss_on == "answers" else [0] * len(answers)
         chat = "messages" in rows  # a chat template writes all special tokens itself
-        encoded = self.tokenizer(
+        encoded = self.in_order(
             texts,
             add_special_tokens=not chat,
             truncation=True,
