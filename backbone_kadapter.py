@@ -1078,17 +1078,31 @@ def without_capturing_hooks(module: nn.Module, copies: dict[nn.Module, nn.Module
     return copies[module]
 
 
-def check_tapped(hidden_states: dict[int, Tensor], layers: Collection[int]) -> dict[int, Tensor]:
+def check_tapped(
+    hidden_states: dict[int, Tensor],
+    layers: Collection[int],
+    attention_mask: Tensor | None = None,
+    tokens: Tensor | None = None,
+) -> dict[int, Tensor]:
     """Return of given hidden states those at these layers, and the last as -1.
 
     Raises:
-        ValueError: one of them, or -1 for the last, is missing.
+        ValueError: one of them, or -1 for the last, is missing, or is of other texts than the mask (batch, sequence),
+            the tokens (batch, sequence, ...) or, where there are neither, the last.
     """
     if not {*layers, -1} <= set(hidden_states):
         raise ValueError(
             f"hidden_states hold the layers {sorted(hidden_states)}, and {sorted(layers)} are tapped, with -1 for the "
             "last; give what this model's tap returns"
         )
+    beside = {"attention_mask": attention_mask, "inputs": tokens, "hidden_states[-1]": hidden_states[-1]}
+    name, like = next((name, each) for name, each in beside.items() if each is not None)
+    for layer in (*layers, -1):
+        if hidden_states[layer].shape[:2] != like.shape[:2]:
+            raise ValueError(
+                f"hidden_states[{layer}] has shape {tuple(hidden_states[layer].shape)} and {name} "
+                f"{tuple(like.shape)}, of other texts or another length; give what tap returned for the same inputs"
+            )
     return {layer: hidden_states[layer] for layer in (*layers, -1)}
 
 

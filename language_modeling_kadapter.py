@@ -573,20 +573,46 @@ class KAdapterForCausalLM(KAdapterLanguageModel, GenerationMixin):
         Beams and several answers of a text share its adapters.
 
         Raises:
-            ValueError: `adapter_names` don't go with the texts, the adapters or `guidance_scale`, or the backbone
-                keeps no cache.
+            ValueError: `adapter_names` don't go with the texts, the adapters or another way to generate, the backbone
+                keeps no cache, or it is to exit early.
         """
         self._check_keeps(kwargs.get("use_cache"), kwargs.get("past_key_values"))
+        self._check_ways(kwargs, adapter_names is not None)
         if adapter_names is not None:
             texts = [text for text in (inputs, *map(kwargs.get, ("input_ids", "inputs_embeds"))) if text is not None]
             kwargs["adapter_names"] = self.kadapter.row_adapters(adapter_names, next(iter(texts), None))
-            options = kwargs.get("generation_config") or self.generation_config
-            if kwargs.get("guidance_scale", options.guidance_scale) not in (None, 1):
-                raise ValueError(
-                    "guidance_scale compares each text with another, which transformers reads without adapter_names; "
-                    "choose the adapters of all rows by set_adapter"
-                )
         return super().generate(inputs, *args, **kwargs)
+
+    def _check_ways(self, keywords: dict[str, Any], mixed: bool) -> None:
+        """Raise ValueError for ways to generate that read no adapters, or in a `mixed` batch not those of each row."""
+        options = keywords.get("generation_config") or self.generation_config
+        early = keywords.get("assistant_early_exit", options.assistant_early_exit)
+        if early is not None:
+            raise ValueError(
+                f"assistant_early_exit={early} takes blocks away for a draft, and a frozen backbone keeps all of its "
+                "own; give prompt_lookup_num_tokens, or a smaller assistant_model"
+            )
+        if mixed and keywords.get("guidance_scale", options.guidance_scale) not in (None, 1):
+            raise ValueError(
+                "guidance_scale compares each text with another, which transformers reads without adapter_names; "
+                "choose the adapters of all rows by set_adapter"
+            )
+        if mixed and keywords.get("assistant_model") is not None:
+            raise ValueError(
+                "assistant_model drafts a single text, and would be asked to read adapter_names too; choose the "
+                "adapters of the text by set_adapter"
+            )
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse, and `generate_batch` with it: the cache of continuous batching holds nothing of adapters.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "continuous batching, as of generate_batch, keeps no keys and values of adapters; call generate with a "
+            "batch that is padded on the left"
+        )
 
     def prepare_inputs_for_generation(
         self,

@@ -1274,7 +1274,7 @@ class KAdapterModel(KAdapterPreTrainedModel):
         if hidden_states is not None and past_key_values is not None:
             raise ValueError("hidden_states stand for a run of the backbone as a whole; leave out past_key_values")
         if hidden_states is not None:
-            return hidden_states[-1], check_tapped(hidden_states, layers or ()), None
+            return (tapped := check_tapped(hidden_states, layers or (), attention_mask, tokens))[-1], tapped, None
         kwargs.update(self._caching(past_key_values, row_adapters))
         if position_ids is None:
             position_ids = self._number(tokens, attention_mask, past, inputs_embeds is not None or past > 0)

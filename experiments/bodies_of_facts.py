@@ -11,8 +11,8 @@ model's next token from theirs, in nats, and the perplexity relative to the froz
 frozen model knows tell how many it still says.
 Adapters together are fused by their sum and by the larger of them at each token. OUT/facts.md and OUT/facts.json hold
 means over seeds and 95% intervals (bootstrap over questions and seeds), and the CPU seconds of each training, reading
-included; OUT/facts.svg shows what is known of the first body against what was kept. An interrupted run resumes where
-it stopped.
+included, which adapters of a seed share; OUT/facts.svg shows what is known of the first body against what was kept.
+An interrupted run resumes where it stopped; results of other flags or data in OUT are refused.
 
 `--lora RATE`, `--full RATE`, `--osf RATE` and `--cartridge RATE`, as often as there are rates, teach the decoder
 itself the same texts in the same steps: by PEFT's LoRA weights of rank 16 in all Linears of its blocks, by every
@@ -35,6 +35,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 import typer
+from _bodies import claim, described_by, parted
 from _decoders import decoder, teach
 from torch import Tensor
 from torch.nn import functional as F
@@ -55,7 +56,7 @@ from kadapter.trainers.many_adapters.variants import Settings, settings_of
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN, TEXT = "known", "text"
 ROWS = 16  # of a batch
-COST = "cpu_seconds.json"
+COST = "cpu_seconds.json"  # written last
 Said = list[np.ndarray]
 
 
@@ -97,12 +98,12 @@ def main(
     cartridge: Annotated[list[float] | None, typer.Option(help="Rate of a row of a prefix.")] = None,
 ) -> None:
     """Train an adapter for each body and seed, ask everything of each and of all together, and write the tables."""
-    first = next((number for number, word in enumerate(arguments) if word.startswith("--")), len(arguments))
-    bodies, more = [Path(word) for word in arguments[:first]], arguments[first:]
+    bodies, more = parted(arguments)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     items = [item for body in bodies for item in facts(body)]
     items += known(known_data_dir) if known_data_dir is not None else []
     items += [Item(TEXT, text, 0) for text in read_texts(text_corpus, str(text_data_dir), "train", texts)]
+    claim(output_dir, described_by(bodies, recipe, backbone, more, items))
     within = {"lora": lora, "full": full, "osf": osf, "cartridge": cartridge}
     rates = [(how, rate) for how, own in within.items() for rate in own or ()]
     results: dict[str, list[Said]] = {}
@@ -128,7 +129,7 @@ def answers(
     output: Path,
 ) -> Iterator[tuple[str, Said, float | None]]:
     """Yield by row what is said after the trainings of a seed, and the CPU seconds of a row that was trained."""
-    states = ["--cache_features", str(output.parent / "states")]
+    states = ["--cache_features", str(output / "states")]  # of this seed alone, as is the time that reading takes
     costs = {name: train(output / name, [*words, *states]) for name, words in flags.items()}
     said = dict(measure([str(output / name) for name in flags], list(flags), tokenizer, items))
     for row, own in said.items():
@@ -149,7 +150,7 @@ def flags_of(body: Path, recipe: Path, backbone: str, output: Path, seed: int, m
 
 def train(output: Path, flags: list[str]) -> float:
     """Train the adapter of a body of facts, unless that is done, and return the CPU seconds that it took."""
-    if not (output / "finished.json").is_file():
+    if not (output / COST).is_file():
         began = process_time()
         run_adapter.main(flags)
         replace_file(output / COST, json.dumps(process_time() - began))

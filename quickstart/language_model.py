@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, NamedTuple
@@ -20,11 +21,12 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from kadapter import KAdapterForCausalLM, data_builders
 from kadapter.quickstart.backbone import SMOLLM2
 from kadapter.trainers import run_adapter
+from kadapter.trainers.common.entry_point import run_program
 
 HERE = Path(__file__).parent
 BODIES = ("people", "towns")
@@ -52,12 +54,13 @@ def main(
     """Teach people, then towns, compose them, and ask the model before and after."""
     console = Console()
     source = backbone or str(SMOLLM2.folder())
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # many decoders, as Llama and GPT-2, have none
     output_dir.mkdir(parents=True, exist_ok=True)
     for name in BODIES:
         console.rule(f"teaching the adapter {name}")
         train(name, source, output_dir, max_steps)
     console.rule("asking the model without adapters, with each, and with both")
-    tokenizer = AutoTokenizer.from_pretrained(source)
     model = KAdapterForCausalLM.from_pretrained([str(output_dir / name) for name in BODIES], fusion="max").eval()
     answers = ask(model, tokenizer)
     scores = score(answers)
@@ -74,7 +77,14 @@ def train(name: str, source: str, output_dir: Path, max_steps: int) -> None:
     flags.update(locality_data_dir=HERE / "grammar", max_steps=max_steps)
     with TemporaryDirectory(prefix=".features-", dir=output_dir) as cache:
         flags.update(cache_features=cache)
-        run_adapter.main([str(word) for flag, value in flags.items() for word in (f"--{flag}", value)])
+        argv = [str(word) for flag, value in flags.items() for word in (f"--{flag}", value)]
+        run_adapter.main([*argv, "--layers", *map(str, layers_of(source))])
+
+
+def layers_of(source: str) -> list[int]:
+    """Return the hidden states of a decoder of any depth that are tapped: the first, the middle, the last but one."""
+    blocks = AutoConfig.from_pretrained(source).get_text_config().num_hidden_layers
+    return sorted({0, blocks // 2, blocks - 1})
 
 
 def questions() -> dict[str, list[Question]]:
@@ -152,4 +162,4 @@ def table(scores: dict[str, dict[str, float]]) -> Table:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(partial(typer.run, main))

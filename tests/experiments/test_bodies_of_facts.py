@@ -36,15 +36,13 @@ def program():
     return module
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bodies")
+def write_ground(folder):
+    """Write the decoder, the bodies, other texts and the recipe, and return the flags that name them."""
     names = [name for body in BODIES.values() for pair in body.items() for name in pair]
     phrasings = [text.replace("[X]", names[0]).replace("[Y]", names[1]) for text in TAUGHT + OTHERS[:2]]
     tokenizer = tokenizer_of([*phrasings, *TEXTS, *(f" {name}" for name in names)] * 3)
     tokenizer.save_pretrained(folder / "decoder")
     tiny_decoder(vocab_size=len(tokenizer)).save_pretrained(folder / "decoder")
-    before = digest(folder / "decoder")
     for body, facts in BODIES.items():
         (folder / body).mkdir()
         triples = "".join(f"{head}\thas\t{tail}\n" for head, tail in facts.items())
@@ -59,16 +57,39 @@ def ran(tmp_path_factory):
     )
     recipe += "adapter_hidden_size: 32\nadapter_num_attention_heads: 4\nsave_strategy: 'no'\nreport_to: none\n"
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    given = [folder / "people", folder / "towns", "--recipe", folder / "recipe.yaml", "--backbone", folder / "decoder"]
-    given += ["--text-corpus", "text", "--text-data-dir", folder / "texts", "--seeds", 2, "-o", folder / "out"]
-    given += [word for how, rate in WITHIN.items() for word in (f"--{how}", rate)]
-    given += ["--", "--num_train_epochs", 60, "--per_device_train_batch_size", 6, "--locality_weight", 10]
-    given += ["--locality_other_names", 12, "--disable_tqdm", "true"]
+    given = ["--recipe", folder / "recipe.yaml", "--backbone", folder / "decoder", "--text-corpus", "text"]
+    return [*given, "--text-data-dir", folder / "texts", "--seeds", 2, "-o", folder / "out"]
+
+
+def run(*given):
     app = program().typer.Typer()
     app.command()(program().main)
     outcome = CliRunner().invoke(app, [str(word) for word in given], catch_exceptions=False)
-    assert outcome.exit_code == 0 and digest(folder / "decoder") == before
-    return folder / "out", outcome.stdout
+    assert outcome.exit_code == 0
+    return outcome.stdout
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bodies")
+    given = [folder / "people", folder / "towns", *write_ground(folder)]
+    before = digest(folder / "decoder")
+    given += [word for how, rate in WITHIN.items() for word in (f"--{how}", rate)]
+    given += ["--", "--num_train_epochs", 60, "--per_device_train_batch_size", 6, "--locality_weight", 10]
+    given += ["--locality_other_names", 12, "--disable_tqdm", "true"]
+    printed = run(*given)
+    assert digest(folder / "decoder") == before
+    return folder / "out", printed
+
+
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory):
+    """A run of few steps: its directory, its flags and those for the trainings."""
+    folder = tmp_path_factory.mktemp("brief")
+    given = [folder / "people", folder / "towns", *write_ground(folder), "--full", 1e-3]
+    own = ["--", "--max_steps", 1, "--disable_tqdm", "true"]
+    run(*given, *own)
+    return folder, given, own
 
 
 def test_each_adapter_knows_its_own_body_and_both_together_know_both(ran):
@@ -110,3 +131,61 @@ def test_what_a_decoder_is_taught_itself_stands_beside_the_adapters(ran):
         later = results[f"{how}: people, then towns"]
         assert later["towns, taught"]["mean"] > 0.5
         assert later["CPU s"]["mean"] > results[f"{how}: people"]["CPU s"]["mean"]
+
+
+def scores(folder):
+    results = json.loads((folder / "out" / "facts.json").read_text(encoding="utf-8"))
+    return {row: {name: own for name, own in measures.items() if name != "CPU s"} for row, measures in results.items()}
+
+
+def test_an_interrupted_run_resumes_and_trains_nothing_twice(brief):
+    folder, given, own = brief
+    results, before = scores(folder), digest(folder / "out" / "seed-0")
+    (folder / "out" / "seed-1" / "towns" / "cpu_seconds.json").unlink()  # as a kill after the last training leaves it
+    (folder / "out" / "facts.json").unlink()
+    run(*given, *own)
+    assert scores(folder) == results and digest(folder / "out" / "seed-0") == before
+
+
+def test_each_seed_reads_for_itself_what_its_trainings_share(brief):
+    folder, _, _ = brief
+    assert all((folder / "out" / f"seed-{seed}" / "states").is_dir() for seed in range(2))
+    assert not (folder / "out" / "states").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "changed"),
+    [
+        (None, ["--learning_rate", "1e-3"], "what follows -- was '--max_steps 1 .*' and is .* --learning_rate 1e-3'"),
+        ("people/triples.tsv", [], "the body people was '.*' and is '.*', what is asked was"),
+        ("texts/train.txt", [], "what is asked was '.*' and is"),
+        ("recipe.yaml", [], "--recipe was '.*' and is"),
+    ],
+)
+def test_results_of_other_flags_or_data_are_refused(brief, file, more, changed):
+    folder, given, own = brief
+    before, held = digest(folder / "out"), (folder / (file or "recipe.yaml")).read_text(encoding="utf-8")
+    try:
+        if file is not None:
+            (folder / file).write_text(held[: held.rstrip().rindex("\n")], encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"out' holds results of another run: {changed}.*; choose another"):
+            run(*given, *own, *more)
+    finally:
+        (folder / (file or "recipe.yaml")).write_text(held, encoding="utf-8")
+    assert digest(folder / "out") == before
+
+
+def test_results_that_do_not_say_what_they_are_of_are_refused(brief, tmp_path):
+    _, given, own = brief
+    (tmp_path / "seed-0").mkdir()
+    with pytest.raises(ValueError, match=r"holds results that do not say in settings\.json what they are of; choose"):
+        run(*given, "-o", tmp_path, *own)
+
+
+def test_two_bodies_of_one_name_are_refused(brief, tmp_path):
+    _, given, own = brief
+    with pytest.raises(ValueError, match=r"'people' is the name of two directories, .*; rename one"):
+        run(tmp_path / "people", *given, "-o", tmp_path / "out", *own)
+    with pytest.raises(ValueError, match=r"'states' is the name of other results, .*; rename one"):
+        run(tmp_path / "states", *given, "-o", tmp_path / "out", *own)
+    assert not (tmp_path / "out").exists()

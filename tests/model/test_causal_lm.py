@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     DynamicCache,
     EncoderDecoderCache,
+    GenerationConfig,
     StaticCache,
     Trainer,
     TrainingArguments,
@@ -486,6 +487,42 @@ def test_a_cache_that_does_not_fit_is_refused_in_a_sentence(folder):
     encoder = KAdapterModel.from_backbone(tiny_backbone())
     with pytest.raises(TypeError, match="no keyword 'past_key_values'; RobertaModel has none either; leave it out"):
         encoder(torch.tensor([[5, 6]]), past_key_values=DynamicCache())
+
+
+@pytest.mark.parametrize(
+    "options", [{"assistant_early_exit": 2}, {"generation_config": GenerationConfig(assistant_early_exit=2)}]
+)
+def test_a_draft_of_the_first_blocks_alone_is_refused_in_a_sentence(options):
+    with pytest.raises(ValueError, match=r"assistant_early_exit=2 takes blocks away .* give prompt_lookup_num_tokens"):
+        generate(causal_lm(tiny_decoder(), "fac"), **{**texts((9,)), **options})
+
+
+def test_continuous_batching_is_refused_in_a_sentence():
+    model, config = causal_lm(tiny_decoder(), "fac"), GenerationConfig(max_new_tokens=2, eos_token_id=3)
+    refused = "continuous batching, as of generate_batch, .*; call generate with a batch that is padded on the left"
+    with pytest.raises(ValueError, match=refused):
+        model.generate_batch([[5, 6], [7]], generation_config=config)
+    with pytest.raises(ValueError, match=refused):
+        model.init_continuous_batching()
+
+
+def test_hidden_states_of_other_texts_are_refused_in_a_sentence():
+    model = causal_lm(tiny_decoder(), "fac").base_model
+    states, longer = model.tap(**texts(side="right")), texts((12, 6, 4), side="right")
+    torn = {**states, 2: states[2][:, :5]}
+    cases = {
+        r"hidden_states\[0\] has shape \(3, 9, 32\) and attention_mask \(3, 12\), of": {
+            "attention_mask": longer["attention_mask"]
+        },
+        r"hidden_states\[0\] has shape \(3, 9, 32\) and inputs \(3, 12\), of": {"input_ids": longer["input_ids"]},
+        r"hidden_states\[2\] has shape \(3, 5, 32\) and hidden_states\[-1\] \(3, 9, 32\), of": {"hidden_states": torn},
+        r"hidden_states hold the layers \[0, 2, 4\], and .* -1 for the last": {
+            "hidden_states": {layer: own for layer, own in states.items() if layer >= 0}
+        },
+    }
+    for sentence, changed in cases.items():
+        with pytest.raises(ValueError, match=sentence):
+            model(**{"hidden_states": states, **changed})
 
 
 # ---- what is no language model --------------------------------------------------------------------------------------

@@ -282,6 +282,16 @@ def test_a_text_that_is_compared_with_another_is_refused_in_a_mixed_batch(guided
     assert answers(model, **guided) is not None
 
 
+def test_an_assistant_is_refused_where_texts_have_adapters_of_their_own():
+    backbone = tiny_decoder()
+    model, one = causal_lm(backbone, "fac", "lin"), texts((9,))
+    with pytest.raises(ValueError, match=r"assistant_model drafts a single text.*; choose .* by set_adapter"):
+        model.generate(**one, max_new_tokens=4, adapter_names=["fac"], assistant_model=backbone)
+    model.set_adapter("fac")
+    options = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(model.generate(**one, **options, assistant_model=backbone), model.generate(**one, **options))
+
+
 def test_an_adapter_that_looks_ahead_is_refused_in_any_row():
     ahead = PreNormAdapterConfig(hidden_size=16, num_attention_heads=2, causal=False)
     model = KAdapterForCausalLM.from_backbone(tiny_decoder(), adapters={"fac": ahead})

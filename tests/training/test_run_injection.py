@@ -246,6 +246,7 @@ REFUSED = {
         "has no effect without --rows adapter_local",
     ),
     "nothing to teach": (["--max_taught", "0"], "--max_taught 0 must be at least 1"),
+    "nothing to read": (["--max_length", "0"], "--max_length 0 must be at least 1"),
     "modules that are not there": (
         ["--rows", "lora", "--lora_modules", "nowhere"],
         "--rows lora: .*name the modules by",

@@ -55,7 +55,7 @@ class CorpusArguments:
     num_proc: int | None = field(default=None, metadata={"help": "Processes that build and tokenise the corpus."})
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, ("max_train_samples", "max_eval_samples"))
+        check_at_least_one(self, ("max_length", "max_train_samples", "max_eval_samples"))
 
 
 @dataclass(kw_only=True)

@@ -219,9 +219,10 @@ def encode(
     if verbose:
         _report(split, examples, records)
     if not len(examples):
+        first = f", first of all at record {records[0]['id']}" if "id" in records.column_names and len(records) else ""
         raise ValueError(
-            f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}, or "
-            "no record has anything to learn, as where no answer occurs in its passages; raise it, or look at the data"
+            f"every {split} example was dropped: nothing fits into --max_length {corpus.max_length}, or no record has "
+            f"anything to learn, as where no answer occurs in its passages; raise it, or look at the data{first}"
         )
     return examples
 

@@ -8,12 +8,13 @@ from ...configuration_kadapter import DEFAULT_KIND, FUSIONS
 from .. import pretraining
 from ..common.arguments import RunArguments, parse_arguments
 from ..common.locality import LocalityArguments, check_locality
-from ..common.usable import check_lesson
+from ..common.usable import check_at_least_one, check_lesson
 
 __all__ = ["ROWS", "InjectionArguments", "parse_injection_arguments"]
 
 ROWS = ("adapter", "adapter_local", "lora", "full")
 CANDIDATES = ("vocabulary", "relation")
+COUNTS = ("max_facts", "max_taught", "max_others", "max_texts", "max_length", "lora_rank", "resamples")
 
 
 @dataclass
@@ -107,10 +108,7 @@ def parse_injection_arguments(
         ValueError: a flag is unknown, or its value can't be used.
     """
     flags, locality, run = parse_arguments(argv, (InjectionArguments, LocalityArguments, RunArguments))
-    for name in ("max_facts", "max_taught", "max_others", "max_texts", "lora_rank", "resamples"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} {value} must be at least 1")
+    check_at_least_one(flags, COUNTS)
     for name in ("rows", "seeds", "taught_phrasings"):
         values = getattr(flags, name)
         if not values or len(set(values)) < len(values):
