@@ -457,6 +457,18 @@ def test_inputs_that_do_not_go_with_the_encoder_are_sentences(exported):
     assert "input_ids has rows of unequal lengths; pad them" in refusal(exported, [[1, 2], [1]])
 
 
+def test_a_head_that_was_exported_without_a_tokenizer_reads_no_texts_beside_one_that_has_it(parts, copied):
+    manifest = json.loads((copied / MANIFEST).read_text())
+    manifest["head"]["markers"], manifest["tokenizer"] = [], None  # as such an export has it
+    (copied / MANIFEST).write_text(json.dumps(manifest))
+    model = ExportedModel.from_directory(parts["folder"] / "exported", threads=1)
+    model.add_head(copied, "bare")
+    said = refusal(model.predict, TEXTS[:1], SPANS[:1], head="bare")
+    assert "this head was exported without a tokenizer, so it has no markers of mentions and reads no texts" in said
+    inputs = arrays(inputs_of())
+    assert np.array_equal(model(**inputs, head="bare").logits, model(**inputs).logits)
+
+
 def test_texts_spans_and_numbers_of_another_type_are_sentences(exported):
     asked = exported.predict
     assert "text 0 has" in refusal(asked, ["Mira " * 60], [[(0, 4), (5, 9)]])
