@@ -153,7 +153,7 @@ def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
             raise ValueError(f"{path} is damaged: {key!r} is {manifest[key]!r}; {AGAIN}")
     for key, fields in READ.items():
         value = manifest.get(key)
-        if value is None and key in OPTIONAL:
+        if value is None and key in OPTIONAL and not (key == "head" and manifest["single"]):
             continue
         entries = value if key in OF_EACH else {"": value}
         for name, entry in entries.items() if isinstance(entries, dict) else [("", None)]:

@@ -15,11 +15,11 @@ import numpy as np
 
 from .answers import Answers, Question
 from .engines import Graph, open_graph
-from .inputs import answered, as_rows, check_dimensions, checked, positions_read
+from .inputs import answered, as_rows, check_dimensions, check_names, checked, positions_read, taken_by
 from .manifest import Export, read_export
 from .parts import Adapter, Head, adapters_at, check_fused
 from .passes import STATE, ExportedOutput, fused, run_encoder
-from .rows import BASE, names_of_rows
+from .rows import BASE, check_positions, names_of_rows
 from .texts import Texts
 
 __all__ = ["ExportedModel", "ExportedOutput"]
@@ -40,8 +40,8 @@ class ExportedModel(Answers):
         self.manifest = export.manifest
         self.single = self.manifest["single"]
         states = ["last_hidden_state", *(STATE.format(layer) for layer in self.manifest["encoder"]["layers"])]
-        needed = () if self.single else states
-        self._encoder = self._open(export, self.manifest["encoder"]["file"], verify, needed)
+        needed, offered = ((), taken_by(self.manifest["head"])) if self.single else (states, None)
+        self._encoder = self._open(export, self.manifest["encoder"]["file"], verify, needed, offered)
         # Changes take turns and put a new dict in the place of the old one, which other threads go on reading.
         self._changing = threading.RLock()
         self._adapters: dict[str, Adapter] = {}
@@ -206,13 +206,13 @@ class ExportedModel(Answers):
         rows go through the active adapters, those of a head that was added through the adapters it was exported with.
 
         Raises:
-            TypeError: a keyword is unknown, or token ids are no whole numbers.
+            TypeError: a keyword is unknown or none of the head's, or token ids are no whole numbers.
             ValueError: an input has another shape, there are more tokens than the encoder takes, or `adapter_names`
                 don't go with the batch or the adapters.
         """
-        arrays = checked(
-            {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, self.manifest["backbone"]
-        )
+        check_names(inputs, self._entry(head), self._encoder.inputs if self.single else None)
+        inputs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+        arrays = checked(inputs, self.manifest["backbone"])
         if self.single:
             return self._run_single(arrays, adapter_names, head)
         chosen, adapters = self._head_named(head), self._adapters
@@ -261,12 +261,12 @@ class ExportedModel(Answers):
     def _run_single(self, arrays: dict[str, np.ndarray], adapter_names: Any, head: str | None) -> ExportedOutput:
         if adapter_names is not None or head is not None:
             raise ValueError(NO_CHOICE)
-        lacking = [name for name in self._encoder.inputs if name not in arrays]
-        if lacking:
-            raise ValueError(f"the graph reads {', '.join(lacking)} too; give what came with the token ids")
-        if (dims := self.manifest["encoder"]["inputs"]["input_ids"]) and arrays["input_ids"].ndim != len(dims):
-            shape = arrays["input_ids"].shape
+        shape, entry = arrays["input_ids"].shape, self.manifest["head"]
+        if (dims := self.manifest["encoder"]["inputs"]["input_ids"]) and len(shape) != len(dims):
             raise ValueError(f"input_ids has shape {shape} and the single graph reads ({', '.join(map(str, dims))})")
+        if entry["reads"] in self._encoder.inputs:
+            positions_read(entry["reads"], entry["mentions"], arrays["attention_mask"], arrays)  # which refuses shapes
+            check_positions(arrays[entry["reads"]], shape[-1])
         outputs: dict[str, Any] = self._encoder.run(arrays)
         return ExportedOutput(**outputs)
 

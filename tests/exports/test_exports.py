@@ -297,6 +297,19 @@ def test_a_single_graph_answers_as_the_model_and_takes_no_other_adapters(parts, 
         model.add_adapter(parts["folder"] / "third")
     with pytest.raises(ValueError, match="this is a single one; export it without --single"):
         model(**arrays(inputs), adapter_names=["fac"] * 4)
+    separate = ExportedModel.from_directory(parts["folder"] / "exported", threads=1)
+    ids = np.full((2, 4), 5)
+    for positions in (None, [1, 2], [[1], [2]], [[1, 2]], [[1, 9], [2, 1]]):
+        said = refusal(model, ids, entity_positions=positions)
+        assert said == refusal(separate, ids, entity_positions=positions)
+    for wrong in ("word_positions", "positions", "answer_mask"):
+        said = refusal(model, ids, entity_positions=[[1, 2]] * 2, **{wrong: ids})
+        assert (
+            f"the single graph of a KAdapterForEntityPairClassification has no input {wrong!r}; leave it out" in said
+        )
+    manifest = json.loads((tmp_path / "single" / MANIFEST).read_text())
+    (tmp_path / "single" / MANIFEST).write_text(json.dumps({**manifest, "head": None}))
+    assert "'head' is no record of file, class" in refusal(ExportedModel.from_directory, tmp_path / "single")
 
 
 @pytest.mark.slow
@@ -453,7 +466,9 @@ def test_inputs_that_do_not_go_with_the_encoder_are_sentences(exported):
     assert "input_ids has dtype float64; give whole numbers" in refusal(exported, ids * 1.0)
     assert "entity_positions has shape None and must have (3, 2)" in refusal(exported, ids, mask)
     assert "position 25 lies outside the 9 tokens" in refusal(exported, ids, mask, entity_positions=positions + 22)
-    assert "has no input 'labels'" in refusal(exported, ids, mask, labels=ids)
+    for wrong in ("labels", "word_positions", "positions", "answer_mask"):
+        said = refusal(exported, ids, mask, entity_positions=positions, **{wrong: ids})
+        assert f"an exported KAdapterForEntityPairClassification has no input {wrong!r}; leave it out" in said
     assert "input_ids has rows of unequal lengths; pad them" in refusal(exported, [[1, 2], [1]])
 
 
