@@ -41,6 +41,7 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
     for name, model_class in zip(
         HEADS, (KAdapterForEntityPairClassification, KAdapterForSequenceClassification), strict=True
     ):
+        torch.manual_seed(0)  # the same adapters for both heads, since their weights are drawn first
         model = model_class.from_backbone(backbone, **shape).eval()
         export(model, folder / name, ExportOptions(), tokenizer)
     return {"instructions": torch.backends.cpu.get_cpu_capability()}

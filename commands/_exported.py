@@ -28,14 +28,22 @@ def exported_config(artifact: str) -> dict[str, Any] | None:
 
 
 def exported_predictor(
-    artifact: str, head: str
+    artifact: str, head: str, device: str, backbone: str | None
 ) -> Callable[[Sequence[dict[str, Any]], int | None, int], Iterator[Prediction]]:
     """Open an exported directory and return what predicts of examples, how many answers of each, in batches of a size.
 
     Raises:
         ImportError: the runtime is not installed.
-        ValueError: a file is damaged.
+        ValueError: a device or a backbone is chosen, which graphs have no choice of, or a file is damaged.
     """
+    if device != "cpu":
+        raise ValueError(
+            f"--device {device} can't run {artifact}, which holds exported graphs for the CPU; leave it out"
+        )
+    if backbone is not None:
+        raise ValueError(
+            f"--backbone {backbone} has no use, since {artifact} holds its encoder as a graph; leave it out"
+        )
     model = ExportedModel.from_directory(os.path.expanduser(artifact))
 
     def predict(examples: Sequence[dict[str, Any]], top: int | None, batch_size: int) -> Iterator[Prediction]:

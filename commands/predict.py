@@ -34,7 +34,7 @@ Top = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts of a batch.")]
-Device = Annotated[str, typer.Option(help="Device to run on, such as cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="Device to run on, such as cpu or cuda; exported graphs run on the CPU.")]
 
 
 def run(
@@ -78,7 +78,7 @@ def run(
         examples[number]["adapter_names"] = names
     typer.echo(f"loading {printable(artifact)}", err=True)
     if exported:
-        predict = exported_predictor(artifact, architecture)
+        predict = exported_predictor(artifact, architecture, device, backbone)
     else:
         from ._predicting import predictor  # torch takes seconds to import
 

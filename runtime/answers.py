@@ -197,6 +197,11 @@ class Answers(ABC):
                 f"a {entry['class']} reads {mentions} mentions of each text; "
                 + ("give their entity_spans" if mentions else "leave out entity_spans")
             )
+        if len(entry["markers"]) < mentions:
+            raise ValueError(
+                "this head was exported without a tokenizer, so it has no markers of mentions and reads no texts; "
+                "call it with input_ids and entity_positions, or export it with a tokenizer"
+            )
         if mentions:
             return reader.marked(texts, entity_spans, entry["markers"][:mentions]), "entity_positions"
         if entry["class"] == "KAdapterForDependencyParsing":

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["READS", "answered", "as_rows", "check_dimensions", "checked", "positions_read", "sigmoid", "softmax"]
+__all__ = [
+    "READS",
+    "answered",
+    "as_rows",
+    "check_dimensions",
+    "check_names",
+    "checked",
+    "positions_read",
+    "sigmoid",
+    "softmax",
+    "taken_by",
+]
 
 # Which positions a head reads: all, each row's first or last token, or those that an input names.
 READS = ("all", "first", "last", "entity_positions", "word_positions", "positions")
-INPUTS = (
-    *("input_ids", "attention_mask", "token_type_ids", "entity_positions", "word_positions", "positions"),
-    "answer_mask",
-)
+POSITIONS = READS[3:]
+TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 SMALLEST = np.finfo(np.float32).min
+
+
+def taken_by(entry: Mapping[str, Any]) -> list[str]:
+    """Return the names of the inputs that a head of the manifest takes."""
+    names = [*TOKENS, *(name for name in POSITIONS if name == entry["reads"])]
+    return [*names, "answer_mask"] if entry["class"] == "KAdapterForQuestionAnswering" else names
+
+
+def check_names(inputs: Mapping[str, Any], entry: Mapping[str, Any], graph: Sequence[str] | None) -> None:
+    """Raise TypeError for an input that a head does not take, or that a single graph does not read."""
+    taken = [name for name in taken_by(entry) if graph is None or name in (*TOKENS, *graph)]
+    for name, value in inputs.items():
+        if value is not None and name not in taken:
+            what = f"an exported {entry['class']}" if graph is None else f"the single graph of a {entry['class']}"
+            raise TypeError(f"{what} has no input {name!r}; leave it out, since it takes {', '.join(taken)}")
 
 
 def checked(inputs: dict[str, Any], backbone: dict[str, Any]) -> dict[str, np.ndarray]:
     """Return inputs as arrays of whole numbers, with a mask and token types, that the encoder can read."""
-    for name in inputs:
-        if name not in INPUTS:
-            raise TypeError(f"an exported model has no input {name!r}; it takes {', '.join(INPUTS)}")
     arrays = {name: as_array(name, value) for name, value in inputs.items() if value is not None}
     for name, value in arrays.items():
         if value.dtype.kind not in "iub":

@@ -68,6 +68,16 @@ class Export:
     directory: Path
     manifest: dict[str, Any]
 
+    @property
+    def active_adapters(self) -> list[str]:
+        """The names of the adapters that the head, or the fusion without any, went through when it was exported."""
+        chosen = self.manifest["active_adapters"]
+        return [name for name in self.manifest["adapters"] if chosen is None or name in chosen]
+
+    def digest(self, file: str) -> str:
+        """Return the SHA-256 of a graph as it was written, with those of its weights that lie apart."""
+        return " ".join(self.manifest["files"][name]["sha256"] for name in self.files_of(file))
+
     def graph(self, file: str, verify: bool) -> Path:
         """Return the path of a graph, after comparing it and the files that belong to it with the manifest.
 
@@ -143,7 +153,7 @@ def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
             raise ValueError(f"{path} is damaged: {key!r} is {manifest[key]!r}; {AGAIN}")
     for key, fields in READ.items():
         value = manifest.get(key)
-        if value is None and key in OPTIONAL:
+        if value is None and key in OPTIONAL and not (key == "head" and manifest["single"]):
             continue
         entries = value if key in OF_EACH else {"": value}
         for name, entry in entries.items() if isinstance(entries, dict) else [("", None)]:

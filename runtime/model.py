@@ -15,11 +15,11 @@ import numpy as np
 
 from .answers import Answers, Question
 from .engines import Graph, open_graph
-from .inputs import answered, as_rows, check_dimensions, checked, positions_read
+from .inputs import answered, as_rows, check_dimensions, check_names, checked, positions_read, taken_by
 from .manifest import Export, read_export
 from .parts import Adapter, Head, adapters_at, check_fused
 from .passes import STATE, ExportedOutput, fused, run_encoder
-from .rows import BASE, names_of_rows
+from .rows import BASE, check_positions, names_of_rows
 from .texts import Texts
 
 __all__ = ["ExportedModel", "ExportedOutput"]
@@ -40,8 +40,8 @@ class ExportedModel(Answers):
         self.manifest = export.manifest
         self.single = self.manifest["single"]
         states = ["last_hidden_state", *(STATE.format(layer) for layer in self.manifest["encoder"]["layers"])]
-        needed = () if self.single else states
-        self._encoder = self._open(export, self.manifest["encoder"]["file"], verify, needed)
+        needed, offered = ((), taken_by(self.manifest["head"])) if self.single else (states, None)
+        self._encoder = self._open(export, self.manifest["encoder"]["file"], verify, needed, offered)
         # Changes take turns and put a new dict in the place of the old one, which other threads go on reading.
         self._changing = threading.RLock()
         self._adapters: dict[str, Adapter] = {}
@@ -53,7 +53,7 @@ class ExportedModel(Answers):
             self.texts = Texts(export.graph(settings["file"], verify), settings)
         if not self.single:
             self._adapters = {name: self._adapter(export, name, verify) for name in self.manifest["adapters"]}
-            self._heads = {OWN_HEAD: self._head(export, verify)}
+            self._heads = {OWN_HEAD: self._head(export, OWN_HEAD, verify)}
 
     @classmethod
     def from_directory(
@@ -92,7 +92,7 @@ class ExportedModel(Answers):
         return list(self._heads)
 
     def active_adapters(self) -> list[str]:
-        """Return the names of the adapters that all rows go through where none are named."""
+        """Return the names of the adapters that rows go through where none are named; added heads have their own."""
         return [name for name in self.adapters if self._active is None or name in self._active]
 
     def set_adapter(self, adapter_names: str | Sequence[str]) -> None:
@@ -131,7 +131,8 @@ class ExportedModel(Answers):
             for new in renamed.values():
                 if new in self._adapters:
                     raise ValueError(
-                        f"there is an adapter {new!r} already; choose another adapter_name or delete_adapter it"
+                        f"there is an adapter {new!r} already; choose another adapter_name, delete_adapter it, or use "
+                        "it by set_adapter"
                     )
             added = {new: self._adapter(export, old, verify) for old, new in renamed.items()}
             self._adapters = {**self._adapters, **added}
@@ -155,10 +156,14 @@ class ExportedModel(Answers):
     def add_head(self, directory: str | os.PathLike, head_name: str, verify: bool = True) -> None:
         """Add the fusion and head of another exported directory, by which `head=head_name` then answers.
 
+        Where no adapters are named it goes through those that it was exported with, whichever are active. Those that
+        the model lacks come along, by their own names or, where another adapter has that, by "HEAD_NAME-NAME".
+
         Raises:
             OSError: there is no such directory.
             TypeError: `head_name` is no name.
-            ValueError: it is of another encoder, is damaged, or the name is taken.
+            ValueError: it is of another encoder, is damaged, a name is taken, or one of its adapters reads hidden
+                states that the encoder does not return.
         """
         check_name("head_name", head_name)
         export = read_export(directory)
@@ -166,10 +171,14 @@ class ExportedModel(Answers):
         with self._changing:
             if head_name in self._heads:
                 raise ValueError(f"there is a head {head_name!r} already; choose another head_name or delete_head it")
-            self._heads = {**self._heads, head_name: self._head(export, verify)}
+            head = self._head(export, head_name, verify)
+            adapters, names = self._with_adapters_of(export, head_name, verify)
+            self._active = self.active_adapters()  # what comes along changes no other head
+            self._adapters = adapters
+            self._heads = {**self._heads, head_name: head.among(names, adapters)}
 
     def delete_head(self, head_name: str) -> None:
-        """Remove a head.
+        """Remove a head; adapters that came with it stay.
 
         Raises:
             ValueError: there is none of that name.
@@ -193,23 +202,25 @@ class ExportedModel(Answers):
         Shapes: `input_ids`, `attention_mask` and `token_type_ids` (batch, sequence), of choices and passages (batch,
         number, sequence); `entity_positions`, `word_positions` or `positions` (batch, n), as the head reads them;
         `answer_mask` as `input_ids`. `adapter_names` names for each row the adapter that it goes through, "__base__"
-        for none, or a list of adapters, whichever are active; `head` one of several heads.
+        for none, or a list of adapters, whichever are active; `head` one of several heads. Without `adapter_names` all
+        rows go through the active adapters, those of a head that was added through the adapters it was exported with.
 
         Raises:
-            TypeError: a keyword is unknown, or token ids are no whole numbers.
+            TypeError: a keyword is unknown or none of the head's, or token ids are no whole numbers.
             ValueError: an input has another shape, there are more tokens than the encoder takes, or `adapter_names`
                 don't go with the batch or the adapters.
         """
-        arrays = checked(
-            {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, self.manifest["backbone"]
-        )
+        check_names(inputs, self._entry(head), self._encoder.inputs if self.single else None)
+        inputs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+        arrays = checked(inputs, self.manifest["backbone"])
         if self.single:
             return self._run_single(arrays, adapter_names, head)
         chosen, adapters = self._head_named(head), self._adapters
         shape, rows_of = as_rows(arrays)
         check_dimensions(chosen.entry["class"], shape)
         mask = rows_of["attention_mask"]
-        rows = self._rows(adapter_names, shape[0], adapters, math.prod(shape[1:-1]))
+        rows = self._rows(adapter_names, shape[0], adapters, chosen)
+        rows = [names for names in rows for _ in range(math.prod(shape[1:-1]))]  # of each choice or passage
         check_fused(chosen, adapters, rows)
         positions = positions_read(chosen.entry["reads"], chosen.entry["mentions"], mask, rows_of)
         output = fused(chosen, run_encoder(self._encoder, adapters, rows, rows_of), positions)
@@ -250,27 +261,22 @@ class ExportedModel(Answers):
     def _run_single(self, arrays: dict[str, np.ndarray], adapter_names: Any, head: str | None) -> ExportedOutput:
         if adapter_names is not None or head is not None:
             raise ValueError(NO_CHOICE)
-        lacking = [name for name in self._encoder.inputs if name not in arrays]
-        if lacking:
-            raise ValueError(f"the graph reads {', '.join(lacking)} too; give what came with the token ids")
-        if (dims := self.manifest["encoder"]["inputs"]["input_ids"]) and arrays["input_ids"].ndim != len(dims):
-            shape = arrays["input_ids"].shape
+        shape, entry = arrays["input_ids"].shape, self.manifest["head"]
+        if (dims := self.manifest["encoder"]["inputs"]["input_ids"]) and len(shape) != len(dims):
             raise ValueError(f"input_ids has shape {shape} and the single graph reads ({', '.join(map(str, dims))})")
+        if entry["reads"] in self._encoder.inputs:
+            positions_read(entry["reads"], entry["mentions"], arrays["attention_mask"], arrays)  # which refuses shapes
+            check_positions(arrays[entry["reads"]], shape[-1])
         outputs: dict[str, Any] = self._encoder.run(arrays)
         return ExportedOutput(**outputs)
 
     # ---- checks -----------------------------------------------------------------------------------------------------
 
-    def _rows(
-        self, adapter_names: Any, batch: int, adapters: dict[str, Adapter], repeated: int
-    ) -> list[tuple[str, ...]]:
-        """Return the adapters of each row, of which a text's choices or passages have the same."""
+    def _rows(self, adapter_names: Any, batch: int, adapters: dict[str, Adapter], head: Head) -> list[tuple[str, ...]]:
+        """Return the adapters of each text of a batch."""
         if adapter_names is None:
-            active = self._active
-            rows = [tuple(name for name in adapters if active is None or name in active)] * batch
-        else:
-            rows = names_of_rows(adapter_names, batch, list(adapters))
-        return [names for names in rows for _ in range(repeated)]
+            return [head.usual(adapters, self._active)] * batch
+        return names_of_rows(adapter_names, batch, list(adapters))
 
     def _known(self, adapter_names: str | Sequence[str]) -> list[str]:
         if self.single:
@@ -291,9 +297,9 @@ class ExportedModel(Answers):
             if adapter_names is not None or head is not None:
                 raise ValueError(NO_CHOICE)
             return [()] * texts
-        adapters = self._adapters
-        rows = self._rows(adapter_names, texts, adapters, 1)
-        check_fused(self._head_named(head), adapters, rows)
+        chosen, adapters = self._head_named(head), self._adapters
+        rows = self._rows(adapter_names, texts, adapters, chosen)
+        check_fused(chosen, adapters, rows)
         return rows
 
     def _head_named(self, head: str | None) -> Head:
@@ -342,11 +348,32 @@ class ExportedModel(Answers):
             )
         offered = [*(STATE.format(layer) for layer in entry["layers"]), "attention_mask"]
         graph = self._open(export, entry["file"], verify, ["adapter_hidden_state"], offered)
-        return Adapter(graph, entry["layers"], entry["features"])
+        return Adapter(graph, entry["layers"], entry["features"], export.digest(entry["file"]))
 
-    def _head(self, export: Export, verify: bool) -> Head:
+    def _with_adapters_of(
+        self, export: Export, head_name: str, verify: bool
+    ) -> tuple[dict[str, Adapter], dict[str, str]]:
+        """Return all adapters with those of a head, and by their own names the names that these have among them."""
+        adapters, names = dict(self._adapters), dict[str, str]()
+        for own in export.active_adapters:
+            digest = export.digest(export.manifest["adapters"][own]["file"])
+            free = [name for name in (own, f"{head_name}-{own}") if name not in adapters]
+            alike = [name for name in (own, *adapters) if name in adapters and adapters[name].digest == digest]
+            alike = [name for name in alike if name not in names.values()]
+            if not alike and not free:
+                raise ValueError(
+                    f"head {head_name!r} was exported with an adapter {own!r} (SHA-256 {digest[:12]}...), and this "
+                    f"model has others by the names {own!r} and '{head_name}-{own}'; choose another head_name, or "
+                    "delete_adapter one of them"
+                )
+            names[own] = (alike or free)[0]
+            if not alike:
+                adapters[names[own]] = self._adapter(export, own, verify)
+        return adapters, names
+
+    def _head(self, export: Export, name: str, verify: bool) -> Head:
         entry = export.manifest["head"]
-        return Head(self._open(export, (entry or {}).get("file"), verify, ["last_hidden_state"]), entry)
+        return Head(name, self._open(export, (entry or {}).get("file"), verify, ["last_hidden_state"]), entry)
 
 
 def check_name(argument: str, name: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .engines import Graph
@@ -22,6 +22,7 @@ class Adapter:
     graph: Graph
     layers: list[int]
     features: str  # "adapters" for its output, "contributions" for that without tapped states, "either" for both
+    digest: str  # by which it is known under any name
 
     def fits(self, head: Head) -> bool:
         """Return whether a head was made for what the graph returns."""
@@ -30,10 +31,38 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Head:
-    """The graph of fusion and head, and what the manifest says of them."""
+    """The graph of fusion and head, what the manifest says of them, and the adapters that it was exported with.
 
+    `own` has the digests of these by the names that they have in the model; None for the active ones of the model.
+    """
+
+    name: str
     graph: Graph
     entry: dict[str, Any]
+    own: Mapping[str, str] | None = None
+
+    def usual(self, adapters: Mapping[str, Adapter], active: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the names of the adapters that a row goes through where none are named.
+
+        Raises:
+            ValueError: one of them was deleted, or its name is another's by now.
+        """
+        if self.own is None:
+            return tuple(name for name in adapters if active is None or name in active)
+        for name, digest in self.own.items():
+            if name not in adapters or adapters[name].digest != digest:
+                raise ValueError(
+                    f"head {self.name!r} goes through adapter {name!r}, which was deleted since the head was added; "
+                    "delete_head and add_head it again, or name others in adapter_names"
+                )
+        return tuple(name for name in adapters if name in self.own)
+
+    def among(self, names: Mapping[str, str], adapters: Mapping[str, Adapter]) -> Head:
+        """Return the head in a model that has its adapters by other names, of which its own are the keys."""
+        fused = self.entry["adapters"]
+        renamed = None if fused is None else [names.get(name, name) for name in fused]
+        own = {name: adapters[name].digest for name in names.values()}
+        return replace(self, entry={**self.entry, "adapters": renamed}, own=own)
 
 
 def check_fused(head: Head, adapters: Mapping[str, Adapter], rows: Sequence[tuple[str, ...]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BASE", "gathered", "names_of_rows", "present", "spread"]
+__all__ = ["BASE", "check_positions", "gathered", "names_of_rows", "present", "spread"]
 
 BASE = "__base__"
 
@@ -62,11 +62,14 @@ def gathered(states: np.ndarray, positions: np.ndarray | None) -> np.ndarray:
     """
     if positions is None:
         return states
-    if positions.size and int(positions.max()) >= states.shape[1]:
-        raise ValueError(
-            f"position {int(positions.max())} lies outside the {states.shape[1]} tokens of the batch; was it cut?"
-        )
+    check_positions(positions, states.shape[1])
     return np.take_along_axis(states, np.maximum(positions, 0)[..., None], axis=1)
+
+
+def check_positions(positions: np.ndarray, tokens: int) -> None:
+    """Raise ValueError for a position outside the tokens of a batch."""
+    if positions.size and int(positions.max()) >= tokens:
+        raise ValueError(f"position {int(positions.max())} lies outside the {tokens} tokens of the batch; was it cut?")
 
 
 def spread(states: np.ndarray, rows: np.ndarray, batch: int, fill: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The example server: a process on loopback answers many clients at once as the model answers each alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +40,7 @@ def folder(tmp_path_factory):
     pairs = kadapter.KAdapterForEntityPairClassification.from_backbone(folder / "backbone", **fields)
     export(shake(pairs, std=0.1).eval(), folder / "pairs", tokenizer=tokenizer)
     topics = kadapter.KAdapterForSequenceClassification.from_backbone(folder / "backbone", **fields)
-    manifest = json.loads((folder / "pairs" / MANIFEST).read_text())
-    (folder / "topics").mkdir()
+    manifest = json.loads((shutil.copytree(folder / "pairs", folder / "topics") / MANIFEST).read_text())
     writer = Writer(shake(topics, std=0.1).eval(), folder / "topics", ExportOptions(), tokenizer, lambda line: None)
     manifest["head"] = writer.head("head.onnx")
     write_manifest(folder / "topics", manifest)

@@ -133,6 +133,11 @@ def test_predict_answers_of_an_exported_directory_what_it_answers_of_the_artifac
     assert "--adapters names the adapter 'lin', and exported has" in sentence(
         "predict", "exported", MARKED, "--adapters", "lin"
     )
+    for flag, value, words in (
+        ("--device", "cuda:7", "can't run exported, which holds exported graphs for the CPU; leave it out"),
+        ("--backbone", "/nowhere", "has no use, since exported holds its encoder as a graph; leave it out"),
+    ):
+        assert f"{flag} {value} {words}" in sentence("predict", "exported", MARKED, flag, value)
     assert "has 1 mentions in double square brackets" in sentence("predict", "exported", "[[Mira]] sang.")
     Path("long.txt").write_text(f"{MARKED}\n{MARKED} {'Mira sang. ' * 40}\n")
     refusal = sentence("predict", "exported", "--file", "long.txt")

@@ -297,6 +297,19 @@ def test_a_single_graph_answers_as_the_model_and_takes_no_other_adapters(parts, 
         model.add_adapter(parts["folder"] / "third")
     with pytest.raises(ValueError, match="this is a single one; export it without --single"):
         model(**arrays(inputs), adapter_names=["fac"] * 4)
+    separate = ExportedModel.from_directory(parts["folder"] / "exported", threads=1)
+    ids = np.full((2, 4), 5)
+    for positions in (None, [1, 2], [[1], [2]], [[1, 2]], [[1, 9], [2, 1]]):
+        said = refusal(model, ids, entity_positions=positions)
+        assert said == refusal(separate, ids, entity_positions=positions)
+    for wrong in ("word_positions", "positions", "answer_mask"):
+        said = refusal(model, ids, entity_positions=[[1, 2]] * 2, **{wrong: ids})
+        assert (
+            f"the single graph of a KAdapterForEntityPairClassification has no input {wrong!r}; leave it out" in said
+        )
+    manifest = json.loads((tmp_path / "single" / MANIFEST).read_text())
+    (tmp_path / "single" / MANIFEST).write_text(json.dumps({**manifest, "head": None}))
+    assert "'head' is no record of file, class" in refusal(ExportedModel.from_directory, tmp_path / "single")
 
 
 @pytest.mark.slow
@@ -453,8 +466,22 @@ def test_inputs_that_do_not_go_with_the_encoder_are_sentences(exported):
     assert "input_ids has dtype float64; give whole numbers" in refusal(exported, ids * 1.0)
     assert "entity_positions has shape None and must have (3, 2)" in refusal(exported, ids, mask)
     assert "position 25 lies outside the 9 tokens" in refusal(exported, ids, mask, entity_positions=positions + 22)
-    assert "has no input 'labels'" in refusal(exported, ids, mask, labels=ids)
+    for wrong in ("labels", "word_positions", "positions", "answer_mask"):
+        said = refusal(exported, ids, mask, entity_positions=positions, **{wrong: ids})
+        assert f"an exported KAdapterForEntityPairClassification has no input {wrong!r}; leave it out" in said
     assert "input_ids has rows of unequal lengths; pad them" in refusal(exported, [[1, 2], [1]])
+
+
+def test_a_head_that_was_exported_without_a_tokenizer_reads_no_texts_beside_one_that_has_it(parts, copied):
+    manifest = json.loads((copied / MANIFEST).read_text())
+    manifest["head"]["markers"], manifest["tokenizer"] = [], None  # as such an export has it
+    (copied / MANIFEST).write_text(json.dumps(manifest))
+    model = ExportedModel.from_directory(parts["folder"] / "exported", threads=1)
+    model.add_head(copied, "bare")
+    said = refusal(model.predict, TEXTS[:1], SPANS[:1], head="bare")
+    assert "this head was exported without a tokenizer, so it has no markers of mentions and reads no texts" in said
+    inputs = arrays(inputs_of())
+    assert np.array_equal(model(**inputs, head="bare").logits, model(**inputs).logits)
 
 
 def test_texts_spans_and_numbers_of_another_type_are_sentences(exported):
