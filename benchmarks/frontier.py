@@ -61,7 +61,6 @@ def main(
     plot: commands.Plot = None,
 ) -> None:
     """Train every contestant at each of its rates, and at its best rate with further seeds."""
-    families = {name: family_of(name) for name in contestants}
     shared = {
         "objective": objective,
         "corpus": corpus or CORPORA[objective],
@@ -73,8 +72,8 @@ def main(
     contest = partial(commands.contest_in, "_frontier")
     tried = {
         f"{name} {rate:g}": {**shared, "contestant": name, "rate": rate, "seed": 0}
-        for name in contestants
-        for rate in rates or RATES[families[name]]
+        for name, family in {name: family_of(name) for name in contestants}.items()
+        for rate in rates or RATES[family]
     }
     first = play(contest, tried, 1, device, lambda results: _write(json_file, results))
     chosen = [best(name, first) for name in contestants]
