@@ -96,14 +96,13 @@ def export(
     """
     options = options or ExportOptions()
     options.check()
-    plans.check_model(model)
+    plans.check_model(model, options.single)
     check_destination(directory, sources=[model.config.backbone_name_or_path], marks=(MANIFEST,))
     if Path(directory, CONFIG_NAME).expanduser().is_file():
         raise OSError(
             f"can't save to {str(directory)!r}: it holds an artifact ({CONFIG_NAME}), whose place an export "
             "beside it would take; name another directory"
         )
-    model = model.eval()
     if options.adapters_only and not model.base_model.adapters.featured:
         raise ValueError("the model has no adapters that could be exported alone; leave out adapters_only")
     check_calibration(model, options.calibration, tokenizer)  # before minutes of tracing
