@@ -13,6 +13,7 @@ measuring does not.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -29,6 +30,12 @@ RATES = {
     "ours-top": (2e-4, 3e-4, 5e-4),
     "lora": (5e-4, 1e-3, 2e-3),
     "full": (5e-5, 1e-4, 2e-4),
+}
+NAMES = {
+    "ours-top": r"ours-top-[123](-uncached)?",
+    "ours": r"ours-(published|lean)(-uncached)?",
+    "lora": r"lora-[1-9]\d*",
+    "full": "full",
 }
 ALL = ["ours-top-2", "ours-lean", "ours-published", "lora-16", "full"]
 CORPORA = {"factual": "fewrel", "linguistic": "conllu"}
@@ -65,8 +72,8 @@ def main(
     contest = partial(commands.contest_in, "_frontier")
     tried = {
         f"{name} {rate:g}": {**shared, "contestant": name, "rate": rate, "seed": 0}
-        for name in contestants
-        for rate in rates or RATES[family_of(name)]
+        for name, family in {name: family_of(name) for name in contestants}.items()
+        for rate in rates or RATES[family]
     }
     first = play(contest, tried, 1, device, lambda results: _write(json_file, results))
     chosen = [best(name, first) for name in contestants]
@@ -95,10 +102,13 @@ def family_of(contestant: str) -> str:
     Raises:
         typer.BadParameter: there is no such contestant.
     """
-    for family in ("ours-top", "ours", "lora", "full"):
-        if contestant.startswith(family):
+    for family, name in NAMES.items():
+        if re.fullmatch(name, contestant):
             return family
-    raise typer.BadParameter(f"no contestant {contestant!r}; there are {', '.join(ALL)} and others of their names")
+    raise typer.BadParameter(
+        f"no contestant {contestant!r}; there are ours-published, ours-lean, ours-top-1 to ours-top-3, each perhaps "
+        "with -uncached, lora-RANK and full"
+    )
 
 
 def best(contestant: str, results: Results) -> str:

@@ -122,17 +122,23 @@ def lines_of(file: Path) -> list[str]:
         OSError: there is no such file.
         ValueError: it is no text in UTF-8.
     """
+    return [line for _, line in numbered_lines_of(file)]
+
+
+def numbered_lines_of(file: Path) -> list[tuple[int, str]]:
+    """Return what `lines_of` returns, and raise what it raises, with the number of each line in the file."""
     if str(file) != "-" and not file.is_file():
         raise OSError(f"there is no file {str(file)!r}; name a file of texts, one in each line")
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8 ({error}); save it so") from error
-    return [line for line in text.split("\n") if line.strip()]  # splitlines ends lines at rarer characters, too
+    lines = text.split("\n")  # splitlines ends lines at rarer characters, too
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def calibration_of(file: Path, labelled: Path | None) -> dict[str, Any]:
-    """Return the sentences that int8 learns from, and texts, labels and mentions of labelled texts, if there are any.
+    """Return the sentences that int8 learns from, and the fields of labelled texts, if there are any.
 
     Raises:
         OSError: there is no such file.
@@ -143,20 +149,25 @@ def calibration_of(file: Path, labelled: Path | None) -> dict[str, Any]:
 
 
 def _labelled(file: Path) -> dict[str, Any]:
-    """Return texts, labels and, where mentions stand in double square brackets, their spans."""
-    texts, labels, spans = [], [], []
-    for number, line in enumerate(lines_of(file), start=1):
+    """Return texts, labels, lines and, where mentions stand in double square brackets, their spans."""
+    texts, labels, spans, places = [], [], [], []
+    for number, line in numbered_lines_of(file):
+        where = f"{file}, line {number}"
         try:
             record = json.loads(line)
             text, label = record["text"], record["label"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
-                f'{file}, line {number}: {line[:80]!r} is no labelled text; write {{"text": ..., "label": ...}}'
+                f'{where}: {line[:80]!r} is no labelled text; write {{"text": ..., "label": ...}}'
             ) from error
-        plain, own = mentions_of(str(text))
+        try:
+            plain, own = mentions_of(str(text))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         texts.append(plain)
         labels.append(str(label))
         spans.append(own)
+        places.append(where)
     if not texts:
         raise ValueError(f'{file} has no labelled texts; write {{"text": ..., "label": ...}} in each line')
-    return {"texts": texts, "labels": labels, "entity_spans": spans if any(spans) else None}
+    return {"texts": texts, "labels": labels, "entity_spans": spans if any(spans) else None, "where": places}

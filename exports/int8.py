@@ -1,7 +1,7 @@
 """8-bit graphs: weights per channel, activations by ranges that sentences of the user show, and what it costs.
 
 Outliers are shared between activations and weights first. Every fifth sentence is kept out of the ranges and says how
-far the features move.
+far the features move, or the logits where a graph returns these alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..runtime import ExportedModel
 from ..runtime.engines import library_of, open_graph
 from ..runtime.manifest import write_manifest
 from ..runtime.texts import Encoded
+from .plans import MENTIONS
 from .smoothing import PRODUCTS, products, smooth
 from .tracing import quietly
 
@@ -27,6 +28,7 @@ FEWEST = 10  # sentences from which ranges can be learned
 BATCH = 8  # sentences of a batch
 HELD_OUT = 5  # of so many sentences one measures
 NARROWING = 2  # what has more than so many times as many inputs as outputs ends a feed-forward network
+NO_HEAD = "KAdapterModel"
 BLOCK = 32  # channels with a range of their own, in each token, where one for the whole tensor would not do
 METRIC = ("KAdapterForSequenceClassification", "KAdapterForEntityPairClassification")  # whose answers are one label
 Inputs = dict[str, np.ndarray]
@@ -40,11 +42,18 @@ class Labelled:
         texts: the texts.
         labels: the right label of each.
         entity_spans: the mentions of each, where the head reads mentions.
+        where: where each comes from, for sentences about it; by default its number.
     """
 
     texts: Sequence[str]
     labels: Sequence[str]
     entity_spans: Sequence[Any] | None = None
+    where: Sequence[str] | None = None
+
+    @property
+    def places(self) -> Sequence[str]:
+        """Where each comes from."""
+        return self.where or [f"labelled text {number}" for number in range(1, len(self.texts) + 1)]
 
 
 @dataclass(frozen=True)
@@ -97,18 +106,18 @@ def quantize(folder: Path, manifest: dict[str, Any], calibration: Calibration, l
         log(f"{file}: int8, {(folder / file).stat().st_size / 1e6:.1f} MB")
     write_manifest(folder, manifest)
     model = ExportedModel.from_directory(folder, verify=False)
-    cosines = np.concatenate([*map(cosine, before, outputs_of(model, measuring), measuring)])
+    change = logits_moved if model.single and manifest["head"]["class"] != NO_HEAD else features_moved
+    moved = change(before, outputs_of(model, measuring), measuring)
     manifest["precision"] = "int8"
-    manifest["int8"] = {"learned_from": len(learned), "measured_on": len(held_out)}
-    manifest["int8"] |= {"cosine_mean": float(cosines.mean()), "cosine_lowest": float(cosines.min())}
+    manifest["int8"] = {"learned_from": len(learned), "measured_on": len(held_out), **moved}
     if score is not None:
         manifest["int8"]["accuracy"] = {"fp32": score, "int8": accuracy(model, calibration.labelled)}
     write_manifest(folder, manifest)
-    told = manifest["int8"]
-    cosines_told = f"cosine {told['cosine_mean']:.4f}, lowest {told['cosine_lowest']:.4f}"
-    log(f"int8 beside fp32 on {len(held_out)} sentences: {cosines_told}")
-    if "accuracy" in told:
-        log(f"accuracy on labelled texts: fp32 {told['accuracy']['fp32']:.4f}, int8 {told['accuracy']['int8']:.4f}")
+    figures = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in moved.items())
+    log(f"int8 beside fp32 on {len(held_out)} sentences: {figures}")
+    if score is not None:
+        shares = manifest["int8"]["accuracy"]
+        log(f"accuracy on labelled texts: fp32 {shares['fp32']:.4f}, int8 {shares['int8']:.4f}")
 
 
 def batches_of(model: ExportedModel, sentences: Sequence[str]) -> list[Inputs]:
@@ -137,19 +146,35 @@ def batches_of(model: ExportedModel, sentences: Sequence[str]) -> list[Inputs]:
 def outputs_of(model: ExportedModel, batches: Sequence[Inputs]) -> list[np.ndarray]:
     """Return for each batch the fused features, or of a single graph with a head its logits."""
     outputs = [model(**dict[str, Any](batch)) for batch in batches]
-    return [
-        next(value for value in (output.last_hidden_state, output.logits, output.start_logits) if value is not None)
-        for output in outputs
-    ]
+    return [output.logits if output.last_hidden_state is None else output.last_hidden_state for output in outputs]
 
 
-def cosine(before: np.ndarray, after: np.ndarray, inputs: Inputs) -> np.ndarray:
-    """Return the cosine of each feature vector with what it was, of real tokens where there is one for each token."""
-    product = (before * after).sum(axis=-1)
-    lengths = np.linalg.norm(before, axis=-1) * np.linalg.norm(after, axis=-1)
-    cosines = product / np.maximum(lengths, 1e-12)
+def features_moved(
+    before: Sequence[np.ndarray], after: Sequence[np.ndarray], batches: Sequence[Inputs]
+) -> dict[str, float]:
+    """Return the mean and the lowest cosine of a feature vector with what it was."""
+    pairs = [(real(one, batch), real(other, batch)) for one, other, batch in zip(before, after, batches, strict=True)]
+    lengths = [np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1) for one, other in pairs]
+    products = [(one * other).sum(axis=-1) for one, other in pairs]
+    cosines = np.concatenate([*map(np.ravel, products)]) / np.maximum(np.concatenate([*map(np.ravel, lengths)]), 1e-12)
+    return {"cosine_mean": float(cosines.mean()), "cosine_lowest": float(cosines.min())}
+
+
+def logits_moved(
+    before: Sequence[np.ndarray], after: Sequence[np.ndarray], batches: Sequence[Inputs]
+) -> dict[str, float]:
+    """Return the largest change of a logit as a share of the largest logit; one choice's cosine would be 1 always."""
+    pairs = [(real(one, batch), real(other, batch)) for one, other, batch in zip(before, after, batches, strict=True)]
+    there = [one > np.finfo(np.float32).min for one, _ in pairs]  # a parser rules words out by the smallest number
+    largest = max(np.abs(one[kept]).max() for (one, _), kept in zip(pairs, there, strict=True))
+    change = max(np.abs(one - other)[kept].max() for (one, other), kept in zip(pairs, there, strict=True))
+    return {"logits_largest_change": float(change / max(largest, 1e-12))}
+
+
+def real(values: np.ndarray, inputs: Inputs) -> np.ndarray:
+    """Return values of real tokens alone, where there is one for each token."""
     mask = inputs["attention_mask"]
-    return cosines[mask == 1] if cosines.shape == mask.shape else cosines.ravel()
+    return values[mask == 1] if values.shape[: mask.ndim] == mask.shape else values
 
 
 def calibrating(model: ExportedModel, batches: Sequence[Inputs]) -> Iterator[tuple[str, list[Inputs]]]:
@@ -236,9 +261,16 @@ def check_labelled(head_class: str, labels: Sequence[str], labelled: Labelled | 
             f"labelled texts measure a head that answers with one label, {' or '.join(METRIC)}, and this is a "
             f"{head_class}; leave them out"
         )
-    for number, label in enumerate(labelled.labels, start=1):
+    mentions = MENTIONS.get(head_class, 0)
+    spans = labelled.entity_spans or [()] * len(labelled.texts)
+    for where, text, label, own in zip(labelled.places, labelled.texts, labelled.labels, spans, strict=True):
         if label not in labels:
-            raise ValueError(f"labelled text {number} has the label {label!r}, and the head knows {list(labels)}")
+            raise ValueError(f"{where} has the label {label!r}, and the head knows {list(labels)}")
+        if len(own) != mentions:
+            remedy = f"mark {mentions} mentions in [[...]]" if mentions else "leave out the brackets"
+            raise ValueError(
+                f"{where}: {text[:80]!r} marks {len(own)} mentions, and a {head_class} reads {mentions}; {remedy}"
+            )
 
 
 def accuracy(model: ExportedModel, labelled: Labelled | None) -> float | None:

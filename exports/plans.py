@@ -36,8 +36,8 @@ SEVERAL = "KAdapterModelWithHeads"
 CHOICES = 2  # of a sample
 
 
-def check_model(model: Any) -> None:
-    """Refuse a model that does not become graphs.
+def check_model(model: Any, single: bool = False) -> None:
+    """Refuse a model that does not become graphs, or not a `single` one.
 
     Raises:
         ValueError: it is such a model; the sentence says why.
@@ -50,6 +50,11 @@ def check_model(model: Any) -> None:
         )
     if name not in HEADS:
         raise ValueError(f"a {name} has no exported form; there is one of {', '.join(HEADS)}. Run this one in PyTorch")
+    if single and name == "KAdapterForQuestionAnswering":
+        raise ValueError(
+            f"a {name} has no single graph, since it looks at its inputs to tell what can't be part of an answer; "
+            "export it without --single"
+        )
     core = model.base_model
     for each in core.adapters.active:
         if core.adapters[each].changes_inputs:
@@ -118,11 +123,13 @@ def encoder(core: KAdapterModel, layers: Sequence[int]) -> Traced:
     hidden = ("batch", "sequence", core.config.hidden_size)
     return Traced(
         what=f"the encoder {type(core.backbone).__name__}",
-        module=EncoderGraph(core.backbone, positions_of(core.backbone), layers, **keywords).eval(),
+        module=EncoderGraph(core.backbone, positions_of(core.backbone), layers, **keywords),
         sample=lambda batch, sequence: tokens(core, batch, sequence, types=types),
         dimensions=dict.fromkeys(inputs, ("batch", "sequence")),
         inputs=inputs,
         outputs=dict.fromkeys(["last_hidden_state", *(f"hidden_state_{layer}" for layer in layers)], hidden),
+        longest=positions_of(core.backbone).longest,
+        reads_padding=not core.causal,
     )
 
 
@@ -137,11 +144,13 @@ def adapter(core: KAdapterModel, name: str) -> Traced:
 
     return Traced(
         what=f"adapter {name!r}",
-        module=AdapterGraph(module, contributions=core.fusion.reads == DeltaFusion.reads).eval(),
+        module=AdapterGraph(module, contributions=core.fusion.reads == DeltaFusion.reads),
         sample=sample,
         dimensions={"hidden_states": hidden, "attention_mask": ("batch", "sequence")},
         inputs=[*(f"hidden_state_{layer}" for layer in layers), "attention_mask"],
         outputs={"adapter_hidden_state": hidden},
+        longest=positions_of(core.backbone).longest,
+        reads_padding=not core.causal,
     )
 
 
@@ -170,11 +179,12 @@ def fusion(model: Any) -> Traced:
 
     return Traced(
         what=f"fusion {core.config.fusion!r} and head of {type(model).__name__}",
-        module=FusionGraph(model).eval(),
+        module=FusionGraph(model),
         sample=sample,
         dimensions=dimensions,
         inputs=list(dimensions),
         outputs={"last_hidden_state": hidden, **logits_of(model, positions)},
+        longest=positions_of(core.backbone).longest,
     )
 
 
@@ -217,16 +227,16 @@ def whole(model: Any) -> Traced:
     outputs = logits_of(model, "sequence")
     if choices:
         outputs = {"logits": ("batch", "choices")}
-    elif name == "KAdapterForQuestionAnswering":
-        outputs = dict.fromkeys(("start_logits", "end_logits"), shape)
     outputs = outputs or dict.fromkeys(
         ("last_hidden_state", "backbone_hidden_state"), (*shape, core.config.hidden_size)
     )
     return Traced(
         what=f"the whole of {name} on {type(core.backbone).__name__}",
-        module=WholeGraph(model, list(outputs)).eval(),
+        module=WholeGraph(model, list(outputs)),
         sample=sample,
         dimensions=dimensions,
         inputs=list(dimensions),
         outputs=outputs,
+        longest=positions_of(core.backbone).longest,
+        reads_padding=not core.causal,
     )

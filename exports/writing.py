@@ -18,7 +18,7 @@ from ..runtime.engines import RUNTIMES, library_of
 from ..runtime.manifest import FORMAT_VERSION, MANIFEST, read_export, write_manifest
 from . import plans
 from .int8 import Calibration, check_labelled, quantize
-from .tracing import Traced, check_exporter, shapes_of, trace
+from .tracing import Traced, check_exporter, check_one_file, shapes_of, trace
 
 __all__ = ["PRECISIONS", "ExportOptions", "export"]
 
@@ -92,21 +92,22 @@ def export(
         ImportError: onnx, onnxscript or the runtime is not installed.
         OSError: the directory holds a model or an artifact, or can't be written.
         ValueError: the model has no exported form or no adapters to be exported alone, can't be traced, or its graphs
-            differ from it; or int8 lacks data.
+            differ from it; or int8 lacks data, or the model is too large for it.
     """
     options = options or ExportOptions()
     options.check()
-    plans.check_model(model)
+    plans.check_model(model, options.single)
     check_destination(directory, sources=[model.config.backbone_name_or_path], marks=(MANIFEST,))
     if Path(directory, CONFIG_NAME).expanduser().is_file():
         raise OSError(
             f"can't save to {str(directory)!r}: it holds an artifact ({CONFIG_NAME}), whose place an export "
             "beside it would take; name another directory"
         )
-    model = model.eval()
     if options.adapters_only and not model.base_model.adapters.featured:
         raise ValueError("the model has no adapters that could be exported alone; leave out adapters_only")
-    check_calibration(model, options.calibration, tokenizer)  # before minutes of tracing
+    if options.calibration is not None:  # before minutes of tracing
+        check_sizes(model, options.single)
+        check_calibration(model, options.calibration, tokenizer)
     manifests = []
 
     def fill(folder: Path) -> Collection[str]:
@@ -120,21 +121,39 @@ def export(
     return manifests[0]
 
 
-def check_calibration(model: Any, calibration: Calibration | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Raise ValueError for sentences that are too long, labelled texts of another head, or no tokenizer for either."""
-    if calibration is None:
-        return
+def check_sizes(model: Any, single: bool) -> None:
+    """Raise ValueError for a graph that is too large for int8."""
+    core = model.base_model
+    adapters = [plans.adapter(core, name) for name in core.adapters.featured]
+    for traced in [plans.whole(model)] if single else [plans.encoder(core, []), *adapters]:
+        check_one_file(traced)
+
+
+def check_calibration(model: Any, calibration: Calibration, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Raise ValueError for texts that are too long, labelled texts of another head, or no tokenizer for either."""
     if tokenizer is None:
         raise ValueError("calibration reads sentences, and there is no tokenizer; export an artifact that has one")
-    check_labelled(type(model).__name__, list((model.config.id2label or {}).values()), calibration.labelled)
+    labelled = calibration.labelled
+    check_labelled(type(model).__name__, list((model.config.id2label or {}).values()), labelled)
+    read = tokenizer(list(calibration.sentences), verbose=False)["input_ids"]
+    texts = [
+        (f"{calibration.where}: sentence {number}", sentence, ids)
+        for number, (sentence, ids) in enumerate(zip(calibration.sentences, read, strict=True), start=1)
+    ]
+    if labelled is not None:
+        if labelled.entity_spans is None:
+            read = tokenizer(list(labelled.texts), verbose=False)["input_ids"]
+        else:
+            marked = marked_tokens(tokenizer, labelled.texts, labelled.entity_spans, model.markers)
+            read = [each.input_ids for each in marked]
+        texts += zip(labelled.places, labelled.texts, read, strict=True)
     limits = (positions_of(model.base_model.backbone).longest, tokenizer.model_max_length)
     longest = min(limit for limit in limits if limit is not None)
-    read = tokenizer(list(calibration.sentences), verbose=False)["input_ids"]
-    for number, (sentence, ids) in enumerate(zip(calibration.sentences, read, strict=True), start=1):
+    for where, text, ids in texts:
         if len(ids) > longest:
             raise ValueError(
-                f"{calibration.where}: sentence {number}, {sentence[:40]!r}, has {len(ids)} tokens, more than the "
-                f"{longest} that the encoder takes; cut it, or leave it out"
+                f"{where}, {text[:40]!r}, has {len(ids)} tokens, more than the {longest} that the encoder takes; cut "
+                "it, or leave it out"
             )
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import typer
 from helpers import COMPILER, ROOT, tiny_tokenizer
 from huggingface_hub import constants
 from processes import measure_nothing
@@ -401,6 +402,13 @@ def test_a_server_under_load_is_compared_in_batches_and_one_by_one(benchmark):
     assert results["single"]["requests_per_pass"] == [1] and results["batched"]["requests_per_pass"][0] >= 1
     assert all(one["late_ms"][0] >= one["median_ms"][0] > 0 for one in results.values())
     assert "| batched |" in printed and "4 clients" in printed
+
+
+@pytest.mark.parametrize("name", ["ours-foo", "ours-top-4", "lora-x", "lora-0", "fullish", "full-uncached"])
+def test_a_contestant_that_there_is_not_is_refused_by_its_whole_name(monkeypatch, name):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    with pytest.raises(typer.BadParameter, match=f"no contestant '{name}'; there are ours-published, ours-lean"):
+        __import__("frontier").family_of(name)
 
 
 def test_of_each_contestant_the_rate_with_the_best_score_for_choosing_is_taken(monkeypatch):

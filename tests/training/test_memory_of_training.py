@@ -104,6 +104,13 @@ def test_arguments_of_an_optimizer_that_are_no_pairs_are_shown_with_their_flag(g
     assert said.endswith("write NAME=VALUE,NAME=VALUE with names that this optimizer has")
 
 
+@pytest.mark.parametrize(("argument", "words"), [("blocksize", "Trainer does not pass"), ("block_size", "of 256")])
+def test_arguments_that_torchaos_optimizers_do_not_take_are_refused(ground, tmp_path, argument, words):
+    pytest.importorskip("torchao", reason="an extra: pip install 'kadapter[quantization]'")
+    said = refusal(ground, tmp_path / "out", "--optim", "adamw_torch_8bit", "--optim_args", f"{argument}=128")
+    assert said.startswith(f"--optim_args '{argument}=128' names '{argument}', which ") and words in said
+
+
 def test_an_optimizer_whose_library_is_missing_is_a_sentence_before_anything_is_read(ground, tmp_path):
     for optimizer, library in (
         ("adamw_torch_8bit", "torchao"),

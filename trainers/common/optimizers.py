@@ -14,6 +14,7 @@ __all__ = ["check_free_gradients", "check_optimizer", "step_as_gradients_come", 
 
 COMPILED = ("adamw_torch_4bit", "adamw_torch_8bit")  # torchao's, whose steps PyTorch compiles
 WITHOUT_ARGUMENTS = ("adamw_torch", "adamw_torch_fused", "adafactor")  # Trainer passes them no --optim_args
+TAKEN = ("block_size", "bf16_stochastic_round")  # of torchao's arguments
 PLAIN = ("sgd", "adagrad", "rmsprop")  # and these only those of some names
 BY_TENSOR = (*WITHOUT_ARGUMENTS, *PLAIN, *COMPILED)
 
@@ -47,6 +48,11 @@ def check_optimizer(run: Any) -> None:
             f"--optim_args {run.optim_args!r} names {name!r}, which Trainer does not pass to --optim "
             f"{run.optim.value}; leave it out (AdamW has --adam_beta1, --adam_beta2 and --adam_epsilon)"
         )
+    if isinstance(arguments.get("block_size"), str):  # Trainer leaves it a text, which torchao computes with
+        raise ValueError(
+            f"--optim_args {run.optim_args!r} names 'block_size', which can't be chosen for --optim "
+            f"{run.optim.value}; leave it out for blocks of 256"
+        )
     if run.optim in COMPILED:
         check_compiler(run, f"--optim {run.optim.value}")
 
@@ -56,7 +62,8 @@ def _ignored(run: Any, arguments: dict[str, Any]) -> list[str]:
     names = [pair.partition("=")[0].strip() for pair in run.optim_args.split(",")] if run.optim_args else []
     if run.optim in WITHOUT_ARGUMENTS:
         return names
-    return [name for name in names if name not in arguments] if run.optim in PLAIN else []
+    taken = {**dict.fromkeys(PLAIN, arguments), **dict.fromkeys(COMPILED, TAKEN)}
+    return [name for name in names if name not in taken.get(run.optim, names)]
 
 
 def check_free_gradients(run: Any) -> None:
