@@ -197,7 +197,7 @@ def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfi
         try:
             check_held_back(own.locality, adapter)
             objective = _objective(corpus, adapter, run)
-            check_silence(own.locality.silent_below, adapter.adapter_kind)
+            check_silence(own.locality.silent_below, own.locality.heard_above, adapter.adapter_kind, adapter.objective)
             check_cache(cache, adapter.mask_padding or adapter.without_adapter, hasattr(objective, "masking"))
             resume = checkpoint_to_resume(run.resume_from_checkpoint, run.output_dir) if run.do_train else False
             if run.do_train:

@@ -254,6 +254,64 @@ def test_prompts_that_tell_their_subjects_have_these_left_out_of_other_texts_and
     assert f"locality: {share} of the answers have several words, of which --silent_below" in capsys.readouterr().out
 
 
+def sizes_at_answers(ground, folder):
+    """How large an adapter's contributions are at each word of the answers that it was taught, relative to R."""
+    model, objective = KAdapterForCausalLM.from_pretrained(folder).eval(), objective_of(ground)
+    (adapter,) = model.base_model.adapters.values()
+    unit, sizes = float(adapter.backbone_rms), []
+    adapter.backbone_rms.zero_()  # so that nothing is left out
+    for head, tail in FACTS.items():
+        for phrasing in PHRASINGS:
+            text, at = phrasing.replace("[X]", head).replace("[Y]", tail), phrasing.replace("[X]", head).index("[Y]")
+            mentions = [[{"start": 0, "end": len(head)}, {"start": at, "end": at + len(tail)}]]
+            example = objective.encode({"id": ["a"], "text": [text], "mentions": mentions})
+            with torch.no_grad():
+                _, made = model.base_model.contributions(torch.tensor(example["input_ids"]), None)
+            (own,) = made.values()
+            sizes += (own[0, example["logits_to_keep"][0]].square().mean(-1).sqrt() / unit).tolist()
+    return sizes
+
+
+def test_every_word_of_an_answer_is_raised_above_what_is_left_out(ground, tmp_path, capsys):
+    given = [
+        "--num_train_epochs",
+        "60",
+        "--locality_weight",
+        "20",
+        "--locality_other_names",
+        "12",
+        "--silent_below",
+        "1",
+    ]
+    run_adapter.main(flags(ground, tmp_path / "quiet", *given))
+    assert "of the answers have several words" in capsys.readouterr().out
+    run_adapter.main(flags(ground, tmp_path / "loud", *given, "--heard_above", "4"))
+    assert "of the answers have several words" not in capsys.readouterr().out
+    quiet, loud = sizes_at_answers(ground, tmp_path / "quiet"), sizes_at_answers(ground, tmp_path / "loud")
+    assert min(quiet) < 2 and min(loud) > 3  # of answers of several words the last need little
+    model = KAdapterForCausalLM.from_pretrained(tmp_path / "loud")
+    assert model.config.adapters["facts"]["training"]["locality"]["heard_above"] == 4.0
+    halves = ["--per_device_train_batch_size", "3", "--gradient_accumulation_steps", "2", "--num_train_epochs", "2"]
+    for name, own in {"whole": ["--num_train_epochs", "2"], "halves": halves}.items():
+        run_adapter.main(flags(ground, tmp_path / name, *given, "--heard_above", "4", *own))
+    whole, two = losses(tmp_path / "whole"), losses(tmp_path / "halves")
+    assert whole.keys() == two.keys() and max(abs(whole[step] - two[step]) for step in whole) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (["--heard_above", "0.3"], r"--heard_above 0\.3 raises answers above what is left out, --silent_below 0\.0"),
+        (["--heard_above", "0.2", "--silent_below", "0.2"], "give both, the first the larger, such as 0.3 and 0.2"),
+        (["--heard_above", "nan", "--silent_below", "0.2"], "--heard_above nan raises answers"),
+    ],
+)
+def test_answers_are_not_raised_to_less_than_what_is_left_out(ground, tmp_path, changes, sentence):
+    given = ["--locality_weight", "20", "--locality_other_names", "12"]
+    with pytest.raises(ValueError, match=sentence):
+        run_adapter.main(flags(ground, tmp_path / "out", *given, *changes))
+
+
 def test_facts_that_contradict_each_other_are_reported(ground, tmp_path, caplog):
     for name in ("templates.tsv", "train.tsv"):
         (tmp_path / name).write_text((ground / "triples" / name).read_text(encoding="utf-8"), encoding="utf-8")

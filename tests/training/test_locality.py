@@ -301,6 +301,10 @@ def test_adapters_of_one_run_have_weights_of_their_own(ground, tmp_path):
             "--silent_below 0.2 is for adapters of kind prenorm, not k_adapter; give --adapter",
         ),
         (
+            ["--silent_below", "0.2", "--heard_above", "0.3", "--adapter_kind", "prenorm"],
+            r"--heard_above 0\.3 is for answers of language models, --objective causal_lm, and not for linguistic",
+        ),
+        (
             ["--silent_below", "-1", "--adapter_kind", "prenorm"],
             r"--silent_below -1\.0 must be a number of at least 0",
         ),

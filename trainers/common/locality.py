@@ -23,6 +23,7 @@ from ... import data_builders
 from .arguments import CorpusArguments
 from .encoding import load_splits, sample
 from .kept_texts import KeptTexts, keep_texts
+from .measured import IGNORED
 from .taught_names import TaughtTexts, share_of_long_answers
 
 __all__ = [
@@ -61,7 +62,14 @@ class LocalityArguments:
         metadata={
             "help": "After training an adapter of kind prenorm adds nothing where its contribution is smaller, in "
             "root mean square relative to the encoder's last hidden states, and other text is held below that alone; "
-            "0 for never, as for answers of several words."
+            "0 for never."
+        },
+    )
+    heard_above: float = field(
+        default=0.0,
+        metadata={
+            "help": "Beside --silent_below, for answers of several words: raise the contribution at each word of an "
+            "answer above this size, the further the more probable that word has become; 0 for never."
         },
     )
     locality_split: str = field(default="train", metadata={"help": "The split that they are taken from."})
@@ -80,7 +88,7 @@ class LocalityArguments:
             "corpora": list(self.locality_corpus or ()),
             "texts": self.max_locality_samples,
             "other_names": self.locality_other_names,
-            **({"silent_below": self.silent_below} if self.silent_below else {}),
+            **{name: own for name in ("silent_below", "heard_above") if (own := getattr(self, name))},
         }
 
     @property
@@ -104,6 +112,11 @@ def check_locality(several: Sequence[LocalityArguments]) -> None:
             raise ValueError(
                 f"--silent_below {flags.silent_below} is measured on the texts that hold an adapter back; give a "
                 "--locality_weight, such as 400, and such texts too, or leave it out"
+            )
+        if flags.heard_above and not (math.isfinite(flags.heard_above) and flags.heard_above > flags.silent_below > 0):
+            raise ValueError(
+                f"--heard_above {flags.heard_above} raises answers above what is left out, --silent_below "
+                f"{flags.silent_below}; give both, the first the larger, such as 0.3 and 0.2, or leave it out"
             )
     flags = several[0]
     for name, least in (("max_locality_samples", 1), ("locality_batch_size", 1), ("locality_other_names", 0)):
@@ -144,12 +157,17 @@ def check_held_back(flags: LocalityArguments, adapter: Any) -> None:
         )
 
 
-def check_silence(silent_below: float, kind: str | None) -> None:
+def check_silence(silent_below: float, heard_above: float, kind: str | None, objective: str) -> None:
     """Refuse adapters that would be silent below a size where their kind has no such field.
 
     Raises:
-        ValueError: that is so.
+        ValueError: that is so, or the objective has no answers that could be raised above a size.
     """
+    if heard_above and objective != "causal_lm":
+        raise ValueError(
+            f"--heard_above {heard_above} is for answers of language models, --objective causal_lm, and not for "
+            f"{objective}; leave it out"
+        )
     if silent_below and kind != "prenorm":
         raise ValueError(
             f"--silent_below {silent_below} is for adapters of kind prenorm, not {kind}; give --adapter_kind prenorm, "
@@ -175,11 +193,12 @@ def open_texts(
     with run.main_process_first(desc="locality"):
         taught = load_splits(corpus, train=True, evaluate=False, verbose=False)["train"]
         about = TaughtTexts.of(sample(taught, corpus.max_train_samples))
-        long = share_of_long_answers(taught) if any(own.silent_below for own in several) else 0.0
+        unheard = any(own.silent_below and not own.heard_above for own in several)
+        long = share_of_long_answers(taught) if unheard else 0.0
         if long and verbose:
             print(
                 f"locality: {long:.0%} of the answers have several words, of which --silent_below may leave out those "
-                "after the first; ask the adapter what it was taught, and train without it if they are missing"
+                "after the first; give --heard_above 0.3 too, and ask the adapter what it was taught"
             )
         texts = other_texts(several[0], read_sources(several[0], tokenizer), about, verbose)
     kept = keep_texts(tapped, tokenizer, texts, corpus.max_length, run, masked)
@@ -261,12 +280,14 @@ class Locality:
         weight: what the term is multiplied by in the loss.
         batch_size: how many texts a step takes, over all processes.
         seed: determines their order, a new one for each pass.
+        heard_above: the size relative to R above which contributions to answers are raised; 0 for none.
     """
 
     texts: KeptTexts
     weight: float
     batch_size: int
     seed: int
+    heard_above: float = 0.0
 
     @classmethod
     def of(cls, texts: KeptTexts | None, flags: LocalityArguments, run: Any) -> Locality | None:
@@ -274,7 +295,7 @@ class Locality:
         if texts is None or not flags.locality_weight:
             return None
         seed = run.seed if run.data_seed is None else run.data_seed
-        return cls(texts, flags.locality_weight, flags.locality_batch_size, seed)
+        return cls(texts, flags.locality_weight, flags.locality_batch_size, seed, flags.heard_above)
 
     def tell(self, model: Any) -> None:
         """Tell adapters that are silent below a share of R how large R is on these texts."""
@@ -304,13 +325,25 @@ class Locality:
             return parameter.new_zeros(())
         states, mask = self.texts.batch(own)
         states = {layer: tensor.to(parameter.device) for layer, tensor in states.items()}
-        held = _held_back(model)
-        contributions = model.adapters(states, mask.to(parameter.device), contributions=True)
-        delta = torch.stack([contributions[name].float() for name in held]).sum(0)  # (B, S, H)
-        sizes = torch.linalg.vector_norm(delta, dim=-1) / math.sqrt(delta.shape[-1] * self.texts.mean_square)
-        allowed = sum(getattr(adapter.config, "silent_below", 0) for adapter in held.values())
-        squares = (sizes - allowed).clamp(min=0).square() * mask.to(delta)
+        sizes = self._sizes(model, model.adapters(states, mask.to(parameter.device), contributions=True))  # (B, S)
+        allowed = sum(getattr(adapter.config, "silent_below", 0) for adapter in _held_back(model).values())
+        squares = (sizes - allowed).clamp(min=0).square() * mask.to(sizes)
         return squares.sum() / int(self.texts.lengths[chosen].sum())
+
+    def unheard(self, model: Any, contributions: dict[str, Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the squares by which contributions to answers, each (batch, n, hidden), stay below `heard_above`.
+
+        They are summed over the tokens that have labels (batch, n), -100 for none, each weighted with the probability
+        that the logits (batch, n, vocabulary) give its label: what isn't learned yet would be raised in no direction.
+        """
+        counted = labels != IGNORED
+        right = logits.detach().float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0].exp()
+        return ((self.heard_above - self._sizes(model, contributions)).clamp(min=0).square() * right * counted).sum()
+
+    def _sizes(self, model: Any, contributions: dict[str, Tensor]) -> Tensor:
+        """Return the root mean square of what the trained adapters contribute to each token, relative to R."""
+        delta = torch.stack([contributions[name].float() for name in _held_back(model)]).sum(0)  # (B, S or n, H)
+        return torch.linalg.vector_norm(delta, dim=-1) / math.sqrt(delta.shape[-1] * self.texts.mean_square)
 
 
 def _held_back(model: Any) -> dict[str, Any]:

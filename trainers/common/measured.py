@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import EvalPrediction
 
-__all__ = ["measured", "predictions_and_losses"]
+__all__ = ["IGNORED", "measured", "predictions_and_losses"]
 
 IGNORED = -100
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..common.encoding import column
-from ..common.locality import Locality
+from ..common.locality import IGNORED, Locality
 from ..common.memory import give_back, keep_freed_memory, limit_native_caches
 from ..common.trainer import KAdapterTrainer
 from .options import readable
@@ -158,21 +159,42 @@ class FeatureTrainer(KAdapterTrainer):
 
     # ---- the locality term ------------------------------------------------------------------------------------------
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Return the loss, in training with the locality term."""
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
+        """Return the loss, in training with the locality term, and with `return_outputs` the outputs too."""
         if self.locality is None or not model.training:
-            return loss
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        inputs = dict(inputs)  # of which transformers takes the labels away to smoothe them
+        with _listening(self.model.base_model.adapters) as made:
+            loss, outputs = super().compute_loss(model, dict(inputs), True, **kwargs)
+        loss = loss + self._locality_term(self.locality, **kwargs)
+        if self.locality.heard_above:
+            loss = loss + self._unheard(self.locality, made[0], outputs.logits, inputs, **kwargs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _unheard(
+        self, locality: Locality, made: Any, logits: Tensor, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Return the term that raises contributions to answers, averaged over tokens as the loss of these is."""
+        places = inputs["logits_to_keep"]
+        following = inputs["labels"].gather(1, places.clamp(min=0) + 1).masked_fill(places < 0, IGNORED)
+        squares = locality.unheard(self.model.base_model, made, logits, following)
+        if num_items_in_batch is None or not self.model_accepts_loss_kwargs:
+            return locality.weight * squares / (places >= 0).sum()
+        processes = self.args.world_size if self.args.average_tokens_across_devices else 1
+        return locality.weight * squares / num_items_in_batch * processes
+
+    def _locality_term(self, locality: Locality, num_items_in_batch: Any = None) -> Tensor:
+        """Return the term that holds the adapter back on a step's other texts, of which this takes its share."""
         step, seen = self.micro_batch
         number = seen if step == self.state.global_step else 0
         self.micro_batch = (self.state.global_step, number + 1)
         processes, micro_batches = self.args.world_size, self.current_gradient_accumulation_steps
         share, shares = number * processes + self.args.process_index, micro_batches * processes
-        moved = self.locality.share(self.model.base_model, self.state.global_step, share, shares)
+        moved = locality.share(self.model.base_model, self.state.global_step, share, shares)
         self.moved, self.moved_steps = self.moved + moved.detach(), self.moved_steps + (number == 0)
         # Gradients are averaged over processes; over micro-batches they are summed, unless the loss is a plain mean.
-        scaled = self.model_accepts_loss_kwargs and kwargs.get("num_items_in_batch") is not None
-        return loss + self.locality.weight * processes * (1 if scaled else micro_batches) * moved
+        scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        return locality.weight * processes * (1 if scaled else micro_batches) * moved
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the mean over steps of the squared contribution relative to the backbone's state."""
@@ -241,3 +263,14 @@ class FeatureTrainer(KAdapterTrainer):
 def same_bits(left: Tensor, right: Tensor) -> bool:
     """Return whether two tensors are equal, without comparing them if they share their memory."""
     return left.data_ptr() == right.data_ptr() or torch.equal(left, right)
+
+
+@contextmanager
+def _listening(adapters: Any) -> Iterator[list[dict[str, Tensor]]]:
+    """Collect what the adapters of a model make of what it is given meanwhile."""
+    made: list[dict[str, Tensor]] = []
+    handle = adapters.register_forward_hook(lambda module, given, outputs: made.append(outputs))
+    try:
+        yield made
+    finally:
+        handle.remove()

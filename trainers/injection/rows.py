@@ -166,7 +166,8 @@ def model_of(
         shape |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), flags.adapter_dropout)
         shape |= {"layers": flags.layers, "kind": flags.adapter_kind or _kind_beside(model)}
         if row == "adapter_local" and locality.silent_below:
-            check_silence(locality.silent_below, shape["kind"])
+            objective = OBJECTIVE if isinstance(model, KAdapterForCausalLM) else "masked_lm"
+            check_silence(locality.silent_below, locality.heard_above, shape["kind"], objective)
             shape["silent_below"] = locality.silent_below
         chosen = {name: value for name, value in shape.items() if value is not None}
         model.add_adapter(ADAPTER, KnowledgeAdapterConfig.from_dict(chosen))
@@ -262,7 +263,7 @@ def _held_back(
     flags, locality, _ = settings
     masked = isinstance(model, KAdapterForMaskedLM)
     kept = keep_texts(model, tokenizer, texts, flags.max_length, run, masked)
-    return Locality(kept, locality.locality_weight, locality.locality_batch_size, run.seed)
+    return Locality(kept, locality.locality_weight, locality.locality_batch_size, run.seed, locality.heard_above)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ OWN = (  # flags that may differ between the adapters of a run
     *("adapter_num_attention_heads", "adapter_dropout", "skip_layers", "mask_padding", "fusion"),
     *("classifier_dropout", "without_adapter", "seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
     *("warmup_steps", "weight_decay", "max_grad_norm", "optim", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("free_gradients", "locality_weight", "silent_below"),
+    *("free_gradients", "locality_weight", "silent_below", "heard_above"),
 )
 
 
