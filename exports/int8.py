@@ -145,7 +145,7 @@ def batches_of(model: ExportedModel, sentences: Sequence[str]) -> list[Inputs]:
 
 def outputs_of(model: ExportedModel, batches: Sequence[Inputs]) -> list[np.ndarray]:
     """Return for each batch the fused features, or of a single graph with a head its logits."""
-    outputs = [model(**dict[str, Any](batch)) for batch in batches]
+    outputs: list[Any] = [model(**dict[str, Any](batch)) for batch in batches]
     return [output.logits if output.last_hidden_state is None else output.last_hidden_state for output in outputs]
 
 

@@ -206,8 +206,8 @@ def quietly() -> Iterator[None]:
     process when it is imported; that is undone.
     """
     root = logging.getLogger()
-    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "onnxruntime", "transformers")
-    names += ("torch.fx.experimental.symbolic_shapes",)
+    names = ["torch.onnx", "onnxscript", "onnx_ir", "torch.export", "onnxruntime", "transformers"]
+    names += ["torch.fx.experimental.symbolic_shapes"]
     loggers, handlers = [root, *map(logging.getLogger, names)], list(root.handlers)
     levels = [each.level for each in loggers]
     for each in loggers[1:]:

@@ -184,8 +184,8 @@ def _saved(objective: Any, settings: Settings) -> str:
         head = Path(settings.run.output_dir) / HEAD
         shared = f", or share it by lm_head={str(head)!r}" if settings.adapter.lm_head else ""
         return saved_line(head, objective.model_class.__name__) + shared
-    head = "ForCausalLM" if settings.adapter.objective == "causal_lm" else ""
-    return saved_line(settings.run.output_dir, f"KAdapter{head or 'Model'}", f"AutoModel{head}")
+    use = "ForCausalLM" if settings.adapter.objective == "causal_lm" else ""
+    return saved_line(settings.run.output_dir, f"KAdapter{use or 'Model'}", f"AutoModel{use}")
 
 
 def _check(settings: list[Settings]) -> tuple[Any, list[Training], KAdapterConfig | None]:

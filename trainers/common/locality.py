@@ -214,8 +214,8 @@ def read_sources(flags: LocalityArguments, tokenizer: Any = None) -> list[list[s
     Raises:
         ValueError: a corpus can't be used.
     """
-    wanted = flags.locality_split, flags.max_locality_samples, tokenizer
-    return [read_texts(*source, *wanted) for source in flags.sources]
+    split, number = flags.locality_split, flags.max_locality_samples
+    return [read_texts(*source, split, number, tokenizer) for source in flags.sources]
 
 
 def other_texts(

@@ -159,7 +159,9 @@ class FeatureTrainer(KAdapterTrainer):
 
     # ---- the locality term ------------------------------------------------------------------------------------------
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(  # type: ignore[override]  # transformers calls it by keyword
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
         """Return the loss, in training with the locality term, and with `return_outputs` the outputs too."""
         if self.locality is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
