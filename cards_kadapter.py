@@ -588,6 +588,10 @@ def _locality(config: KAdapterConfig) -> list[str]:
             texts += ["what it learned, about others"] if held.get("other_names") else []
             among = f" on {' and '.join(texts)}" if texts else ""
             sentences.append(f"In training `{name}` was held back with weight {as_text(held.get('weight'))}{among}.")
+            if loud := held.get("heard_above"):
+                sentences.append(
+                    f"At words of answers what it adds was raised above {as_text(loud)} of the backbone's state."
+                )
         if share := values.get("silent_below"):
             sentences.append(
                 f"`{name}` adds nothing at a token where its contribution is smaller than {as_text(share)} of the "

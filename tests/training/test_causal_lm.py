@@ -291,6 +291,8 @@ def test_every_word_of_an_answer_is_raised_above_what_is_left_out(ground, tmp_pa
     assert min(quiet) < 2 and min(loud) > 3  # of answers of several words the last need little
     model = KAdapterForCausalLM.from_pretrained(tmp_path / "loud")
     assert model.config.adapters["facts"]["training"]["locality"]["heard_above"] == 4.0
+    card = (tmp_path / "loud" / "README.md").read_text(encoding="utf-8")
+    assert "At words of answers what it adds was raised above 4.0 of the backbone's state." in card
     halves = ["--per_device_train_batch_size", "3", "--gradient_accumulation_steps", "2", "--num_train_epochs", "2"]
     for name, own in {"whole": ["--num_train_epochs", "2"], "halves": halves}.items():
         run_adapter.main(flags(ground, tmp_path / name, *given, "--heard_above", "4", *own))

@@ -68,8 +68,8 @@ class LocalityArguments:
     heard_above: float = field(
         default=0.0,
         metadata={
-            "help": "Beside --silent_below, for answers of several words: raise the contribution at each word of an "
-            "answer above this size, the further the more probable that word has become; 0 for never."
+            "help": "Beside --silent_below: raise what the adapter contributes at each word of an answer above this "
+            "larger size, the more the more probable that word has become; 0 for never."
         },
     )
     locality_split: str = field(default="train", metadata={"help": "The split that they are taken from."})
